@@ -1,0 +1,39 @@
+"""Errors a user can mend: what is wrong, where, and what is allowed, in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DistmetaError(Exception):
+    """Base of the errors that distmeta raises on purpose."""
+
+
+class UserError(DistmetaError):
+    """Bad input. The command line prints it as one line and exits with code 2.
+
+    Args:
+        what: What is wrong, with the offending value.
+        where: The place of it: a field (`outer.lr`), a file, an option.
+        allowed: What would be accepted instead.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, allowed: str | None = None) -> None:
+        self.what, self.where, self.allowed = what, where, allowed
+        parts = [f"{where}: {what}" if where else what]
+        if allowed:
+            parts.append(f"allowed: {allowed}")
+        super().__init__("; ".join(" ".join(part.split()) for part in parts))
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Say which names are valid, the nearest one to `name` first: `did you mean 'x'? (x, y, z)`."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    listed = ", ".join(names)
+    return f"did you mean '{close[0]}'? ({listed})" if close else listed
+
+
+class WorkerError(DistmetaError):
+    """A shard could not be computed: the program raised, or its workers kept dying."""
