@@ -1,0 +1,164 @@
+"""The stores of this user: where they are, how they are made, how they are found by name.
+
+Environment:
+    DISTMETA_HOME: Holds `stores/` and `raw/` (default: `~/.cache/distmeta`).
+    DISTMETA_DATA: Raw files of well-known data sets (`omniglot/`, `cifar100/`); they are imported at first use.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from distmeta.data.importers import IMPORTERS, ImportOptions
+from distmeta.data.manifest import MANIFEST_NAME, NAME_PATTERN, Provenance
+from distmeta.data.store import ClassStore, require_examples, write_store
+from distmeta.errors import UserError, nearest
+
+_LOG = logging.getLogger(__name__)
+
+
+def data_home() -> Path:
+    """The folder of everything distmeta keeps for this user."""
+    return Path(os.environ.get("DISTMETA_HOME") or Path.home() / ".cache" / "distmeta").expanduser()
+
+
+def stores_home() -> Path:
+    """The folder of the stores that are found by name."""
+    return data_home() / "stores"
+
+
+def list_stores() -> list[str]:
+    """Names of all stores below `stores_home()`, sorted."""
+    if not stores_home().is_dir():
+        return []
+    # Temporary folders and locks begin with a dot.
+    return sorted(path.parent.name for path in stores_home().glob(f"*/{MANIFEST_NAME}") if path.parent.name[0] != ".")
+
+
+def import_store(
+    kind: str,
+    source: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    options: ImportOptions | None = None,
+    min_examples: int = 1,
+    replace: bool = False,
+) -> ClassStore:
+    """Import raw files into a store below `stores_home()`.
+
+    Args:
+        kind: Name of an importer.
+        source: The raw files: a folder or a table, as the importer wants it.
+        name: Name of the store; default: the importer's name for a well-known data set, otherwise the source's.
+        options: What the importer is asked for; an option that it does not take must be left at its default.
+        min_examples: Examples that each class must have.
+        replace: Replace a store of the same name.
+
+    Raises:
+        UserError: No such importer, a bad name or option, or bad input, whose file is named.
+    """
+    if kind not in IMPORTERS:
+        raise UserError(f"no importer '{kind}'", where="data import", allowed=nearest(kind, IMPORTERS))
+    importer, options, path = IMPORTERS[kind], options or ImportOptions(), Path(source).expanduser()
+    asked = _asked_options(kind, options)
+    if not path.exists():
+        raise UserError("no such file or folder", where=str(path), allowed=importer.description)
+    name = name or (kind if importer.raw_folder else path.resolve().stem)
+    if not re.match(NAME_PATTERN, name):
+        raise UserError(f"store name '{name}'", where="--name", allowed="letters, digits, '.', '_' and '-'")
+    if (stores_home() / name).exists() and not replace:  # said before the work, and checked again by write_store
+        raise UserError(
+            f"there is a store '{name}' already", where=str(stores_home()), allowed="--replace, or another --name"
+        )
+    data = importer.read(path, options)
+    require_examples(data.class_names, data.class_counts, min_examples, str(path))
+    return write_store(
+        stores_home() / name,
+        data.examples,
+        class_names=data.class_names,
+        class_counts=data.class_counts,
+        splits=data.splits,
+        provenance=Provenance(
+            importer=kind,
+            options=asked,
+            sources=data.sources,
+            versions={package: version(package) for package in ("numpy", "pillow", "pyarrow")},
+        ),
+        replace=replace,
+    )
+
+
+def open_store(name_or_path: str | os.PathLike[str]) -> ClassStore:
+    """Open a store by path or name; a well-known data set is imported first if its raw files are at hand.
+
+    Several processes may ask for the same data set at once: one imports, the others wait.
+
+    Args:
+        name_or_path: A folder with a manifest, or the name of a store below `stores_home()`.
+
+    Raises:
+        UserError: No such store; the message names the command that makes it, or the nearest name.
+    """
+    name = os.fspath(name_or_path)
+    path = Path(name).expanduser()
+    if (path / MANIFEST_NAME).exists():
+        return ClassStore.open(path)
+    if os.sep in name:
+        raise UserError("is not a class store", where=name, allowed=f"a folder with {MANIFEST_NAME}")
+    target = stores_home() / name
+    if (target / MANIFEST_NAME).exists():
+        return ClassStore.open(target)
+    known = [kind for kind, importer in IMPORTERS.items() if importer.raw_folder]
+    if name not in known:
+        raise UserError(f"no data '{name}'", where=str(stores_home()), allowed=nearest(name, {*known, *list_stores()}))
+    raw = _raw_folder(name)
+    with _locked(stores_home() / f".{name}.lock"):
+        if not (target / MANIFEST_NAME).exists():
+            _LOG.info("importing %s from %s", name, raw)
+            import_store(name, raw)
+    return ClassStore.open(target)
+
+
+def _raw_folder(name: str) -> Path:
+    folder = IMPORTERS[name].raw_folder or name
+    root = os.environ.get("DISTMETA_DATA")
+    if root and (Path(root).expanduser() / folder).is_dir():
+        return Path(root).expanduser() / folder
+    raise UserError(
+        f"data '{name}' is not imported",
+        where=str(stores_home()),
+        allowed=f"run `distmeta data import {name} SRC` ({IMPORTERS[name].description}), or set DISTMETA_DATA to the"
+        f" folder that holds {folder}/",
+    )
+
+
+def _asked_options(kind: str, options: ImportOptions) -> dict[str, str | int | float | bool | list[float] | None]:
+    """The importer's own options, for the manifest; any other option must have its default value."""
+    defaults, taken = asdict(ImportOptions()), IMPORTERS[kind].options
+    for field, value in asdict(options).items():
+        if field not in taken and value != defaults[field]:
+            flags = sorted(f"--{option.replace('_', '-')}" for option in taken)
+            raise UserError(
+                f"importer '{kind}' takes no --{field.replace('_', '-')}", where="data import", allowed=", ".join(flags)
+            )
+    if options.size is not None and not 1 <= options.size <= 4096:
+        raise UserError(f"size {options.size}", where="--size", allowed="1 to 4096 pixels")
+    values = {field: asdict(options)[field] for field in sorted(taken)}
+    return {field: list(value) if isinstance(value, tuple) else value for field, value in values.items()}
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the system releases it when the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,16 @@
+"""Importers: what turns raw files into a class store, by name."""
+
+from __future__ import annotations
+
+from distmeta.data.importers import cifar, folder, omniglot, table
+from distmeta.data.importers.base import ClassData, Importer, ImportOptions
+
+IMPORTERS: dict[str, Importer] = {
+    "omniglot": omniglot.IMPORTER,
+    "cifar_fs": cifar.CIFAR_FS,
+    "fc100": cifar.FC100,
+    "images": folder.IMPORTER,
+    "table": table.IMPORTER,
+}
+
+__all__ = ["IMPORTERS", "ClassData", "ImportOptions", "Importer"]

@@ -1,0 +1,70 @@
+"""What every importer takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distmeta.data.manifest import Source, SplitSets
+from distmeta.data.splits import DEFAULT_FRACTIONS
+from distmeta.data.store import Examples
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """Options of all importers; each importer declares which of them it takes.
+
+    Attributes:
+        size: Height and width to resize to, in pixels; None keeps those of the source.
+        grey: Convert images to one channel.
+        seed: Chooses a random class split.
+        fractions: Shares of train, val and test classes.
+        text_column: Column of a table that holds texts.
+        image_column: Column of a table that holds images: encoded bytes, or paths relative to the table.
+        label_column: Column of a table that holds class names.
+    """
+
+    size: int | None = None
+    grey: bool = False
+    seed: int = 0
+    fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
+    text_column: str | None = None
+    image_column: str | None = None
+    label_column: str = "label"
+
+
+@dataclass(frozen=True)
+class ClassData:
+    """What an importer read: the arguments of `write_store`.
+
+    Attributes:
+        examples: Images [M, C, H, W] uint8 or M texts, sorted by class.
+        class_names: Names of the classes, in the order of the rows.
+        class_counts: Examples of each class.
+        splits: {split set: {split: class indices}}.
+        sources: The raw files and their digests.
+    """
+
+    examples: Examples
+    class_names: list[str]
+    class_counts: list[int]
+    splits: SplitSets
+    sources: list[Source]
+
+
+@dataclass(frozen=True)
+class Importer:
+    """One kind of raw data.
+
+    Attributes:
+        read: Turns the source into examples sorted by class; raises UserError on bad input.
+        description: One line for people.
+        options: The fields of ImportOptions that `read` looks at.
+        raw_folder: The folder of the raw files below DISTMETA_DATA, when the data set is a well-known one.
+    """
+
+    read: Callable[[Path, ImportOptions], ClassData]
+    description: str
+    options: frozenset[str] = field(default_factory=frozenset)
+    raw_folder: str | None = None

@@ -1,0 +1,73 @@
+"""Any folder of images with one sub-folder per class: `SRC/<class>/<image>`, sub-folders of a class included."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from distmeta.data.importers.base import ClassData, Importer, ImportOptions
+from distmeta.data.importers.decode import decode_images
+from distmeta.data.manifest import Source
+from distmeta.data.splits import fractions
+from distmeta.errors import UserError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"})
+
+
+def read_folder(source: Path, options: ImportOptions) -> ClassData:
+    """Read all images below `source`; classes and images are sorted by name.
+
+    Args:
+        source: The folder of the class folders. Hidden files and files that are not images are passed over.
+        options: `size`, `grey`, `seed` and `fractions`.
+
+    Raises:
+        UserError: No class folder, a class without an image, an image that does not decode or is of another size.
+    """
+    if not source.is_dir():
+        raise UserError("no such folder", where=str(source), allowed="a folder with one sub-folder per class")
+    groups = {child.name: _images_in(child) for child in sorted(source.iterdir()) if _is_class_folder(child)}
+    if not groups:
+        raise UserError("holds no sub-folder", where=str(source), allowed="one sub-folder per class")
+    for class_name, paths in groups.items():
+        if not paths:
+            raise UserError(
+                f"class '{class_name}' holds no image",
+                where=str(source / class_name),
+                allowed=", ".join(sorted(SUFFIXES)),
+            )
+    paths = [path for group in groups.values() for path in group]
+    digests = [b""] * len(paths)
+
+    def load(index: int) -> bytes:
+        content = paths[index].read_bytes()
+        digests[index] = hashlib.sha256(content).digest()
+        return content
+
+    images = decode_images([str(path) for path in paths], load, size=options.size, grey=options.grey)
+    whole = hashlib.sha256()
+    for path, digest in zip(paths, digests, strict=True):
+        whole.update(path.relative_to(source).as_posix().encode() + b"\0" + digest)
+    return ClassData(
+        examples=images,
+        class_names=list(groups),
+        class_counts=[len(group) for group in groups.values()],
+        splits=fractions(len(groups), options.fractions, options.seed),
+        sources=[Source(name=f"{source.resolve().name}/ ({len(paths)} images)", sha256=whole.hexdigest())],
+    )
+
+
+def _is_class_folder(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")
+
+
+def _images_in(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return [path for path in files if not path.name.startswith(".")]
+
+
+IMPORTER = Importer(
+    read=read_folder,
+    description="images: a folder with one sub-folder of images per class",
+    options=frozenset({"size", "grey", "seed", "fractions"}),
+)

@@ -1,0 +1,86 @@
+"""Omniglot: 1,623 handwritten characters, each drawn by 20 people (Lake, Salakhutdinov & Tenenbaum 2015, Science 350).
+
+Reads `images_background.zip` and `images_evaluation.zip`. Drawings are resized from 105x105 (Lanczos) and inverted, so
+that ink is 255 and paper 0. Classes are called `Alphabet/characterNN`.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from distmeta.data.importers.base import ClassData, Importer, ImportOptions
+from distmeta.data.importers.decode import decode_images
+from distmeta.data.manifest import Source, file_sha256
+from distmeta.data.splits import OMNIGLOT_CLASSES, fractions, omniglot
+from distmeta.errors import UserError
+
+ZIP_NAMES = ("images_background.zip", "images_evaluation.zip")
+DEFAULT_SIZE = 28
+_MEMBER = re.compile(r"images_(?:background|evaluation)/(?P<class_name>[^/]+/character\d+)/[^/]+\.png")
+
+
+def read_omniglot(source: Path, options: ImportOptions) -> ClassData:
+    """Read both zips.
+
+    The split set is `omniglot` when all 1,623 characters are there, and `fractions` for a part of them.
+
+    Args:
+        source: The folder of the zips, or the one above it if that is called `omniglot`.
+        options: `size` (28 pixels when None) and `seed`.
+
+    Raises:
+        UserError: A zip is missing or damaged, or a drawing does not decode.
+    """
+    folder = source / "omniglot" if (source / "omniglot" / ZIP_NAMES[0]).is_file() else source
+    drawings: dict[str, list[tuple[str, bytes]]] = {}
+    for zip_name in ZIP_NAMES:
+        for member, content in read_zip(folder / zip_name).items():
+            match = _MEMBER.fullmatch(member)
+            if match is None:
+                raise UserError(f"'{member}' is not Alphabet/characterNN/drawing.png", where=str(folder / zip_name))
+            drawings.setdefault(match["class_name"], []).append((member, content))
+    items = [item for group in drawings.values() for item in group]
+    images = decode_images(
+        [name for name, _ in items], lambda index: items[index][1], size=options.size or DEFAULT_SIZE, grey=True
+    )
+    whole = len(drawings) == OMNIGLOT_CLASSES
+    return ClassData(
+        examples=255 - images,
+        class_names=list(drawings),
+        class_counts=[len(group) for group in drawings.values()],
+        splits=omniglot(options.seed) if whole else fractions(len(drawings), seed=options.seed),
+        sources=[Source(name=zip_name, sha256=file_sha256(folder / zip_name)) for zip_name in ZIP_NAMES],
+    )
+
+
+def read_zip(path: Path) -> dict[str, bytes]:
+    """Read all PNG members of a zip into memory, sorted by name.
+
+    Raises:
+        UserError: The zip is missing, truncated or damaged, holds no image, or a member's path leaves the zip.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if "\\" in name or ":" in name or name.startswith("/") or ".." in PurePosixPath(name).parts:
+                    raise UserError(f"member '{name}' points out of the zip", where=str(path))
+            names = sorted(name for name in archive.namelist() if name.endswith(".png"))
+            contents = {name: archive.read(name) for name in names}
+    except FileNotFoundError as error:
+        raise UserError("no such file", where=str(path), allowed=f"a folder with {' and '.join(ZIP_NAMES)}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"the zip is truncated or damaged: {error}", where=str(path)) from error
+    if not contents:
+        raise UserError("holds no PNG image", where=str(path))
+    return contents
+
+
+IMPORTER = Importer(
+    read=read_omniglot,
+    description="Omniglot: a folder with images_background.zip and images_evaluation.zip",
+    options=frozenset({"size", "seed"}),
+    raw_folder="omniglot",
+)

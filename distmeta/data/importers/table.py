@@ -1,0 +1,149 @@
+"""Any csv, tsv, parquet or jsonl table with a column of texts or images and a column of labels.
+
+Images are encoded bytes, or paths relative to the table that stay inside its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+
+from distmeta.data.importers.base import ClassData, Importer, ImportOptions
+from distmeta.data.importers.decode import decode_images
+from distmeta.data.manifest import Source, file_sha256
+from distmeta.data.splits import fractions
+from distmeta.data.store import Examples
+from distmeta.errors import UserError, nearest
+
+
+def read_table(source: Path, options: ImportOptions) -> ClassData:
+    """Read a table; rows keep their order within a class.
+
+    Args:
+        source: The table; its suffix says what it is.
+        options: One of `text_column` (default `text`) and `image_column`, and `label_column`, `size`, `grey`, `seed`,
+            `fractions`.
+
+    Raises:
+        UserError: The table is damaged, a column is missing, a row has no label or example, an image does not decode.
+    """
+    if options.text_column and options.image_column:
+        raise UserError(
+            "both --text-column and --image-column are given", where="data import table", allowed="one of them"
+        )
+    column_name = options.image_column or options.text_column or "text"
+    strings = [options.label_column] if options.image_column else [options.label_column, column_name]
+    table = _load(source, strings)
+    labels = _strings(_column(table, options.label_column, source), options.label_column, source)
+    class_names = _sorted_names(set(labels))
+    position = {name: index for index, name in enumerate(class_names)}
+    classes = np.asarray([position[label] for label in labels], dtype=np.int64)
+    order = np.argsort(classes, kind="stable")
+    column = _column(table, column_name, source)
+    examples: Examples
+    if options.image_column:
+        examples = _images(column, order, source, options)
+    else:
+        texts = _strings(column, column_name, source)
+        examples = [texts[row] for row in order]
+    return ClassData(
+        examples=examples,
+        class_names=class_names,
+        class_counts=np.bincount(classes).tolist(),
+        splits=fractions(len(class_names), options.fractions, options.seed),
+        sources=[Source(name=source.name, sha256=file_sha256(source))],
+    )
+
+
+def _load(path: Path, strings: list[str]) -> Any:
+    """Read the table; the columns `strings` stay text even where they look like numbers."""
+    types = {name: pa.string() for name in strings}
+    convert = pa.csv.ConvertOptions(column_types=types)
+    parse = pa.csv.ParseOptions(newlines_in_values=True)
+    tabs = pa.csv.ParseOptions(newlines_in_values=True, delimiter="\t")
+    readers: dict[str, Callable[[], Any]] = {
+        ".csv": lambda: pa.csv.read_csv(path, parse_options=parse, convert_options=convert),
+        ".tsv": lambda: pa.csv.read_csv(path, parse_options=tabs, convert_options=convert),
+        ".parquet": lambda: pa.parquet.read_table(path),
+        ".jsonl": lambda: pa.json.read_json(path),
+    }
+    suffix = path.suffix.lower()
+    if suffix not in readers:
+        raise UserError(f"a table of kind '{suffix}'", where=str(path), allowed=", ".join(readers))
+    try:
+        table = readers[suffix]()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"cannot be read: {error}", where=str(path)) from error
+    if table.num_rows == 0:
+        raise UserError("holds no row", where=str(path))
+    return table
+
+
+def _column(table: Any, name: str, path: Path) -> Any:
+    if name not in table.column_names:
+        raise UserError(f"has no column '{name}'", where=str(path), allowed=nearest(name, table.column_names))
+    return table[name].combine_chunks()
+
+
+def _strings(column: Any, name: str, path: Path) -> list[str]:
+    try:
+        values: list[str | None] = column.cast(pa.string()).to_pylist()
+    except pa.ArrowException as error:
+        raise UserError(f"column '{name}' holds {column.type}, not text: {error}", where=str(path)) from error
+    for row, value in enumerate(values):
+        if value is None or not value.strip():
+            raise UserError(f"column '{name}' is empty in row {row}", where=str(path))
+    return [str(value) for value in values]
+
+
+def _sorted_names(names: set[str]) -> list[str]:
+    """By number when all names are numbers, otherwise by letter."""
+    return sorted(names, key=lambda name: (int(name), name) if all(n.isdecimal() for n in names) else (0, name))
+
+
+def _images(column: Any, order: npt.NDArray[np.int64], path: Path, options: ImportOptions) -> npt.NDArray[np.uint8]:
+    if pa.types.is_struct(column.type):  # the {bytes, path} of Hugging Face tables
+        if column.type.get_field_index("bytes") < 0:
+            raise UserError(
+                f"column '{options.image_column}' holds {column.type}", where=str(path), allowed="bytes or paths"
+            )
+        column = column.field("bytes")
+    is_path = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    if not (is_path or pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+        raise UserError(
+            f"column '{options.image_column}' holds {column.type}", where=str(path), allowed="bytes or paths"
+        )
+    if column.null_count:
+        raise UserError(f"column '{options.image_column}' has {column.null_count} empty rows", where=str(path))
+    folder = path.parent.resolve()
+
+    def load(index: int) -> bytes:
+        value = column[int(order[index])].as_py()
+        return _inside(folder, value, path).read_bytes() if is_path else value
+
+    names = [f"{path}, row {row}" + (f" ({column[int(row)].as_py()})" if is_path else "") for row in order]
+    return decode_images(names, load, size=options.size, grey=options.grey)
+
+
+def _inside(folder: Path, relative: str, table: Path) -> Path:
+    resolved = (folder / relative).resolve()
+    if not resolved.is_relative_to(folder):
+        raise UserError(
+            f"image path '{relative}' leaves the folder of the table", where=str(table), allowed=f"paths below {folder}"
+        )
+    return resolved
+
+
+IMPORTER = Importer(
+    read=read_table,
+    description="table: a csv, tsv, parquet or jsonl file with a label column and a text or image column",
+    options=frozenset({"text_column", "image_column", "label_column", "size", "grey", "seed", "fractions"}),
+)

@@ -1,0 +1,130 @@
+"""The manifest of a class store: what `manifest.json` holds, read strictly and written canonically.
+
+The manifest names no path of the machine that made it, and no time: importing the same sources with the same options
+and library versions gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from distmeta.errors import UserError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+EXAMPLES_NAME = "examples.arrow"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+SplitSets = dict[str, dict[str, list[int]]]
+Kind = Literal["image", "text"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Source(_Record):
+    """One raw file (or one folder of files) that the examples came from."""
+
+    name: str
+    sha256: str
+
+
+class Provenance(_Record):
+    """Where the examples came from and what was done to them."""
+
+    importer: str = "python"
+    options: dict[str, str | int | float | bool | list[float] | None] = {}
+    sources: list[Source] = []
+    versions: dict[str, str] = {}
+
+
+class ExamplesFile(_Record):
+    """The size and digest of `examples.arrow`."""
+
+    sha256: str
+    num_bytes: int
+
+
+class Manifest(_Record):
+    """Everything about a store but the examples themselves.
+
+    Attributes:
+        shape: [channels, height, width] of an image; empty for text.
+        class_counts: Examples of each class, in the order of `class_names` and of the rows.
+        splits: {split set: {split: class indices}}.
+    """
+
+    format: Literal["distmeta-class-store"] = "distmeta-class-store"
+    version: int = FORMAT_VERSION
+    name: str = Field(pattern=NAME_PATTERN)
+    kind: Kind
+    shape: list[int]
+    num_examples: int
+    class_names: list[str] = Field(min_length=1)
+    class_counts: list[int]
+    splits: SplitSets
+    provenance: Provenance
+    examples: ExamplesFile
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if len(self.shape) != (3 if self.kind == "image" else 0) or min(self.shape, default=1) < 1:
+            raise ValueError(f"shape {self.shape} is not that of {self.kind} examples")
+        if len(self.class_counts) != len(self.class_names) or len(set(self.class_names)) != len(self.class_names):
+            raise ValueError("class_names must be unique and as many as class_counts")
+        if min(self.class_counts) < 1 or sum(self.class_counts) != self.num_examples:
+            raise ValueError("class_counts must be positive and add up to num_examples")
+        for set_name, split_set in self.splits.items():
+            indices = [index for split in split_set.values() for index in split]
+            if len(set(indices)) != len(indices):
+                raise ValueError(f"split set '{set_name}' holds a class twice")
+            if indices and (min(indices) < 0 or max(indices) >= len(self.class_names)):
+                raise ValueError(f"split set '{set_name}' names a class that is not there")
+        return self
+
+    def class_offsets(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """First row of each class, and the number of rows: [C + 1] int64."""
+        return np.concatenate([[0], np.cumsum(self.class_counts)]).astype(np.int64)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `folder/manifest.json`.
+
+    Raises:
+        UserError: No such file, not JSON, another format version, or fields that do not fit together.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"is not a class store: {error}", where=str(folder), allowed=f"a folder with {MANIFEST_NAME}"
+        ) from error
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"the manifest is not JSON: {error}; import the data again", where=str(path)) from error
+    version = raw.get("version") if isinstance(raw, dict) else None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"manifest version {version!r}", where=str(path), allowed=f"version {FORMAT_VERSION}; import the data again"
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise UserError(f"{field}: {first['msg']}; import the data again", where=str(path)) from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,83 @@
+"""Class splits by name: which classes are for meta-training, meta-validation and meta-testing.
+
+- `omniglot`: Finn, Abbeel & Levine 2017 (arXiv:1703.03400): 1,200 random characters for training, the other 423 for
+  testing; 100 of the 1,200 validate. Rotations as classes are added by the task source, after the split, so that a
+  character and its rotations never fall into different splits.
+- `cifar_fs` (Bertinetto et al. 2019, arXiv:1805.08136) and `fc100` (Oreshkin et al. 2018, arXiv:1805.10123): published
+  lists of class names.
+- `fractions`: a seeded random split of any other set of classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from distmeta.data.manifest import SplitSets
+from distmeta.errors import UserError
+from distmeta.seeding import choice
+
+SPLITS = ("train", "val", "test")
+OMNIGLOT_CLASSES = 1623
+DEFAULT_FRACTIONS = (0.64, 0.16, 0.2)
+
+
+def omniglot(seed: int = 0) -> SplitSets:
+    """Split the 1,623 characters into 1,100 train, 100 val and 423 test classes."""
+    return {"omniglot": _partition(OMNIGLOT_CLASSES, (1100, 100, 423), "omniglot", seed)}
+
+
+def fractions(num_classes: int, parts: Sequence[float] = DEFAULT_FRACTIONS, seed: int = 0) -> SplitSets:
+    """Split classes at random in the given proportions.
+
+    Args:
+        num_classes: Classes to split.
+        parts: Shares of train, val and test; they add up to 1. A share above 0 gets at least one class, as far as
+            there are classes.
+        seed: Chooses the permutation.
+
+    Raises:
+        UserError: Not three shares that add up to 1.
+    """
+    if len(parts) != 3 or min(parts) < 0 or abs(sum(parts) - 1) > 1e-6:
+        raise UserError(
+            f"fractions {list(parts)}", where="--fractions", allowed="three shares that add up to 1: train,val,test"
+        )
+    num_val = min(int(parts[1] * num_classes + 0.5), num_classes)
+    num_test = min(int(parts[2] * num_classes + 0.5), num_classes - num_val)
+    counts = [num_classes - num_val - num_test, num_val, num_test]
+    for needy in range(3):
+        richest = max(range(3), key=lambda index: counts[index])
+        if parts[needy] > 0 and counts[needy] < 1 and counts[richest] > 1:
+            counts[needy], counts[richest] = counts[needy] + 1, counts[richest] - 1
+    return {"fractions": _partition(num_classes, counts, "fractions", seed)}
+
+
+def by_name(set_name: str, lists: Mapping[str, Sequence[str]], class_names: Sequence[str], where: str) -> SplitSets:
+    """Turn lists of class names into a split set.
+
+    Args:
+        set_name: Name of the split set.
+        lists: {train/val/test: class names}.
+        class_names: All classes, in the order of the store.
+        where: The file the lists come from, for the message.
+
+    Raises:
+        UserError: A split is missing, or a listed class does not exist.
+    """
+    index = {name: position for position, name in enumerate(class_names)}
+    for split in SPLITS:
+        if split not in lists:
+            raise UserError(f"split set '{set_name}' has no '{split}' list", where=where)
+        for name in lists[split]:
+            if name not in index:
+                raise UserError(f"split '{set_name}.{split}' names an unknown class '{name}'", where=where)
+    return {set_name: {split: sorted(index[name] for name in lists[split]) for split in SPLITS}}
+
+
+def _partition(num_classes: int, counts: Sequence[int], stream: str, seed: int) -> dict[str, list[int]]:
+    permutation = choice([seed], f"class-split-{stream}", num_classes, num_classes)[0]
+    result, start = {}, 0
+    for split, count in zip(SPLITS, counts, strict=True):
+        result[split] = sorted(int(index) for index in permutation[start : start + count])
+        start += count
+    return result

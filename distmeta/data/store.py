@@ -1,0 +1,306 @@
+"""A memory-mapped, class-indexed store of labelled examples.
+
+A store is a folder with `examples.arrow` (an Arrow IPC file of one record batch, rows sorted by class) and
+`manifest.json`. Images are one fixed-size list column of uint8, so that the file maps to a numpy array [M, C, H, W]
+without a copy: every process of a machine shares the same pages, and a batch of episodes is one fancy index.
+
+Shapes: M examples in the store, C classes (in `class_offsets`) or channels (in images), H height, W width.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from distmeta.data.manifest import (
+    EXAMPLES_NAME,
+    MANIFEST_NAME,
+    ExamplesFile,
+    Kind,
+    Manifest,
+    Provenance,
+    SplitSets,
+    file_sha256,
+    read_manifest,
+)
+from distmeta.errors import UserError, nearest
+
+Examples = npt.NDArray[np.uint8] | Sequence[str]
+
+
+class ClassStore:
+    """An open store; reading it never copies the images. Use `ClassStore.open`.
+
+    Attributes:
+        path: The folder.
+        manifest: The validated manifest.
+        class_offsets: [C + 1] int64; the rows of class c are `class_offsets[c]` to `class_offsets[c + 1] - 1`.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, column: Any) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.class_offsets: npt.NDArray[np.int64] = manifest.class_offsets()
+        self._column = column
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> ClassStore:
+        """Map the store in folder `path`.
+
+        Raises:
+            UserError: The manifest is missing, damaged or of another version, or the examples do not fit it.
+        """
+        folder = Path(path)
+        manifest = read_manifest(folder)
+        return cls(folder, manifest, _map_column(folder / EXAMPLES_NAME, manifest))
+
+    def __reduce__(self) -> tuple[Callable[[str], ClassStore], tuple[str]]:
+        """Travel as a path: the receiving process maps the file itself."""
+        return ClassStore.open, (str(self.path.resolve()),)
+
+    @property
+    def name(self) -> str:
+        """The name of the store, as in the manifest."""
+        return self.manifest.name
+
+    @property
+    def kind(self) -> Kind:
+        """`image` or `text`."""
+        return self.manifest.kind
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of an image; () for text."""
+        return tuple(self.manifest.shape)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the C classes."""
+        return self.manifest.class_names
+
+    @property
+    def num_examples(self) -> int:
+        """M, the examples of all classes together."""
+        return self.manifest.num_examples
+
+    @property
+    def splits(self) -> SplitSets:
+        """{split set: {split: class indices}}."""
+        return self.manifest.splits
+
+    @property
+    def images(self) -> npt.NDArray[np.uint8]:
+        """All images: [M, C, H, W] uint8, a read-only view of the mapped file."""
+        self._require_kind("image")
+        values: npt.NDArray[np.uint8] = self._column.flatten().to_numpy(zero_copy_only=True)
+        return values.reshape(self.num_examples, *self.shape)
+
+    @property
+    def texts(self) -> Any:
+        """All texts: a `pyarrow.LargeStringArray` of M strings, mapped from the file."""
+        self._require_kind("text")
+        return self._column
+
+    def split(self, set_name: str, split: str) -> npt.NDArray[np.int64]:
+        """The class indices of one split of a split set.
+
+        Raises:
+            UserError: The store has no such split set, or the set no such split.
+        """
+        if set_name not in self.splits:
+            raise UserError(
+                f"no split set '{set_name}'",
+                where=f"data '{self.name}'",
+                allowed=nearest(set_name, self.splits) or "none",
+            )
+        split_set = self.splits[set_name]
+        if split not in split_set:
+            raise UserError(
+                f"no split '{split}' in split set '{set_name}'",
+                where=f"data '{self.name}'",
+                allowed=nearest(split, split_set),
+            )
+        return np.asarray(split_set[split], dtype=np.int64)
+
+    def require_examples(self, minimum: int, where: str | None = None) -> None:
+        """Check that every class has at least `minimum` examples.
+
+        Args:
+            minimum: Examples a class must have, for instance shots plus queries.
+            where: What asks for them, named in the message.
+
+        Raises:
+            UserError: Names the first class with too few examples.
+        """
+        require_examples(self.class_names, self.manifest.class_counts, minimum, where or f"data '{self.name}'")
+
+    def verify(self) -> None:
+        """Read all of `examples.arrow` and compare its digest with the manifest.
+
+        Raises:
+            UserError: The digests differ.
+        """
+        path = self.path / EXAMPLES_NAME
+        if file_sha256(path) != self.manifest.examples.sha256:
+            raise UserError(
+                "the digest differs from the manifest's: the file was changed; import the data again", where=str(path)
+            )
+
+    def _require_kind(self, kind: Kind) -> None:
+        if self.kind != kind:
+            raise UserError(f"holds {self.kind} examples, not {kind} examples", where=f"data '{self.name}'")
+
+
+def require_examples(class_names: Sequence[str], class_counts: Sequence[int], minimum: int, where: str) -> None:
+    """Raise a UserError that names the first class with fewer than `minimum` examples, if there is one."""
+    for class_name, count in zip(class_names, class_counts, strict=True):
+        if count < minimum:
+            raise UserError(
+                f"class '{class_name}' has {count} example{'s' * (count != 1)}, {minimum} are needed",
+                where=where,
+                allowed=f"classes with at least {minimum} examples",
+            )
+
+
+def write_store(
+    path: str | os.PathLike[str],
+    examples: Examples,
+    *,
+    class_names: Sequence[str],
+    class_counts: Sequence[int],
+    splits: SplitSets | None = None,
+    provenance: Provenance | None = None,
+    replace: bool = False,
+) -> ClassStore:
+    """Write a store, all of it or nothing: a temporary sibling folder is filled, synced and renamed.
+
+    Args:
+        path: The folder to make; its last part is the name of the store.
+        examples: Images [M, C, H, W] uint8, or M texts; sorted by class.
+        class_names: Names of the classes, in the order of the rows.
+        class_counts: Examples of each class, in the same order.
+        splits: {split set: {split: class indices}}.
+        provenance: Where the examples came from.
+        replace: Replace an existing store (but never a folder that is not a store).
+
+    Returns:
+        The new store, open.
+
+    Raises:
+        UserError: There is a store already and `replace` is false, or a file that is no store.
+        ValueError: The arguments do not fit together.
+    """
+    target = Path(path).absolute()
+    _require_free(target, replace)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    try:
+        temporary.chmod(0o755)  # mkdtemp makes a folder that only its owner can read
+        column = _column(examples)
+        _write_arrow(temporary / EXAMPLES_NAME, column)
+        manifest = Manifest(
+            name=target.name,
+            kind="image" if isinstance(examples, np.ndarray) else "text",
+            shape=[int(side) for side in examples.shape[1:]] if isinstance(examples, np.ndarray) else [],
+            num_examples=len(column),
+            class_names=list(class_names),
+            class_counts=[int(count) for count in class_counts],
+            splits=splits or {},
+            provenance=provenance or Provenance(),
+            examples=ExamplesFile(
+                sha256=file_sha256(temporary / EXAMPLES_NAME), num_bytes=(temporary / EXAMPLES_NAME).stat().st_size
+            ),
+        )
+        _write_synced(temporary / MANIFEST_NAME, manifest.model_dump_json(indent=1).encode())
+        _sync_folder(temporary)
+        _rename_over(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return ClassStore.open(target)
+
+
+def _require_free(target: Path, replace: bool) -> None:
+    if not target.exists():
+        return
+    if not (target / MANIFEST_NAME).is_file():
+        raise UserError("exists and is not a class store", where=str(target), allowed="another name")
+    if not replace:
+        raise UserError("a store of this name exists", where=str(target), allowed="--replace, or another --name")
+
+
+def _column(examples: Examples) -> Any:
+    if not isinstance(examples, np.ndarray):
+        return pa.array(examples, type=pa.large_string())
+    if examples.dtype != np.uint8 or examples.ndim != 4:
+        raise ValueError(f"images must be uint8 [M, C, H, W], not {examples.dtype} {list(examples.shape)}")
+    flat = np.ascontiguousarray(examples).reshape(-1)
+    values = pa.Array.from_buffers(pa.uint8(), flat.size, [None, pa.py_buffer(flat)])
+    item = pa.field("item", pa.uint8(), nullable=False)
+    return pa.FixedSizeListArray.from_arrays(values, type=pa.list_(item, int(np.prod(examples.shape[1:]))))
+
+
+def _write_arrow(path: Path, column: Any) -> None:
+    name = "text" if column.type == pa.large_string() else "image"
+    schema = pa.schema([pa.field(name, column.type, nullable=False)])
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pa.record_batch([column], schema=schema))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _map_column(path: Path, manifest: Manifest) -> Any:
+    """Map the single column of the examples file, after checking that it is the one of the manifest."""
+    damaged = "is missing or damaged; import the data again"
+    try:
+        if path.stat().st_size != manifest.examples.num_bytes:
+            raise UserError(
+                f"has {path.stat().st_size} bytes, {manifest.examples.num_bytes} expected: {damaged}", where=str(path)
+            )
+        reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
+        batch = reader.get_batch(0)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{damaged}: {error}", where=str(path)) from error
+    item = pa.field("item", pa.uint8(), nullable=False)
+    image_type = pa.list_(item, int(np.prod(manifest.shape))) if manifest.kind == "image" else None
+    expected = image_type or pa.large_string()
+    if reader.num_record_batches != 1 or batch.num_rows != manifest.num_examples or batch.schema.types != [expected]:
+        raise UserError("does not fit the manifest; import the data again", where=str(path))
+    return batch.column(0)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _rename_over(temporary: Path, target: Path) -> None:
+    """Put `temporary` in the place of `target`; the old store is put back when that fails."""
+    old = temporary.with_suffix(".old")
+    if target.exists():
+        target.rename(old)  # a folder cannot be renamed over one that is not empty
+    try:
+        temporary.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    _sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
