@@ -26,17 +26,17 @@ _LOG = logging.getLogger(__name__)
 
 
 def data_home() -> Path:
-    """The folder of everything distmeta keeps for this user."""
+    """Return the folder of everything distmeta keeps for this user."""
     return Path(os.environ.get("DISTMETA_HOME") or Path.home() / ".cache" / "distmeta").expanduser()
 
 
 def stores_home() -> Path:
-    """The folder of the stores that are found by name."""
+    """Return the folder of the stores that are found by name."""
     return data_home() / "stores"
 
 
 def list_stores() -> list[str]:
-    """Names of all stores below `stores_home()`, sorted."""
+    """Return the names of all stores below `stores_home()`, sorted."""
     if not stores_home().is_dir():
         return []
     # Temporary folders and locks begin with a dot.
@@ -141,7 +141,7 @@ def _raw_folder(name: str) -> Path:
 
 
 def _asked_options(kind: str, options: ImportOptions) -> dict[str, str | int | float | bool | list[float] | None]:
-    """The importer's own options, for the manifest; any other option must have its default value."""
+    """Collect the importer's own options for the manifest; any other option must have its default value."""
     defaults, taken = asdict(ImportOptions()), IMPORTERS[kind].options
     for field, value in asdict(options).items():
         if field not in taken and value != defaults[field]:

@@ -110,7 +110,7 @@ class ClassStore:
         return self._column
 
     def split(self, set_name: str, split: str) -> npt.NDArray[np.int64]:
-        """The class indices of one split of a split set.
+        """Look up the class indices of one split of a split set.
 
         Raises:
             UserError: The store has no such split set, or the set no such split.

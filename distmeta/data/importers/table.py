@@ -39,6 +39,8 @@ def read_table(source: Path, options: ImportOptions) -> ClassData:
         raise UserError(
             "both --text-column and --image-column are given", where="data import table", allowed="one of them"
         )
+    if not options.image_column and (options.size is not None or options.grey):
+        raise UserError("--size and --grey need --image-column", where="data import table")
     column_name = options.image_column or options.text_column or "text"
     strings = [options.label_column] if options.image_column else [options.label_column, column_name]
     table = _load(source, strings)

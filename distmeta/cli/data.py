@@ -1,0 +1,153 @@
+"""`distmeta data`: import raw files into stores, list them, look into them, download raw files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from distmeta.data.catalog import data_home, import_store, list_stores, open_store, stores_home
+from distmeta.data.fetch import REMOTE, fetch
+from distmeta.data.importers import IMPORTERS, ImportOptions
+from distmeta.data.inspect import contact_sheet, summary
+from distmeta.data.splits import DEFAULT_FRACTIONS
+from distmeta.errors import UserError
+
+app = typer.Typer(
+    name="data",
+    no_args_is_help=True,
+    help="Import raw files into memory-mapped stores, and look into the stores.\n\n"
+    "Stores lie in $DISTMETA_HOME/stores (default ~/.cache/distmeta/stores) and are used by name in a job. "
+    "A well-known data set is imported at first use when $DISTMETA_DATA holds its raw files.",
+)
+
+_KINDS = "\n\n".join(f"- {name}: {importer.description.split(': ', 1)[-1]}" for name, importer in IMPORTERS.items())
+_JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line, and nothing else.")]
+
+
+@app.command("import", help=f"Turn raw files into a store. KIND is one of:\n\n{_KINDS}")
+def import_(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"One of {', '.join(IMPORTERS)}.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="The raw files: a folder, or the file of a table.")],
+    name: Annotated[str | None, typer.Option(help="Name of the store (default: KIND, or the name of SRC).")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Resize images to SIZE x SIZE pixels (omniglot: 28 by default).")
+    ] = None,
+    grey: Annotated[bool, typer.Option("--grey", help="Convert images to one channel.")] = False,
+    text_column: Annotated[str | None, typer.Option(help="table: column of texts (default: text).")] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="table: column of images, as encoded bytes or paths relative to the table.")
+    ] = None,
+    label_column: Annotated[str, typer.Option(help="table: column of class names.")] = "label",
+    fractions: Annotated[
+        str, typer.Option(help="images, table: shares of the train, val and test classes, split at random.")
+    ] = ",".join(str(part) for part in DEFAULT_FRACTIONS),
+    seed: Annotated[int, typer.Option(help="Seed of the random class split.")] = 0,
+    min_examples: Annotated[int, typer.Option(help="Refuse a class with fewer examples.")] = 1,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a store of the same name.")] = False,
+    as_json: _JSON = False,
+) -> None:
+    options = ImportOptions(
+        size=size,
+        grey=grey,
+        seed=seed,
+        fractions=_parse_fractions(fractions),
+        text_column=text_column,
+        image_column=image_column,
+        label_column=label_column,
+    )
+    store = import_store(kind, source, name=name, options=options, min_examples=min_examples, replace=replace)
+    _show(summary(store), as_json)
+
+
+@app.command("list")
+def list_(as_json: _JSON = False) -> None:
+    """List the stores: what they hold and which class splits they have."""
+    stores = [open_store(stores_home() / name) for name in list_stores()]
+    rows: list[dict[str, Any]] = [
+        {
+            "name": store.name,
+            "kind": store.kind,
+            "shape": list(store.shape),
+            "num_classes": len(store.class_names),
+            "num_examples": store.num_examples,
+            "splits": sorted(store.splits),
+        }
+        for store in stores
+    ]
+    if as_json:
+        print(json.dumps({"home": str(stores_home()), "stores": rows}))
+        return
+    table = Table("name", "kind", "shape", "classes", "examples", "class splits", title=str(stores_home()))
+    for row in rows:
+        shape = "x".join(map(str, row["shape"])) or "-"
+        counts = (f"{row['num_classes']:,}", f"{row['num_examples']:,}")
+        table.add_row(row["name"], row["kind"], shape, *counts, ", ".join(row["splits"]))
+    Console().print(table)
+
+
+@app.command("inspect")
+def inspect(
+    name_or_path: Annotated[str, typer.Argument(metavar="NAME_OR_PATH", help="A store's name, or its folder.")],
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of images to this PNG file.")] = None,
+    per_class: Annotated[int, typer.Option(min=1, max=100, help="Images of a class on the sheet.")] = 10,
+    verify: Annotated[bool, typer.Option("--verify", help="Read all examples and check their digest.")] = False,
+    as_json: _JSON = False,
+) -> None:
+    """Describe a store: counts, class splits, pixel statistics, where it came from."""
+    store = open_store(name_or_path)
+    if verify:
+        store.verify()
+    result = summary(store)
+    if sheet is not None:
+        contact_sheet(store, sheet, per_class=per_class)
+        result["sheet"] = str(sheet)
+    _show(result, as_json)
+
+
+@app.command("fetch")
+def fetch_(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(REMOTE)}.")],
+    to: Annotated[Path | None, typer.Option(help="Folder for the files (default: $DISTMETA_HOME/raw/NAME).")] = None,
+    as_json: _JSON = False,
+) -> None:
+    """Download raw files from their canonical place, and check their digests."""
+    folder = to or data_home() / "raw" / name
+    files = fetch(name, folder)
+    result: dict[str, Any] = {"name": name, "folder": str(folder), "files": [path.name for path in files]}
+    if name in IMPORTERS:
+        result["next"] = f"distmeta data import {name} {folder}"
+    _show(result, as_json)
+
+
+def _parse_fractions(text: str) -> tuple[float, float, float]:
+    try:
+        train, val, test = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(
+            f"'{text}'", where="--fractions", allowed="three shares that add up to 1: train,val,test"
+        ) from error
+    return train, val, test
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
+    """Print one JSON line, or a table of one row per value."""
+    if as_json:
+        print(json.dumps(result))
+        return
+    table = Table(show_header=False)
+    for key, value in result.items():
+        table.add_row(key, _text(value, "\n"))
+    Console().print(table)
+
+
+def _text(value: Any, separator: str = ", ") -> str:
+    if isinstance(value, dict):
+        return separator.join(f"{name}: {_text(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return separator.join(_text(part) for part in value) if value and isinstance(value[0], dict) else str(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

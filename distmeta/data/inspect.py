@@ -1,0 +1,90 @@
+"""What a store holds: a summary for people and programs, and a contact sheet of its images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from distmeta.data.store import ClassStore
+
+_SAMPLE_EXAMPLES = 2000  # evenly spaced, for the pixel statistics
+_DEFAULT_CLASSES = 12
+_GAP_PIXELS = 2
+_MIN_TILE_PIXELS = 56  # smaller images are enlarged by a whole factor
+_BACKGROUND_GREY = 96
+
+
+def summary(store: ClassStore) -> dict[str, Any]:
+    """Describe a store in values that JSON can hold.
+
+    Returns:
+        name, kind, shape, num_examples, num_classes, examples_per_class {min, median, max}, splits {set: {split:
+        classes}}, num_bytes, sha256, provenance; for images also pixel_mean and pixel_std per channel (of [0, 1]
+        values, over at most 2,000 examples), for texts characters {min, median, max}.
+    """
+    manifest = store.manifest
+    result: dict[str, Any] = {
+        "name": store.name,
+        "path": str(store.path),
+        "kind": store.kind,
+        "shape": list(store.shape),
+        "num_examples": store.num_examples,
+        "num_classes": len(store.class_names),
+        "examples_per_class": _spread(manifest.class_counts),
+        "splits": {
+            set_name: {split: len(classes) for split, classes in split_set.items()}
+            for set_name, split_set in store.splits.items()
+        },
+        "num_bytes": manifest.examples.num_bytes,
+        "sha256": manifest.examples.sha256,
+        "provenance": manifest.provenance.model_dump(),
+    }
+    rows = np.unique(np.linspace(0, store.num_examples - 1, _SAMPLE_EXAMPLES).astype(np.int64))
+    if store.kind == "image":
+        pixels = store.images[rows] / 255.0
+        result["pixel_mean"] = [round(float(value), 4) for value in pixels.mean((0, 2, 3))]
+        result["pixel_std"] = [round(float(value), 4) for value in pixels.std((0, 2, 3))]
+    else:
+        result["characters"] = _spread([len(store.texts[int(row)].as_py()) for row in rows])
+    return result
+
+
+def contact_sheet(store: ClassStore, path: Path, *, classes: Sequence[int] | None = None, per_class: int = 10) -> None:
+    """Write a PNG with one row of images per class.
+
+    Args:
+        store: A store of images.
+        path: The PNG file to write.
+        classes: Class indices; default: 12, evenly spaced.
+        per_class: Images of a class at most.
+
+    Raises:
+        UserError: The store holds texts.
+    """
+    images = store.images
+    if classes is None:
+        classes = np.unique(np.linspace(0, len(store.class_names) - 1, _DEFAULT_CLASSES).astype(np.int64)).tolist()
+    _, height, width = store.shape
+    scale = max(1, -(-_MIN_TILE_PIXELS // max(height, width)))
+    step_y, step_x = height * scale + _GAP_PIXELS, width * scale + _GAP_PIXELS
+    sheet = Image.new(
+        "RGB", (per_class * step_x + _GAP_PIXELS, len(classes) * step_y + _GAP_PIXELS), (_BACKGROUND_GREY,) * 3
+    )
+    for line, index in enumerate(classes):
+        start, stop = store.class_offsets[index : index + 2]
+        for place, row in enumerate(range(start, min(stop, start + per_class))):
+            tile = np.broadcast_to(images[row].transpose(1, 2, 0), (height, width, 3))
+            picture = Image.fromarray(np.ascontiguousarray(tile)).resize(
+                (width * scale, height * scale), Image.Resampling.NEAREST
+            )
+            sheet.paste(picture, (_GAP_PIXELS + place * step_x, _GAP_PIXELS + line * step_y))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, format="PNG")
+
+
+def _spread(values: Sequence[int]) -> dict[str, float]:
+    return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
