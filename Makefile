@@ -1,0 +1,68 @@
+# `make` lists the targets. Everything runs in a virtual environment that is made when it is needed.
+#   VENV=...    another place for the virtual environment (default .venv)
+#   PYTHON=...  the Python (3.11 or newer) that it is made with (default python3)
+# Where Linux's default torch (several gigabytes of CUDA) is not wanted:
+#   make PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu ...
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+ifndef DISTMETA_DATA
+ifneq ($(wildcard ../shared/data),)
+export DISTMETA_DATA := $(abspath ../shared/data)
+endif
+endif
+
+.PHONY: help install demo test check bench test-slow test-cluster test-gpu format clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# torch goes first, by itself: pulled in by another package it may come as a larger build. Modules are compiled when they
+# are first imported, which halves the time of the installation.
+PIP_INSTALL := $(BIN)/pip install --quiet --no-compile -c constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is older than Python 3.11; set PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) torch
+	$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
+
+install: $(STAMP) ## Make the virtual environment
+
+demo: $(STAMP) ## Meta-train on drawn characters with two Ray workers (a few minutes)
+	$(BIN)/distmeta train jobs/demo.py
+
+test: check ## All that CI runs: check, then the default tests
+	$(BIN)/pytest
+
+check: $(STAMP) ## Formatting, lint and types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+bench: $(STAMP) ## Tasks per second on this machine
+	$(BIN)/python jobs/benchmarks/throughput.py
+
+test-slow: $(STAMP) ## Tests that take minutes
+	$(BIN)/pytest -m slow
+
+test-cluster: $(STAMP) ## Tests that need a Ray cluster of several nodes
+	$(BIN)/pytest -m cluster
+
+test-gpu: $(STAMP) ## Tests that need a GPU
+	$(BIN)/pytest -m gpu
+
+format: $(STAMP) ## Rewrite the code in the house format
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean: ## Remove the virtual environment and caches (runs and stores stay)
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

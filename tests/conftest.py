@@ -1,0 +1,60 @@
+"""Fixtures for all tests: a home folder for each, one thread, and the raw data where there is any."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+# Read by torch, and by every process that a test starts, when it is loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def _raw_data() -> Path | None:
+    root = os.environ.get("DISTMETA_DATA")
+    return Path(root).resolve() if root and Path(root).is_dir() else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    root = _raw_data()
+    if root is None or not (root / "omniglot").is_dir():
+        skip = pytest.mark.skip(reason="DISTMETA_DATA does not name a folder that holds omniglot/")
+        for item in items:
+            if item.get_closest_marker("omniglot"):
+                item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _alone(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tests away from the user's stores, tracking server and cluster, and from each other's cores."""
+    monkeypatch.setenv("DISTMETA_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if "cluster" not in request.keywords:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of the raw data; the test is skipped where there is none."""
+    root = _raw_data()
+    if root is None:
+        pytest.skip("DISTMETA_DATA does not name a folder")
+    return root
+
+
+@pytest.fixture(scope="session")
+def omniglot_store(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of Omniglot's store, imported once; tests open it by this path."""
+    from distmeta.data.catalog import import_store, stores_home
+
+    if not (data_dir / "omniglot").is_dir():
+        pytest.skip(f"{data_dir} holds no omniglot/")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISTMETA_HOME", str(tmp_path_factory.mktemp("omniglot")))
+        import_store("omniglot", data_dir / "omniglot")
+        path = stores_home() / "omniglot"
+    return path
