@@ -1,0 +1,1 @@
+"""The engine: one shard of T tasks on one device."""

@@ -1,0 +1,22 @@
+"""Networks under adaptation. A new one is a class and a row of `BACKBONES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from distmeta.config.models import ModelConfig
+from distmeta.models.base import Backbone
+from distmeta.models.conv4 import Conv4
+from distmeta.models.mlp import Mlp
+
+BACKBONES: dict[str, Callable[[Any, tuple[int, ...], int, torch.dtype], Backbone]] = {"mlp": Mlp, "conv4": Conv4}
+
+
+def build_backbone(
+    config: ModelConfig, input_shape: tuple[int, ...], num_outputs: int, dtype: torch.dtype = torch.float32
+) -> Backbone:
+    """Make the network that a configuration names."""
+    return BACKBONES[config.kind](config, input_shape, num_outputs, dtype)

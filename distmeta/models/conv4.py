@@ -1,0 +1,116 @@
+"""The four-block convolutional network of few-shot learning (Vinyals et al. 2016; Finn et al. 2017).
+
+A block is a 3x3 convolution, batch norm and ReLU. `stride`: convolutions of stride 2 and global average pooling, as the
+MAML paper uses on Omniglot. `pool`: 2x2 max pooling after every block and flattening.
+
+Batch norm keeps no running statistics. In `batch` mode the statistics are those of the batch at hand: a query batch
+normalises itself (transductive). In `support` mode they are those of the support set under the current parameters: the
+support examples ride along in the same pass and alone are counted (inductive).
+
+Deviation from the paper: Xavier-uniform weights (Glorot & Bengio 2010) for all layers, where its code draws the head's
+and the convolutions' weights from different truncated normals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distmeta.config import Conv4Config
+from distmeta.errors import UserError
+from distmeta.models.base import Backbone
+from distmeta.seeding import mix
+from distmeta.types import Params
+
+NUM_BLOCKS = 4
+EPSILON = 1e-5
+
+
+class Conv4(Backbone):
+    """See the module.
+
+    Args:
+        config: Filters, downsampling and norm.
+        input_shape: (channels, height, width).
+        num_outputs: O.
+        dtype: Type of the parameters.
+
+    Raises:
+        UserError: The input is not an image, or too small for four halvings.
+    """
+
+    def __init__(self, config: Conv4Config, input_shape: tuple[int, ...], num_outputs: int, dtype: torch.dtype) -> None:
+        if len(input_shape) != 3:
+            raise UserError(
+                f"conv4 takes images, the tasks give inputs of shape {input_shape}",
+                where="model.kind",
+                allowed="mlp, or tasks of images",
+            )
+        self.num_outputs = num_outputs
+        self._config, self._channels, self._dtype = config, input_shape[0], dtype
+        side_h, side_w = input_shape[1:]
+        for _ in range(NUM_BLOCKS):
+            strided = config.downsample == "stride"
+            side_h, side_w = ((side_h + 1) // 2, (side_w + 1) // 2) if strided else (side_h // 2, side_w // 2)
+        if side_h * side_w == 0:
+            raise UserError(
+                f"images of {input_shape[1]}x{input_shape[2]} pixels are too small for four 2x2 poolings",
+                where="model.downsample",
+                allowed="images of 16x16 pixels or more, or downsample 'stride'",
+            )
+        self._num_features = config.filters * (1 if config.downsample == "stride" else side_h * side_w)
+
+    def init(self, seed: int) -> Params:
+        """Xavier-uniform weights, biases and shifts zero, scales one."""
+        rng = torch.Generator().manual_seed(mix(seed, "conv4"))
+
+        def xavier(*shape: int) -> Tensor:
+            receptive = math.prod(shape[2:])
+            bound = math.sqrt(6.0 / (receptive * (shape[0] + shape[1])))
+            return ((torch.rand(*shape, generator=rng, dtype=torch.float64) * 2 - 1) * bound).to(self._dtype)
+
+        params: Params = {}
+        channels, filters = self._channels, self._config.filters
+        for block in range(1, NUM_BLOCKS + 1):
+            params[f"block{block}.conv.weight"] = xavier(filters, channels, 3, 3)
+            params[f"block{block}.conv.bias"] = torch.zeros(filters, dtype=self._dtype)
+            params[f"block{block}.norm.weight"] = torch.ones(filters, dtype=self._dtype)
+            params[f"block{block}.norm.bias"] = torch.zeros(filters, dtype=self._dtype)
+            channels = filters
+        params["head.weight"] = xavier(self.num_outputs, self._num_features)
+        params["head.bias"] = torch.zeros(self.num_outputs, dtype=self._dtype)
+        return params
+
+    def features(self, params: Mapping[str, Tensor], inputs: Tensor, context: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, D]; with `context` [N, C, H, W] and norm `support`, statistics are the context's."""
+        inductive = context is not None and self._config.norm == "support"
+        num_counted = context.shape[0] if context is not None and inductive else inputs.shape[0]
+        x = torch.cat((context, inputs)) if context is not None and inductive else inputs
+        for block in range(1, NUM_BLOCKS + 1):
+            x = self._block(params, f"block{block}", x, num_counted)
+        x = x[num_counted:] if inductive else x
+        return x.mean((2, 3)) if self._config.downsample == "stride" else x.flatten(1)
+
+    def _block(self, params: Mapping[str, Tensor], name: str, x: Tensor, num_counted: int) -> Tensor:
+        stride = 2 if self._config.downsample == "stride" else 1
+        x = F.conv2d(x, params[f"{name}.conv.weight"], params[f"{name}.conv.bias"], stride=stride, padding=1)
+        variance, mean = torch.var_mean(x[:num_counted], dim=(0, 2, 3), correction=0)
+        scale = params[f"{name}.norm.weight"] * torch.rsqrt(variance + EPSILON)
+        shift = params[f"{name}.norm.bias"] - mean * scale
+        x = torch.relu(x * scale[:, None, None] + shift[:, None, None])
+        return x if stride == 2 else F.max_pool2d(x, 2)
+
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """`all`, `body`, `head`, `norm` (scales and shifts) and `block1` .. `block4`."""
+        parts = ("conv.weight", "conv.bias", "norm.weight", "norm.bias")
+        blocks = {
+            f"block{block}": tuple(f"block{block}.{part}" for part in parts) for block in range(1, NUM_BLOCKS + 1)
+        }
+        body = tuple(name for names in blocks.values() for name in names)
+        head = ("head.weight", "head.bias")
+        norm = tuple(name for name in body if ".norm." in name)
+        return {"all": body + head, "body": body, "head": head, "norm": norm, **blocks}

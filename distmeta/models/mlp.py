@@ -1,0 +1,57 @@
+"""Fully connected network with ReLU: the sinusoid regressor of MAML (Finn et al. 2017) is `hidden=(40, 40)`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from distmeta.config import MlpConfig
+from distmeta.models.base import Backbone
+from distmeta.seeding import mix
+from distmeta.types import Params
+
+
+class Mlp(Backbone):
+    """Hidden layers `block1 .. blockL`, then the linear head.
+
+    Args:
+        config: Widths.
+        input_shape: Shape of one example; it is flattened.
+        num_outputs: O.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(self, config: MlpConfig, input_shape: tuple[int, ...], num_outputs: int, dtype: torch.dtype) -> None:
+        self.num_outputs = num_outputs
+        self._sizes = (math.prod(input_shape), *config.hidden, num_outputs)
+        self._dtype = dtype
+
+    def init(self, seed: int) -> Params:
+        """Weights from N(0, 2 / fan_in) (He et al. 2015), biases zero."""
+        rng = torch.Generator().manual_seed(mix(seed, "mlp"))
+        params: Params = {}
+        for layer, (fan_in, fan_out) in enumerate(zip(self._sizes[:-1], self._sizes[1:], strict=True), start=1):
+            name = "head" if layer == len(self._sizes) - 1 else f"block{layer}"
+            weight = torch.randn(fan_out, fan_in, generator=rng, dtype=torch.float64) * math.sqrt(2.0 / fan_in)
+            params[f"{name}.weight"] = weight.to(self._dtype)
+            params[f"{name}.bias"] = torch.zeros(fan_out, dtype=self._dtype)
+        return params
+
+    def features(self, params: Mapping[str, Tensor], inputs: Tensor, context: Tensor | None = None) -> Tensor:
+        """[B, ...] -> [B, last hidden width]."""
+        x = inputs.flatten(1)
+        for layer in range(1, len(self._sizes) - 1):
+            x = torch.relu(x @ params[f"block{layer}.weight"].T + params[f"block{layer}.bias"])
+        return x
+
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """`all`, `body`, `head` and each `blockL`."""
+        blocks = {
+            f"block{layer}": (f"block{layer}.weight", f"block{layer}.bias") for layer in range(1, len(self._sizes) - 1)
+        }
+        body = tuple(name for block in blocks.values() for name in block)
+        head = ("head.weight", "head.bias")
+        return {"all": body + head, "body": body, "head": head, **blocks}

@@ -1,0 +1,339 @@
+"""Meta-training: the driver's loop.
+
+    snapshot = server.pull()
+    shards   = source.specs("train", step) cut in fixed shards
+    executor.map(snapshot, shards)  ->  server.push(report)  ...  server.step()
+    now and then: evaluate, log, checkpoint
+
+The result depends on the configuration alone: not on the executor, the number of workers, failures, or resuming.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distmeta import checkpoint as checkpoints
+from distmeta.artifacts import keep_pictures
+from distmeta.config import Conv4Config, RunConfig
+from distmeta.errors import DistmetaError, UserError
+from distmeta.evaluate import Score, headline, summarise
+from distmeta.program import EVALUATE, UPDATE, MetaProgram, MetaRecipe
+from distmeta.runtime import build_executor
+from distmeta.runtime.executor import Executor, Result
+from distmeta.server import ParameterServer, StepRecord, Verdict
+from distmeta.tasks.base import TaskSource
+from distmeta.tensors import digest
+from distmeta.tracking import build_tracker
+from distmeta.tracking.base import Tracker
+from distmeta.tracking.console import Progress
+from distmeta.tracking.environment import process_metrics
+from distmeta.types import Params, Shard, Snapshot
+
+NEUTRAL = ("runtime.", "evaluation.", "checkpoint.", "tracking.", "train.budget_s", "train.log_every", "algorithm.method")
+"""Fields that may differ when a run is resumed: they do not change the course of the meta-parameters."""
+COUNTED = ("runtime.shard_size", "runtime.threads_per_worker", "runtime.device")
+"""Those among them that do: sums are rounded differently."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        name: The run's name.
+        run_id: The tracker's id; None without tracking.
+        address: Where to watch it.
+        checkpoint: The last checkpoint.
+        digest: sha256 of the meta-parameters.
+        steps: Outer steps made.
+        train_s: Seconds that the outer steps took (evaluation, start-up and checkpoints left out).
+        tasks_per_s: Training tasks per second of `train_s`.
+        scores: Evaluation on the test tasks; empty where `evaluation.final_tasks` is 0.
+        protocol: The protocol that the run is judged by.
+        restarts, retries: Workers replaced, shards run again.
+    """
+
+    name: str
+    run_id: str | None
+    address: str | None
+    checkpoint: str
+    digest: str
+    steps: int
+    train_s: float
+    tasks_per_s: float
+    scores: tuple[Score, ...]
+    protocol: str
+    restarts: int
+    retries: int
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object."""
+        names = ("name", "run_id", "address", "checkpoint", "digest", "steps", "restarts", "retries")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "train_s": round(self.train_s, 3),
+            "tasks_per_s": round(self.tasks_per_s, 2),
+            "meta_test": headline(self.scores, self.protocol).to_json() if self.scores else None,
+            "scores": [score.to_json() for score in self.scores],
+        }
+
+
+def train(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> TrainResult:
+    """Run a configuration to its end.
+
+    Args:
+        config: The run.
+        resume: Go on from the newest checkpoint of the run of this name.
+        quiet: Write for people to standard error instead of standard output.
+
+    Raises:
+        UserError: The configuration cannot work, or there is nothing to resume.
+        WorkerError: A shard could not be computed.
+    """
+    program = MetaProgram(config)
+    server = ParameterServer(program.algorithm.learner.init(config.seed), config.outer, config.train.steps)
+    found = _resumable(config) if resume else None
+    if found is not None:
+        server.load_state_dict(found.state)
+    executor = build_executor(config.runtime, MetaRecipe.of(config))
+    try:
+        if found is None:
+            checkpoints.retire(config.checkpoint.path, config.name)
+        tracker = build_tracker(config.tracking)
+        run_id = tracker.start(config.name, config.model_dump(mode="json"), found.run_id if found else None)
+        failed = True
+        try:
+            run = _Run(config, program, server, executor, tracker, run_id, quiet)
+            result = run.go(found.progress if found else {})
+            failed = False
+        finally:
+            tracker.close(failed=failed)
+    finally:
+        executor.close()
+    return result
+
+
+class _Run:
+    """The state of the driver's loop."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        program: MetaProgram,
+        server: ParameterServer,
+        executor: Executor,
+        tracker: Tracker,
+        run_id: str | None,
+        quiet: bool,
+    ) -> None:
+        self._config, self._program, self._server = config, program, server
+        self._executor, self._tracker, self._run_id = executor, tracker, run_id
+        self._train_s, self._tasks = 0.0, 0
+        self._protocol = protocol_of(config)
+        self._progress = Progress(config.train.steps, name=config.name, quiet=quiet)
+        self._saved: str | None = None
+        self._window = _Window()
+
+    def go(self, progress: Any) -> TrainResult:
+        """Train, evaluate, keep."""
+        self._train_s, self._tasks = float(progress.get("train_s", 0.0)), int(progress.get("tasks", 0))
+        config, budget = self._config, self._config.train.budget_s
+        with self._progress:
+            while self._server.version < config.train.steps and (budget is None or self._train_s < budget):
+                self._step()
+        if self._saved is None:
+            self._save(None)
+        scores = self._final()
+        return TrainResult(
+            name=config.name,
+            run_id=self._run_id,
+            address=self._tracker.address(),
+            checkpoint=self._saved or "",
+            digest=digest(self._server.pull().params),
+            steps=self._server.version,
+            train_s=self._train_s,
+            tasks_per_s=self._tasks / self._train_s if self._train_s else 0.0,
+            scores=tuple(scores),
+            protocol=self._protocol,
+            restarts=self._executor.restarts,
+            retries=self._executor.retries,
+        )
+
+    def _step(self) -> None:
+        """One outer step, and what is due after it."""
+        config, started = self._config, time.perf_counter()
+        step, count = self._server.version, config.train.tasks_per_step
+        shards = make_shards(self._program.source, "train", step, count, config.runtime.shard_size)
+        upcoming: Sequence[Shard] = ()
+        if step + 1 < config.train.steps:
+            upcoming = make_shards(self._program.source, "train", step + 1, count, config.runtime.shard_size)
+        results = []
+        for result in self._executor.map(UPDATE, self._server.pull(), shards, upcoming):
+            verdict = self._server.push(result.value)
+            if verdict is not Verdict.ACCEPTED:
+                raise DistmetaError(_refusal(step, result.shard, verdict))
+            results.append(result)
+        record = self._server.step(len(shards))
+        elapsed = time.perf_counter() - started
+        self._train_s += elapsed
+        self._tasks += count
+        self._window.add(results, elapsed, count, self._executor.num_workers)
+        self._after(record)
+
+    def _after(self, record: StepRecord) -> None:
+        config, step = self._config, record.version
+        over = config.train.budget_s is not None and self._train_s >= config.train.budget_s
+        last = step == config.train.steps or over
+        window = self._window.rates()
+        self._progress.update(step, {**record.metrics, **window})
+        if step % config.train.log_every == 0 or last or step == 1:
+            metrics = {f"train/{name}": value for name, value in {**record.metrics, **record.outer}.items()}
+            metrics |= {f"perf/{name}": value for name, value in {**window, **process_metrics()}.items()}
+            metrics |= {"perf/train_s": self._train_s, "perf/workers": float(self._executor.num_workers)}
+            metrics |= {"perf/restarts": float(self._executor.restarts), "perf/retries": float(self._executor.retries)}
+            self._tracker.log(step, metrics)
+            self._window = _Window()
+        score = None
+        every = config.evaluation.every
+        if every and (step % every == 0 or last):
+            score = self._validate(step)
+        if step % config.checkpoint.every == 0 or last or score is not None:
+            self._save(score)
+
+    def _validate(self, step: int) -> float:
+        evaluation = self._config.evaluation
+        scores = self._evaluate(evaluation.split, evaluation.tasks)
+        self._tracker.log(step, {**_flat(evaluation.split, scores), "perf/train_s": self._train_s})
+        best = headline(scores, self._protocol)
+        self._progress.note(
+            f"step {step}: {evaluation.split} {best.metric} {best.mean[0]:.4f} -> {best.mean[-1]:.4f} "
+            f"+- {best.interval[-1]:.4f} after {self._train_s:.0f} s of training"
+        )
+        return best.mean[-1] if best.metric == "accuracy" else -best.mean[-1]
+
+    def _final(self) -> list[Score]:
+        """Score the test tasks, draw, and keep the model."""
+        config, step = self._config, self._server.version
+        scores: list[Score] = []
+        if config.evaluation.final_tasks:
+            scores = self._evaluate("test", config.evaluation.final_tasks)
+            self._tracker.log(step, _flat("final_test", scores))
+        keep_pictures(self._program, self._averaged(), scores, self._tracker)
+        if self._saved is not None:
+            self._tracker.model(self._saved, config.name)
+        self._progress.table(f"{config.name}: unseen test tasks", scores)
+        return scores
+
+    def _evaluate(self, split: str, tasks: int) -> list[Score]:
+        config = self._config
+        shards = make_shards(self._program.source, split, 0, tasks, config.runtime.shard_size)
+        # The average is not the version's own parameters: a number of its own keeps workers from confusing the two.
+        snapshot = Snapshot(-1 - self._server.version, self._averaged())
+        return evaluate_shards(self._executor, snapshot, shards)
+
+    def _averaged(self) -> Params:
+        return self._server.averaged()
+
+    def _save(self, score: float | None) -> None:
+        self._saved = checkpoints.save(
+            self._config,
+            self._server.version,
+            self._server.state_dict(),
+            signature=self._program.source.signature,
+            run_id=self._run_id,
+            score=score,
+            progress={"train_s": self._train_s, "tasks": float(self._tasks)},
+        )
+
+
+class _Window:
+    """Rates since the last record."""
+
+    def __init__(self) -> None:
+        self._elapsed_s = self._data_wait_s = self._compute_s = self._worker_s = 0.0
+        self._tasks = 0
+
+    def add(self, results: Sequence[Result], elapsed_s: float, tasks: int, workers: int) -> None:
+        """Count one step."""
+        self._elapsed_s += elapsed_s
+        self._tasks += tasks
+        self._worker_s += elapsed_s * workers
+        self._data_wait_s += sum(result.data_wait_s for result in results)
+        self._compute_s += sum(result.compute_s for result in results)
+
+    def rates(self) -> dict[str, float]:
+        """Tasks per second; shares of the workers' time."""
+        return {
+            "tasks_per_s": self._tasks / max(self._elapsed_s, 1e-9),
+            "data_wait_share": self._data_wait_s / max(self._worker_s, 1e-9),
+            "worker_busy_share": self._compute_s / max(self._worker_s, 1e-9),
+        }
+
+
+def make_shards(source: TaskSource, split: str, step: int, count: int, shard_size: int) -> tuple[Shard, ...]:
+    """Cut a step's tasks into shards of fixed size, the last one possibly smaller."""
+    specs = source.specs(split, step, count)
+    begins = range(0, count, shard_size)
+    return tuple(Shard(index, specs[begin : begin + shard_size]) for index, begin in enumerate(begins))
+
+
+def evaluate_shards(executor: Executor, snapshot: Snapshot, shards: Sequence[Shard]) -> list[Score]:
+    """Score shards on the workers; the summary does not depend on the order in which they come back."""
+    values = {result.shard: result.value for result in executor.map(EVALUATE, snapshot, shards)}
+    return summarise([values[shard.index] for shard in shards])
+
+
+def protocol_of(config: RunConfig) -> str:
+    """The protocol a run is judged by: the one it trains under."""
+    from distmeta.algorithms import INDUCTIVE, TRANSDUCTIVE
+
+    return TRANSDUCTIVE if isinstance(config.model, Conv4Config) and config.model.norm == "batch" else INDUCTIVE
+
+
+def _flat(prefix: str, scores: Sequence[Score]) -> dict[str, float]:
+    found = {}
+    for score in scores:
+        name = f"{prefix}/{score.protocol}/{score.metric}"
+        found |= {f"{name}_before": score.mean[0], name: score.mean[-1], f"{name}_ci95": score.interval[-1]}
+    return found
+
+
+def _refusal(step: int, shard: int, verdict: Verdict) -> str:
+    reason = "an entry is infinite or not a number; a lower rate or outer.clip_norm may help"
+    return f"step {step}: the update of shard {shard} is {verdict.value}" + (
+        f" ({reason})" if verdict is Verdict.NONFINITE else ""
+    )
+
+
+def _resumable(config: RunConfig) -> checkpoints.Checkpoint:
+    """The newest checkpoint of the run of this name, if its configuration gives the same course."""
+    path = checkpoints.latest(config.checkpoint.path, config.name)
+    if path is None:
+        raise UserError(
+            f"there is no checkpoint of '{config.name}' below {config.checkpoint.path}",
+            where="--resume",
+            allowed="the name of a run that has been started, or no --resume",
+        )
+    found = checkpoints.load(path)
+    old, new = _leaves(found.config.model_dump(mode="json")), _leaves(config.model_dump(mode="json"))
+    for field in sorted(old.keys() | new.keys()):
+        neutral = field.startswith(NEUTRAL) and not field.startswith(COUNTED)
+        extended = field == "train.steps" and config.outer.schedule == "constant"
+        if old.get(field) != new.get(field) and not neutral and not extended:
+            raise UserError(
+                f"is {new.get(field)!r} but the run to resume was started with {old.get(field)!r}",
+                where=field,
+                allowed=f"{old.get(field)!r}, or another run name",
+            )
+    return found
+
+
+def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {name: leaf for key, part in value.items() for name, leaf in _leaves(part, f"{prefix}{key}.").items()}
+    if isinstance(value, list):
+        return {name: leaf for i, part in enumerate(value) for name, leaf in _leaves(part, f"{prefix}{i}.").items()}
+    return {prefix.rstrip("."): value}
