@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from pydantic import ValidationError
+
+from distmeta.config import Conv4Config, GlyphTasks, MlpConfig, OuterConfig, RunConfig, SinusoidTasks, StoreTasks
+from distmeta.config.base import child, explain, members, section_of, tag_of
+
+
+def error_of(make: Callable[[], object]) -> ValidationError:
+    with pytest.raises(ValidationError) as caught:
+        make()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"tasks": {"source": "images", "wy": 3}}, "tasks.wy: unknown field 'wy'; allowed: did you mean 'way'?"),
+        (
+            {"tasks": {"source": "imags"}},
+            "tasks: unknown source 'imags'; allowed: did you mean 'images'? (glyphs, images",
+        ),
+        ({"tasks": {"way": 5}}, "tasks: the field 'source' is missing; allowed: images, glyphs, sinusoid"),
+        ({"outer": {"schedule": "cos"}}, "outer.schedule: unknown value 'cos'; allowed: did you mean 'cosine'?"),
+        ({"outer": {"lr": float("nan")}}, "outer.lr: nan is not valid; allowed: a finite number"),
+        (
+            {"tasks": {"source": "images", "train_way": "x"}},
+            "tasks.train_way: 'x' is not valid; allowed: an integer or null",
+        ),
+        ({"train": 7}, "train: 7 is not valid; allowed: a mapping of fields"),
+        (
+            {"algorithm": {"learner": {"kind": "gradient", "phases": [{"lr": 0.1}, {"step": 2}]}}},
+            "algorithm.learner.phases.1.step: unknown field 'step'; allowed: did you mean 'steps'?",
+        ),
+        (
+            {"algorithm": {"learner": {"kind": "gradient", "phases": []}}},
+            "algorithm.learner.phases: [] is not valid; allowed: at least 1 of them",
+        ),
+        (
+            {"outer": {"options": {"betas": "x"}}},
+            "outer.options.betas: 'x' is not valid; allowed: a boolean or an integer or a number or a list",
+        ),
+    ],
+)
+def test_explain_says_what_where_and_allowed(values: dict[str, object], line: str) -> None:
+    error = error_of(lambda: RunConfig.model_validate({"name": "x", **values}))
+    assert str(explain(error, RunConfig)).startswith(line)
+
+
+def test_an_unknown_field_is_told_before_what_follows_from_it() -> None:
+    error = error_of(lambda: RunConfig.model_validate({"nme": "x"}))
+    assert str(explain(error, RunConfig, source="a.yaml")).startswith(
+        "a.yaml: nme: unknown field 'nme'; allowed: did you"
+    )
+
+
+def test_a_section_made_on_its_own_is_named() -> None:
+    error = error_of(lambda: OuterConfig(lr=-1))
+    assert str(explain(error, source="job.py")) == "job.py: OuterConfig.lr: -1 is not valid; allowed: greater than 0"
+
+
+def test_a_long_value_is_cut() -> None:
+    error = error_of(lambda: OuterConfig.model_validate({"lr": "x" * 1000}))
+    assert len(str(explain(error))) < 150
+
+
+def test_checks_of_the_whole_stand_for_themselves() -> None:
+    error = error_of(lambda: RunConfig(name="x", tasks=SinusoidTasks()))
+    assert str(explain(error)).startswith("model.kind 'conv4' cannot take")
+
+
+def test_members_and_tags() -> None:
+    union = RunConfig.model_fields["tasks"].annotation
+    assert members(union) == [StoreTasks, GlyphTasks, SinusoidTasks]
+    assert members(int | None) == [int]
+    assert tag_of(MlpConfig) == ("kind", "mlp")
+    assert tag_of(OuterConfig) is None
+    assert section_of(union, {"source": "glyphs"}) is GlyphTasks
+    assert section_of(union, {"source": "?"}) is None
+
+
+def test_child_follows_fields_positions_and_keys() -> None:
+    assert child(Conv4Config, "nothing") is None
+    assert child(tuple[int, ...], "4") is int
+    assert child(tuple[int, str], 1) is str
+    assert child(dict[str, float], "any") is float
+    assert child(int, "x") is None
