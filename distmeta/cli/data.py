@@ -51,6 +51,7 @@ def import_(
     replace: Annotated[bool, typer.Option("--replace", help="Replace a store of the same name.")] = False,
     as_json: _JSON = False,
 ) -> None:
+    """Turn raw files into a store (the command's help is above, with the list of kinds)."""
     options = ImportOptions(
         size=size,
         grey=grey,

@@ -37,7 +37,7 @@ def _read_classes(path: Path, split_set: str) -> tuple[list[str], dict[str, list
 
 def _read_table(path: Path) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], Any]:
     try:
-        table = pq.read_table(path, columns=["label", "image"])
+        table = pq.read_table(path)
         return table["label"].to_numpy().astype(np.int64), table["image"].combine_chunks()
     except (OSError, pa.ArrowException) as error:
         raise UserError(
