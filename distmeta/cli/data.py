@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from distmeta.cli.output import JsonOption, print_json, print_table, print_values
 from distmeta.data.catalog import data_home, import_store, list_stores, open_store, stores_home
 from distmeta.data.fetch import REMOTE, fetch
 from distmeta.data.importers import IMPORTERS, ImportOptions
@@ -26,7 +24,6 @@ app = typer.Typer(
 )
 
 _KINDS = "\n\n".join(f"- {name}: {importer.description.split(': ', 1)[-1]}" for name, importer in IMPORTERS.items())
-_JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line, and nothing else.")]
 
 
 @app.command("import", help=f"Turn raw files into a store. KIND is one of:\n\n{_KINDS}")
@@ -49,7 +46,7 @@ def import_(
     seed: Annotated[int, typer.Option(help="Seed of the random class split.")] = 0,
     min_examples: Annotated[int, typer.Option(help="Refuse a class with fewer examples.")] = 1,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a store of the same name.")] = False,
-    as_json: _JSON = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Turn raw files into a store (the command's help is above, with the list of kinds)."""
     options = ImportOptions(
@@ -66,7 +63,7 @@ def import_(
 
 
 @app.command("list")
-def list_(as_json: _JSON = False) -> None:
+def list_(as_json: JsonOption = False) -> None:
     """List the stores: what they hold and which class splits they have."""
     stores = [open_store(stores_home() / name) for name in list_stores()]
     rows: list[dict[str, Any]] = [
@@ -81,14 +78,9 @@ def list_(as_json: _JSON = False) -> None:
         for store in stores
     ]
     if as_json:
-        print(json.dumps({"home": str(stores_home()), "stores": rows}))
-        return
-    table = Table("name", "kind", "shape", "classes", "examples", "class splits", title=str(stores_home()))
-    for row in rows:
-        shape = "x".join(map(str, row["shape"])) or "-"
-        counts = (f"{row['num_classes']:,}", f"{row['num_examples']:,}")
-        table.add_row(row["name"], row["kind"], shape, *counts, ", ".join(row["splits"]))
-    Console().print(table)
+        print_json({"home": str(stores_home()), "stores": rows})
+    else:
+        print_table(rows, title=str(stores_home()))
 
 
 @app.command("inspect")
@@ -97,7 +89,7 @@ def inspect(
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of images to this PNG file.")] = None,
     per_class: Annotated[int, typer.Option(min=1, max=100, help="Images of a class on the sheet.")] = 10,
     verify: Annotated[bool, typer.Option("--verify", help="Read all examples and check their digest.")] = False,
-    as_json: _JSON = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Describe a store: counts, class splits, pixel statistics, where it came from."""
     store = open_store(name_or_path)
@@ -114,7 +106,7 @@ def inspect(
 def fetch_(
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(REMOTE)}.")],
     to: Annotated[Path | None, typer.Option(help="Folder for the files (default: $DISTMETA_HOME/raw/NAME).")] = None,
-    as_json: _JSON = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Download raw files from their canonical place, and check their digests."""
     folder = to or data_home() / "raw" / name
@@ -136,19 +128,12 @@ def _parse_fractions(text: str) -> tuple[float, float, float]:
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:
-    """Print one JSON line, or a table of one row per value."""
+    """Print one JSON line, or one line per value."""
     if as_json:
-        print(json.dumps(result))
+        print_json(result)
         return
-    table = Table(show_header=False)
-    for key, value in result.items():
-        table.add_row(key, _text(value, "\n"))
-    Console().print(table)
-
-
-def _text(value: Any, separator: str = ", ") -> str:
-    if isinstance(value, dict):
-        return separator.join(f"{name}: {_text(part)}" for name, part in value.items())
-    if isinstance(value, list):
-        return separator.join(_text(part) for part in value) if value and isinstance(value[0], dict) else str(value)
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    provenance = result.get("provenance")
+    if provenance:
+        sources = {source["name"]: source["sha256"] for source in provenance["sources"]}
+        result = result | {"provenance": provenance | {"sources": sources}}
+    print_values(result)
