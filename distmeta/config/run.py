@@ -136,7 +136,9 @@ class RunConfig(Frozen):
     @classmethod
     def _name_is_a_folder_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name):
-            raise ValueError(f"'{name}' is not a run name: letters, digits, '.', '_' and '-', starting with a letter or digit")
+            raise ValueError(
+                f"'{name}' is not a run name: letters, digits, '.', '_' and '-', starting with a letter or digit"
+            )
         return name
 
     @model_validator(mode="after")
@@ -146,7 +148,9 @@ class RunConfig(Frozen):
             if self.model.kind != "mlp":
                 raise ValueError(f"model.kind '{self.model.kind}' cannot take the sinusoid's single number; use 'mlp'")
             if learner.kind == "prototype":
-                raise ValueError("algorithm.learner.kind 'prototype' needs classes; tasks.source 'sinusoid' is regression")
+                raise ValueError(
+                    "algorithm.learner.kind 'prototype' needs classes; tasks.source 'sinusoid' is regression"
+                )
         elif not isinstance(learner, GradientConfig) or learner.head == "fresh":
             pass
         elif tasks.train_way not in (None, tasks.way):
@@ -158,7 +162,11 @@ class RunConfig(Frozen):
             raise ValueError("tasks.joint trains a head over all classes: set algorithm.learner.head to 'fresh'")
         if tasks.joint and self.algorithm.estimator.kind == "displacement":
             raise ValueError("tasks.joint has nothing to adapt on in training; use algorithm.estimator.kind 'backprop'")
-        if isinstance(learner, GradientConfig) and learner.learned_lr and self.algorithm.estimator.kind == "displacement":
+        if (
+            isinstance(learner, GradientConfig)
+            and learner.learned_lr
+            and self.algorithm.estimator.kind == "displacement"
+        ):
             raise ValueError("algorithm.learner.learned_lr needs a gradient; use algorithm.estimator.kind 'backprop'")
         if self.runtime.gpus_per_worker and self.runtime.device == "cpu":
             raise ValueError("runtime.gpus_per_worker reserves a GPU but runtime.device is 'cpu'; set it to 'cuda'")
