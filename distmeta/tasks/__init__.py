@@ -1,0 +1,55 @@
+"""Task distributions: few-shot images of a class store, drawn characters, sine waves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TasksConfig
+from distmeta.tasks.base import TaskSource
+from distmeta.tasks.prefetch import Prefetcher
+
+__all__ = ["SOURCES", "Prefetcher", "TaskSource", "build_source"]
+
+
+def _images(config: StoreTasks, seed: int, dtype: torch.dtype) -> TaskSource:
+    from distmeta.data.catalog import open_store
+    from distmeta.tasks.images import StoreSource
+
+    return StoreSource(config, open_store(config.store), seed, dtype)
+
+
+def _glyphs(config: GlyphTasks, seed: int, dtype: torch.dtype) -> TaskSource:
+    from distmeta.tasks.glyphs import GlyphSource
+
+    return GlyphSource(config, seed, dtype)
+
+
+def _sinusoid(config: SinusoidTasks, seed: int, dtype: torch.dtype) -> TaskSource:
+    from distmeta.tasks.sinusoid import SinusoidSource
+
+    return SinusoidSource(config, seed, dtype)
+
+
+SOURCES: dict[str, Callable[[Any, int, torch.dtype], TaskSource]] = {
+    "images": _images,
+    "glyphs": _glyphs,
+    "sinusoid": _sinusoid,
+}
+"""Factory of each `tasks.source`. They import on use: sine waves need neither pyarrow nor the importers."""
+
+
+def build_source(config: TasksConfig, seed: int, dtype: torch.dtype) -> TaskSource:
+    """Make the task source of a configuration.
+
+    Args:
+        config: The `tasks` section.
+        seed: The run's seed.
+        dtype: Type of the examples: float32 or float64.
+
+    Raises:
+        UserError: The data are missing, or have too few classes or examples for the tasks asked for.
+    """
+    return SOURCES[config.source](config, seed, dtype)

@@ -1,0 +1,142 @@
+"""Few-shot tasks over a class store of images, with rotations as further classes (Santoro et al. 2016).
+
+Class ids: position of the class in its split, or 4 * position + quarter turns with rotations. Rotations are made after
+the class split, so that a class and its rotations are always in the same split.
+
+Shapes: T tasks, W ways, E examples of a class, C classes of a split, N examples of one role.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from distmeta import seeding
+from distmeta.config.tasks import GlyphTasks, StoreTasks
+from distmeta.data.store import ClassStore, require_examples
+from distmeta.errors import UserError
+from distmeta.seeding import Uint64
+from distmeta.tasks.base import SPLITS
+from distmeta.tasks.fewshot import FewShotSource, Ids, layout
+
+
+class StoreSource(FewShotSource):
+    """Few-shot tasks over an open store.
+
+    Args:
+        config: Ways, shots, queries, split set, rotations.
+        store: The store; its images stay mapped, only those of the episodes are copied.
+        seed: The run's seed.
+        dtype: Type of the images, float32 or float64.
+
+    Raises:
+        UserError: The store holds no images, has no such split set, has fewer classes than ways or fewer examples than
+            shots and queries, or its images are not square and rotations are asked for.
+    """
+
+    def __init__(self, config: StoreTasks, store: ClassStore, seed: int, dtype: torch.dtype) -> None:
+        if store.kind != "image":
+            raise UserError(f"data '{store.name}' holds {store.kind}", where="tasks.store", allowed="a store of images")
+        if config.rotations and store.shape[1] != store.shape[2]:
+            size = f"{store.shape[1]} x {store.shape[2]}"
+            raise UserError(f"rotations of {size} images", where="tasks.rotations", allowed="square images, or false")
+        split_set = _split_set(config, store)
+        self._store = store
+        self._turns = 4 if config.rotations else 1
+        self._splits = {split: store.split(split_set, split) for split in SPLITS if split in store.splits[split_set]}
+        for split in SPLITS:
+            self._require(config, split)
+        super().__init__(config, seed, dtype, store.shape, len(self._splits["train"]) * self._turns)
+
+    def _require(self, config: StoreTasks, split: str) -> None:
+        """Check that tasks of this split can be made. A val or test split may be empty as long as it is not used."""
+        way, shots, queries = layout(config, split)
+        indices = self._splits.setdefault(split, np.zeros(0, dtype=np.int64))
+        if not len(indices) and split != "train":
+            return
+        joint = config.joint and split == "train"
+        if not joint or not len(indices):
+            self._require_classes(config, split, way)
+        names = self._store.class_names
+        sizes = np.diff(self._store.class_offsets)[indices]
+        require_examples(
+            [names[index] for index in indices],
+            sizes.tolist(),
+            1 if joint else shots + queries,
+            f"tasks: {shots} shots and {queries} queries of data '{self._store.name}', split '{split}'",
+        )
+
+    def _require_classes(self, config: StoreTasks | GlyphTasks, split: str, way: int) -> None:
+        num_classes = len(self._splits[split]) * self._turns
+        if way > num_classes:
+            field = "tasks.train_way" if split == "train" and config.train_way else "tasks.way"
+            raise UserError(
+                f"{way} ways, but split '{split}' of data '{self._store.name}' has {num_classes} classes",
+                where=field,
+                allowed=f"2 to {num_classes}" if num_classes > 1 else "a split with more classes",
+            )
+
+    def _choose(self, split: str, seeds: Uint64, way: int, count: int) -> tuple[Ids, Ids]:
+        indices = self._splits[split]
+        self._require_classes(self._config, split, way)
+        classes = seeding.choice(seeds, "classes", len(indices) * self._turns, way)
+        first, sizes = self._rows(indices)
+        position = classes // self._turns
+        picked = _choose_rows(seeding.bits(seeds, "class seeds", way), sizes[position], int(sizes.max()), count)
+        return classes, first[position][:, :, None] + picked
+
+    def _choose_joint(self, seeds: Uint64, count: int) -> tuple[Ids, Ids, Ids]:
+        first, sizes = self._rows(self._splits["train"])
+        class_draw, row_draw = seeding.uniform(seeds, "joint", 2 * count).reshape(len(seeds), 2, count).swapaxes(0, 1)
+        classes = (class_draw * self.num_train_outputs).astype(np.int64)
+        position = classes // self._turns
+        return classes, classes, first[position] + (row_draw * sizes[position]).astype(np.int64)
+
+    def _rows(self, indices: Ids) -> tuple[Ids, Ids]:
+        """First row and number of rows of each class, [C] each."""
+        offsets = self._store.class_offsets
+        return offsets[indices], offsets[indices + 1] - offsets[indices]
+
+    def _images(self, classes: Ids, examples: Ids) -> npt.NDArray[Any]:
+        images = self._store.images[examples]
+        for turns in range(1, self._turns):
+            turned = classes % self._turns == turns
+            images[turned] = np.rot90(images[turned], turns, axes=(-2, -1))
+        return np.true_divide(images, 255, dtype=self._dtype)
+
+
+def _split_set(config: StoreTasks, store: ClassStore) -> str:
+    """Name of the split set to use: the one asked for (`ClassStore.split` refuses unknown ones), or the only one."""
+    if config.split_set is not None:
+        store.split(config.split_set, "train")
+        return config.split_set
+    if len(store.splits) != 1:
+        raise UserError(
+            f"data '{store.name}' has {len(store.splits)} split sets and none is chosen",
+            where="tasks.split_set",
+            allowed=", ".join(sorted(store.splits)) or "import the data with a split set",
+        )
+    return next(iter(store.splits))
+
+
+def _choose_rows(seeds: Uint64, sizes: Ids, largest: int, count: int) -> Ids:
+    """Draw `count` different row numbers below each class's own size, in random order.
+
+    Args:
+        seeds: [T, W], one for each class of each task.
+        sizes: [T, W] rows of the class, at least `count`.
+        largest: Rows of the largest class of the split.
+        count: E.
+
+    Returns:
+        [T, W, E].
+    """
+    keys = seeding.bits(seeds.ravel(), "rows", largest)
+    # Rows that a smaller class does not have sort behind all others; halving keeps every real key below theirs.
+    keys = np.where(np.arange(largest) < sizes.reshape(-1, 1), keys >> np.uint64(1), np.uint64(2**64 - 1))
+    picked = np.argpartition(keys, count - 1, axis=1)[:, :count]
+    order = np.argsort(np.take_along_axis(keys, picked, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(picked, order, axis=1).reshape(*seeds.shape, count)

@@ -1,0 +1,105 @@
+"""Drawn characters: the renderer, and how hard the tasks are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from distmeta.config.tasks import GlyphTasks
+from distmeta.seeding import bits
+from distmeta.tasks.drawing import draw
+from distmeta.tasks.glyphs import BANK_CLASSES, GlyphSource, class_seeds
+from distmeta.types import Episode
+
+
+def source_of(**fields: object) -> GlyphSource:
+    return GlyphSource(GlyphTasks(**fields), 0, torch.float32)
+
+
+def nearest_pixels(episode: Episode) -> float:
+    """Accuracy of the support image that is nearest in pixels."""
+    support, query = episode.support.inputs.flatten(2), episode.query[0].batch.inputs.flatten(2)
+    guess = episode.support.targets.gather(1, torch.cdist(query, support).argmin(dim=2))
+    return float((guess == episode.query[0].batch.targets).double().mean())
+
+
+@pytest.mark.parametrize("size", [8, 28, 64])
+def test_ink_is_sparse_and_reaches_black_and_white(size: int) -> None:
+    seeds = bits(np.arange(2), "test", 100)
+    images = draw(seeds[0], seeds[1], size)
+    assert images.shape == (100, size, size)
+    assert images.dtype == np.float32
+    assert images.min() == 0.0
+    assert images.max() == 1.0
+    per_image = images.mean(axis=(1, 2))
+    assert per_image.min() > 0.01
+    assert per_image.max() < 0.5
+
+
+def test_each_image_depends_on_its_two_seeds_alone() -> None:
+    seeds = bits(np.arange(2), "test", 30)
+    together = draw(seeds[0], seeds[1], 28)
+    alone = np.concatenate([draw(seeds[0, i : i + 1], seeds[1, i : i + 1], 28) for i in range(30)])
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_without_jitter_all_drawers_draw_the_same_character() -> None:
+    drawers = bits(np.arange(1), "test", 6)[0]
+    images = draw(np.full(6, 12345, dtype=np.uint64), drawers, 28, jitter=0.0)
+    assert (images == images[0]).all()
+    assert (draw(np.full(6, 12345, dtype=np.uint64), drawers, 28)[1:] != images[0]).any(axis=(1, 2)).all()
+
+
+def test_more_jitter_makes_drawings_less_alike() -> None:
+    drawers = bits(np.arange(1), "test", 40)[0]
+    spread = [draw(np.full(40, 7, dtype=np.uint64), drawers, 28, jitter).std(axis=0).mean() for jitter in (0.3, 1.0)]
+    assert spread[0] < spread[1]
+
+
+def test_splits_have_no_class_in_common() -> None:
+    task_seeds = np.arange(2000, dtype=np.uint64)
+    found = [set(class_seeds(split, task_seeds, 5).ravel().tolist()) for split in ("train", "val", "test")]
+    assert [len(seeds) for seeds in found] == [10_000] * 3
+    assert [{seed % 4 for seed in seeds} for seeds in found] == [{0}, {1}, {2}]
+
+
+def test_labels_are_balanced_and_support_rows_shuffled() -> None:
+    episode = source_of(way=4, shots=2, queries=3, size=8).episodes(source_of().specs("train", 0, 30))
+    support, query = episode.support.targets, episode.query[0].batch.targets
+    for labels, count in ((support, 2), (query, 3)):
+        assert torch.equal(torch.nn.functional.one_hot(labels, 4).sum(dim=1), torch.full((30, 4), count))
+    assert len({tuple(row) for row in support.tolist()}) > 20
+
+
+def test_rows_of_one_label_are_one_character_by_different_drawers() -> None:
+    source = source_of(way=3, shots=2, eval_queries=2, jitter=0.0)
+    episode = source.episodes(source.specs("val", 0, 4))
+    inputs = torch.cat([episode.support.inputs, episode.query[0].batch.inputs], dim=1)
+    targets = torch.cat([episode.support.targets, episode.query[0].batch.targets], dim=1)
+    equal = (inputs[:, :, None] == inputs[:, None]).flatten(3).all(dim=3)
+    assert torch.equal(equal, targets[:, :, None] == targets[:, None])
+    jittered = source_of(way=3, shots=2, eval_queries=2).episodes(source.specs("val", 0, 4))
+    assert len({image.numpy().tobytes() for image in jittered.query[0].batch.inputs.flatten(0, 1)}) == 4 * 6
+
+
+def test_joint_batches_label_the_characters_of_the_bank() -> None:
+    source = source_of(way=5, queries=15, jitter=0.0, size=12, joint=True)
+    assert (source.num_outputs, source.num_train_outputs) == (5, BANK_CLASSES)
+    episode = source.episodes(source.specs("train", 0, 30))
+    batch = episode.query[0].batch
+    assert batch.inputs.shape == (30, 75, 1, 12, 12)
+    labels, images = batch.targets.flatten(), batch.inputs.flatten(0, 1)
+    assert len(labels.unique()) == BANK_CLASSES
+    for label in labels.unique()[:20]:
+        same = images[labels == label]
+        assert (same == same[0]).all()
+    other = GlyphSource(GlyphTasks(jitter=0.0, size=12, joint=True), 1, torch.float32)
+    again = other.episodes(other.specs("train", 0, 30)).query[0].batch
+    label = int(again.targets[0, 0])
+    assert torch.equal(again.inputs[0, 0], images[labels == label][0]), "the bank is the same for every run"
+
+
+def test_pixels_alone_do_not_solve_the_tasks() -> None:
+    source = source_of(way=5, shots=1, eval_queries=5)
+    assert 0.55 < nearest_pixels(source.episodes(source.specs("test", 0, 100))) < 0.8

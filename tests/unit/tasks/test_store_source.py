@@ -1,0 +1,174 @@
+"""Episodes over a class store. The pixels of the small store say where an image comes from (see conftest)."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distmeta.config.tasks import StoreTasks
+from distmeta.data.store import ClassStore
+from distmeta.errors import UserError
+from distmeta.tasks import build_source
+from distmeta.tasks.images import StoreSource
+from distmeta.types import Batch
+
+STEPS = 12
+
+
+def source_of(store: ClassStore, **fields: object) -> StoreSource:
+    return StoreSource(StoreTasks(store=str(store.path), **fields), store, 0, torch.float32)
+
+
+def origins(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Class, example and quarter turns of each image: [T, N] each."""
+    images = (batch.inputs * 255).round().to(torch.int64).numpy()[:, :, 0]
+    turns = np.full(images.shape[:2], -1)
+    upright = np.zeros_like(images)
+    for turn in range(4):
+        back = np.rot90(images, -turn, axes=(-2, -1))
+        match = back[..., 1, 0] == 200
+        turns[match], upright[match] = turn, back[match]
+    assert (turns >= 0).all()
+    return upright[..., 0, 0] - 1, upright[..., 0, 1] - 1, turns
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("rotations", [False, True])
+def test_labels_classes_and_examples(store: ClassStore, split: str, rotations: bool) -> None:
+    source = source_of(
+        store, way=3, shots=2, queries=3, eval_queries=4, train_way=5, train_shots=1, rotations=rotations
+    )
+    way, shots, queries = (5, 1, 3) if split == "train" else (3, 2, 4)
+    assert (source.num_outputs, source.num_train_outputs) == (3, 5)
+    episode = source.episodes(source.specs(split, 0, 40))
+    (term,) = episode.query
+    assert episode.support.inputs.shape == (40, way * shots, 1, 4, 4)
+    assert term.batch.inputs.shape == (40, way * queries, 1, 4, 4)
+    support, query = origins(episode.support), origins(term.batch)
+    allowed = store.split("mixed", split)
+    for task in range(40):
+        support_y, query_y = episode.support.targets[task].numpy(), term.batch.targets[task].numpy()
+        assert np.bincount(support_y, minlength=way).tolist() == [shots] * way
+        assert np.bincount(query_y, minlength=way).tolist() == [queries] * way
+        found = set()
+        for label in range(way):
+            rows = [np.stack(part)[:, task, y == label].T for part, y in ((support, support_y), (query, query_y))]
+            classes = {(int(c), int(turn)) for c, _, turn in np.concatenate(rows)}
+            examples = [int(example) for _, example, _ in np.concatenate(rows)]
+            assert len(classes) == 1, "one label, one class"
+            assert len(set(examples)) == shots + queries, "support and query share no example"
+            found |= classes
+        assert len(found) == way, "one class, one label"
+        assert {c for c, _ in found} <= set(allowed.tolist())
+        assert {turn for _, turn in found} <= ({0, 1, 2, 3} if rotations else {0})
+
+
+def test_every_class_turn_and_example_comes_up(store: ClassStore) -> None:
+    source = source_of(store, way=3, shots=2, queries=3, eval_queries=3, rotations=True)
+    classes, examples, turns = origins(source.episodes(source.specs("val", 0, 400)).support)
+    counts = np.diff(store.class_offsets)
+    seen = set(zip(classes.ravel().tolist(), examples.ravel().tolist(), turns.ravel().tolist(), strict=True))
+    expected = {
+        (c, e, turn) for c in store.split("mixed", "val").tolist() for e in range(counts[c]) for turn in range(4)
+    }
+    assert seen == expected
+
+
+def test_support_rows_are_shuffled_within_the_task(store: ClassStore) -> None:
+    source = source_of(store, way=3, shots=2, queries=3, eval_queries=3)
+    targets = source.episodes(source.specs("test", 0, 200)).support.targets
+    assert targets is not None
+    first_row = torch.bincount(targets[:, 0], minlength=3)
+    assert int(first_row.min()) > 40
+    assert len({tuple(row) for row in targets.tolist()}) > 60  # of 90 different orders
+
+
+def test_joint_batches_have_the_global_labels_of_all_training_classes(store: ClassStore) -> None:
+    source = source_of(store, way=3, shots=2, queries=3, eval_queries=3, rotations=True, joint=True)
+    assert (source.num_outputs, source.num_train_outputs) == (3, 24)
+    episode = source.episodes(source.specs("train", 0, 100))
+    (term,) = episode.query
+    assert term.batch.inputs.shape == (100, 9, 1, 4, 4)
+    assert episode.support.inputs.shape == (100, 1, 1, 4, 4)
+    assert torch.equal(episode.support.inputs, term.batch.inputs[:, :1])
+    classes, _, turns = origins(term.batch)
+    labels = term.batch.targets.numpy()
+    assert set(labels.ravel().tolist()) == set(range(24))
+    train = store.split("mixed", "train")
+    np.testing.assert_array_equal(train[labels // 4], classes)
+    np.testing.assert_array_equal(labels % 4, turns)
+    evaluation = source.episodes(source.specs("val", 0, 2))
+    assert evaluation.support.inputs.shape[1] == 6
+    assert evaluation.query[0].adapted
+
+
+def test_the_store_is_found_by_name_and_the_source_travels_by_path(make_store: Callable[..., ClassStore]) -> None:
+    store = make_store("home/stores/mine")
+    config = StoreTasks(store="mine", way=3, shots=2, queries=2, eval_queries=2)
+    source = build_source(config, 0, torch.float32)
+    assert store.name == "mine"
+    wire = pickle.dumps(source)
+    assert len(wire) < 4000
+    specs = source.specs("train", 0, 2)
+    assert torch.equal(pickle.loads(wire).episodes(specs).support.inputs, source.episodes(specs).support.inputs)
+
+
+FITTING = {"way": 3, "shots": 2, "queries": 2, "eval_queries": 2}
+IMPOSSIBLE = [
+    ({"way": 4}, r"tasks\.way: 4 ways, but split 'val' of data 'small' has 3 classes; allowed: 2 to 3"),
+    ({"train_way": 9}, r"tasks\.train_way: 9 ways, but split 'train' of data 'small' has 6 classes; allowed: 2 to 6"),
+    ({"eval_queries": 5}, r"2 shots and 5 queries .* split 'test': class 'class03' has 6 examples, 7 are needed"),
+    ({"train_shots": 5}, r"5 shots and 2 queries .* split 'train': class 'class07' has 6 examples, 7 are needed"),
+    ({"split_set": "mixt"}, r"no split set 'mixt'.*mixed"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), IMPOSSIBLE)
+def test_impossible_tasks_are_refused(store: ClassStore, change: dict[str, object], message: str) -> None:
+    source_of(store, **FITTING)
+    with pytest.raises(UserError, match=message):
+        source_of(store, **FITTING | change)
+
+
+def test_rotations_need_square_images(make_store: Callable[..., ClassStore]) -> None:
+    oblong = make_store(width=5)
+    source_of(oblong, **FITTING)
+    with pytest.raises(UserError, match=r"tasks\.rotations: rotations of 4 x 5 images; allowed: square images"):
+        source_of(oblong, **FITTING, rotations=True)
+
+
+def test_one_of_several_split_sets_must_be_chosen(make_store: Callable[..., ClassStore]) -> None:
+    split_set = {"train": [0, 1, 2], "val": [3, 4, 5], "test": [6, 7, 8]}
+    two = make_store("two", splits={"one": split_set, "other": split_set})
+    assert source_of(two, **FITTING, split_set="other").input_shape == (1, 4, 4)
+    with pytest.raises(UserError, match=r"tasks\.split_set: .* 2 split sets and none is chosen; allowed: one, other"):
+        source_of(two, **FITTING)
+    with pytest.raises(UserError, match=r"tasks\.split_set: .* 0 split sets"):
+        source_of(make_store("none", splits={}), **FITTING)
+
+
+def test_a_split_without_classes_is_refused_only_when_it_is_used(make_store: Callable[..., ClassStore]) -> None:
+    splits = {"train": [0, 1, 2], "val": [], "test": [6, 7, 8]}
+    source = source_of(make_store(splits={"uneven": splits}), **FITTING)
+    source.episodes(source.specs("test", 0, 1))
+    with pytest.raises(UserError, match="split 'val' of data 'small' has 0 classes"):
+        source.episodes(source.specs("val", 0, 1))
+
+
+@pytest.mark.omniglot
+def test_omniglot_tasks_at_the_settings_of_the_literature(omniglot_store: Path) -> None:
+    config = StoreTasks(store=str(omniglot_store), way=20, shots=1, queries=5, eval_queries=5, rotations=True)
+    source = build_source(config, 0, torch.float32)
+    assert source.input_shape == (1, 28, 28)
+    episode = source.episodes(source.specs("test", 0, 8))
+    assert episode.query[0].batch.inputs.shape == (8, 100, 1, 28, 28)
+    ink = episode.query[0].batch.inputs
+    assert 0.0 <= float(ink.min()) <= float(ink.max()) <= 1.0
+    assert 0.03 < float(ink.mean()) < 0.2, "ink is 1 on a background of 0"
+    joint = build_source(config.model_copy(update={"joint": True}), 0, torch.float32)
+    assert joint.num_train_outputs == 4 * 1100
