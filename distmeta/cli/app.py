@@ -1,0 +1,135 @@
+"""The `distmeta` command: its sub-commands, and what becomes of errors.
+
+Exit codes: 0 done; 1 something failed on the way (a worker, the network); 2 bad input, told in one line;
+130 interrupted.
+Nothing here imports torch, Ray or MLflow before a command needs them, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from typer.exceptions import TyperException
+
+from distmeta import __version__
+from distmeta.cli import adapt, checkpoint, data, evaluate, train, ui
+from distmeta.cli.output import one_line
+from distmeta.config.base import explain
+from distmeta.errors import DistmetaError, UserError
+
+_EXAMPLES = """\b
+A first session:
+  distmeta train jobs/demo.py                     train MAML on drawn characters
+  distmeta evaluate runs/demo                     accuracy before and after adaptation
+  distmeta adapt runs/demo --support A --query B  label the images in B as those in A
+  distmeta ui                                     look at the runs in the browser
+"""
+
+app = typer.Typer(
+    name="distmeta",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog=_EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"distmeta {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _distmeta(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train learners that learn fast, on many tasks at once.
+
+    A job says which tasks to learn from, which network to adapt and by which method. `train` runs it on the workers of
+    this machine or of a Ray cluster, records it in MLflow and saves a checkpoint; `evaluate` measures the checkpoint on
+    unseen tasks, and `adapt` uses it on a few labelled images of your own.
+
+    `distmeta COMMAND --help` explains a command. Bad input ends with one line on stderr and exit code 2.
+    """
+
+
+app.command("train", short_help="Meta-train a learner.", epilog=train.EXAMPLES)(train.train)
+app.command("evaluate", short_help="Measure a checkpoint on unseen tasks.", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("adapt", short_help="Label your own images.", epilog=adapt.EXAMPLES)(adapt.adapt)
+app.add_typer(data.app, name="data", short_help="Import raw files into stores, and look into them.")
+app.add_typer(checkpoint.app, name="checkpoint", short_help="Look at checkpoints.")
+app.command("ui", short_help="Look at the runs in the browser.")(ui.ui)
+_GROUPS = ("data", "checkpoint")
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: The arguments after the command's name; None takes those of the process.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or (len(arguments) == 1 and arguments[0] in _GROUPS):
+        arguments.append("--help")
+    with _log_to_stderr():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = app(arguments, prog_name="distmeta", standalone_mode=False)
+    except UserError as error:
+        return _fail(one_line(error), 2)
+    except ValidationError as error:
+        return _fail(one_line(explain(error)), 2)
+    except DistmetaError as error:
+        return _fail(one_line(error), 1)
+    except TyperException as error:
+        return _fail(_usage(error, arguments), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:
+        return _fail("interrupted", 130)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _usage(error: TyperException, arguments: list[str]) -> str:
+    """What is wrong with the arguments, and which help to read."""
+    commands = {info.name for info in app.registered_commands} | {info.name for info in app.registered_groups}
+    command = f"distmeta {arguments[0]}" if arguments[0] in commands else "distmeta"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return f"{message[:1].lower()}{message[1:]}; see `{command} --help`"
+
+
+@contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """Show the messages of distmeta's own loggers; other libraries keep to warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("distmeta")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

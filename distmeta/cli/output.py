@@ -1,0 +1,114 @@
+"""What commands print: tables for people, one JSON line for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Annotated, Any, Literal
+
+import typer
+
+from distmeta.errors import UserError, nearest
+
+WHICH = ("latest", "best")
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object as the last line of stdout; all else goes to stderr.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Change one field of the configuration, e.g. --set outer.lr=0.003. The value is written as in YAML. "
+        "May be repeated; later ones win.",
+    ),
+]
+
+
+@contextmanager
+def people_read(as_json: bool) -> Iterator[None]:
+    """Send to stderr what is printed inside, when stdout is for a program."""
+    if not as_json:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object on one line. A number that JSON does not have (NaN, infinity) is null."""
+    print(json.dumps(_finite(value), allow_nan=False), flush=True)
+
+
+def print_values(values: Mapping[str, Any]) -> None:
+    """Print names and values in two columns."""
+    flat = list(_flatten(values))
+    width = max((len(name) for name, _ in flat), default=0)
+    for name, value in flat:
+        print(f"{name:<{width}}  {_text(value)}")
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
+    """Print rows that have the same keys as columns under those names."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None)
+    for name in rows[0] if rows else ():
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*(_text(value) for value in row.values()))
+    Console().print(table)
+
+
+def one_line(error: Exception) -> str:
+    """The text of an error without its line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def choose(value: str, allowed: Iterable[str], option: str) -> str:
+    """Return `value` if it is allowed.
+
+    Raises:
+        UserError: It is not; names the nearest one.
+    """
+    names = list(allowed)
+    if value not in names:
+        raise UserError(f"unknown value '{value}'", where=option, allowed=nearest(value, names))
+    return value
+
+
+def which_option(value: str) -> Literal["latest", "best"]:
+    """The value of `--which`.
+
+    Raises:
+        UserError: Neither of the two.
+    """
+    return "best" if choose(value, WHICH, "--which") == "best" else "latest"
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(part) for part in value)
+    return "-" if value is None else str(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,56 @@
+"""`distmeta train`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from distmeta.cli.output import JsonOption, SetOption, people_read, print_json, print_values
+from distmeta.config.load import load_config, to_yaml
+
+EXAMPLES = """\b
+Examples:
+  distmeta train jobs/demo.py
+  distmeta train jobs/sinusoid_maml.py --set runtime.executor=local --set train.steps=500
+  distmeta train jobs/demo.py --dry-run > demo.yaml
+  distmeta train demo.yaml --resume --json
+"""
+
+
+def train(
+    job: Annotated[
+        str,
+        typer.Argument(
+            metavar="JOB", help="A job in Python (def config() -> RunConfig), or a configuration in YAML or JSON."
+        ),
+    ],
+    overrides: SetOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's last checkpoint, to the same bits as without a stop.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the configuration, print all of it as YAML, and start nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Meta-train a learner, measure it on unseen tasks and save it.
+
+    Prints the run's id in MLflow, the last checkpoint, the digest of its meta-parameters, the tasks per second and the
+    result of the test. The same configuration gives the same digest whatever the number of workers.
+    """
+    config = load_config(job, overrides or ())
+    if dry_run:
+        if as_json:
+            print_json({"config": config.model_dump(mode="json")})
+        else:
+            print(to_yaml(config), end="")
+        return
+    from distmeta.train import train as run_training
+
+    with people_read(as_json):
+        result = run_training(config, resume=resume, quiet=as_json)
+    if as_json:
+        print_json(result.to_json())
+    else:  # the scores have been shown as a table
+        print_values({name: value for name, value in result.to_json().items() if name not in ("meta_test", "scores")})

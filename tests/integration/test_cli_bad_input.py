@@ -1,0 +1,421 @@
+"""Bad input of every kind: one clear line on stderr, exit code 2, nothing made and nothing started."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distmeta.cli import main
+from distmeta.data.catalog import import_store
+
+Arguments = Callable[[Path], list[str]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One bad input.
+
+    Attributes:
+        name: What is bad.
+        arguments: Writes the input files below a folder, and gives the arguments of the command.
+        expected: What the line must say: the fault, its place, what is allowed.
+    """
+
+    name: str
+    arguments: Arguments
+    expected: tuple[str, ...]
+
+
+# --- inputs ---
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def yaml(text: str) -> Arguments:
+    """`distmeta train` with these fields."""
+    return lambda folder: ["train", str(write(folder / "run.yaml", f"name: run\n{text}\n"))]
+
+
+def whole(name: str, content: str) -> Arguments:
+    """`distmeta train` with this file."""
+    return lambda folder: ["train", str(write(folder / name, content))]
+
+
+def change(*overrides: str) -> Arguments:
+    """`distmeta train` with a good file and these overrides."""
+    sets = [part for override in overrides for part in ("--set", override)]
+    return lambda folder: [*yaml("")(folder), *sets]
+
+
+def literal(*arguments: str) -> Arguments:
+    return lambda folder: list(arguments)
+
+
+SINUSOID = ("tasks.source=sinusoid", "model.kind=mlp")
+
+
+def pictures(folder: Path, classes: int = 2, each: int = 3) -> Path:
+    """A folder of classes of small noisy images."""
+    rng = np.random.default_rng(0)
+    for name in (f"class{index}" for index in range(classes)):
+        (folder / name).mkdir(parents=True)
+        for index in range(each):
+            Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / name / f"{index}.png")
+    return folder
+
+
+def store(folder: Path, *, classes: int = 6, each: int = 3) -> str:
+    """An imported store of 8x8 images; half of its classes are for training."""
+    return str(import_store("images", pictures(folder / "pictures", classes, each)).path)
+
+
+def with_store(*overrides: str) -> Arguments:
+    return lambda folder: change(f"tasks.store={store(folder)}", *overrides)(folder)
+
+
+def with_broken_picture(*arguments: str) -> Arguments:
+    def make(folder: Path) -> list[str]:
+        write(pictures(folder / "pictures") / "class1" / "1.png", b"not a PNG")
+        return [*arguments, str(folder / "pictures")]
+
+    return make
+
+
+def omniglot_zip(member: str | None) -> Arguments:
+    """Import of an Omniglot folder whose first zip is truncated, or holds a member of this name."""
+
+    def make(folder: Path) -> list[str]:
+        path = folder / "raw" / "images_background.zip"
+        path.parent.mkdir()
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(member or "images_background/A/character01/0001_01.png", b"x" * 1000)
+        if member is None:
+            path.write_bytes(path.read_bytes()[:500])
+        return ["data", "import", "omniglot", str(path.parent)]
+
+    return make
+
+
+def table(content: str, *options: str) -> Arguments:
+    return lambda folder: ["data", "import", "table", str(write(folder / "table.csv", content)), *options]
+
+
+def other_manifest_version(folder: Path) -> list[str]:
+    path = Path(store(folder)) / "manifest.json"
+    write(path, json.dumps({**json.loads(path.read_text()), "version": 99}))
+    return ["data", "inspect", str(path.parent)]
+
+
+def run_of(folder: Path) -> Path:
+    """The folder of a run of two steps (see `trained_runs`), in the current folder."""
+    return folder / "runs" / "waves"
+
+
+def checkpoint_with(damage: Callable[[Path], None], *command: str) -> Arguments:
+    """A command on a damaged copy of a checkpoint."""
+
+    def make(folder: Path) -> list[str]:
+        damage(sorted(run_of(folder).glob("step-*"))[-1])
+        return [*(command or ("checkpoint", "show")), str(run_of(folder))]
+
+    return make
+
+
+def truncate(checkpoint: Path) -> None:
+    path = checkpoint / "meta.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def flip_a_bit(checkpoint: Path) -> None:
+    path = checkpoint / "meta.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def set_state(**values: object) -> Callable[[Path], None]:
+    def damage(checkpoint: Path) -> None:
+        path = checkpoint / "state.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return damage
+
+
+def resume(*overrides: str) -> Arguments:
+    sets = [part for override in overrides for part in ("--set", override)]
+    return lambda folder: ["train", str(write(folder / "waves.yaml", WAVES)), "--resume", *sets]
+
+
+def adapt(
+    *,
+    run: str = "letters",
+    support: int | None = 2,
+    queries: int = 1,
+    broken: bool = False,
+    extra: tuple[str, ...] = (),
+) -> Arguments:
+    def make(folder: Path) -> list[str]:
+        labelled, unsorted = folder / "labelled", folder / "unsorted"
+        labelled.mkdir()
+        if support:
+            pictures(labelled, support)
+        for index in range(queries):
+            Image.new("L", (8, 8)).save(write(unsorted / f"{index}.png", b""))
+        if broken:
+            write(unsorted / "broken.png", b"nothing")
+        return ["adapt", str(folder / "runs" / run), "--support", str(labelled), "--query", str(unsorted), *extra]
+
+    return make
+
+
+WAVES = """
+name: waves
+tasks: {source: sinusoid, shots: 3, queries: 3, eval_queries: 3}
+model: {kind: mlp, hidden: [4]}
+runtime: {executor: local, shard_size: 2}
+train: {steps: 2, tasks_per_step: 2}
+evaluation: {final_tasks: 0}
+tracking: {kind: none}
+"""
+LETTERS = """
+name: letters
+tasks: {source: glyphs, way: 2, size: 16, queries: 1, eval_queries: 1}
+model: {kind: conv4, filters: 2}
+runtime: {executor: local, shard_size: 1}
+train: {steps: 1, tasks_per_step: 1}
+evaluation: {final_tasks: 0}
+tracking: {kind: none}
+"""
+JOB = "from distmeta.config import *\ndef config():\n    return RunConfig(name='run', "
+
+ROWS = [
+    # configuration: names and values
+    Row("unknown field", yaml("sed: 3"), ("run.yaml: sed: unknown field 'sed'", "did you mean 'seed'?")),
+    Row("unknown nested field", yaml("outer: {learning_rate: 1}"), ("outer.learning_rate: unknown field", "lr")),
+    Row(
+        "unknown field in a union",
+        yaml("tasks: {source: glyphs, sise: 3}"),
+        ("tasks.sise: unknown field 'sise'", "did you mean 'size'?"),
+    ),
+    Row(
+        "unknown field in a list",
+        yaml("algorithm: {learner: {kind: gradient, phases: [{step: 3}]}}"),
+        ("algorithm.learner.phases.0.step: unknown field 'step'", "did you mean 'steps'?"),
+    ),
+    Row("misspelt choice", yaml("engine: {strategy: vmpa}"), ("engine.strategy: unknown value 'vmpa'", "mean 'vmap'?")),
+    Row("misspelt class", yaml("model: {kind: conv}"), ("model: unknown kind 'conv'", "did you mean 'conv4'?")),
+    Row("no class", yaml("tasks: {way: 5}"), ("tasks: the field 'source' is missing", "images, glyphs, sinusoid")),
+    Row("wrong type", yaml("seed: first"), ("seed: 'first' is not valid", "allowed: an integer")),
+    Row("out of range", yaml("tasks: {source: glyphs, way: 1}"), ("tasks.way: 1 is not valid", "equal to 2")),
+    Row("negative rate", yaml("outer: {lr: -0.1}"), ("outer.lr: -0.1 is not valid", "greater than 0")),
+    Row("not a number", yaml("outer: {lr: .nan}"), ("outer.lr: nan is not valid", "a finite number")),
+    Row("value for a section", yaml("train: 100"), ("train: 100 is not valid", "a mapping of fields")),
+    Row("no phase", change("algorithm.learner.phases=[]"), ("algorithm.learner.phases: []", "at least 1")),
+    Row("bad run name", whole("run.yaml", "name: a/b\n"), ("name: 'a/b' is not a run name", "letters, digits")),
+    Row("no run name", whole("run.yaml", "seed: 1\n"), ("run.yaml: name: a value is required",)),
+    # configuration: combinations
+    Row("sinusoid on conv4", change("tasks.source=sinusoid"), ("model.kind 'conv4'", "sinusoid", "use 'mlp'")),
+    Row(
+        "prototypes of a sinusoid",
+        change(*SINUSOID, "algorithm.learner.kind=prototype"),
+        ("algorithm.learner.kind 'prototype' needs classes", "tasks.source 'sinusoid'"),
+    ),
+    Row(
+        "more training ways",
+        change("tasks.train_way=20"),
+        ("tasks.train_way 20 differs from tasks.way 5", "'prototype'"),
+    ),
+    Row("joint with a meta head", change("tasks.joint=true"), ("tasks.joint", "algorithm.learner.head to 'fresh'")),
+    Row(
+        "learned rates in Reptile",
+        change("algorithm.estimator.kind=displacement", "algorithm.learner.learned_lr=true"),
+        ("algorithm.learner.learned_lr needs a gradient", "'backprop'"),
+    ),
+    Row("GPU shares on a CPU", change("runtime.gpus_per_worker=1"), ("runtime.gpus_per_worker", "device is 'cpu'")),
+    Row("unknown optimizer", change(*SINUSOID, "outer.optimizer=Adm"), ("outer.optimizer", "'Adm'", "Adam")),
+    Row("unknown optimizer option", change(*SINUSOID, "outer.options.beta=0.9"), ("outer.options", "beta", "betas")),
+    Row(
+        "unknown parameter group",
+        change(*SINUSOID, "algorithm.learner.phases.0.groups=[hed]"),
+        ("groups", "'hed'", "did you mean 'head'?"),
+    ),
+    Row(
+        "unknown objective",
+        change(*SINUSOID, "algorithm.learner.phases.0.objective=mes"),
+        ("objective", "'mes'", "mse"),
+    ),
+    Row("unknown device", change(*SINUSOID, "runtime.device=gpu"), ("runtime.device", "'gpu'", "cuda")),
+    # overrides
+    Row("override without a value", change("outer.lr"), ("--set: 'outer.lr' is not an override", "field=value")),
+    Row("override of nothing", change("outer.rate=1"), ("--set outer.rate: unknown field 'rate'", "lr")),
+    Row("override below a value", change("seed.x=1"), ("seed is 0 and holds no field 'x'",)),
+    Row("override past a list", change("algorithm.learner.phases.2.lr=1"), ("phases has no '2'", "0 to 0")),
+    Row("override of a wrong type", change("train.steps=many"), ("--set: train.steps: 'many'", "an integer")),
+    Row("override that is not YAML", change("outer.options={a"), ("--set: not valid YAML",)),
+    # files
+    Row("list in YAML", whole("run.yaml", "- name: a\n"), ("run.yaml: holds a list", "a mapping of fields")),
+    Row("field twice", whole("run.yaml", "name: a\nname: b\n"), ("the field 'name' is given twice", "line 1")),
+    Row("broken YAML", whole("run.yaml", "name: [a\n"), ("run.yaml: not valid YAML", "line 2")),
+    Row("Python tag", whole("run.yaml", "name: !!python/object/apply:os.getcwd []\n"), ("not valid YAML", "python")),
+    Row("broken JSON", whole("run.json", '{"name": "a"'), ("run.json: not valid JSON",)),
+    Row("missing file", literal("train", "nowhere.yaml"), ("nowhere.yaml: no such file", ".yaml")),
+    Row("folder", lambda folder: ["train", str(folder)], ("is a folder", "allowed: a file")),
+    Row("unknown suffix", whole("run.toml", ""), ("run.toml: a configuration of kind '.toml'", ".py, .yaml")),
+    Row("syntax error in a job", whole("job.py", "def config(:\n"), ("job.py, line 1: SyntaxError",)),
+    Row("job without config()", whole("job.py", "x = 1\n"), ("job.py: defines no function config()", "RunConfig")),
+    Row("job that raises", whole("job.py", "def config():\n    1 / 0\n"), ("job.py, line 2: ZeroDivisionError",)),
+    Row("job with a bad value", whole("job.py", JOB + "seed=-1)\n"), ("job.py, line 3: seed: -1", "equal to 0")),
+    Row("job of another type", whole("job.py", "config = dict\n"), ("job.py: config() returned dict", "RunConfig")),
+    # data
+    Row("missing source", literal("data", "import", "images", "nowhere"), ("nowhere: no such file or folder",)),
+    Row("unknown importer", literal("data", "import", "image", "."), ("no importer 'image'", "mean 'images'?")),
+    Row("truncated zip", omniglot_zip(None), ("images_background.zip: the zip is truncated or damaged",)),
+    Row("zip with a way out", omniglot_zip("../../evil.png"), ("member '../../evil.png' points out of the zip",)),
+    Row("zip with an absolute path", omniglot_zip("/tmp/evil.png"), ("member '/tmp/evil.png' points out of the zip",)),
+    Row(
+        "undecodable image",
+        with_broken_picture("data", "import", "images"),
+        ("class1/1.png: the image does not decode",),
+    ),
+    Row(
+        "class with too few examples",
+        lambda folder: ["data", "import", "images", str(pictures(folder / "pictures")), "--min-examples", "5"],
+        ("class0", "3", "5"),
+    ),
+    Row("missing column", table("text,kind\na,b\n"), ("table.csv", "no column 'label'", "kind, text")),
+    Row(
+        "image path out of the table's folder",
+        table("path,label\n../x.png,a\n", "--image-column", "path"),
+        ("'../x.png' leaves the folder of the table",),
+    ),
+    Row(
+        "option of another importer", literal("data", "import", "images", ".", "--text-column", "x"), ("--text-column",)
+    ),
+    Row(
+        "bad shares",
+        literal("data", "import", "images", ".", "--fractions", "1,2"),
+        ("--fractions: '1,2'", "add up to 1"),
+    ),
+    Row("unknown download", literal("data", "fetch", "omnigloot"), ("'omnigloot'", "did you mean 'omniglot'?")),
+    Row("manifest of another version", other_manifest_version, ("manifest.json: manifest version 99", "version 1")),
+    Row("store not found", change("tasks.store=omnigl0t"), ("no data 'omnigl0t'", "did you mean 'omniglot'?")),
+    Row("more ways than classes", with_store("tasks.way=5", "tasks.queries=1", "tasks.eval_queries=1"), ("5", "class")),
+    Row("fewer examples than the task needs", with_store("tasks.way=2", "tasks.queries=15"), ("16", "3", "class")),
+    Row("unknown split set", with_store("tasks.split_set=vinyals"), ("'vinyals'", "fractions")),
+    # the command line
+    Row("unknown command", literal("tran"), ("no such command 'tran'", "Did you mean 'train'?")),
+    Row("unknown sub-command", literal("data", "imprt"), ("no such command 'imprt'", "Did you mean 'import'?")),
+    Row("unknown option", literal("train", "x.py", "--resum"), ("no such option: --resum", "--resume")),
+    Row("missing argument", literal("train"), ("missing argument 'JOB'", "distmeta train --help")),
+    Row("missing option", literal("adapt", "x"), ("missing option '--support'",)),
+    Row("word for a number", literal("evaluate", "x", "--tasks", "many"), ("'--tasks'", "a valid integer")),
+    Row("number out of range", literal("evaluate", "x", "--tasks", "0"), ("'--tasks'", "greater than or equal to 2")),
+    Row("unknown split", literal("evaluate", "x", "--split", "tests"), ("--split: unknown value 'tests'", "'test'?")),
+    Row("unknown choice", literal("evaluate", "x", "--which", "last"), ("--which: unknown value 'last'", "latest")),
+]
+
+ROWS_ON_RUNS = [
+    # checkpoints
+    Row("missing checkpoint", literal("checkpoint", "digest", "nowhere"), ("nowhere", "checkpoint")),
+    Row("evaluating nothing", literal("evaluate", "nowhere"), ("nowhere", "checkpoint")),
+    Row("not a checkpoint", lambda folder: ["checkpoint", "show", str(pictures(folder / "p"))], ("/p", "checkpoint")),
+    Row("truncated tensors", checkpoint_with(truncate), ("meta.safetensors",)),
+    Row("changed tensors", checkpoint_with(flip_a_bit, "checkpoint", "digest"), ("meta.safetensors", "sha256")),
+    Row("other format", checkpoint_with(set_state(format=99)), ("state.json", "99", "1")),
+    Row("other content", checkpoint_with(set_state(step="x"), "evaluate"), ("state.json", "step")),
+    Row("resuming another course", resume("outer.lr=0.5"), ("outer.lr: is 0.5", "allowed: 0.001")),
+    Row("resuming nothing", resume("name=unheard"), ("--resume", "no checkpoint of 'unheard'")),
+    # a user's own images
+    Row("empty support", adapt(support=None), ("labelled: holds no sub-folder", "one sub-folder")),
+    Row("no queries", adapt(queries=0), ("unsorted: no such folder",)),
+    Row("undecodable query", adapt(broken=True), ("unsorted/broken.png: the image does not decode",)),
+    Row("other number of classes", adapt(support=3), ("labelled: holds 3 class folders", "allowed: 2")),
+    Row("learner of numbers", adapt(run="waves"), ("takes inputs of shape (1,)", "square images")),
+    Row("unknown protocol", adapt(extra=("--protocol", "deductive")), ("'deductive'", "inductive")),
+    Row("no folder for the labels", adapt(extra=("--out", "nowhere/labels.csv")), ("nowhere: no such folder",)),
+]
+
+
+# --- tests ---
+
+
+@pytest.fixture(scope="module")
+def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tiny trained runs, to copy and to damage."""
+    folder = tmp_path_factory.mktemp("trained")
+    for name, text in (("waves.yaml", WAVES), ("letters.yaml", LETTERS)):
+        with pytest.raises(SystemExit) as ended:
+            main(["train", str(write(folder / name, text)), "--set", f"checkpoint.path={folder / 'runs'}", "--json"])
+        assert ended.value.code == 0
+    return folder / "runs"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder for the test alone."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def check(row: Row, stdout: str, stderr: str) -> None:
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, stderr
+    assert lines[0].startswith("error: ")
+    for part in row.expected:
+        assert part in lines[0]
+    assert "Traceback" not in stderr + stdout
+    assert stdout == ""
+
+
+def judge(row: Row, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = row.arguments(here)
+    before = files_below(here)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    captured = capsys.readouterr()
+    check(row, captured.out, captured.err)
+    assert ended.value.code == 2
+    assert files_below(here) == before
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_one_line_and_nothing_made(row: Row, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    judge(row, here, capsys)
+
+
+@pytest.mark.parametrize("row", ROWS_ON_RUNS, ids=lambda row: row.name)
+def test_one_line_about_a_run(row: Row, here: Path, trained_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(trained_runs, here / "runs")
+    capsys.readouterr()
+    judge(row, here, capsys)
+
+
+@pytest.mark.parametrize("name", ["unknown field", "unknown option", "undecodable image"])
+def test_the_same_from_a_shell(name: str, here: Path) -> None:
+    row = next(row for row in ROWS if row.name == name)
+    command = [sys.executable, "-m", "distmeta", *row.arguments(here)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    before = files_below(here)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=here, env=environment)
+    check(row, done.stdout, done.stderr)
+    assert done.returncode == 2
+    assert files_below(here) == before
