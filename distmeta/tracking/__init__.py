@@ -1,0 +1,17 @@
+"""Recording runs where they can be watched. Importing this loads neither MLflow nor matplotlib."""
+
+from __future__ import annotations
+
+from distmeta.config.run import TrackingConfig
+from distmeta.tracking.base import Tracker
+from distmeta.tracking.mlflow import MlflowTracker
+from distmeta.tracking.null import NullTracker
+
+__all__ = ["MlflowTracker", "NullTracker", "Tracker", "build_tracker"]
+
+
+def build_tracker(config: TrackingConfig) -> Tracker:
+    """Make the tracker that the configuration names. Nothing is opened before `Tracker.start`."""
+    if config.kind == "none":
+        return NullTracker()
+    return MlflowTracker(config.uri, config.experiment)

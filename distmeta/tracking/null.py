@@ -1,0 +1,32 @@
+"""A tracker that keeps nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from distmeta.tracking.base import Tracker
+
+
+class NullTracker(Tracker):
+    """For `tracking.kind = none`, and wherever a run is not worth recording."""
+
+    def start(self, name: str, config: Mapping[str, object], resume: str | None) -> str:
+        """Return the id that is gone on with, or the run's name."""
+        return resume or name
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keep nothing."""
+
+    def artifact(self, path: Path, folder: str) -> None:
+        """Keep nothing."""
+
+    def model(self, checkpoint: Path, name: str) -> None:
+        """Keep nothing."""
+
+    def address(self) -> str | None:
+        """There is nothing to open."""
+        return None
+
+    def close(self, *, failed: bool = False) -> None:
+        """There is nothing pending."""

@@ -1,0 +1,67 @@
+"""A meta-learned checkpoint as an MLflow model: examples of a new task in, predictions for its queries out.
+
+MLflow copies this file into the model and runs it as a script when the model is loaded ("models from code"), so that no
+pickle is involved. It is therefore the one file below `distmeta.load` that calls it, and it imports it only then.
+
+    model = mlflow.pyfunc.load_model(uri)
+    model.predict({"support_inputs": x, "support_targets": y, "query_inputs": q})
+
+Served over HTTP, the same dictionary goes in nested lists: `{"inputs": {"support_inputs": [...], ...}}`. The model has
+no MLflow signature: a dictionary's signature either wants columns of one length or fixes each tensor's exact type, and
+both would refuse valid tasks. The learner itself says what does not fit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+FIELDS = ("support_inputs", "support_targets", "query_inputs")
+
+
+class AdaptAndPredict(PythonModel):
+    """Adapts the checkpoint's learner to each request's support set."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the checkpoint that the model was logged with."""
+        import distmeta
+
+        self.learner = distmeta.load(context.artifacts["checkpoint"])
+
+    # The hint is one that MLflow leaves unchecked. It has none for tensors of different lengths, and warns without one.
+    def predict(
+        self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
+    ) -> Any:
+        """Adapt to the support set and predict the queries.
+
+        Args:
+            context: Unused; the checkpoint is loaded already.
+            model_input: `support_inputs` [N, ...], `support_targets` [N] and `query_inputs` [Q, ...], as a dictionary
+                of arrays or nested lists, or as a table of one row with these columns.
+            params: Unused.
+
+        Returns:
+            Class labels [Q] as they are in `support_targets`, or values [Q, outputs] in regression.
+
+        Raises:
+            ValueError: A field is missing, or a table does not have exactly one row.
+            UserError: The shapes do not fit the learner.
+        """
+        support_inputs, support_targets, query_inputs = (_field(model_input, name) for name in FIELDS)
+        return np.asarray(self.learner.adapt(support_inputs, support_targets)(query_inputs))
+
+
+def _field(model_input: Any, name: str) -> Any:
+    if name not in model_input:
+        raise ValueError(f"{name}: missing; allowed: an input with {', '.join(FIELDS)}")
+    if isinstance(model_input, dict):
+        return np.asarray(model_input[name])
+    if len(model_input) != 1:
+        raise ValueError(f"model_input: a table of {len(model_input)} rows; allowed: one row, which is one task")
+    return np.asarray(model_input[name].iloc[0])
+
+
+mlflow.models.set_model(AdaptAndPredict())

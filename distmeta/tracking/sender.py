@@ -1,0 +1,174 @@
+"""Writes to a store that may be slow or away, from one background thread, so that training never waits for it.
+
+    training thread                     sender thread
+    put(points), upload(item) --> queue --> every second: send, or wait 1, 2, 4 ... 30 s while the store is away
+    close(timeout)            ------------> a last bounded try; what is left is handed back
+
+Points go before uploads: a large file does not hold back the curves.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from distmeta.tracking.uris import mask_uri
+
+_LOG = logging.getLogger(__name__)
+_RETRY_WHILE_CLOSING_S = 1.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of one metric."""
+
+    key: str
+    value: float
+    time_ms: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Something larger than a number.
+
+    Attributes:
+        what: Its name in messages.
+        staged: The private copy that is sent.
+        send: Sends it; called again after an outage.
+    """
+
+    what: str
+    staged: Path
+    send: Callable[[], None]
+
+
+@dataclass
+class Unsent:
+    """What the store did not take."""
+
+    points: list[Point] = field(default_factory=list)
+    uploads: list[Upload] = field(default_factory=list)
+
+
+class Sender:
+    """The queue and its thread.
+
+    Args:
+        send_points: Writes some points to the store.
+        is_outage: Whether an error of the store may pass, so that trying again makes sense. Other errors are final.
+        interval_s: Time between two writes, in seconds.
+        max_wait_s: Longest wait between two tries while the store is away, in seconds.
+        batch: Most points in one call of `send_points`.
+    """
+
+    def __init__(
+        self,
+        send_points: Callable[[Sequence[Point]], None],
+        is_outage: Callable[[Exception], bool],
+        *,
+        interval_s: float = 1.0,
+        max_wait_s: float = 30.0,
+        batch: int = 1000,
+    ) -> None:
+        self._send_points, self._is_outage = send_points, is_outage
+        self._interval_s, self._max_wait_s, self._batch = interval_s, max_wait_s, batch
+        self._points: deque[Point] = deque()
+        self._uploads: deque[Upload] = deque()
+        self._refused = Unsent()
+        self._away = False
+        self._lock = threading.Lock()
+        self._closing, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="distmeta-tracking", daemon=True)
+        self._thread.start()
+
+    def put(self, points: Iterable[Point]) -> None:
+        """Queue points. Returns at once."""
+        with self._lock:
+            self._points.extend(points)
+
+    def upload(self, item: Upload) -> None:
+        """Queue an upload. Returns at once."""
+        with self._lock:
+            self._uploads.append(item)
+
+    def close(self, timeout_s: float) -> Unsent:
+        """Send what is queued, for at most `timeout_s` seconds, end the thread and return what was not sent."""
+        self._closing.set()
+        self._thread.join(timeout_s)
+        self._stop.set()
+        with self._lock:
+            return Unsent([*self._refused.points, *self._points], [*self._refused.uploads, *self._uploads])
+
+    def _run(self) -> None:
+        wait_s = self._interval_s
+        while not self._stop.is_set():
+            (self._stop if self._closing.is_set() else self._closing).wait(wait_s)
+            closing = self._closing.is_set()
+            if self._send():
+                if closing:
+                    return
+                wait_s = self._interval_s
+            else:
+                wait_s = _RETRY_WHILE_CLOSING_S if closing else min(self._max_wait_s, 2.0 * wait_s)
+
+    def _send(self) -> bool:
+        """Send all that is queued. Returns False if the store is away."""
+        while not self._stop.is_set():
+            item = self._next()
+            if item is None:
+                break
+            try:
+                self._deliver(item)
+            except Exception as error:  # the one place that takes any error: no store may change or end the training
+                if self._is_outage(error):
+                    self._report_outage(error)
+                    return False
+                _LOG.warning("tracking: %s could not be recorded: %s", _describe(item), _reason(error))
+                self._done(item, refused=True)
+            else:
+                if self._away:
+                    _LOG.warning("tracking: the store answers again")
+                self._away = False
+                self._done(item, refused=False)
+        return True
+
+    def _report_outage(self, error: Exception) -> None:
+        if not self._away:
+            _LOG.warning("tracking: the store does not answer, training goes on meanwhile: %s", _reason(error))
+        self._away = True
+
+    def _next(self) -> list[Point] | Upload | None:
+        with self._lock:
+            if self._points:
+                return list(islice(self._points, self._batch))
+            return self._uploads[0] if self._uploads else None
+
+    def _deliver(self, item: list[Point] | Upload) -> None:
+        if isinstance(item, Upload):
+            item.send()
+        else:
+            self._send_points(item)
+
+    def _done(self, item: list[Point] | Upload, *, refused: bool) -> None:
+        with self._lock:
+            if isinstance(item, Upload):
+                self._uploads.popleft()
+                self._refused.uploads += [item] if refused else []
+            else:
+                for _ in item:
+                    self._points.popleft()
+                self._refused.points += item if refused else []
+
+
+def _describe(item: list[Point] | Upload) -> str:
+    return item.what if isinstance(item, Upload) else f"{len(item)} metric values"
+
+
+def _reason(error: Exception) -> str:
+    return mask_uri(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
