@@ -43,7 +43,7 @@ def evaluate(
 
     with people_read(as_json):
         result = evaluate_checkpoint(
-            checkpoint, which=chosen, split=split, tasks=tasks, seed=seed, overrides=overrides or [], quiet=as_json
+            checkpoint, which=chosen, split=split, tasks=tasks, seed=seed, overrides=overrides or []
         )
     if as_json:
         print_json(result.to_json())

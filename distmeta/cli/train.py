@@ -49,7 +49,7 @@ def train(
     from distmeta.train import train as run_training
 
     with people_read(as_json):
-        result = run_training(config, resume=resume, quiet=as_json)
+        result = run_training(config, resume=resume)
     if as_json:
         print_json(result.to_json())
     else:  # the scores have been shown as a table

@@ -41,6 +41,19 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     path = Path(source).expanduser()
     _require_file(path)
     config = _from_job(path) if path.suffix == ".py" else _from_mapping(_read_mapping(path), str(path))
+    return override(config, overrides)
+
+
+def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The configuration with changes such as `outer.lr=0.003`.
+
+    Args:
+        config: What to change; it stays as it is.
+        overrides: `path=value` each; later ones win.
+
+    Raises:
+        UserError: An override is not of that form, or its field or value is unknown or impossible.
+    """
     if not overrides:
         return config
     return _from_mapping(apply_overrides(config.model_dump(mode="json"), overrides, RunConfig, parse_value), "--set")
