@@ -29,6 +29,17 @@ def test_the_configuration_needs_neither_torch_nor_ray(statement):
     assert loaded_by(statement) <= {"pydantic", "numpy"}
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from distmeta.runtime.executor import Executor",  # runs the package files of runtime/ and what they import
+        "import distmeta.program, distmeta.evaluate, distmeta.adapter, distmeta.train",
+    ],
+)
+def test_ray_mlflow_and_deepspeed_are_loaded_only_when_used(statement):
+    assert not loaded_by(statement) & {"ray", "mlflow", "deepspeed"}
+
+
 @pytest.mark.parametrize("name", distmeta.__all__)
 def test_every_public_name_resolves(name):
     assert getattr(distmeta, name) is not None
