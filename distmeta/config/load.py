@@ -41,11 +41,11 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     path = Path(source).expanduser()
     _require_file(path)
     config = _from_job(path) if path.suffix == ".py" else _from_mapping(_read_mapping(path), str(path))
-    return override(config, overrides)
+    return change(config, overrides)
 
 
-def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The configuration with changes such as `outer.lr=0.003`.
+def change(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """A configuration with overrides such as `outer.lr=0.003` applied, validated as a whole.
 
     Args:
         config: What to change; it stays as it is.
