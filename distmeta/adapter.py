@@ -1,8 +1,9 @@
 """Using what was learned: adapt to a few labelled examples, then predict.
 
-    learner = distmeta.load("runs/omniglot_maml")
-    predict = learner.adapt(x, y)       # x: [N, C, H, W] in [0, 1]; y: [N] labels of any kind
-    labels = predict(queries)
+Example:
+    >>> learner = distmeta.load("runs/omniglot_maml")
+    >>> predict = learner.adapt(x, y)       # x: [N, C, H, W] in [0, 1]; y: [N] labels of any kind
+    >>> labels = predict(queries)
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from distmeta import checkpoint as checkpoints
-from distmeta.algorithms import INDUCTIVE, TRANSDUCTIVE, build_evaluators, dtype_of
+from distmeta.algorithms import build_evaluators, dtype_of, protocol_of
 from distmeta.config import GradientConfig, RunConfig
 from distmeta.errors import UserError
 from distmeta.learners.base import Fast, Learner
@@ -59,16 +60,14 @@ class AdaptableLearner:
     def __init__(
         self, config: RunConfig, signature: TaskSignature, params: Params, protocol: str | None = None
     ) -> None:
-        self.config, self.input_shape, self.protocol = config, signature.input_shape, protocol or ""
+        self.config, self.input_shape = config, signature.input_shape
+        self.protocol = protocol or protocol_of(config)
         self._signature, self._params = signature, params
         learner = config.algorithm.learner
         fixed = isinstance(learner, GradientConfig) and learner.head == "meta"
         self.is_classifier = signature.objective == "cross_entropy"
         self.way = signature.num_outputs if fixed and self.is_classifier else None
         protocols = build_evaluators(config, signature)
-        if not self.protocol:
-            trained = getattr(config.model, "norm", "support")
-            self.protocol = TRANSDUCTIVE if trained == "batch" else INDUCTIVE
         if self.protocol not in protocols:
             raise UserError(f"unknown protocol '{self.protocol}'", where="protocol", allowed=", ".join(protocols))
 
@@ -86,7 +85,8 @@ class AdaptableLearner:
         x = _tensor(inputs, torch.zeros(1, *self.input_shape, dtype=dtype), "support inputs")
         y = np.asarray(targets)
         if len(y) != len(x) or not len(x):
-            raise UserError(f"{len(x)} inputs and {len(y)} targets", where="support", allowed="one target an input, one or more")
+            what = f"{len(x)} inputs and {len(y)} targets"
+            raise UserError(what, where="support", allowed="one target an input, one or more")
         classes: Array | None = None
         signature = self._signature
         if self.is_classifier:
@@ -108,9 +108,7 @@ class AdaptableLearner:
         return Predictor(learner, self._params, fast, support, classes)
 
 
-def load(
-    path: str, *, which: Literal["latest", "best"] = "latest", protocol: str | None = None
-) -> AdaptableLearner:
+def load(path: str, *, which: Literal["latest", "best"] = "latest", protocol: str | None = None) -> AdaptableLearner:
     """Load a run's learner from a checkpoint; neither its data nor a cluster is needed.
 
     Args:

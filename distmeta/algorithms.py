@@ -53,11 +53,10 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
 def build_evaluators(config: RunConfig, tasks: TaskSignature) -> dict[str, Learner]:
     """The learner of evaluation tasks under each protocol that the network knows."""
     model = config.model
-    variants = (
-        {TRANSDUCTIVE: model.model_copy(update={"norm": "batch"}), INDUCTIVE: model.model_copy(update={"norm": "support"})}
-        if isinstance(model, Conv4Config)
-        else {INDUCTIVE: model}
-    )
+    norms = {TRANSDUCTIVE: "batch", INDUCTIVE: "support"} if isinstance(model, Conv4Config) else {INDUCTIVE: None}
+    variants = {
+        protocol: model if norm is None else model.model_copy(update={"norm": norm}) for protocol, norm in norms.items()
+    }
     return {
         protocol: build_learner(
             config.algorithm.learner,
@@ -67,3 +66,8 @@ def build_evaluators(config: RunConfig, tasks: TaskSignature) -> dict[str, Learn
         )
         for protocol, variant in variants.items()
     }
+
+
+def protocol_of(config: RunConfig) -> str:
+    """The protocol a run is judged by: the one it trains under."""
+    return TRANSDUCTIVE if isinstance(config.model, Conv4Config) and config.model.norm == "batch" else INDUCTIVE

@@ -1,133 +1,109 @@
-"""Accuracy before and after adaptation on unseen tasks, step by step, with 95% intervals.
-
-An interval is `1.96 * standard deviation / sqrt(tasks)`, over tasks, as the few-shot literature reports it.
-
-Shapes: T tasks, P points (numbers of inner steps at which predictions are scored).
-"""
+"""Evaluate a checkpoint on unseen tasks, on the same executors that train."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
-from distmeta.engine.engine import chunks, lift
-from distmeta.estimators.backprop import outer_loss
-from distmeta.learners.base import Learner
-from distmeta.types import Episode, Params
-
-Curve = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class ShardScores:
-    """Per-task scores of a shard.
-
-    Attributes:
-        points: protocol -> [P] numbers of inner steps, the first 0.
-        scores: protocol -> metric -> [T, P].
-    """
-
-    points: dict[str, tuple[int, ...]]
-    scores: dict[str, dict[str, Curve]]
+from distmeta import checkpoint as checkpoints
+from distmeta.algorithms import protocol_of
+from distmeta.config.load import change
+from distmeta.program import EVALUATE, MetaProgram, MetaRecipe
+from distmeta.runtime import build_executor
+from distmeta.runtime.executor import Executor
+from distmeta.scoring import Score, headline, summarise
+from distmeta.tasks.base import TaskSource
+from distmeta.types import Shard, Snapshot
 
 
 @dataclass(frozen=True)
-class Score:
-    """One metric under one protocol.
+class EvaluationResult:
+    """Scores of a checkpoint.
 
     Attributes:
-        protocol: `transductive` or `inductive`.
-        metric: `accuracy`, `loss`.
-        points: [P] numbers of inner steps.
-        mean, interval: [P] mean over tasks and half-width of its 95% interval.
-        tasks: T.
+        checkpoint: Where it lies.
+        step: Outer steps that made it.
+        split: Tasks it was scored on.
+        protocol: The protocol it was trained under, which is the headline.
+        scores: Every metric under every protocol.
     """
 
+    checkpoint: str
+    step: int
+    split: str
     protocol: str
-    metric: str
-    points: tuple[int, ...]
-    mean: tuple[float, ...]
-    interval: tuple[float, ...]
-    tasks: int
+    scores: tuple[Score, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; `before` and `after` are the ends of the curve."""
+        """One JSON object."""
         return {
-            "protocol": self.protocol,
-            "metric": self.metric,
-            "tasks": self.tasks,
-            "before": self.mean[0],
-            "after": self.mean[-1],
-            "interval": self.interval[-1],
-            "points": list(self.points),
-            "mean": list(self.mean),
-            "half_width": list(self.interval),
+            "checkpoint": self.checkpoint,
+            "step": self.step,
+            "split": self.split,
+            "result": headline(self.scores, self.protocol).to_json(),
+            "scores": [score.to_json() for score in self.scores],
         }
 
+    def rows(self) -> list[dict[str, str]]:
+        """A table: one row for each metric, protocol and number of inner steps."""
+        return [
+            {
+                "protocol": score.protocol,
+                "metric": score.metric,
+                "inner steps": str(point),
+                "mean": f"{mean:.4f}",
+                "95% interval": f"± {half:.4f}",
+            }
+            for score in self.scores
+            for point, mean, half in zip(score.points, score.mean, score.interval, strict=True)
+        ]
 
-def scored_points(num_steps: int) -> tuple[int, ...]:
-    """Numbers of inner steps to score: all up to ten, then 1-2-5 spaced, and the last."""
-    spaced = (base * 10**power for power in range(1, 6) for base in (1, 2, 5))
-    return tuple(sorted({k for k in (*range(11), *spaced) if k < num_steps} | {0, num_steps}))
 
-
-def score_shard(
-    evaluators: Mapping[str, Learner], meta: Params, episodes: Episode, strategy: str, chunk: int | None
-) -> ShardScores:
-    """Adapt to every task of a shard and score the query set on the way.
+def evaluate_checkpoint(
+    path: str,
+    *,
+    which: Literal["latest", "best"] = "latest",
+    split: str = "test",
+    tasks: int = 600,
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+) -> EvaluationResult:
+    """Score a checkpoint before adaptation and after each inner step.
 
     Args:
-        evaluators: Learner by protocol.
-        meta: Meta-parameters.
-        episodes: T tasks.
-        strategy: The engine's strategy.
-        chunk: Tasks at once.
+        path: A checkpoint, or a run's folder.
+        which: Which checkpoint of the folder.
+        split: `train`, `val` or `test`.
+        tasks: How many.
+        seed: Seed of the tasks; None takes the run's.
+        overrides: Changes of the run's configuration, `field=value` (for example `tasks.shots=5`).
+
+    Raises:
+        UserError: There is no sound checkpoint, or the changes do not fit it.
     """
-    scores: dict[str, dict[str, Curve]] = {}
-    points: dict[str, tuple[int, ...]] = {}
-    for protocol, learner in evaluators.items():
-        marks = scored_points(learner.num_steps)
-
-        def task(
-            episode: Episode, learner: Learner = learner, marks: tuple[int, ...] = marks
-        ) -> dict[str, torch.Tensor]:
-            fast, found = learner.start(meta, episode.support), []
-            for k in range(learner.num_steps + 1):
-                if k in marks:
-                    found.append(outer_loss(learner, meta, fast, episode)[1])
-                if k < learner.num_steps:
-                    fast = learner.step(meta, fast, episode.support, k)
-            return {name: torch.stack([metrics[name] for metrics in found]) for name in found[0]}
-
-        with torch.no_grad():
-            parts = [lift(strategy, task)(part) for part in chunks(episodes, 1 if strategy == "loop" else chunk)]
-        scores[protocol] = {
-            name: np.concatenate([part[name].double().cpu().numpy() for part in parts]) for name in parts[0]
-        }
-        points[protocol] = marks
-    return ShardScores(points, scores)
+    found = checkpoints.load(path, which)
+    config = change(found.config, overrides)
+    if seed is not None:
+        config = config.model_copy(update={"seed": seed})
+    program = MetaProgram(config)
+    executor = build_executor(config.runtime, MetaRecipe.of(config))
+    try:
+        shards = make_shards(program.source, split, 0, tasks, config.runtime.shard_size)
+        scores = evaluate_shards(executor, Snapshot(found.step, found.averaged), shards)
+    finally:
+        executor.close()
+    return EvaluationResult(found.path, found.step, split, protocol_of(config), tuple(scores))
 
 
-def summarise(shards: Sequence[ShardScores]) -> list[Score]:
-    """Means and intervals over the tasks of all shards, which come in the order of their indices."""
-    found = []
-    for protocol, metrics in shards[0].scores.items():
-        for metric in metrics:
-            values = np.concatenate([shard.scores[protocol][metric] for shard in shards])
-            count = len(values)
-            spread = values.std(axis=0, ddof=1) if count > 1 else np.zeros(values.shape[1])
-            half = 1.96 * spread / np.sqrt(count)
-            mean = tuple(values.mean(axis=0).tolist())
-            found.append(Score(protocol, metric, shards[0].points[protocol], mean, tuple(half.tolist()), count))
-    return found
+def make_shards(source: TaskSource, split: str, step: int, count: int, shard_size: int) -> tuple[Shard, ...]:
+    """Cut a step's tasks into shards of fixed size, the last one possibly smaller."""
+    specs = source.specs(split, step, count)
+    begins = range(0, count, shard_size)
+    return tuple(Shard(index, specs[begin : begin + shard_size]) for index, begin in enumerate(begins))
 
 
-def headline(scores: Sequence[Score], protocol: str | None = None) -> Score:
-    """The score that a run is judged by: accuracy if there is one, else loss; of `protocol`, else of the first."""
-    chosen = [score for score in scores if protocol in (None, score.protocol)]
-    return next((score for score in chosen if score.metric == "accuracy"), chosen[0])
+def evaluate_shards(executor: Executor, snapshot: Snapshot, shards: Sequence[Shard]) -> list[Score]:
+    """Score shards on the workers; the summary does not depend on the order in which they come back."""
+    values = {result.shard: result.value for result in executor.map(EVALUATE, snapshot, shards)}
+    return summarise([values[shard.index] for shard in shards])

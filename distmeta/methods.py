@@ -6,6 +6,7 @@ Each returns an `AlgorithmConfig`; change what you like: `maml(lr=0.1, steps=5)`
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from distmeta.config import (
     AlgorithmConfig,
@@ -18,11 +19,13 @@ from distmeta.config import (
 from distmeta.errors import UserError, nearest
 
 
-def _gradient(method: str, phase: Phase, order: int, *, learned_lr: bool = False, eval_steps: int | None) -> AlgorithmConfig:
+def _gradient(
+    method: str, phase: Phase, order: Literal[1, 2], *, learned_lr: bool = False, eval_steps: int | None
+) -> AlgorithmConfig:
     return AlgorithmConfig(
         method=method,
         learner=GradientConfig(phases=(phase,), eval_phases=_longer(phase, eval_steps), learned_lr=learned_lr),
-        estimator=BackpropConfig(order=order),  # type: ignore[arg-type]
+        estimator=BackpropConfig(order=order),
     )
 
 
@@ -65,7 +68,9 @@ def protonet() -> AlgorithmConfig:
     return AlgorithmConfig(method="protonet", learner=PrototypeConfig(), estimator=BackpropConfig())
 
 
-def pretrain(lr: float = 0.5, steps: int = 20, groups: tuple[str, ...] = ("head",), *, fresh: bool = True) -> AlgorithmConfig:
+def pretrain(
+    lr: float = 0.5, steps: int = 20, groups: tuple[str, ...] = ("head",), *, fresh: bool = True
+) -> AlgorithmConfig:
     """Joint pre-training, then fine-tuning for each task: the baseline of transfer learning.
 
     Goes with `tasks.joint = True`. Classification fine-tunes a fresh head (`groups=("all",)` moves the body as well);

@@ -13,7 +13,7 @@ from typing import Any
 from distmeta.algorithms import build_algorithm, dtype_of
 from distmeta.config import RunConfig
 from distmeta.engine.engine import Engine
-from distmeta.evaluate import score_shard
+from distmeta.scoring import score_shard
 from distmeta.tasks import build_source
 from distmeta.tasks.prefetch import Prefetcher
 from distmeta.types import Params, Report, Shard, Snapshot

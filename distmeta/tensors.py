@@ -35,7 +35,7 @@ def global_norm(params: Mapping[str, Tensor]) -> float:
 
 
 def digest(params: Mapping[str, Tensor]) -> str:
-    """sha256 of names, types, shapes and bytes, in the order of names: equal exactly if the parameters are bit-identical."""
+    """sha256 of names, types, shapes and bytes, in the order of names: equal exactly if the bits are."""
     state = hashlib.sha256()
     for name in sorted(params):
         tensor = params[name].detach().cpu().contiguous()

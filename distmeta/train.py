@@ -16,15 +16,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from distmeta import checkpoint as checkpoints
-from distmeta.artifacts import keep_pictures
-from distmeta.config import Conv4Config, RunConfig
+from distmeta.algorithms import protocol_of
+from distmeta.artifacts import keep_pictures, local_folder
+from distmeta.config import RunConfig
 from distmeta.errors import DistmetaError, UserError
-from distmeta.evaluate import Score, headline, summarise
-from distmeta.program import EVALUATE, UPDATE, MetaProgram, MetaRecipe
+from distmeta.evaluate import evaluate_shards, make_shards
+from distmeta.program import UPDATE, MetaProgram, MetaRecipe
 from distmeta.runtime import build_executor
 from distmeta.runtime.executor import Executor, Result
+from distmeta.scoring import Score, headline
 from distmeta.server import ParameterServer, StepRecord, Verdict
-from distmeta.tasks.base import TaskSource
 from distmeta.tensors import digest
 from distmeta.tracking import build_tracker
 from distmeta.tracking.base import Tracker
@@ -32,10 +33,19 @@ from distmeta.tracking.console import Progress
 from distmeta.tracking.environment import process_metrics
 from distmeta.types import Params, Shard, Snapshot
 
-NEUTRAL = ("runtime.", "evaluation.", "checkpoint.", "tracking.", "train.budget_s", "train.log_every", "algorithm.method")
+NEUTRAL = ("runtime.", "evaluation.", "checkpoint.", "tracking.", "train.budget_s", "train.log_every")
 """Fields that may differ when a run is resumed: they do not change the course of the meta-parameters."""
 COUNTED = ("runtime.shard_size", "runtime.threads_per_worker", "runtime.device")
 """Those among them that do: sums are rounded differently."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores during training, after `step` outer steps and `train_s` seconds of them."""
+
+    step: int
+    train_s: float
+    scores: tuple[Score, ...]
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,7 @@ class TrainResult:
         tasks_per_s: Training tasks per second of `train_s`.
         scores: Evaluation on the test tasks; empty where `evaluation.final_tasks` is 0.
         protocol: The protocol that the run is judged by.
+        evaluations: What was scored on the way (in this process; a resumed run has those since it was resumed).
         restarts, retries: Workers replaced, shards run again.
     """
 
@@ -66,6 +77,7 @@ class TrainResult:
     tasks_per_s: float
     scores: tuple[Score, ...]
     protocol: str
+    evaluations: tuple[Evaluation, ...]
     restarts: int
     retries: int
 
@@ -136,6 +148,7 @@ class _Run:
         self._progress = Progress(config.train.steps, name=config.name, quiet=quiet)
         self._saved: str | None = None
         self._window = _Window()
+        self._evaluations: list[Evaluation] = []
 
     def go(self, progress: Any) -> TrainResult:
         """Train, evaluate, keep."""
@@ -158,6 +171,7 @@ class _Run:
             tasks_per_s=self._tasks / self._train_s if self._train_s else 0.0,
             scores=tuple(scores),
             protocol=self._protocol,
+            evaluations=tuple(self._evaluations),
             restarts=self._executor.restarts,
             retries=self._executor.retries,
         )
@@ -207,6 +221,7 @@ class _Run:
         evaluation = self._config.evaluation
         scores = self._evaluate(evaluation.split, evaluation.tasks)
         self._tracker.log(step, {**_flat(evaluation.split, scores), "perf/train_s": self._train_s})
+        self._evaluations.append(Evaluation(step, self._train_s, tuple(scores)))
         best = headline(scores, self._protocol)
         self._progress.note(
             f"step {step}: {evaluation.split} {best.metric} {best.mean[0]:.4f} -> {best.mean[-1]:.4f} "
@@ -221,9 +236,12 @@ class _Run:
         if config.evaluation.final_tasks:
             scores = self._evaluate("test", config.evaluation.final_tasks)
             self._tracker.log(step, _flat("final_test", scores))
-        keep_pictures(self._program, self._averaged(), scores, self._tracker)
-        if self._saved is not None:
-            self._tracker.model(self._saved, config.name)
+        assert self._saved is not None
+        with local_folder(self._saved) as checkpoint:
+            pictures = checkpoint.parent / "pictures" if str(checkpoint) in self._saved else None
+            keep_pictures(self._program, self._averaged(), scores, self._protocol, self._tracker, pictures)
+            if config.tracking.model:
+                self._tracker.model(checkpoint, config.name)
         self._progress.table(f"{config.name}: unseen test tasks", scores)
         return scores
 
@@ -273,28 +291,8 @@ class _Window:
         }
 
 
-def make_shards(source: TaskSource, split: str, step: int, count: int, shard_size: int) -> tuple[Shard, ...]:
-    """Cut a step's tasks into shards of fixed size, the last one possibly smaller."""
-    specs = source.specs(split, step, count)
-    begins = range(0, count, shard_size)
-    return tuple(Shard(index, specs[begin : begin + shard_size]) for index, begin in enumerate(begins))
-
-
-def evaluate_shards(executor: Executor, snapshot: Snapshot, shards: Sequence[Shard]) -> list[Score]:
-    """Score shards on the workers; the summary does not depend on the order in which they come back."""
-    values = {result.shard: result.value for result in executor.map(EVALUATE, snapshot, shards)}
-    return summarise([values[shard.index] for shard in shards])
-
-
-def protocol_of(config: RunConfig) -> str:
-    """The protocol a run is judged by: the one it trains under."""
-    from distmeta.algorithms import INDUCTIVE, TRANSDUCTIVE
-
-    return TRANSDUCTIVE if isinstance(config.model, Conv4Config) and config.model.norm == "batch" else INDUCTIVE
-
-
 def _flat(prefix: str, scores: Sequence[Score]) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for score in scores:
         name = f"{prefix}/{score.protocol}/{score.metric}"
         found |= {f"{name}_before": score.mean[0], name: score.mean[-1], f"{name}_ci95": score.interval[-1]}

@@ -36,7 +36,8 @@ class Term:
         batch: The examples.
         weight: Factor of this term.
         objective: Name of the objective (see `distmeta.learners.objectives`).
-        adapted: Score the adapted parameters (the usual query loss) or the meta-parameters as they are (joint training).
+        adapted: Score the adapted parameters (the usual query loss), or the meta-parameters as they are (joint
+            training).
     """
 
     batch: Batch

@@ -94,7 +94,7 @@ def lift(strategy: str, function: TaskFunction) -> TaskFunction:
 
 
 def _autograd(function: Callable[[Params], tuple[Tensor, Any]]) -> Callable[[Params], tuple[Params, Any]]:
-    """Gradient by the outer autograd tape: cheaper around `vmap` than a functorch level, and the arguments stay as they are."""
+    """Gradient by the outer autograd tape: cheaper around `vmap` than a functorch level; arguments are not changed."""
 
     def gradient(meta: Params) -> tuple[Params, Any]:
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in meta.items()}

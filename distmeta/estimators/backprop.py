@@ -4,8 +4,8 @@
     order 1:  the same with d adapt / d start taken as identity   (FOMAML, Finn et al. 2017, section 5.2)
 
 First order asks nothing of the learner: it adapts without recording, then gives the result the history of the start,
-`fast = stop(fast_K) + start(meta) - stop(start(meta))`, so that only the last evaluation is differentiated. Meta-parameters
-that adaptation does not move (ANIL's body) are reached directly and get their full gradient.
+`fast = stop(fast_K) + start(meta) - stop(start(meta))`, so that only the last evaluation is differentiated.
+Meta-parameters that adaptation does not move (ANIL's body) are reached directly and get their full gradient.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch import Tensor
 from distmeta.types import Batch, Params
 
 Fast = Any
-"""Adapted state, opaque to everybody but its learner: a nest of dicts, tuples and tensors (weights, prototypes, ...)."""
+"""Adapted state, opaque to everybody but its learner: a nest of dicts, tuples and tensors (weights, prototypes)."""
 
 
 class Learner(ABC):

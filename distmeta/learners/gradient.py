@@ -10,8 +10,8 @@ Meta-SGD (Li et al. 2017, arXiv 1707.09835) all with learned rates, one for each
 Everything is differentiable with respect to `meta`, Adam's moments included. Where no phase moves the body, its support
 features are computed once and every step works on them (exact: the features do not change while the head moves).
 
-Deviation from Reptile's code: inner mini-batches walk through one random order of the support set again and again instead
-of drawing a new order for every epoch.
+Deviation from Reptile's code: inner mini-batches walk through one random order of the support set again and again
+instead of drawing a new order for every epoch.
 """
 
 from __future__ import annotations
@@ -151,7 +151,9 @@ class GradientLearner(Learner):
     def displacement(self, meta: Params, fast: FastWeights) -> Params:
         """`meta - fast` where adaptation moves, zero elsewhere."""
         return {
-            name: tensor - fast.moved[name] if name in fast.moved and name not in self._fresh else torch.zeros_like(tensor)
+            name: tensor - fast.moved[name]
+            if name in fast.moved and name not in self._fresh
+            else torch.zeros_like(tensor)
             for name, tensor in meta.items()
         }
 
