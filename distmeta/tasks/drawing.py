@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 MAX_STROKES = 4
 CONTROL_POINTS = 6
-CURVE_POINTS = 40
+CURVE_POINTS = 32
 _STROKE_SHARES = (0.4, 0.8)  # up to the first: two strokes; up to the second: three; else four
 _VIEW = 1.35
 _PEN = 0.022  # standard deviation of the pen's profile, as a share of the image's side
@@ -43,9 +43,8 @@ def draw(classes: Uint64, drawers: Uint64, size: int, jitter: float = 1.0) -> np
         [I, H, H] ink between 0 and 1.
     """
     strokes, present = characters(classes)
-    curves = _basis() @ _redrawn(strokes, drawers, jitter)
-    curves = _placed(curves, drawers, jitter)
-    return _inked(curves, present, drawers, size, jitter)
+    strokes = _placed(_redrawn(strokes, drawers, jitter), drawers, jitter)
+    return _inked(_basis() @ strokes, present, drawers, size, jitter)
 
 
 def characters(classes: Uint64) -> tuple[Floats, npt.NDArray[np.bool_]]:
@@ -111,14 +110,14 @@ def _fitted(strokes: Floats, present: npt.NDArray[np.bool_]) -> Floats:
     return fitted
 
 
-def _placed(curves: Floats, drawers: Uint64, jitter: float) -> Floats:
+def _placed(strokes: Floats, drawers: Uint64, jitter: float) -> Floats:
     """Turn, slant, stretch and shift each character as its drawer does."""
     turn, slant, stretch_x, stretch_y, shift_x, shift_y = jitter * normal(drawers, "placement", 6).T
     cos, sin = np.cos(0.10 * turn), np.sin(0.10 * turn)
     wide, tall = np.exp(0.10 * stretch_x - 0.05), np.exp(0.10 * stretch_y - 0.05)
     matrix = np.stack([wide * cos, wide * (0.15 * slant * cos - sin), tall * sin, tall * cos], axis=-1)
     shift = 0.10 * np.stack([shift_x, shift_y], axis=-1)
-    placed: Floats = curves @ matrix.reshape(-1, 1, 2, 2).swapaxes(-1, -2) + shift[:, None, None]
+    placed: Floats = strokes @ matrix.reshape(-1, 1, 2, 2).swapaxes(-1, -2) + shift[:, None, None]
     return placed
 
 
@@ -150,9 +149,9 @@ def _inked(
 
 def _blur(width: Floats, size: int) -> npt.NDArray[np.float32]:
     """Gaussian blur as a matrix for each image: [I, H, H]; `width` [I] is the standard deviation in pixels."""
-    distance = np.subtract.outer(np.arange(size), np.arange(size)).astype(np.float64)
-    kernel = np.exp(-0.5 * np.square(distance / width[:, None, None]))
-    return (kernel / (math.sqrt(2.0 * math.pi) * width[:, None, None])).astype(np.float32)
+    profile = np.exp(-0.5 * np.square(np.arange(size) / width[:, None])) / (math.sqrt(2.0 * math.pi) * width[:, None])
+    distance = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
+    return profile.astype(np.float32)[:, distance]
 
 
 @functools.cache
