@@ -8,6 +8,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV ?= .venv
 PYTHON ?= python3
+BENCH_S ?= 300
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -49,8 +50,8 @@ check: $(STAMP) ## Formatting, lint and types
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
-bench: $(STAMP) ## Tasks per second on this machine
-	$(BIN)/python jobs/benchmarks/throughput.py
+bench: $(STAMP) ## Omniglot accuracy against seconds of training (BENCH_S=300)
+	$(BIN)/python jobs/benchmarks/omniglot_curve.py --seconds $(BENCH_S) --out runs/bench
 
 test-slow: $(STAMP) ## Tests that take minutes
 	$(BIN)/pytest -m slow
