@@ -194,7 +194,7 @@ tracking: {kind: none}
 """
 LETTERS = """
 name: letters
-tasks: {source: glyphs, way: 2, size: 16, queries: 1, eval_queries: 1}
+tasks: {source: glyphs, way: 2, size: 16, queries: 2, eval_queries: 2}
 model: {kind: conv4, filters: 2}
 runtime: {executor: local, shard_size: 1}
 train: {steps: 1, tasks_per_step: 1}
@@ -325,14 +325,21 @@ ROWS = [
     Row("missing option", literal("adapt", "x"), ("missing option '--support'",)),
     Row("word for a number", literal("evaluate", "x", "--tasks", "many"), ("'--tasks'", "a valid integer")),
     Row("number out of range", literal("evaluate", "x", "--tasks", "0"), ("'--tasks'", "greater than or equal to 2")),
+    Row("nothing to look at", literal("ui"), ("--uri: there are no runs in sqlite:///mlflow.db",)),
     Row("unknown split", literal("evaluate", "x", "--split", "tests"), ("--split: unknown value 'tests'", "'test'?")),
     Row("unknown choice", literal("evaluate", "x", "--which", "last"), ("--which: unknown value 'last'", "latest")),
 ]
 
 ROWS_ON_RUNS = [
     # checkpoints
-    Row("missing checkpoint", literal("checkpoint", "digest", "nowhere"), ("nowhere", "checkpoint")),
-    Row("evaluating nothing", literal("evaluate", "nowhere"), ("nowhere", "checkpoint")),
+    Row(
+        "missing checkpoint",
+        literal("checkpoint", "digest", "nowhere"),
+        ("nowhere: there is no such file or folder", "state.json"),
+    ),
+    Row(
+        "evaluating nothing", literal("evaluate", "nowhere"), ("nowhere: there is no such file or folder", "state.json")
+    ),
     Row("not a checkpoint", lambda folder: ["checkpoint", "show", str(pictures(folder / "p"))], ("/p", "checkpoint")),
     Row("truncated tensors", checkpoint_with(truncate), ("meta.safetensors",)),
     Row("changed tensors", checkpoint_with(flip_a_bit, "checkpoint", "digest"), ("meta.safetensors", "sha256")),

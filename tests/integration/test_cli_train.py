@@ -58,7 +58,7 @@ def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, A
 
 def test_train_evaluate_and_digest(job: str, capsys: pytest.CaptureFixture[str]) -> None:
     result = run_json(capsys, "train", job)
-    assert result["run_id"] is None
+    assert {"run_id", "checkpoint", "digest", "steps", "tasks_per_s", "train_s", "meta_test"} <= result.keys()
     assert result["steps"] == 4
     assert result["tasks_per_s"] > 0
     assert result["train_s"] > 0
@@ -138,3 +138,12 @@ def test_help_of_every_level(arguments: list[str], capsys: pytest.CaptureFixture
     out, said = run(capsys, *arguments)
     assert out.startswith("Usage: distmeta")
     assert said == ""
+
+
+def test_a_run_that_fails_on_the_way_says_so_in_one_line(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", job, "--set", "algorithm.learner.phases.0.lr=1e30"])
+    captured = capsys.readouterr()
+    assert ended.value.code == 1
+    assert captured.err.startswith("error: ")
+    assert len(captured.err.splitlines()) == 1
