@@ -1,0 +1,80 @@
+"""A loop over tasks, vmap and vmap in chunks compute the same sums, for every learner and every estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from distmeta.config import EngineConfig, Phase
+from distmeta.estimators import ESTIMATORS
+from distmeta.estimators.base import Estimator
+from distmeta.learners import LEARNERS
+from distmeta.learners.base import Learner
+from distmeta.learners.prototype import PrototypeLearner
+from distmeta.models.base import Backbone
+
+from .problems import (
+    DISPLACEMENT,
+    EXACT,
+    FIRST_ORDER,
+    LOOP,
+    VMAP,
+    WAY,
+    classification,
+    conv4,
+    gradient,
+    mlp,
+    perturbed,
+    update,
+)
+
+TASKS = 5
+# By kind, then by what is special about it.
+LEARNER_ROWS: dict[str, Callable[[Backbone], Learner]] = {
+    "gradient": lambda backbone: gradient(backbone, Phase(lr=0.2, steps=2)),
+    "gradient, head": lambda backbone: gradient(backbone, Phase(groups=("head",), lr=0.2, steps=2)),
+    "gradient, rates": lambda backbone: gradient(backbone, Phase(lr=0.2), learned_lr=True),
+    "gradient, mini-batches": lambda backbone: gradient(backbone, Phase(lr=0.1, steps=3, batch=4)),
+    "gradient, Adam": lambda backbone: gradient(backbone, Phase(groups=("head",), lr=0.01, steps=2, optimizer="adam")),
+    "gradient, L2-SP": lambda backbone: gradient(backbone, Phase(lr=0.2, steps=2, l2sp=0.5)),
+    "gradient, fresh": lambda backbone: gradient(backbone, Phase(lr=0.2, steps=2), head="fresh"),
+    "gradient, phases": lambda backbone: gradient(
+        backbone, Phase(groups=("head",), lr=0.2), Phase(lr=0.1, objective="entropy")
+    ),
+    "prototype": lambda backbone: PrototypeLearner(backbone, WAY),
+}
+ESTIMATOR_ROWS: dict[str, Estimator] = {
+    "backprop": EXACT,
+    "backprop, first order": FIRST_ORDER,
+    "displacement": DISPLACEMENT,
+}
+BACKBONES: dict[str, tuple[Callable[[], Backbone], tuple[int, ...]]] = {
+    "mlp": (mlp, (6,)),
+    "strided conv4": (conv4, (1, 16, 16)),
+    "pooled inductive conv4": (lambda: conv4(downsample="pool", norm="support"), (1, 16, 16)),
+}
+
+
+def test_every_learner_and_every_estimator_has_a_row() -> None:
+    assert {name.split(",")[0] for name in LEARNER_ROWS} == set(LEARNERS)
+    assert {name.split(",")[0] for name in ESTIMATOR_ROWS} == set(ESTIMATORS)
+
+
+@pytest.mark.parametrize("network", BACKBONES)
+@pytest.mark.parametrize("estimator", ESTIMATOR_ROWS)
+@pytest.mark.parametrize("kind", LEARNER_ROWS)
+def test_all_strategies_agree(kind: str, estimator: str, network: str) -> None:
+    make, shape = BACKBONES[network]
+    backbone = make()
+    learner, episodes = LEARNER_ROWS[kind](backbone), classification(*shape, tasks=TASKS, shots=2, queries=2)
+    meta = perturbed(learner.init(0), size=0.05)
+    reference = update(learner, ESTIMATOR_ROWS[estimator], meta, episodes, LOOP)
+    size = max(1.0, sum(float(tensor.square().sum()) for tensor in reference.grad.values()) ** 0.5)
+    for engine in (VMAP, EngineConfig(strategy="vmap", chunk=2), EngineConfig(strategy="vmap", chunk=TASKS + 3)):
+        found = update(learner, ESTIMATOR_ROWS[estimator], meta, episodes, engine)
+        assert found.weight == reference.weight == TASKS
+        assert found.metrics == pytest.approx(reference.metrics, rel=1e-12)
+        assert set(found.grad) == set(reference.grad)
+        for name, tensor in reference.grad.items():
+            assert float((found.grad[name] - tensor).norm()) < 1e-12 * size, name
