@@ -58,10 +58,10 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
 
     table = Table(title=title or None)
     for name in rows[0] if rows else ():
-        table.add_column(name)
+        table.add_column(name, overflow="fold")  # a path is for copying: never cut
     for row in rows:
         table.add_row(*(_text(value) for value in row.values()))
-    Console().print(table)
+    Console(markup=False, highlight=False).print(table)  # names may hold square brackets
 
 
 def one_line(error: Exception) -> str:
