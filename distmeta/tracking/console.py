@@ -122,7 +122,7 @@ class Progress:
             self._console.print(final_table(title, scores))
 
     def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def final_table(title: str, scores: Sequence[Scored]) -> Table:

@@ -77,7 +77,7 @@ class MlflowTracker(Tracker):
             raise UserError(
                 f"the store {mask_uri(self._uri)} cannot be used: {mask_uri(str(error))[:300]}",
                 where="tracking.uri",
-                allowed="a running MLflow server (http://HOST:PORT), a database (sqlite:///FILE); or tracking.kind none",
+                allowed="a running MLflow server (http://HOST:PORT), a database (sqlite:///FILE), or kind none",
             ) from error
         self._staging = Path(tempfile.mkdtemp(prefix="distmeta-tracking-"))
         self._num_staged = 0

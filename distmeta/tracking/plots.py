@@ -39,13 +39,15 @@ def adaptation_curve(
         ylabel: The metric's name.
         title: The picture's title.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _figure(6.0, 4.0)
     for index, (label, (steps, mean, half)) in enumerate(curves.items()):
         centre, width = np.asarray(mean, dtype=float), np.asarray(half, dtype=float)
         colour = COLOURS[index % len(COLOURS)]
         axes.fill_between(steps, centre - width, centre + width, color=colour, alpha=0.2, linewidth=0)
         axes.plot(steps, centre, color=colour, marker=_MARKERS[index % len(_MARKERS)], markersize=4, label=label)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(figure, axes, path, xlabel="inner steps", ylabel=ylabel, title=title)
 
 
@@ -62,7 +64,8 @@ def training_curves(
     Args:
         path: The PNG.
         series: label -> (x [P], y [P]).
-        xlabel, ylabel: Names of the axes, with units.
+        xlabel: Name of the x axis, with its unit.
+        ylabel: Name of the y axis, with its unit.
         reference: Label, x and y of points to compare with (published or measured elsewhere).
         title: The picture's title.
     """

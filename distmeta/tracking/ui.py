@@ -1,0 +1,151 @@
+"""MLflow's server for a store on this machine, as a process of ours that ends with us.
+
+Against DNS rebinding, the server answers only to `localhost` and private addresses; MLFLOW_SERVER_ALLOWED_HOSTS adds
+others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from types import TracebackType
+from typing import IO, Self
+
+from distmeta.errors import DistmetaError, UserError
+from distmeta.tracking.uris import artifact_folder, is_server, mask_uri, sqlite_file
+
+_START_TIMEOUT_S = 120.0
+_STOP_TIMEOUT_S = 10.0
+_POLL_S = 0.2
+
+
+class MlflowServer:
+    """The server as a context manager: inside, it answers at `address`.
+
+    Args:
+        uri: The store, `sqlite:///FILE` or another database.
+        host: Interface to listen on.
+        port: Port to listen on.
+
+    Raises:
+        UserError: `uri` is a server already, or the port is taken.
+    """
+
+    def __init__(self, uri: str, host: str = "127.0.0.1", port: int = 5000) -> None:
+        if is_server(uri):
+            raise UserError(
+                f"{mask_uri(uri)} is a server already: open it in the browser",
+                where="--uri",
+                allowed="a database, sqlite:///FILE or postgresql://...",
+            )
+        _check_free(host, port)
+        self._uri, self._host, self._port = uri, host, port
+        self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def __enter__(self) -> Self:
+        """Start the server and wait until it answers.
+
+        Raises:
+            DistmetaError: It has ended, or did not answer in time; tells its last words.
+        """
+        self._output: IO[bytes] = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            self._command(),
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches us alone, and we end the server with the workers it has started
+        )
+        try:
+            self._wait()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def wait(self) -> None:
+        """Block until the server ends.
+
+        Raises:
+            DistmetaError: It has ended by itself; tells its last words.
+        """
+        code = self._process.wait()
+        raise DistmetaError(f"the MLflow server has ended with code {code}: {self._last_words()}")
+
+    def _command(self) -> list[str]:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", self._host, "--port", str(self._port)]
+        command += ["--workers", "1"]
+        database = sqlite_file(self._uri)
+        if database is not None:
+            command += ["--artifacts-destination", str(artifact_folder(database))]
+        return command
+
+    def _environment(self) -> dict[str, str]:
+        # The URI goes here and not on the command line, where every user of the machine could read its password.
+        return {
+            **os.environ,
+            "MLFLOW_BACKEND_STORE_URI": self._uri,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise DistmetaError(f"the MLflow server could not start: {self._last_words()}")
+            if self._answers():
+                return
+            time.sleep(_POLL_S)
+        raise DistmetaError(f"the MLflow server did not answer within {_START_TIMEOUT_S:.0f} s: {self._last_words()}")
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.address}/health", timeout=1.0):
+                return True
+        except OSError:
+            return False
+
+    def _stop(self) -> None:
+        """End the server and its workers, which form a process group: politely, then for certain."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STOP_TIMEOUT_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._output.close()
+
+    def _last_words(self) -> str:
+        self._output.seek(0)
+        lines = self._output.read().decode(errors="replace").split("\n")
+        return mask_uri(" / ".join(line.strip() for line in lines if line.strip())[-500:])
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise a UserError unless `port` can be listened on at `host`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except socket.gaierror as error:
+            raise UserError(f"'{host}' is not an address", where="--host", allowed="127.0.0.1, 0.0.0.0 ...") from error
+        except OSError as error:
+            raise UserError(
+                f"port {port} of {host} cannot be used: {error.strerror}", where="--port", allowed="a free port"
+            ) from error

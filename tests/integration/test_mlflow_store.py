@@ -1,0 +1,168 @@
+"""Runs in a real MLflow store on SQLite."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from distmeta.errors import UserError
+from distmeta.tracking.mlflow import MlflowTracker
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+CONFIG: dict[str, object] = {
+    "name": "run",
+    "outer": {"lr": 0.001, "clip_norm": None},
+    "tracking": {"uri": "postgresql://me:secret@host/runs"},
+}
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store without runs: MLflow takes seconds to make one, and no time to use a copy."""
+    path = tmp_path_factory.mktemp("store") / "empty.db"
+    tracker = MlflowTracker(f"sqlite:///{path}", "other")
+    tracker.start("first", {}, None)
+    tracker.close()
+    return path
+
+
+@pytest.fixture
+def uri(empty_store: Path, tmp_path: Path) -> str:
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture
+def make(uri: str, tmp_path: Path) -> Callable[[], MlflowTracker]:
+    return lambda: MlflowTracker(uri, "tests", unsent=tmp_path / "unsent", interval_s=0.01)
+
+
+def steps(uri: str, run_id: str, key: str) -> list[int]:
+    return [point.step for point in MlflowClient(uri).get_metric_history(run_id, key)]
+
+
+def artifacts(uri: str, run_id: str, folder: str | None = None) -> set[str]:
+    return {file.path for file in MlflowClient(uri).list_artifacts(run_id, folder)}
+
+
+def test_everything_is_on_record_before_step_0(make: Callable[[], MlflowTracker], uri: str, tmp_path: Path) -> None:
+    tracker = make()
+    run_id = tracker.start("run", CONFIG, None)
+    run = MlflowClient(uri).get_run(run_id)
+    assert (run.info.run_name, run.info.status) == ("run", "RUNNING")
+    assert run.data.params == {
+        "name": "run",
+        "outer.lr": "0.001",
+        "outer.clip_norm": "null",
+        "tracking.uri": "postgresql://me:***@host/runs",
+    }
+    assert {"version.python", "version.torch", "machine.host", "machine.cpus", "machine.device"} <= run.data.tags.keys()
+    assert "mlflow.source.git.commit" in run.data.tags or "git.commit" not in run.data.tags
+    folder = tmp_path / "mlartifacts" / run_id / "artifacts"
+    masked = {**CONFIG, "tracking": {"uri": "postgresql://me:***@host/runs"}}
+    assert json.loads((folder / "config.json").read_text()) == masked
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == masked
+    assert "secret" not in str(run.to_dictionary())
+    tracker.close()
+    assert MlflowClient(uri).get_run(run_id).info.status == "FINISHED"
+
+
+def test_values_and_files_are_kept(make: Callable[[], MlflowTracker], uri: str, tmp_path: Path) -> None:
+    tracker = make()
+    run_id = tracker.start("run", CONFIG, None)
+    checkpoint = tmp_path / "step-3"
+    checkpoint.mkdir()
+    (checkpoint / "state.json").write_text("{}")
+    (tmp_path / "plot.png").write_bytes(b"png")
+    for step in range(1, 4):
+        tracker.log(step, {"train/loss": 1.0 / step, "train/accuracy": float("nan")})
+    tracker.artifact(checkpoint, "checkpoints")
+    tracker.artifact(tmp_path / "plot.png", "pictures")
+    shutil.rmtree(checkpoint)
+    tracker.close()
+    assert steps(uri, run_id, "train/loss") == steps(uri, run_id, "train/accuracy") == [1, 2, 3]
+    assert artifacts(uri, run_id, "checkpoints/step-3") == {"checkpoints/step-3/state.json"}
+    assert artifacts(uri, run_id, "pictures") == {"pictures/plot.png"}
+    assert not (tmp_path / "unsent").exists()
+
+
+def test_a_resumed_run_doubles_no_step(make: Callable[[], MlflowTracker], uri: str) -> None:
+    tracker = make()
+    run_id = tracker.start("run", CONFIG, None)
+    for step in (10, 20, 30):
+        tracker.log(step, {"train/loss": float(step)})
+    tracker.log(20, {"val/accuracy": 0.5})
+    tracker.close(failed=True)
+    assert MlflowClient(uri).get_run(run_id).info.status == "FAILED"
+
+    tracker = make()
+    assert tracker.start("run", {**CONFIG, "outer": {"lr": 0.002, "clip_norm": None}, "new": 1}, run_id) == run_id
+    run = MlflowClient(uri).get_run(run_id)
+    assert run.info.status == "RUNNING"
+    assert run.data.params["outer.lr"] == "0.001" and run.data.params["new"] == "1"
+    assert run.data.tags["distmeta.changed_on_resume"] == "outer.lr: 0.001 -> 0.002"
+    for step in (20, 30, 40, 40):
+        tracker.log(step, {"train/loss": -1.0, "val/accuracy": 0.75})
+    tracker.close()
+    client = MlflowClient(uri)
+    losses = [(point.step, point.value) for point in client.get_metric_history(run_id, "train/loss")]
+    assert losses == [(10, 10.0), (20, 20.0), (30, 30.0), (40, -1.0)]
+    assert steps(uri, run_id, "val/accuracy") == [20, 30, 40]
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_resuming_a_run_the_store_does_not_know_opens_a_new_one(
+    make: Callable[[], MlflowTracker], uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    unknown = "0" * 32
+    tracker = make()
+    run_id = tracker.start("run", CONFIG, unknown)
+    tracker.close()
+    assert run_id != unknown
+    assert MlflowClient(uri).get_run(run_id).data.tags["distmeta.continues"] == unknown
+    assert unknown in caplog.text
+
+
+def test_a_file_that_is_not_there_is_told_and_ends_nothing(
+    make: Callable[[], MlflowTracker], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    tracker = make()
+    tracker.start("run", CONFIG, None)
+    tracker.artifact(tmp_path / "none.png", "")
+    tracker.model(tmp_path / "none", "model")
+    tracker.close()
+    assert caplog.text.count("cannot be recorded") == 2
+
+
+def test_the_address_is_the_command_that_opens_the_store(make: Callable[[], MlflowTracker], uri: str) -> None:
+    tracker = make()
+    run_id = tracker.start("run", {}, None)
+    tracker.close()
+    assert tracker.address() == f"distmeta ui --uri {uri}  (run {run_id})"
+
+
+def test_a_deleted_experiment_is_named(make: Callable[[], MlflowTracker], uri: str) -> None:
+    client = MlflowClient(uri)
+    client.delete_experiment(client.create_experiment("tests"))
+    with pytest.raises(UserError, match=r"tracking\.experiment: the experiment 'tests' has been deleted"):
+        make().start("run", {}, None)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["nonsense://me:secret@host", "postgresql+nodriver://me:secret@host/runs", "sqlite:////proc/none/mlflow.db"],
+)
+def test_a_store_that_cannot_be_used_is_one_clear_line(uri: str) -> None:
+    with pytest.raises(UserError, match=r"^tracking\.uri: the store .* cannot be used: .*; allowed: ") as raised:
+        MlflowTracker(uri, "tests").start("run", {}, None)
+    assert "secret" not in str(raised.value)
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distmeta.tracking import plots
+
+STEPS = np.arange(4)
+IMAGES = np.linspace(0.0, 1.0, 2 * 6 * 28 * 28).reshape(2, 6, 28, 28)
+COLOUR_IMAGES = np.repeat(IMAGES[:, :, None], 3, axis=2)
+LABELS = np.array([[0, 1, 2, 0, 1, 2]] * 2)
+WRONG = np.array([[0, 1, 2, 2, 1, 0], [0, 1, 2, 0, 1, 2]])
+X = np.linspace(-5.0, 5.0, 20)
+FIT = plots.Fit((X[:5], np.sin(X[:5])), (X, np.sin(X)), X, {0: 0 * X, 1: 0.5 * np.sin(X), 10: np.sin(X)})
+
+PICTURES: dict[str, Callable[[Path], None]] = {
+    "curve": lambda path: plots.adaptation_curve(path, {"a": (STEPS, STEPS / 4, 0.1 + 0 * STEPS)}, "accuracy", "a"),
+    "training": lambda path: plots.training_curves(
+        path, {"a": ([1, 2], [0.5, 0.6])}, "s", "accuracy", ("published", [1, 2], [0.4, 0.5])
+    ),
+    "tasks": lambda path: plots.sample_tasks(path, IMAGES, LABELS, IMAGES, LABELS, WRONG),
+    "unpredicted": lambda path: plots.sample_tasks(path, COLOUR_IMAGES, LABELS, COLOUR_IMAGES, LABELS),
+    "fits": lambda path: plots.regression_fits(path, [FIT, FIT], "sinusoid"),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_each_picture_is_a_png_with_something_on_it(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "made" / f"{name}.png"
+    PICTURES[name](path)
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        pixels = np.asarray(image.convert("L"))
+    assert min(pixels.shape) > 200
+    assert pixels.min() < 50 and pixels.max() == 255
+
+
+def test_few_queries_are_taken_from_all_classes() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    assert plots._some_of_each(labels, 4).tolist() == [0, 1, 3, 6]

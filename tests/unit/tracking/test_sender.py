@@ -1,0 +1,155 @@
+"""The sender against a fake store that can be slow, away, or hard to please."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from distmeta.tracking.sender import Point, Sender, Upload
+
+PATIENCE_S = 30.0
+
+
+class FakeStore:
+    """Keeps what it is sent. While it is away, every call fails with ConnectionError."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[Point]] = []
+        self.uploads: list[str] = []
+        self.away = threading.Event()
+        self.asked, self.changed = threading.Event(), threading.Condition()
+        self.refuses: set[str] = set()
+
+    def write(self, points: Sequence[Point]) -> None:
+        self._answer(*(point.key for point in points))
+        with self.changed:
+            self.calls.append(list(points))
+            self.changed.notify_all()
+
+    def upload(self, what: str) -> Upload:
+        def send() -> None:
+            self._answer(what)
+            with self.changed:
+                self.uploads.append(what)
+                self.changed.notify_all()
+
+        return Upload(what, Path(what), send)
+
+    def _answer(self, *names: str) -> None:
+        self.asked.set()
+        if self.away.is_set():
+            raise ConnectionError("postgresql://me:secret@host does not answer")
+        if self.refuses.intersection(names):
+            raise ValueError("not with me")
+
+    @property
+    def steps(self) -> list[int]:
+        return [point.step for call in self.calls for point in call]
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(condition, PATIENCE_S)
+
+
+def points(*steps: int, key: str = "loss") -> list[Point]:
+    return [Point(key, 0.5, 0, step) for step in steps]
+
+
+@pytest.fixture
+def store() -> FakeStore:
+    return FakeStore()
+
+
+@pytest.fixture
+def make(store: FakeStore) -> Iterator[Callable[..., Sender]]:
+    made: list[Sender] = []
+
+    def build(batch: int = 1000) -> Sender:
+        is_outage = lambda error: isinstance(error, ConnectionError)  # noqa: E731
+        made.append(Sender(store.write, is_outage, interval_s=0.01, max_wait_s=0.05, batch=batch))
+        return made[-1]
+
+    yield build
+    for sender in made:
+        sender.close(0.0)
+
+
+def test_points_arrive_without_closing(store: FakeStore, make: Callable[..., Sender]) -> None:
+    sender = make()
+    sender.put(points(1, 2))
+    store.wait_for(lambda: store.steps == [1, 2])
+
+
+def test_closing_sends_what_is_queued_in_order_and_in_batches(store: FakeStore, make: Callable[..., Sender]) -> None:
+    sender = make(batch=3)
+    sender.put(points(*range(10)))
+    sender.upload(store.upload("file"))
+    unsent = sender.close(PATIENCE_S)
+    assert store.steps == list(range(10))
+    assert max(map(len, store.calls)) <= 3
+    assert store.uploads == ["file"]
+    assert (unsent.points, unsent.uploads) == ([], [])
+
+
+def test_an_outage_loses_and_doubles_nothing_and_is_told_once(
+    store: FakeStore, make: Callable[..., Sender], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    sender = make()
+    store.away.set()
+    sender.put(points(1))
+    assert store.asked.wait(PATIENCE_S)
+    sender.put(points(2))
+    sender.upload(store.upload("file"))
+    store.asked.clear()
+    assert store.asked.wait(PATIENCE_S)
+    store.away.clear()
+    store.wait_for(lambda: store.steps == [1, 2] and store.uploads == ["file"])
+    assert sender.close(PATIENCE_S).points == []
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert "does not answer" in told[0] and "secret" not in told[0]
+    assert "answers again" in told[1]
+
+
+def test_what_an_absent_store_does_not_take_is_handed_back(store: FakeStore, make: Callable[..., Sender]) -> None:
+    store.away.set()
+    sender = make()
+    sender.put(points(1, 2))
+    upload = store.upload("file")
+    sender.upload(upload)
+    unsent = sender.close(0.1)
+    assert unsent.points == points(1, 2)
+    assert unsent.uploads == [upload]
+
+
+def test_a_refused_item_is_handed_back_and_holds_nothing_up(store: FakeStore, make: Callable[..., Sender]) -> None:
+    store.refuses = {"bad"}
+    sender = make(batch=1)
+    bad = store.upload("bad")
+    sender.put([*points(1, key="bad"), *points(2)])
+    sender.upload(bad)
+    sender.upload(store.upload("good"))
+    unsent = sender.close(PATIENCE_S)
+    assert store.steps == [2]
+    assert store.uploads == ["good"]
+    assert unsent.points == points(1, key="bad")
+    assert unsent.uploads == [bad]
+
+
+def test_putting_never_waits_for_a_stuck_store(make: Callable[..., Sender], store: FakeStore) -> None:
+    release = threading.Event()
+    sender = make()
+    sender.upload(Upload("stuck", Path("stuck"), lambda: assert_set(release)))
+    sender.put(points(1))
+    unsent = sender.close(0.2)
+    assert [upload.what for upload in unsent.uploads] == ["stuck"]
+    release.set()
+
+
+def assert_set(event: threading.Event) -> None:
+    assert event.wait(PATIENCE_S)
