@@ -1,0 +1,25 @@
+"""Where shards are computed: in this process or by Ray actors. Only this package and job submission import Ray."""
+
+from __future__ import annotations
+
+from distmeta.config import RuntimeConfig
+from distmeta.runtime.executor import Executor, Recipe
+
+
+def build_executor(config: RuntimeConfig, recipe: Recipe) -> Executor:
+    """Start the executor that `config` names.
+
+    Args:
+        config: Where and how to run.
+        recipe: The program of the workers.
+
+    Raises:
+        UserError: The Ray cluster cannot be reached, or has no room for the workers.
+    """
+    if config.executor == "local":
+        from distmeta.runtime.local import LocalExecutor
+
+        return LocalExecutor(config, recipe)
+    from distmeta.runtime.ray import RayExecutor
+
+    return RayExecutor(config, recipe)

@@ -19,10 +19,17 @@ class Program(Protocol):
     """What a worker does with shards."""
 
     def prepare(self, kind: str, shard: Shard) -> None:
-        """Make the shard's episodes ahead of time; called on a background thread."""
+        """Begin to make the shard's episodes on a background thread of the program; return at once.
+
+        The shard may in the end be run by another worker: keep only the newest few.
+        """
 
     def run(self, kind: str, snapshot: Snapshot, shard: Shard) -> Any:
-        """Compute the shard's value: for kind `update` a Report, for `evaluate` arrays."""
+        """Compute the shard's value: for kind `update` a Report, for `evaluate` arrays.
+
+        Every attempt at a shard must give the same bits. The snapshot is the same object for all shards that come with
+        it, and must not be changed.
+        """
 
     def timing(self) -> Mapping[str, float]:
         """Seconds of the last `run`: `data_wait_s`, `compute_s`."""
@@ -73,16 +80,19 @@ class Executor(ABC):
     ) -> Iterator[Result]:
         """Run every shard once, yielding results as they come, in any order.
 
+        One call is worked at a time: read one iterator to its end, or drop it, before the next call.
+
         Args:
             kind: What to compute, passed on to the program.
             snapshot: Meta-parameters, sent once a node.
-            shards: The work.
+            shards: The work; their indices differ.
             upcoming: The next call's shards of the same kind; workers prepare them when they have nothing better to do.
 
         Raises:
             WorkerError: A shard failed more often than allowed, or the program itself raised.
+            UserError: The program raised it.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """End the workers."""
+        """End the workers. A second call does nothing."""

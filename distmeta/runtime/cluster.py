@@ -1,0 +1,166 @@
+"""Finding, starting and leaving the Ray cluster, and room in it.
+
+An address (`runtime.address`, then RAY_ADDRESS) is connected to; without one, a cluster is started for this process: on
+loopback only, with Ray's token authentication, without dashboard and usage reports, and ended with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray._private import ray_constants
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+import distmeta
+from distmeta.config import RuntimeConfig
+from distmeta.errors import UserError
+
+OBJECT_STORE_BYTES = 1 << 30
+MIN_OBJECT_STORE_BYTES = 1 << 27
+OWN_PLACEMENT_TIMEOUT_S = 10.0
+
+_FORWARDED = ("DISTMETA_DATA", "DISTMETA_HOME")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A connection to Ray.
+
+    Attributes:
+        started: This process started the cluster.
+        leave: Ends the connection, and a cluster that this process started with it.
+    """
+
+    started: bool
+    leave: Callable[[], None]
+
+    def worker_environment(self, threads: int) -> dict[str, str]:
+        """Variables to set for workers; those of a cluster started here inherit them, which starts them sooner."""
+        return {} if self.started else _environment(threads)
+
+
+def connect(config: RuntimeConfig) -> Cluster:
+    """Use the Ray that this process is connected to already, or the one at the configured address, or start one.
+
+    Raises:
+        UserError: Nothing answers at the address, or it refuses this process.
+    """
+    if ray.is_initialized():
+        return Cluster(started=False, leave=lambda: None)
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
+        _join(address, "runtime.address" if config.address else "RAY_ADDRESS")
+    else:
+        _start(config)
+    return Cluster(started=not address or address == "local", leave=ray.shutdown)
+
+
+def place(config: RuntimeConfig, cluster: Cluster, timeout_s: float) -> PlacementGroup:
+    """Reserve the workers' resources, on as many machines as there are.
+
+    Raises:
+        UserError: There is no room within the time allowed.
+    """
+    share = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
+    bundle = {name: amount for name, amount in share.items() if amount > 0}
+    group: PlacementGroup = placement_group([bundle] * config.workers, strategy="SPREAD")
+    if group.wait(min(timeout_s, OWN_PLACEMENT_TIMEOUT_S) if cluster.started else timeout_s):
+        return group
+    remove_placement_group(group)
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    listed = ", ".join(f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}s free" for name in bundle)
+    wanted = " and ".join(f"{amount:g} {name}s" for name, amount in bundle.items())
+    raise UserError(
+        f"no room for {config.workers} workers of {wanted} each; the cluster has {listed}",
+        where="runtime.workers",
+        allowed="fewer workers, or smaller runtime.cpus_per_worker and runtime.gpus_per_worker",
+    )
+
+
+def _join(address: str, where: str) -> None:
+    try:
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"no Ray cluster can be used at '{address}' ({reason})",
+            where=where,
+            allowed="the HOST:PORT of a running cluster (with its token), 'auto', or nothing, to start one here",
+        ) from error
+
+
+def _start(config: RuntimeConfig) -> None:
+    """Start a cluster on this machine that has room for the workers, also where they share cores."""
+    needed = -(-config.workers * config.cpus_per_worker // 1)
+    with _variables(_environment(config.threads_per_worker)), _loopback(), _quiet():
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, int(needed)),
+            include_dashboard=False,
+            object_store_memory=_object_store_bytes(),
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+        )
+
+
+def _environment(threads: int) -> dict[str, str]:
+    forwarded = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
+    return {**forwarded, "OMP_NUM_THREADS": str(threads)}
+
+
+def _object_store_bytes() -> int:
+    """A gibibyte, or a quarter of the memory where that is less."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(MIN_OBJECT_STORE_BYTES, min(OBJECT_STORE_BYTES, memory // 4))
+
+
+@contextlib.contextmanager
+def _variables(values: dict[str, str]) -> Iterator[None]:
+    """Set variables for the processes that Ray starts, among them the place of this package."""
+    package_parent = str(Path(distmeta.__file__).resolve().parents[1])
+    paths = [package_parent, *filter(None, [os.environ.get("PYTHONPATH")])]
+    values = {**values, "PYTHONPATH": os.pathsep.join(paths), "RAY_USAGE_STATS_ENABLED": "0"}
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Let the cluster's servers listen on loopback.
+
+    Ray does so where clusters of several machines are switched off (as on macOS). The switch is an environment variable
+    that is read when Ray is imported, which may be long past, so its result is set here.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out Ray's note that token authentication, which is wanted, is on."""
+    logger = logging.getLogger("ray._private.authentication")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

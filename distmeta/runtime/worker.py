@@ -1,0 +1,71 @@
+"""The worker: builds the program of a recipe and runs shards with it, the next shard's episodes being made meanwhile.
+
+A plain class, the same in this process and in a Ray actor; it does not know which of them it is in. Kept light: a
+worker's start is mostly the import of torch.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from distmeta.runtime.executor import Program, Recipe
+from distmeta.runtime.wire import ResultWire, SnapshotWire, decode_snapshot, encode_value
+from distmeta.types import Shard, Snapshot
+
+
+class Worker:
+    """Runs shards.
+
+    Args:
+        index: Number of this worker.
+        recipe: The program to build.
+        threads: Threads of its tensor operations.
+    """
+
+    def __init__(self, index: int, recipe: Recipe, threads: int) -> None:
+        self._index = index
+        torch.set_num_threads(threads)
+        self._program: Program = recipe.build()
+        self._cached: tuple[int, Snapshot] | None = None
+
+    def run(self, kind: str, wire: SnapshotWire, shard: Shard, upcoming: Shard | None) -> ResultWire:
+        """Compute a shard.
+
+        Args:
+            kind: Passed on to the program.
+            wire: The meta-parameters; decoded once, however many shards come with them.
+            shard: The tasks.
+            upcoming: The shard to prepare meanwhile; it may in the end be run by another worker.
+
+        Returns:
+            The shard's value and times.
+        """
+        snapshot = self._decoded(wire)
+        if upcoming is not None:
+            self._program.prepare(kind, upcoming)
+        value = self._program.run(kind, snapshot, shard)
+        timing = self._program.timing()
+        return ResultWire(
+            shard=shard.index,
+            value=encode_value(value),
+            worker=self._index,
+            data_wait_s=timing["data_wait_s"],
+            compute_s=timing["compute_s"],
+        )
+
+    def _decoded(self, wire: SnapshotWire) -> Snapshot:
+        if self._cached is None or self._cached[0] != wire.serial:
+            self._cached = wire.serial, decode_snapshot(wire)
+        return self._cached[1]
+
+
+class LazyWorker:
+    """The class of the Ray actor: builds the worker in a call, so that an exception there is the call's result."""
+
+    def start(self, index: int, recipe: Recipe, threads: int) -> None:
+        """Build the worker."""
+        self._worker = Worker(index, recipe, threads)
+
+    def run(self, kind: str, wire: SnapshotWire, shard: Shard, upcoming: Shard | None) -> ResultWire:
+        """See `Worker.run`."""
+        return self._worker.run(kind, wire, shard, upcoming)
