@@ -1,0 +1,215 @@
+"""What holds for every method, on images and on sine waves: one table, a row for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distmeta.algorithms import Algorithm, build_algorithm, dtype_of
+from distmeta.config import Conv4Config, EngineConfig, GlyphTasks, MlpConfig, RunConfig, SinusoidTasks
+from distmeta.engine.engine import Engine
+from distmeta.methods import METHODS, method
+from distmeta.scoring import score_shard
+from distmeta.tasks import build_source
+from distmeta.tensors import all_finite, cloned, digest
+from distmeta.types import Episode, Params, Update
+
+TASKS = 6
+FEW_SHOT = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 3, "size": 16}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: a method, its settings where the paper's would take long, and what its tasks need.
+
+    Attributes:
+        name: The method.
+        settings: Arguments of the method.
+        tasks: Fields of the task section.
+        regression: It can learn sine waves too; None if not, else its settings there.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Mapping[str, Any] = field(default_factory=dict)
+    regression: Mapping[str, Any] | None = field(default_factory=dict)
+
+
+ROWS = (
+    Row("maml"),
+    Row("fomaml"),
+    Row("anil"),
+    Row("meta_sgd"),
+    Row("reptile", {"eval_steps": 14, "batch": 4}, {"train_shots": 4}, {"eval_steps": 14, "batch": 4}),
+    Row("protonet", {}, {"train_way": 7}, None),
+    Row("pretrain", {"steps": 4}, {"joint": True}, {"steps": 4, "lr": 0.01, "groups": ("all",), "fresh": False}),
+)
+
+
+def glyphs(row: Row) -> RunConfig:
+    return RunConfig(
+        name="contract",
+        tasks=GlyphTasks.model_validate(FEW_SHOT | row.tasks),
+        model=Conv4Config(filters=4),
+        algorithm=method(row.name, **row.settings),
+        engine=EngineConfig(dtype="float64"),
+    )
+
+
+def sine_waves(row: Row) -> RunConfig:
+    assert row.regression is not None
+    joint = {name: value for name, value in row.tasks.items() if name == "joint"}
+    return RunConfig(
+        name="contract",
+        tasks=SinusoidTasks.model_validate({"shots": 5, "queries": 5, "eval_queries": 5, **joint}),
+        model=MlpConfig(hidden=(8, 8)),
+        algorithm=method(row.name, **{"lr": 0.01, **row.regression}),
+        engine=EngineConfig(dtype="float64"),
+    )
+
+
+CONFIGS = {f"{row.name}, glyphs": glyphs(row) for row in ROWS}
+CONFIGS |= {f"{row.name}, sine waves": sine_waves(row) for row in ROWS if row.regression is not None}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method over its tasks, ready to run."""
+
+    config: RunConfig
+    algorithm: Algorithm
+    meta: Params
+    train: Episode
+    test: Episode
+
+    def update(self, episodes: Episode | None = None, meta: Params | None = None) -> Update:
+        engine = Engine(self.algorithm.learner, self.algorithm.estimator, self.config.engine)
+        return engine.update(meta or self.meta, episodes or self.train)
+
+    def scores(self, meta: Params | None = None) -> dict[str, dict[str, np.ndarray]]:
+        return score_shard(self.algorithm.evaluators, meta or self.meta, self.test, "vmap", None).scores
+
+
+@pytest.fixture(params=CONFIGS)
+def case(request: pytest.FixtureRequest) -> Case:
+    return build(CONFIGS[request.param])
+
+
+def build(config: RunConfig) -> Case:
+    source = build_source(config.tasks, config.seed, dtype_of(config))
+    algorithm = build_algorithm(config, source.signature)
+    episodes = {split: source.episodes(source.specs(split, 0, TASKS)) for split in ("train", "test")}
+    return Case(config, algorithm, algorithm.learner.init(config.seed), episodes["train"], episodes["test"])
+
+
+def part(episodes: Episode, begin: int, end: int) -> Episode:
+    return episodes.map(lambda tensor: tensor[begin:end])
+
+
+def assert_close(found: Update, expected: Update) -> None:
+    size = max(1.0, sum(float(grad.square().sum()) for grad in expected.grad.values()) ** 0.5)
+    assert found.weight == expected.weight
+    assert found.metrics == pytest.approx(expected.metrics, rel=1e-12)
+    assert set(found.grad) == set(expected.grad)
+    for name, grad in expected.grad.items():
+        assert float((found.grad[name] - grad).norm()) < 1e-12 * size, name
+
+
+def test_every_method_has_a_row() -> None:
+    assert [row.name for row in ROWS] == list(METHODS)
+
+
+def test_the_update_has_the_names_and_shapes_of_the_parameters(case: Case) -> None:
+    found = case.update()
+    assert set(found.grad) == set(case.meta)
+    for name, tensor in case.meta.items():
+        assert (found.grad[name].shape, found.grad[name].dtype) == (tensor.shape, tensor.dtype)
+        assert not found.grad[name].requires_grad
+    assert found.weight == TASKS
+    assert "loss" in found.metrics
+
+
+def test_everything_is_finite_and_there_is_something_to_learn(case: Case) -> None:
+    found = case.update()
+    assert all_finite(case.meta)
+    assert all_finite(found.grad)
+    assert any(bool(grad.any()) for grad in found.grad.values())
+    assert all(np.isfinite(value) for value in found.metrics.values())
+    assert all(np.isfinite(values).all() for metrics in case.scores().values() for values in metrics.values())
+
+
+def test_two_calls_give_the_same_bits(case: Case) -> None:
+    first, second = case.update(), build(case.config).update()
+    assert digest(first.grad) == digest(second.grad)
+    assert first.metrics == second.metrics
+    again = case.scores()
+    for protocol, metrics in case.scores().items():
+        assert all(np.array_equal(values, again[protocol][metric]) for metric, values in metrics.items())
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "loop"])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_arguments_are_left_alone(case: Case, strategy: str, requires_grad: bool) -> None:
+    meta = {name: tensor.requires_grad_(requires_grad) for name, tensor in cloned(case.meta).items()}
+    given = [*meta.values(), *case.train.tensors(), *case.test.tensors()]
+    before = [(tensor, tensor.detach().clone(), tensor.requires_grad, tensor._version) for tensor in given]
+    Engine(case.algorithm.learner, case.algorithm.estimator, EngineConfig(strategy=strategy)).update(meta, case.train)
+    score_shard(case.algorithm.evaluators, meta, case.test, strategy, None)
+    assert list(meta) == list(case.meta)
+    for tensor, values, required, version in before:
+        assert torch.equal(tensor, values)
+        assert (tensor.requires_grad, tensor._version) == (required, version)
+        assert tensor.is_leaf
+        assert tensor.grad is None
+
+
+def test_updates_of_shards_add_up_to_the_update_of_all_tasks(case: Case) -> None:
+    whole = case.update()
+    one, two, three = (case.update(part(case.train, *ends)) for ends in ((0, 1), (1, 3), (3, TASKS)))
+    assert_close(one.merge(two).merge(three), whole)
+    assert_close(one.merge(two.merge(three)), whole)
+
+
+def test_initial_parameters_are_a_function_of_the_seed(case: Case) -> None:
+    state = torch.get_rng_state()
+    torch.manual_seed(5)
+    first = case.algorithm.learner.init(3)
+    torch.manual_seed(6)
+    expected = torch.get_rng_state()
+    assert digest(case.algorithm.learner.init(3)) == digest(first)
+    assert torch.equal(torch.get_rng_state(), expected)
+    torch.set_rng_state(state)
+    assert digest(case.algorithm.learner.init(4)) != digest(first)
+    assert {tensor.dtype for tensor in first.values()} == {dtype_of(case.config)}
+    assert not any(tensor.requires_grad for tensor in first.values())
+
+
+def test_the_curve_of_an_evaluation_goes_from_no_step_to_the_last(case: Case) -> None:
+    found = score_shard(case.algorithm.evaluators, case.meta, case.test, "loop", None)
+    assert set(found.scores) == set(found.points) == set(case.algorithm.evaluators)
+    for protocol, learner in case.algorithm.evaluators.items():
+        points = found.points[protocol]
+        assert points[0] == 0
+        assert points[-1] == learner.num_steps
+        assert list(points) == sorted(set(points))
+        assert learner.num_steps > 10 or points == tuple(range(learner.num_steps + 1))
+        for values in found.scores[protocol].values():
+            assert values.shape == (TASKS, len(points))
+    together = case.scores()
+    for protocol, metrics in found.scores.items():
+        for metric, values in metrics.items():
+            np.testing.assert_allclose(together[protocol][metric], values, rtol=1e-11, atol=1e-13)
+
+
+def test_an_adapted_learner_has_an_output_for_each_class_of_the_task(case: Case) -> None:
+    num_outputs = build_source(case.config.tasks, 0, dtype_of(case.config)).num_outputs
+    task = case.test.map(lambda tensor: tensor[0])
+    for learner in case.algorithm.evaluators.values():
+        fast = learner.adapt(case.meta, task.support)
+        outputs = learner.predict(case.meta, fast, task.support, task.support.inputs)
+        assert outputs.shape == (len(task.support.inputs), num_outputs)

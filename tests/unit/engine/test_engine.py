@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from distmeta.engine.engine import chunks, lift
+from distmeta.types import Batch, Episode, Term
+
+
+@pytest.fixture
+def episodes() -> Episode:
+    numbers = torch.arange(5.0)
+    return Episode(Batch(numbers[:, None].expand(5, 3)), (Term(Batch(numbers[:, None], numbers[:, None])),))
+
+
+@pytest.mark.parametrize(("size", "counts"), [(None, [5]), (1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (9, [5])])
+def test_chunks_cover_the_tasks_in_order(episodes: Episode, size: int | None, counts: list[int]) -> None:
+    found = list(chunks(episodes, size))
+    assert [chunk.num_tasks for chunk in found] == counts
+    assert torch.equal(torch.cat([chunk.support.inputs for chunk in found]), episodes.support.inputs)
+    assert all(chunk.support.targets is None for chunk in found)
+
+
+def test_both_strategies_lift_a_function_of_one_task(episodes: Episode) -> None:
+    def task(episode: Episode) -> dict[str, torch.Tensor]:
+        assert episode.support.inputs.shape == (3,)
+        return {"sum": episode.support.inputs.sum(), "query": 2 * episode.query[0].batch.inputs}
+
+    together = lift("vmap", task)(episodes)
+    one_by_one = [lift("loop", task)(chunk) for chunk in chunks(episodes, 1)]
+    for name, values in together.items():
+        assert torch.equal(values, torch.cat([part[name] for part in one_by_one]))
+    assert together["sum"].tolist() == [0.0, 3.0, 6.0, 9.0, 12.0]

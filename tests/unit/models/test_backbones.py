@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from distmeta.config import Conv4Config, MlpConfig
+from distmeta.config.models import ModelConfig
+from distmeta.errors import UserError
+from distmeta.models import BACKBONES, build_backbone
+
+ROWS: dict[str, tuple[ModelConfig, tuple[int, ...], int]] = {
+    # name: configuration, input shape, number of features
+    "mlp": (MlpConfig(hidden=(9, 5)), (2, 3), 5),
+    "mlp without hidden layers": (MlpConfig(hidden=()), (2, 3), 6),
+    "conv4": (Conv4Config(filters=6), (1, 28, 28), 6),
+    "conv4 of odd sides": (Conv4Config(filters=6), (3, 17, 9), 6),
+    "conv4 pooled": (Conv4Config(filters=6, downsample="pool"), (3, 32, 48), 6 * 2 * 3),
+    "conv4 inductive": (Conv4Config(filters=6, norm="support"), (1, 16, 16), 6),
+}
+
+
+def test_every_backbone_has_a_row() -> None:
+    assert {name.split()[0] for name in ROWS} == set(BACKBONES)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_shapes_groups_and_types_fit_together(name: str) -> None:
+    config, shape, num_features = ROWS[name]
+    backbone = build_backbone(config, shape, 4, torch.float64)
+    params, inputs = backbone.init(0), torch.rand(7, *shape, dtype=torch.float64)
+    features = backbone.features(params, inputs)
+    assert features.shape == (7, num_features)
+    assert backbone.apply(params, inputs).shape == (7, backbone.num_outputs) == (7, 4)
+    assert torch.equal(backbone.apply(params, inputs), backbone.head(params, features))
+    groups = backbone.groups()
+    assert list(groups["all"]) == list(params) == [*groups["body"], *groups["head"]]
+    in_blocks = [name for group, names in groups.items() if group.startswith("block") for name in names]
+    assert sorted(in_blocks) == sorted(groups["body"])
+    assert {tensor.dtype for tensor in params.values()} == {torch.float64}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_both_types_start_from_the_same_numbers(dtype: torch.dtype) -> None:
+    for config, shape, _ in ROWS.values():
+        exact = build_backbone(config, shape, 4, torch.float64).init(2)
+        found = build_backbone(config, shape, 4, dtype).init(2)
+        assert all(torch.equal(found[name], tensor.to(dtype)) for name, tensor in exact.items())
+
+
+def test_conv4_starts_with_the_spread_of_glorot_and_bengio() -> None:
+    conv4 = build_backbone(Conv4Config(filters=64), (1, 28, 28), 4).init(0)
+    bound = math.sqrt(6 / (9 * (64 + 64)))
+    assert float(conv4["block2.conv.weight"].abs().max()) == pytest.approx(bound, rel=0.01)
+    assert float(conv4["block2.conv.weight"].std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "message"),
+    [
+        (Conv4Config(), (1,), "takes images"),
+        (Conv4Config(downsample="pool"), (1, 28, 15), "28x15 pixels are too small"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(config: ModelConfig, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_backbone(config, shape, 5)
