@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
-from mlflow.pyfunc import PyFuncModel, scoring_server
 
 import distmeta
 from distmeta.config.load import load_config
 from distmeta.errors import UserError
 from distmeta.train import TrainResult, train
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+if TYPE_CHECKING:
+    from mlflow.pyfunc import PyFuncModel
+
+# MLflow's own, from opening a store and from importing mlflow.pyfunc (which the tests therefore do late).
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+]
 JOB = Path(__file__).parents[2] / "jobs" / "demo.py"
 
 
@@ -89,6 +95,8 @@ def test_arrays_lists_and_tables_give_the_learner_s_labels(
 
 
 def test_the_model_can_be_served(logged: Logged, task: dict[str, Any], expected: list[str]) -> None:
+    from mlflow.pyfunc import scoring_server
+
     body = json.dumps({"inputs": {name: array.tolist() for name, array in task.items()}})
     answer = scoring_server.invocations(body, "application/json", logged.model, None)
     assert answer.status == 200
