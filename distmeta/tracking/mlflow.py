@@ -136,7 +136,7 @@ class MlflowTracker(Tracker):
     def _open_run(self, name: str, resume: str | None) -> tuple[str, dict[str, int]]:
         """The run's id, and the last step it has recorded of each metric."""
         tags = {"mlflow.user": environment.user(), "mlflow.source.name": Path(sys.argv[0]).name}
-        if resume is not None:
+        if resume:
             run = self._known_run(resume)
             if run is not None:
                 self._client.update_run(resume, status="RUNNING")

@@ -11,8 +11,8 @@ from distmeta.tracking import MlflowTracker, NullTracker, build_tracker
 def test_the_null_tracker_keeps_nothing(tmp_path: Path) -> None:
     tracker = build_tracker(TrackingConfig(kind="none"))
     assert isinstance(tracker, NullTracker)
-    assert tracker.start("name", {}, None) == "name"
-    assert tracker.start("name", {}, "id") == "id"
+    assert tracker.start("name", {}, None) == ""
+    assert tracker.start("name", {}, "id") == ""
     tracker.log(1, {"loss": 0.5})
     tracker.artifact(tmp_path / "none", "folder")
     tracker.model(tmp_path / "none", "model")
