@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distmeta.cli.ui import ui
+from distmeta.errors import UserError
+from distmeta.tracking.ui import MlflowServer
+
+
+def test_a_store_that_does_not_exist_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"--uri: there are no runs in sqlite:///mlflow\.db: the file .* does not exist"
+    ):
+        ui()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_host_without_an_address_is_refused() -> None:
+    with pytest.raises(UserError, match="--host: 'no such host' is not an address"):
+        MlflowServer("sqlite:///mlflow.db", host="no such host")
