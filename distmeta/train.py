@@ -115,7 +115,7 @@ def train(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> Tr
         if found is None:
             checkpoints.retire(config.checkpoint.path, config.name)
         tracker = build_tracker(config.tracking)
-        run_id = tracker.start(config.name, config.model_dump(mode="json"), found.run_id if found else None)
+        run_id = tracker.start(config.name, config.model_dump(mode="json"), found.run_id if found else None) or None
         failed = True
         try:
             run = _Run(config, program, server, executor, tracker, run_id, quiet)

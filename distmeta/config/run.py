@@ -53,6 +53,13 @@ class RuntimeConfig(Frozen):
     shard_timeout_s: PositiveFloat = 600.0
     max_shard_retries: NonNegativeInt = 3
 
+    @field_validator("device")
+    @classmethod
+    def _device_is_known(cls, device: str) -> str:
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+            raise ValueError(f"unknown device '{device}'; allowed: cpu, cuda, cuda:N")
+        return device
+
 
 class TrainConfig(Frozen):
     """The outer loop.

@@ -30,13 +30,14 @@ class Mlp(Backbone):
         self._dtype = dtype
 
     def init(self, seed: int) -> Params:
-        """Weights from N(0, 2 / fan_in) (He et al. 2015), biases zero."""
+        """Weights uniform with variance 2 / (fan_in + fan_out) (Glorot & Bengio 2010), biases zero."""
         rng = torch.Generator().manual_seed(mix(seed, "mlp"))
         params: Params = {}
         for layer, (fan_in, fan_out) in enumerate(zip(self._sizes[:-1], self._sizes[1:], strict=True), start=1):
             name = "head" if layer == len(self._sizes) - 1 else f"block{layer}"
-            weight = torch.randn(fan_out, fan_in, generator=rng, dtype=torch.float64) * math.sqrt(2.0 / fan_in)
-            params[f"{name}.weight"] = weight.to(self._dtype)
+            bound = math.sqrt(6.0 / (fan_in + fan_out))
+            weight = torch.rand(fan_out, fan_in, generator=rng, dtype=torch.float64) * 2 - 1
+            params[f"{name}.weight"] = (weight * bound).to(self._dtype)
             params[f"{name}.bias"] = torch.zeros(fan_out, dtype=self._dtype)
         return params
 

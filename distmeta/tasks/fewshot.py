@@ -85,7 +85,7 @@ class FewShotSource(TaskSource):
 
     def _batch(self, classes: Ids, examples: Ids, labels: Ids) -> Batch:
         images = self._images(classes, examples)
-        return Batch(torch.from_numpy(images), torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64)))
+        return Batch(torch.from_numpy(images), torch.from_numpy(np.array(labels, dtype=np.int64)))
 
     @abstractmethod
     def _choose(self, split: str, seeds: Uint64, way: int, count: int) -> tuple[Ids, Ids]:

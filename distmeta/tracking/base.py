@@ -12,7 +12,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def start(self, name: str, config: Mapping[str, object], resume: str | None) -> str:
-        """Open a run, or go on with `resume`; returns the run's id.
+        """Open a run, or go on with `resume`; returns the run's id, empty where nothing is kept.
 
         Args:
             name: The run's name.

@@ -12,8 +12,8 @@ class NullTracker(Tracker):
     """For `tracking.kind = none`, and wherever a run is not worth recording."""
 
     def start(self, name: str, config: Mapping[str, object], resume: str | None) -> str:
-        """Return the id that is gone on with, or the run's name."""
-        return resume or name
+        """There is no run, hence no id."""
+        return ""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep nothing."""

@@ -37,7 +37,7 @@ def main() -> None:
     """Train, collect the curve, write OUT.json and OUT.png."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seconds", type=float, default=1260.0)
-    options.add_argument("--every", type=int, default=300, help="outer steps between two scores")
+    options.add_argument("--every", type=int, default=600, help="outer steps between two scores")
     options.add_argument("--tasks", type=int, default=400)
     options.add_argument("--out", type=Path, default=Path("omniglot_curve"))
     chosen = options.parse_args()

@@ -17,9 +17,8 @@ METHODS = ("maml", "fomaml", "anil", "meta_sgd", "reptile", "protonet", "pretrai
 def row(method: str, result: TrainResult) -> str:
     """One line of the table: accuracy in percent under both protocols."""
     scores = {score.protocol: score for score in result.scores if score.metric == "accuracy"}
-    cells = [
-        f"{100 * s.mean[-1]:.1f} ± {100 * s.interval[-1]:.1f}" for s in map(scores.get, PROTOCOLS) if s is not None
-    ]
+    chosen = [scores[protocol] for protocol in PROTOCOLS]
+    cells = [f"{100 * score.mean[-1]:.1f} ± {100 * score.interval[-1]:.1f}" for score in chosen]
     return f"| {method} | {' | '.join(cells)} | {result.steps:,} | {result.tasks_per_s:.0f} | {result.train_s:.0f} |"
 
 
