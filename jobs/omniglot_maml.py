@@ -27,8 +27,8 @@ def config() -> RunConfig:
         model=Conv4Config(filters=64, downsample="stride"),
         algorithm=maml(lr=0.4, steps=1, eval_steps=3),
         outer=OuterConfig(optimizer="Adam", lr=3e-3, average=0.995),
-        train=TrainConfig(steps=60_000, tasks_per_step=16, budget_s=600),
-        runtime=RuntimeConfig(workers=2, shard_size=8),
+        train=TrainConfig(steps=60_000, tasks_per_step=32, budget_s=600),
+        runtime=RuntimeConfig(workers=2, shard_size=16),
         evaluation=EvaluationConfig(every=500, tasks=400, final_tasks=2000),
         checkpoint=CheckpointConfig(every=500),
     )

@@ -23,7 +23,7 @@ def config() -> RunConfig:
     """The run."""
     return RunConfig(
         name="omniglot_protonet",
-        tasks=StoreTasks(store="omniglot", rotations=True, way=5, shots=1, eval_queries=1, train_way=20, queries=5),
+        tasks=StoreTasks(store="omniglot", rotations=True, way=5, shots=1, eval_queries=1, train_way=20, queries=2),
         model=Conv4Config(filters=64, downsample="stride"),
         algorithm=protonet(),
         outer=OuterConfig(optimizer="Adam", lr=1e-3, average=0.995),
