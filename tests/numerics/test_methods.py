@@ -222,17 +222,17 @@ def test_a_fresh_head_starts_from_zeros_and_teaches_the_meta_head_nothing(groups
 
 
 def test_phases_follow_one_another() -> None:
-    """Linear probing, then fine-tuning with Adam: two torch optimizers in turn."""
+    """Linear probing, then Adam twice, the second time with new moments: three torch optimizers in turn."""
     backbone, episodes = mlp(), classification(6)
     meta = perturbed(backbone.init(0))
-    learner = gradient(
-        backbone, Phase(groups=("head",), lr=0.3, steps=2), Phase(lr=0.01, steps=3, optimizer="adam", batch=4)
-    )
+    tuning = Phase(lr=0.01, steps=3, optimizer="adam", batch=4)
+    learner = gradient(backbone, Phase(groups=("head",), lr=0.3, steps=2), tuning, tuning)
     for task in single_tasks(episodes):
         net = networks.with_values(networks.Mlp((6, 8, 7, WAY)), meta)
-        probing, tuning = torch.optim.SGD(net.head.parameters(), lr=0.3), torch.optim.Adam(net.parameters(), lr=0.01)
-        for k, optimizer in enumerate((probing, probing, tuning, tuning, tuning)):
-            rows = slice(None) if k < 2 else [(4 * (k - 2) + i) % 6 for i in range(4)]
+        probing = torch.optim.SGD(net.head.parameters(), lr=0.3)
+        first, second = (torch.optim.Adam(net.parameters(), lr=0.01) for _ in range(2))
+        for k, optimizer in enumerate((probing, probing, *3 * [first], *3 * [second])):
+            rows = slice(None) if k < 2 else [(4 * ((k - 2) % 3) + i) % 6 for i in range(4)]
             net.zero_grad()
             support_loss(net, task, rows).backward()
             optimizer.step()
