@@ -87,8 +87,14 @@ def _draw_images(path: Path, learner: Learner, params: Params, episode: Episode)
             fast = learner.adapt(params, task.support)
             outputs = learner.predict(params, fast, task.support, task.query[0].batch.inputs)
             predictions.append(outputs.argmax(-1))
-    images = (episode.support.inputs, episode.support.targets, batch.inputs, batch.targets, torch.stack(predictions))
-    plots.sample_tasks(path, *(tensor.numpy() for tensor in images))
+    plots.sample_tasks(
+        path,
+        support_images=episode.support.inputs.numpy(),
+        support_labels=episode.support.targets.numpy(),
+        query_images=batch.inputs.numpy(),
+        query_labels=batch.targets.numpy(),
+        predictions=torch.stack(predictions).numpy(),
+    )
     return path
 
 

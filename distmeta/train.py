@@ -119,7 +119,7 @@ def train(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> Tr
         failed = True
         try:
             run = _Run(config, program, server, executor, tracker, run_id, quiet)
-            result = run.go(found.progress if found else {})
+            result = run.go(found)
             failed = False
         finally:
             tracker.close(failed=failed)
@@ -150,9 +150,11 @@ class _Run:
         self._window = _Window()
         self._evaluations: list[Evaluation] = []
 
-    def go(self, progress: Any) -> TrainResult:
-        """Train, evaluate, keep."""
-        self._train_s, self._tasks = float(progress.get("train_s", 0.0)), int(progress.get("tasks", 0))
+    def go(self, found: checkpoints.Checkpoint | None) -> TrainResult:
+        """Train, evaluate, keep; from `found` on, if there is one."""
+        if found is not None:
+            self._saved = found.path
+            self._train_s, self._tasks = found.progress["train_s"], int(found.progress["tasks"])
         config, budget = self._config, self._config.train.budget_s
         with self._progress:
             while self._server.version < config.train.steps and (budget is None or self._train_s < budget):

@@ -62,9 +62,8 @@ class Episode:
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor, in a fixed order: what `rebuild` takes."""
-        found: list[Tensor] = []
-        self.map(lambda tensor: (found.append(tensor), tensor)[1])
-        return tuple(found)
+        batches = (self.support, *(term.batch for term in self.query))
+        return tuple(t for batch in batches for t in (batch.inputs, batch.targets) if t is not None)
 
     def rebuild(self, tensors: tuple[Tensor, ...]) -> Episode:
         """The same structure around other tensors."""

@@ -169,12 +169,13 @@ class RunConfig(Frozen):
             raise ValueError("tasks.joint trains a head over all classes: set algorithm.learner.head to 'fresh'")
         if tasks.joint and self.algorithm.estimator.kind == "displacement":
             raise ValueError("tasks.joint has nothing to adapt on in training; use algorithm.estimator.kind 'backprop'")
-        if (
-            isinstance(learner, GradientConfig)
-            and learner.learned_lr
-            and self.algorithm.estimator.kind == "displacement"
-        ):
-            raise ValueError("algorithm.learner.learned_lr needs a gradient; use algorithm.estimator.kind 'backprop'")
+        estimator = self.algorithm.estimator
+        exact = estimator.kind == "backprop" and estimator.order == 2
+        if isinstance(learner, GradientConfig) and learner.learned_lr and not exact:
+            raise ValueError(
+                "algorithm.learner.learned_lr needs the exact gradient, else the rates never move; "
+                "use algorithm.estimator.kind 'backprop' with order 2"
+            )
         if self.runtime.gpus_per_worker and self.runtime.device == "cpu":
             raise ValueError("runtime.gpus_per_worker reserves a GPU but runtime.device is 'cpu'; set it to 'cuda'")
         return self

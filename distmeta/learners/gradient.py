@@ -7,8 +7,8 @@ A phase says which parameter groups move, for how many steps, at which rate and 
 MAML (Finn et al. 2017, arXiv 1703.03400) moves all, ANIL (Raghu et al. 2020, arXiv 1909.09157) the head,
 Meta-SGD (Li et al. 2017, arXiv 1707.09835) all with learned rates, one for each entry.
 
-Everything is differentiable with respect to `meta`, Adam's moments included. Where no phase moves the body, its support
-features are computed once and every step works on them (exact: the features do not change while the head moves).
+Everything is differentiable with respect to `meta`, Adam's moments included. Where no phase moves the body and every step
+takes the whole support set, its features are computed once for all steps (exact: they do not change).
 
 Deviation from Reptile's code: inner mini-batches walk through one random order of the support set again and again
 instead of drawing a new order for every epoch.
@@ -76,7 +76,9 @@ class GradientLearner(Learner):
         self._fresh = fresh
         self._moved = tuple(name for name in groups["all"] if name in union | fresh)
         self._uses_adam = any(phase.optimizer == "adam" for phase, _, _, _ in self._schedule)
-        self._body_fixed = frozenset(self._moved) <= frozenset(groups["head"])
+        # Mini-batches normalise themselves: with them, features depend on the step, and are not kept.
+        whole = all(phase.batch is None for phase, _, _, _ in self._schedule)
+        self._body_fixed = whole and frozenset(self._moved) <= frozenset(groups["head"])
 
     def init(self, seed: int) -> Params:
         """The backbone's parameters and, for Meta-SGD, a rate for each entry of those that move."""
