@@ -7,8 +7,8 @@ A phase says which parameter groups move, for how many steps, at which rate and 
 MAML (Finn et al. 2017, arXiv 1703.03400) moves all, ANIL (Raghu et al. 2020, arXiv 1909.09157) the head,
 Meta-SGD (Li et al. 2017, arXiv 1707.09835) all with learned rates, one for each entry.
 
-Everything is differentiable with respect to `meta`, Adam's moments included. Where no phase moves the body and every step
-takes the whole support set, its features are computed once for all steps (exact: they do not change).
+Everything is differentiable with respect to `meta`, Adam's moments included. Where no phase moves the body and every
+step takes the whole support set, its features are computed once for all steps (exact: they do not change).
 
 Deviation from Reptile's code: inner mini-batches walk through one random order of the support set again and again
 instead of drawing a new order for every epoch.

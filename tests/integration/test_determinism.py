@@ -1,4 +1,4 @@
-"""The number of workers never changes the result: bit-identical meta-parameters, whoever computed what, whatever died."""
+"""The number of workers never changes the result: the same bits, whoever computed what, whatever died."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_any_number_of_ray_workers_gives_the_same_bits(base: RunConfig, undistur
 
 
 def test_a_resumed_run_gives_the_same_bits(base: RunConfig, undisturbed: str) -> None:
-    # Checkpoints every 10 steps; the first process sees 20 of 30 steps (a budget would stop anywhere, so it is cut by hand).
+    # The first run's last checkpoint is taken away, so that the second one goes on from step 20 of 30.
     changes = ("runtime.executor=local", "checkpoint.every=10", "checkpoint.keep_last=5")
     config = change(base, ["name=resumed", *changes])
     run(base, "resumed", *changes)
