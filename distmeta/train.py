@@ -63,6 +63,7 @@ class TrainResult:
         tasks_per_s: Training tasks per second of `train_s`.
         scores: Evaluation on the test tasks; empty where `evaluation.final_tasks` is 0.
         protocol: The protocol that the run is judged by.
+        pictures: Local PNGs of the adaptation curve and of sample tasks.
         evaluations: What was scored on the way (in this process; a resumed run has those since it was resumed).
         restarts, retries: Workers replaced, shards run again.
     """
@@ -77,13 +78,14 @@ class TrainResult:
     tasks_per_s: float
     scores: tuple[Score, ...]
     protocol: str
+    pictures: tuple[str, ...]
     evaluations: tuple[Evaluation, ...]
     restarts: int
     retries: int
 
     def to_json(self) -> dict[str, Any]:
         """One JSON object."""
-        names = ("name", "run_id", "address", "checkpoint", "digest", "steps", "restarts", "retries")
+        names = ("name", "run_id", "address", "checkpoint", "pictures", "digest", "steps", "restarts", "retries")
         return {
             **{name: getattr(self, name) for name in names},
             "train_s": round(self.train_s, 3),
@@ -149,6 +151,7 @@ class _Run:
         self._saved: str | None = None
         self._window = _Window()
         self._evaluations: list[Evaluation] = []
+        self._pictures: list[str] = []
 
     def go(self, found: checkpoints.Checkpoint | None) -> TrainResult:
         """Train, evaluate, keep; from `found` on, if there is one."""
@@ -173,6 +176,7 @@ class _Run:
             tasks_per_s=self._tasks / self._train_s if self._train_s else 0.0,
             scores=tuple(scores),
             protocol=self._protocol,
+            pictures=tuple(self._pictures),
             evaluations=tuple(self._evaluations),
             restarts=self._executor.restarts,
             retries=self._executor.retries,
@@ -240,8 +244,9 @@ class _Run:
             self._tracker.log(step, _flat("final_test", scores))
         assert self._saved is not None
         with local_folder(self._saved) as checkpoint:
-            pictures = checkpoint.parent / "pictures" if str(checkpoint) in self._saved else None
-            keep_pictures(self._program, self._averaged(), scores, self._protocol, self._tracker, pictures)
+            folder = checkpoint.parent / "pictures" if str(checkpoint) in self._saved else None
+            kept = keep_pictures(self._program, self._averaged(), scores, self._protocol, self._tracker, folder)
+            self._pictures = [str(picture) for picture in kept]
             if config.tracking.model:
                 self._tracker.model(checkpoint, config.name)
         self._progress.table(f"{config.name}: unseen test tasks", scores)
