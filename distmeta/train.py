@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from distmeta import checkpoint as checkpoints
 from distmeta.algorithms import protocol_of
 from distmeta.artifacts import keep_pictures, local_folder
@@ -107,6 +109,8 @@ def train(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> Tr
         UserError: The configuration cannot work, or there is nothing to resume.
         WorkerError: A shard could not be computed.
     """
+    # The driver shares its cores with the workers: threads of its own that wait for each other would be in their way.
+    torch.set_num_threads(config.runtime.threads_per_worker)
     program = MetaProgram(config)
     server = ParameterServer(program.algorithm.learner.init(config.seed), config.outer, config.train.steps)
     found = _resumable(config) if resume else None
