@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from distmeta.errors import UserError
 OBJECT_STORE_BYTES = 1 << 30
 MIN_OBJECT_STORE_BYTES = 1 << 27
 OWN_PLACEMENT_TIMEOUT_S = 10.0
+REACH_TIMEOUT_S = 10.0
 
 _FORWARDED = ("DISTMETA_DATA", "DISTMETA_HOME")
 
@@ -86,14 +88,30 @@ def place(config: RuntimeConfig, cluster: Cluster, timeout_s: float) -> Placemen
 
 def _join(address: str, where: str) -> None:
     try:
+        if address != "auto":
+            _check_reachable(address)
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (OSError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"no Ray cluster can be used at '{address}' ({reason})",
             where=where,
             allowed="the HOST:PORT of a running cluster (with its token), 'auto', or nothing, to start one here",
         ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """See whether anything answers: Ray itself goes on asking for minutes.
+
+    Raises:
+        ValueError: This is not HOST:PORT.
+        OSError: Nothing answers.
+    """
+    host, separator, port = address.rpartition(":")
+    if not (separator and host and port.isdecimal()) or "/" in host:
+        raise ValueError("not HOST:PORT")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_TIMEOUT_S):
+        pass
 
 
 def _start(config: RuntimeConfig) -> None:

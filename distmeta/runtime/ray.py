@@ -12,6 +12,7 @@ replaced in its own place of the placement group; no shard waits for the replace
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,8 @@ START_TIMEOUT_S = 180.0
 FETCH_TIMEOUT_S = 60.0
 POLL_S = 1.0
 CALLS_AHEAD = 2
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -235,7 +238,7 @@ class RayExecutor(Executor):
         if isinstance(decision, Abort):
             if isinstance(error, RayTaskError) and kind == "program_raised":
                 place = f"shard {call.shard.index} on worker {slot.index}" if call.shard else f"worker {slot.index}"
-                raise surfaced(error.cause, place, error.traceback_str) from error
+                raise surfaced(error.cause, place, _COLOURS.sub("", str(error))) from error
             raise WorkerError(decision.reason) from error
         if kind == "object_lost":
             self._sent = None

@@ -1,0 +1,94 @@
+"""Starting and leaving clusters."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import psutil
+import pytest
+import ray
+from ray import cloudpickle
+
+from distmeta.config import RuntimeConfig
+from distmeta.errors import UserError
+from distmeta.runtime import build_executor
+from distmeta.types import Snapshot
+
+from .. import fakes
+from ..fakes import FakeRecipe, make_params, make_shards
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+    return found
+
+
+def still_there(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Those that have not ended in time; one that has, and whose end nobody has asked about, has ended."""
+    deadline = time.monotonic() + timeout_s
+    while alive := [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    return alive
+
+
+def listening(process: psutil.Process) -> list[str]:
+    return [connection.laddr.ip for connection in process.net_connections() if connection.status == psutil.CONN_LISTEN]
+
+
+def test_a_cluster_of_its_own_serves_more_workers_than_cores_and_goes_with_the_executor(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert not ray.is_initialized()
+    environment = dict(os.environ)
+    workers = (os.cpu_count() or 1) + 1
+    cloudpickle.register_pickle_by_value(fakes)
+    executor = build_executor(RuntimeConfig(workers=workers, threads_per_worker=1), FakeRecipe())
+    try:
+        assert ray.cluster_resources()["CPU"] >= workers
+        results = list(executor.map("update", Snapshot(0, make_params()), make_shards(2 * workers)))
+        assert len(results) == 2 * workers
+        started = descendants(os.getpid())
+        assert any("raylet" in process.name() for process in started)
+        addresses = {ip for process in started for ip in listening(process)}
+        assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    finally:
+        executor.close()
+        executor.close()
+        cloudpickle.unregister_pickle_by_value(fakes)
+    assert not ray.is_initialized()
+    assert still_there(started, timeout_s=30) == []
+    assert {name: os.environ.get(name) for name in environment} == environment
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_address_where_nothing_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"^runtime.address: no Ray cluster can be used at '127.0.0.1:9'"):
+        build_executor(RuntimeConfig(address="127.0.0.1:9"), FakeRecipe())
+    monkeypatch.setenv("RAY_ADDRESS", "nonsense")
+    with pytest.raises(UserError, match=r"^RAY_ADDRESS: no Ray cluster can be used at 'nonsense'"):
+        build_executor(RuntimeConfig(), FakeRecipe())
+
+
+@pytest.mark.slow
+def test_a_killed_driver_leaves_no_process() -> None:
+    program = textwrap.dedent("""
+        import time
+        from distmeta.config import RuntimeConfig
+        from distmeta.runtime.cluster import connect
+        connect(RuntimeConfig(workers=2))
+        print("up", flush=True)
+        time.sleep(600)
+    """)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "up\n"
+        started = descendants(driver.pid)
+        driver.send_signal(signal.SIGKILL)
+    assert still_there(started, timeout_s=120) == []  # Ray's agents take a minute to notice

@@ -1,0 +1,164 @@
+"""The contract of executors, held by both, and what happens on Ray when workers fail. One cluster for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import cloudpickle
+
+from distmeta.config import RuntimeConfig
+from distmeta.errors import UserError, WorkerError
+from distmeta.runtime import build_executor
+from distmeta.runtime.cluster import connect
+from distmeta.runtime.executor import Executor
+from distmeta.runtime.ray import RayExecutor
+from distmeta.types import Snapshot
+
+from .. import fakes
+from ..fakes import FakeRecipe, Trouble, bits, expected_bits, make_params, make_shards
+
+Build = Callable[..., Executor]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    cloudpickle.register_pickle_by_value(fakes)  # workers cannot import the tests
+    started = connect(RuntimeConfig(workers=3))
+    assert started.started
+    yield
+    started.leave()
+    cloudpickle.unregister_pickle_by_value(fakes)
+
+
+@pytest.fixture
+def build(cluster: None) -> Iterator[Build]:
+    """Makes executors and closes them."""
+    made: list[Executor] = []
+
+    def make(kind: str = "ray", recipe: FakeRecipe | None = None, **fields: Any) -> Executor:
+        made.append(build_executor(RuntimeConfig(**{"executor": kind, **fields}), recipe or FakeRecipe()))
+        return made[-1]
+
+    yield make
+    for executor in made:
+        executor.close()
+
+
+def assert_exact(executor: Executor, count: int = 7, version: int = 0) -> None:
+    snapshot, shards = Snapshot(version, make_params()), make_shards(count)
+    results = list(executor.map("update", snapshot, shards))
+    assert sorted(result.shard for result in results) == list(range(count))
+    found = {result.shard: bits(result.value.update.grad) for result in results}
+    assert found == dict(expected_bits(snapshot, shards))
+    assert {result.value.version for result in results} == {version}
+    assert {(result.data_wait_s, result.compute_s) for result in results} == {(0.25, 0.5)}
+
+
+def wait_until_all_work(executor: Executor) -> None:
+    """Map until no worker is starting any more; those that have started do the work meanwhile."""
+    for _ in range(1000):
+        results = executor.map("about", Snapshot(0, make_params()), make_shards(2 * executor.num_workers))
+        if len({result.worker for result in results}) == executor.num_workers:
+            return
+    pytest.fail("a worker does not get any work")
+
+
+@pytest.mark.parametrize("kind", ["local", "ray"])
+def test_contract(build: Build, kind: str) -> None:
+    executor = build(kind, FakeRecipe(seconds=0.02), workers=2, threads_per_worker=1)
+    assert executor.num_workers == (1 if kind == "local" else 2)
+    assert_exact(executor)
+    assert_exact(executor, count=1, version=1)
+    assert list(executor.map("update", Snapshot(2, make_params()), [])) == []
+
+    # A reader that leaves early does not disturb the next call, and a new snapshot of the same version is another one.
+    next(iter(executor.map("update", Snapshot(1, make_params()), make_shards(6))))
+    doubled = Snapshot(1, {name: 2 * tensor for name, tensor in make_params().items()})
+    (result,) = executor.map("update", doubled, make_shards(1))
+    assert [bits(result.value.update.grad)] == [value for _, value in expected_bits(doubled, make_shards(1))]
+
+    about = list(executor.map("about", Snapshot(3, make_params()), make_shards(8), make_shards(4, 1000)))
+    assert all(result.value["writable"] and result.value["threads"] == 1 for result in about)
+    assert {result.worker for result in about} <= set(range(executor.num_workers))
+    assert (executor.restarts, executor.retries) == (0, 0)
+    executor.close()
+    executor.close()
+
+
+def test_the_next_calls_shards_are_prepared_by_those_who_will_run_them(build: Build) -> None:
+    executor = build(recipe=FakeRecipe(seconds=0.1), workers=2)
+    wait_until_all_work(executor)
+    results = list(executor.map("about", Snapshot(0, make_params()), make_shards(2), make_shards(2, 1000)))
+    assert {result.shard: result.worker for result in results} == {0: 0, 1: 1}
+    assert all(result.value["prepared"][-1] == result.worker for result in results)
+
+
+@pytest.mark.parametrize("kind", ["local", "ray"])
+@pytest.mark.parametrize(
+    ("trouble", "error", "message"),
+    [("raise", WorkerError, "ValueError: boom at this shard"), ("user_error", UserError, "^store: 'x' is no image")],
+)
+def test_exceptions_surface(build: Build, kind: str, trouble: Trouble, error: type[Exception], message: str) -> None:
+    executor = build(kind, FakeRecipe(trouble, shard=2), workers=1)
+    with pytest.raises(error, match=message) as caught:
+        list(executor.map("update", Snapshot(0, make_params()), make_shards(4)))
+    if error is WorkerError:
+        assert "shard 2" in str(caught.value)
+        assert "_misbehave" in str(caught.value)
+    # The worker lives on.
+    assert len(list(executor.map("update", Snapshot(1, make_params()), make_shards(2)))) == 2
+    assert executor.restarts == 0
+
+
+def test_an_exception_at_the_start_surfaces(build: Build) -> None:
+    executor = build(recipe=FakeRecipe("build_user_error"), workers=1)
+    with pytest.raises(UserError, match=r"^tasks.store: no store 'x'$"):
+        list(executor.map("update", Snapshot(0, make_params()), make_shards(1)))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_dies_is_replaced_and_its_shard_run_again(build: Build, tmp_path: Path, workers: int) -> None:
+    executor = build(recipe=FakeRecipe("die", shard=4, folder=str(tmp_path), seconds=0.01), workers=workers)
+    assert_exact(executor)
+    assert (executor.restarts, executor.retries) == (1, 1)
+    assert_exact(executor, version=1)
+    assert (executor.restarts, executor.retries) == (1, 1)
+
+
+def test_a_worker_that_hangs_is_replaced(build: Build, tmp_path: Path) -> None:
+    executor = build(recipe=FakeRecipe("hang", shard=1, folder=str(tmp_path)), workers=2, shard_timeout_s=4.0)
+    assert_exact(executor)
+    assert (executor.restarts, executor.retries) == (1, 1)
+
+
+def test_a_worker_that_dies_at_its_start_is_replaced(build: Build, tmp_path: Path) -> None:
+    executor = build(recipe=FakeRecipe("build_die", folder=str(tmp_path)), workers=1)
+    assert_exact(executor, count=2)
+    assert (executor.restarts, executor.retries) == (1, 0)
+
+
+def test_a_shard_that_kills_every_worker_ends_the_run(build: Build) -> None:
+    executor = build(recipe=FakeRecipe("die_always", shard=1), workers=2, max_shard_retries=1)
+    with pytest.raises(
+        WorkerError, match=r"shard 1 failed 2 times \(runtime.max_shard_retries is 1\): worker \d: its process"
+    ):
+        list(executor.map("update", Snapshot(0, make_params()), make_shards(4)))
+
+
+def test_two_calls_at_once_are_refused(build: Build) -> None:
+    executor = build(workers=1)
+    first = executor.map("update", Snapshot(0, make_params()), make_shards(2))
+    next(first)
+    assert len(list(executor.map("update", Snapshot(1, make_params()), make_shards(1)))) == 1
+    with pytest.raises(RuntimeError, match="called again"):
+        next(first)
+
+
+def test_workers_that_do_not_fit_are_refused(cluster: None) -> None:
+    with pytest.raises(
+        UserError, match=r"^runtime.workers: no room for 2 workers of 50 CPUs each; the cluster has \d+"
+    ):
+        RayExecutor(RuntimeConfig(workers=2, cpus_per_worker=50.0), FakeRecipe(), placement_timeout_s=0.5)

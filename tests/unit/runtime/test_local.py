@@ -1,0 +1,48 @@
+"""What is particular to the executor of this process, and the worker by itself."""
+
+from __future__ import annotations
+
+import torch
+
+from distmeta.config import RuntimeConfig
+from distmeta.runtime import build_executor
+from distmeta.runtime.wire import encode_snapshot
+from distmeta.runtime.worker import LazyWorker, Worker
+from distmeta.types import Snapshot
+
+from ...fakes import FakeRecipe, make_params, make_shards
+
+
+def test_the_number_of_threads_is_set_and_restored() -> None:
+    before = torch.get_num_threads()
+    executor = build_executor(RuntimeConfig(executor="local", threads_per_worker=before + 1), FakeRecipe())
+    (result,) = executor.map("about", Snapshot(0, make_params()), make_shards(1))
+    executor.close()
+    assert result.value["threads"] == before + 1
+    assert torch.get_num_threads() == before
+    executor.close()
+
+
+def test_every_next_shard_is_prepared_also_across_calls() -> None:
+    executor = build_executor(RuntimeConfig(executor="local"), FakeRecipe())
+    shards, later = make_shards(3), make_shards(2, first_seed=500)
+    results = list(executor.map("about", Snapshot(0, make_params()), shards, later))
+    executor.close()
+    assert [result.value["prepared"] for result in results] == [(1,), (1, 2), (1, 2, 0)]
+
+
+def test_a_worker_decodes_a_snapshot_once() -> None:
+    worker = Worker(0, FakeRecipe(), torch.get_num_threads())
+    first, shard = encode_snapshot(Snapshot(4, make_params()), serial=1), make_shards(1)[0]
+    assert worker.run("about", first, shard, None).value["snapshots"] == 1
+    assert worker.run("about", first, shard, None).value["snapshots"] == 1
+    # An average of the parameters has the version of the parameters, and is another snapshot.
+    average = encode_snapshot(Snapshot(4, {name: tensor * 0 for name, tensor in make_params().items()}), serial=2)
+    assert worker.run("about", average, shard, None).value["snapshots"] == 2
+
+
+def test_the_actors_class_is_a_worker_built_later() -> None:
+    actor = LazyWorker()
+    actor.start(3, FakeRecipe(), torch.get_num_threads())
+    result = actor.run("update", encode_snapshot(Snapshot(0, make_params()), 1), make_shards(1)[0], None)
+    assert (result.worker, result.data_wait_s, result.compute_s) == (3, 0.25, 0.5)
