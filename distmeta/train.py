@@ -10,6 +10,7 @@ The result depends on the configuration alone: not on the executor, the number o
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,28 +111,29 @@ def train(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> Tr
         WorkerError: A shard could not be computed.
     """
     # The driver shares its cores with the workers: threads of its own that wait for each other would be in their way.
+    threads = torch.get_num_threads()
     torch.set_num_threads(config.runtime.threads_per_worker)
+    try:
+        return _train(config, resume, quiet)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(config: RunConfig, resume: bool, quiet: bool) -> TrainResult:
     program = MetaProgram(config)
     server = ParameterServer(program.algorithm.learner.init(config.seed), config.outer, config.train.steps)
     found = _resumable(config) if resume else None
     if found is not None:
         server.load_state_dict(found.state)
-    executor = build_executor(config.runtime, MetaRecipe.of(config))
-    try:
+    with contextlib.ExitStack() as stack:
+        executor = build_executor(config.runtime, MetaRecipe.of(config))
+        stack.callback(executor.close)
         if found is None:
             checkpoints.retire(config.checkpoint.path, config.name)
         tracker = build_tracker(config.tracking)
         run_id = tracker.start(config.name, config.model_dump(mode="json"), found.run_id if found else None) or None
-        failed = True
-        try:
-            run = _Run(config, program, server, executor, tracker, run_id, quiet)
-            result = run.go(found)
-            failed = False
-        finally:
-            tracker.close(failed=failed)
-    finally:
-        executor.close()
-    return result
+        stack.push(lambda kind, error, trace: tracker.close(failed=kind is not None))
+        return _Run(config, program, server, executor, tracker, run_id, quiet).go(found)
 
 
 class _Run:
@@ -163,6 +165,7 @@ class _Run:
             self._saved = found.path
             self._train_s, self._tasks = found.progress["train_s"], int(found.progress["tasks"])
         config, budget = self._config, self._config.train.budget_s
+        self._executor.ready()
         with self._progress:
             while self._server.version < config.train.steps and (budget is None or self._train_s < budget):
                 self._step()

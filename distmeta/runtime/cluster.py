@@ -117,7 +117,9 @@ def _check_reachable(address: str) -> None:
 def _start(config: RuntimeConfig) -> None:
     """Start a cluster on this machine that has room for the workers, also where they share cores."""
     needed = -(-config.workers * config.cpus_per_worker // 1)
-    with _variables(_environment(config.threads_per_worker)), _loopback(), _quiet():
+    # Ray runs its workers at a lower priority than everything else; here they are what the machine is for.
+    environment = {**_environment(config.threads_per_worker), "RAY_worker_niceness": "0"}
+    with _variables(environment), _loopback(), _quiet():
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, int(needed)),

@@ -75,6 +75,14 @@ class Executor(ABC):
     retries: int
 
     @abstractmethod
+    def ready(self) -> None:
+        """Wait until every worker has built its program.
+
+        Raises:
+            WorkerError: One cannot be started.
+        """
+
+    @abstractmethod
     def map(
         self, kind: str, snapshot: Snapshot, shards: Sequence[Shard], upcoming: Sequence[Shard] = ()
     ) -> Iterator[Result]:

@@ -31,6 +31,9 @@ class LocalExecutor(Executor):
         self._threads_before: int | None = torch.get_num_threads()
         self._worker = Worker(0, recipe, config.threads_per_worker)
 
+    def ready(self) -> None:
+        """The program was built with the executor."""
+
     def map(
         self, kind: str, snapshot: Snapshot, shards: Sequence[Shard], upcoming: Sequence[Shard] = ()
     ) -> Iterator[Result]:

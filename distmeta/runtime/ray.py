@@ -121,6 +121,16 @@ class RayExecutor(Executor):
                 self._slots.append(self._spawn(index))
             self._stack = stack.pop_all()
 
+    def ready(self) -> None:
+        """See `Executor.ready`."""
+        nothing = _Job(self._epoch, "", Snapshot(-1, {}), (), [], 0)
+        while not all(slot.started for slot in self._slots):
+            slot = self._first_ready()
+            if slot is None:
+                self._end_overdue(nothing)
+            else:
+                self._collect(slot, nothing)
+
     def map(
         self, kind: str, snapshot: Snapshot, shards: Sequence[Shard], upcoming: Sequence[Shard] = ()
     ) -> Iterator[Result]:
