@@ -88,9 +88,8 @@ def place(config: RuntimeConfig, cluster: Cluster, timeout_s: float) -> Placemen
 
 def _join(address: str, where: str) -> None:
     try:
-        if address != "auto":
-            _check_reachable(address)
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        with _loopback() if address != "auto" and _on_loopback_only(address) else contextlib.nullcontext():
+            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     except (OSError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
@@ -100,8 +99,11 @@ def _join(address: str, where: str) -> None:
         ) from error
 
 
-def _check_reachable(address: str) -> None:
-    """See whether anything answers: Ray itself goes on asking for minutes.
+def _on_loopback_only(address: str) -> bool:
+    """Find out who answers before Ray does, which would go on asking for minutes.
+
+    Returns:
+        True for a cluster on this machine's loopback alone, where Ray would look for it at the machine's own address.
 
     Raises:
         ValueError: This is not HOST:PORT.
@@ -110,7 +112,18 @@ def _check_reachable(address: str) -> None:
     host, separator, port = address.rpartition(":")
     if not (separator and host and port.isdecimal()) or "/" in host:
         raise ValueError("not HOST:PORT")
-    with socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_TIMEOUT_S):
+    _touch(host.strip("[]"), int(port))
+    if host not in ("localhost", "127.0.0.1", "[::1]"):
+        return False
+    try:
+        _touch(ray.util.get_node_ip_address(), int(port))  # type: ignore[no-untyped-call]
+    except OSError:
+        return True
+    return False
+
+
+def _touch(host: str, port: int) -> None:
+    with socket.create_connection((host, port), timeout=REACH_TIMEOUT_S):
         pass
 
 
@@ -161,7 +174,7 @@ def _variables(values: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _loopback() -> Iterator[None]:
-    """Let the cluster's servers listen on loopback.
+    """Let the cluster's servers listen on loopback, and look for them there.
 
     Ray does so where clusters of several machines are switched off (as on macOS). The switch is an environment variable
     that is read when Ray is imported, which may be long past, so its result is set here.

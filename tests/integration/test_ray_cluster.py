@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -42,13 +43,20 @@ def listening(process: psutil.Process) -> list[str]:
     return [connection.laddr.ip for connection in process.net_connections() if connection.status == psutil.CONN_LISTEN]
 
 
+@pytest.fixture
+def fakes_by_value() -> Iterator[None]:
+    """Workers cannot import the tests."""
+    cloudpickle.register_pickle_by_value(fakes)
+    yield
+    cloudpickle.unregister_pickle_by_value(fakes)
+
+
 def test_a_cluster_of_its_own_serves_more_workers_than_cores_and_goes_with_the_executor(
-    capfd: pytest.CaptureFixture[str],
+    fakes_by_value: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert not ray.is_initialized()
     environment = dict(os.environ)
     workers = (os.cpu_count() or 1) + 1
-    cloudpickle.register_pickle_by_value(fakes)
     executor = build_executor(RuntimeConfig(workers=workers, threads_per_worker=1), FakeRecipe())
     try:
         assert ray.cluster_resources()["CPU"] >= workers
@@ -61,7 +69,6 @@ def test_a_cluster_of_its_own_serves_more_workers_than_cores_and_goes_with_the_e
     finally:
         executor.close()
         executor.close()
-        cloudpickle.unregister_pickle_by_value(fakes)
     assert not ray.is_initialized()
     assert still_there(started, timeout_s=30) == []
     assert {name: os.environ.get(name) for name in environment} == environment
@@ -76,19 +83,44 @@ def test_an_address_where_nothing_answers_is_refused(monkeypatch: pytest.MonkeyP
         build_executor(RuntimeConfig(), FakeRecipe())
 
 
-@pytest.mark.slow
-def test_a_killed_driver_leaves_no_process() -> None:
+@pytest.fixture
+def driver() -> Iterator[subprocess.Popen[str]]:
+    """Another process with a cluster of its own, whose address it prints."""
     program = textwrap.dedent("""
-        import time
+        import ray, time
         from distmeta.config import RuntimeConfig
         from distmeta.runtime.cluster import connect
         connect(RuntimeConfig(workers=2))
-        print("up", flush=True)
+        print(ray.get_runtime_context().gcs_address, flush=True)
         time.sleep(600)
     """)
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as driver:
-        assert driver.stdout is not None
-        assert driver.stdout.readline() == "up\n"
-        started = descendants(driver.pid)
-        driver.send_signal(signal.SIGKILL)
+    command = [sys.executable, "-c", program]
+    # In a session of its own: when a driver is killed, Ray ends the whole process group that it belonged to.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_was_there_before_is_used_and_left(
+    driver: subprocess.Popen[str], fakes_by_value: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert driver.stdout is not None
+    monkeypatch.setenv("RAY_ADDRESS", driver.stdout.readline().strip())
+    for _ in range(2):
+        executor = build_executor(RuntimeConfig(workers=2, threads_per_worker=1), FakeRecipe())
+        results = list(executor.map("about", Snapshot(0, make_params()), make_shards(3)))
+        executor.close()
+        assert len(results) == 3
+        assert not ray.is_initialized()
+    assert driver.poll() is None
+
+
+@pytest.mark.slow
+def test_a_killed_driver_leaves_no_process(driver: subprocess.Popen[str]) -> None:
+    assert driver.stdout is not None
+    driver.stdout.readline()
+    started = descendants(driver.pid)
+    assert any("raylet" in process.name() for process in started)
+    driver.send_signal(signal.SIGKILL)
     assert still_there(started, timeout_s=120) == []  # Ray's agents take a minute to notice
