@@ -57,15 +57,6 @@ def assert_exact(executor: Executor, count: int = 7, version: int = 0) -> None:
     assert {(result.data_wait_s, result.compute_s) for result in results} == {(0.25, 0.5)}
 
 
-def wait_until_all_work(executor: Executor) -> None:
-    """Map until no worker is starting any more; those that have started do the work meanwhile."""
-    for _ in range(1000):
-        results = executor.map("about", Snapshot(0, make_params()), make_shards(2 * executor.num_workers))
-        if len({result.worker for result in results}) == executor.num_workers:
-            return
-    pytest.fail("a worker does not get any work")
-
-
 @pytest.mark.parametrize("kind", ["local", "ray"])
 def test_contract(build: Build, kind: str) -> None:
     executor = build(kind, FakeRecipe(seconds=0.02), workers=2, threads_per_worker=1)
@@ -82,7 +73,9 @@ def test_contract(build: Build, kind: str) -> None:
 
     about = list(executor.map("about", Snapshot(3, make_params()), make_shards(8), make_shards(4, 1000)))
     assert all(result.value["writable"] and result.value["threads"] == 1 for result in about)
-    assert {result.worker for result in about} <= set(range(executor.num_workers))
+    executor.ready()
+    about = list(executor.map("about", Snapshot(3, make_params()), make_shards(8)))
+    assert {result.worker for result in about} == set(range(executor.num_workers))
     assert (executor.restarts, executor.retries) == (0, 0)
     executor.close()
     executor.close()
@@ -90,7 +83,7 @@ def test_contract(build: Build, kind: str) -> None:
 
 def test_the_next_calls_shards_are_prepared_by_those_who_will_run_them(build: Build) -> None:
     executor = build(recipe=FakeRecipe(seconds=0.1), workers=2)
-    wait_until_all_work(executor)
+    executor.ready()
     results = list(executor.map("about", Snapshot(0, make_params()), make_shards(2), make_shards(2, 1000)))
     assert {result.shard: result.worker for result in results} == {0: 0, 1: 1}
     assert all(result.value["prepared"][-1] == result.worker for result in results)
@@ -116,7 +109,7 @@ def test_exceptions_surface(build: Build, kind: str, trouble: Trouble, error: ty
 def test_an_exception_at_the_start_surfaces(build: Build) -> None:
     executor = build(recipe=FakeRecipe("build_user_error"), workers=1)
     with pytest.raises(UserError, match=r"^tasks.store: no store 'x'$"):
-        list(executor.map("update", Snapshot(0, make_params()), make_shards(1)))
+        executor.ready()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
