@@ -35,7 +35,7 @@ class MetaProgram:
         self._engine = Engine(self.algorithm.learner, self.algorithm.estimator, config.engine)
         self._prefetcher = Prefetcher(self.source)
         self._timing = {"data_wait_s": 0.0, "compute_s": 0.0}
-        self._placed: tuple[int, Params] | None = None
+        self._placed: tuple[Snapshot, Params] | None = None
 
     def prepare(self, kind: str, shard: Shard) -> None:
         """Make the shard's episodes on a background thread."""
@@ -65,8 +65,8 @@ class MetaProgram:
         device = self._config.runtime.device
         if device == "cpu":
             return snapshot.params
-        if self._placed is None or self._placed[0] != snapshot.version:
-            self._placed = snapshot.version, {name: tensor.to(device) for name, tensor in snapshot.params.items()}
+        if self._placed is None or self._placed[0] is not snapshot:
+            self._placed = snapshot, {name: tensor.to(device) for name, tensor in snapshot.params.items()}
         return self._placed[1]
 
 

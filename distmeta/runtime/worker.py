@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from distmeta.runtime.executor import Program, Recipe
+from distmeta.runtime.memory import keep_freed_memory
 from distmeta.runtime.wire import ResultWire, SnapshotWire, decode_snapshot, encode_value
 from distmeta.types import Shard, Snapshot
 
@@ -25,6 +26,7 @@ class Worker:
     def __init__(self, index: int, recipe: Recipe, threads: int) -> None:
         self._index = index
         torch.set_num_threads(threads)
+        keep_freed_memory()
         self._program: Program = recipe.build()
         self._cached: tuple[int, Snapshot] | None = None
 

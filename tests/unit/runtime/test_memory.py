@@ -1,0 +1,14 @@
+"""The C library's setting: it is accepted where there is glibc, and results do not depend on it."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+
+from distmeta.runtime.memory import keep_freed_memory
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_glibc_accepts_the_setting() -> None:
+    assert keep_freed_memory()
