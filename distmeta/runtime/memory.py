@@ -1,8 +1,8 @@
 """Keep the memory that tensors free: the next step wants as much again.
 
 glibc gives large blocks back to the kernel and takes them anew, zeroed page by page. A meta-gradient frees and takes
-tens of mebibytes of intermediate tensors at every step; keeping them made conv4's second-order gradient 1.1 to 1.3 times
-faster on one core.
+tens of mebibytes of intermediate tensors at every step; keeping them made the second-order gradient of conv4 1.1 to
+1.3 times faster on one core.
 """
 
 from __future__ import annotations
