@@ -18,7 +18,6 @@ import ray
 from ray._private import ray_constants
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-import distmeta
 from distmeta.config import RuntimeConfig
 from distmeta.errors import UserError
 
@@ -157,7 +156,7 @@ def _object_store_bytes() -> int:
 @contextlib.contextmanager
 def _variables(values: dict[str, str]) -> Iterator[None]:
     """Set variables for the processes that Ray starts, among them the place of this package."""
-    package_parent = str(Path(distmeta.__file__).resolve().parents[1])
+    package_parent = str(Path(__file__).resolve().parents[2])
     paths = [package_parent, *filter(None, [os.environ.get("PYTHONPATH")])]
     values = {**values, "PYTHONPATH": os.pathsep.join(paths), "RAY_USAGE_STATS_ENABLED": "0"}
     before = {name: os.environ.get(name) for name in values}
