@@ -244,7 +244,7 @@ ROWS = [
     Row(
         "learned rates in Reptile",
         change("algorithm.estimator.kind=displacement", "algorithm.learner.learned_lr=true"),
-        ("algorithm.learner.learned_lr needs a gradient", "'backprop'"),
+        ("algorithm.learner.learned_lr needs the exact gradient", "'backprop'"),
     ),
     Row("GPU shares on a CPU", change("runtime.gpus_per_worker=1"), ("runtime.gpus_per_worker", "device is 'cpu'")),
     Row("unknown optimizer", change(*SINUSOID, "outer.optimizer=Adm"), ("outer.optimizer", "'Adm'", "Adam")),

@@ -97,17 +97,24 @@ def test_workers_killed_in_mid_run_give_the_same_bits(base: RunConfig, undisturb
     config = change(base, ["name=bereft", "runtime.executor=ray", "runtime.workers=2", "checkpoint.every=1"])
     job = tmp_path / "bereft.yaml"
     job.write_text(to_yaml(config))
+    # A session of its own: should the driver have to be ended, Ray's reaper ends its whole process group with it.
     process = subprocess.Popen(
-        [sys.executable, "-m", "distmeta", "train", str(job), "--json"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "distmeta", "train", str(job), "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     killed: set[int] = set()
     deadline = time.monotonic() + 120
-    while process.poll() is None and len(killed) < 2:
-        assert time.monotonic() < deadline, "no worker was seen"
-        if checkpoints.latest(config.checkpoint.path, "bereft") is not None:
-            killed |= _kill_one_worker(process.pid, killed)
-        time.sleep(0.05)
-    output, _ = process.communicate(timeout=120)
+    try:
+        while process.poll() is None and len(killed) < 2:
+            assert time.monotonic() < deadline, "no worker was seen"
+            if checkpoints.latest(config.checkpoint.path, "bereft") is not None:
+                killed |= _kill_one_worker(process.pid, killed)
+            time.sleep(0.05)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
     result = json.loads(output.splitlines()[-1])
     assert killed, "the run ended before a worker could be killed"
     assert result["restarts"] >= 1
