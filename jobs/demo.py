@@ -24,14 +24,14 @@ def config() -> RunConfig:
     """The run."""
     return RunConfig(
         name="demo",
-        tasks=GlyphTasks(way=5, shots=1, queries=1, eval_queries=15),
+        tasks=GlyphTasks(way=5, shots=1, queries=3, eval_queries=5),
         model=Conv4Config(filters=32),
         algorithm=maml(lr=0.4, steps=1, eval_steps=3),
         outer=OuterConfig(optimizer="Adam", lr=5e-3, average=0.99),
-        train=TrainConfig(steps=1000, tasks_per_step=32),
+        train=TrainConfig(steps=600, tasks_per_step=32),
         runtime=RuntimeConfig(executor="ray", workers=2, shard_size=16),
-        evaluation=EvaluationConfig(every=250, tasks=160, final_tasks=608),
-        checkpoint=CheckpointConfig(every=250),
+        evaluation=EvaluationConfig(every=150, tasks=160, final_tasks=608),
+        checkpoint=CheckpointConfig(every=150),
     )
 
 
