@@ -28,7 +28,7 @@ def config() -> RunConfig:
         model=Conv4Config(filters=32),
         algorithm=maml(lr=0.4, steps=1, eval_steps=3),
         outer=OuterConfig(optimizer="Adam", lr=5e-3, average=0.99),
-        train=TrainConfig(steps=600, tasks_per_step=32),
+        train=TrainConfig(steps=450, tasks_per_step=32),
         runtime=RuntimeConfig(executor="ray", workers=2, shard_size=16),
         evaluation=EvaluationConfig(every=150, tasks=160, final_tasks=608),
         checkpoint=CheckpointConfig(every=150),
