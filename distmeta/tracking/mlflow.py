@@ -116,12 +116,12 @@ class MlflowTracker(Tracker):
         self._sender.upload(Upload(f"model {name}", staged, send))
 
     def address(self) -> str | None:
-        """The run's page on a server, or the command that opens the store."""
+        """The run's page on a server; for a store without one, the page and the command that serves it."""
+        page = f"#/experiments/{self._experiment_id}/runs/{self._run_id}"
         if is_server(self._uri):
-            return f"{mask_uri(self._uri).rstrip('/')}/#/experiments/{self._experiment_id}/runs/{self._run_id}"
-        if self._uri == DEFAULT_URI:
-            return f"distmeta ui  (run {self._run_id})"
-        return f"distmeta ui --uri {mask_uri(self._uri)}  (run {self._run_id})"
+            return f"{mask_uri(self._uri).rstrip('/')}/{page}"
+        option = "" if self._uri == DEFAULT_URI else f" --uri {mask_uri(self._uri)}"
+        return f"http://127.0.0.1:5000/{page}  (served by: distmeta ui{option})"
 
     def close(self, *, failed: bool = False) -> None:
         """Write what is queued, for a bounded time, and end the run. What is left goes to the folder `unsent`."""

@@ -147,7 +147,9 @@ def test_the_address_is_the_command_that_opens_the_store(make: Callable[[], Mlfl
     tracker = make()
     run_id = tracker.start("run", {}, None)
     tracker.close()
-    assert tracker.address() == f"distmeta ui --uri {uri}  (run {run_id})"
+    address = tracker.address()
+    assert address is not None and address.startswith("http://127.0.0.1:5000/#/experiments/")
+    assert address.endswith(f"/runs/{run_id}  (served by: distmeta ui --uri {uri})")
 
 
 def test_a_deleted_experiment_is_named(make: Callable[[], MlflowTracker], uri: str) -> None:
