@@ -22,7 +22,7 @@ from distmeta import checkpoint as checkpoints
 from distmeta.algorithms import protocol_of
 from distmeta.artifacts import keep_pictures, local_folder
 from distmeta.config import RunConfig
-from distmeta.errors import DistmetaError, UserError
+from distmeta.errors import DistmetaError
 from distmeta.evaluate import evaluate_shards, make_shards
 from distmeta.program import UPDATE, MetaProgram, MetaRecipe
 from distmeta.runtime import build_executor
@@ -35,11 +35,6 @@ from distmeta.tracking.base import Tracker
 from distmeta.tracking.console import Progress
 from distmeta.tracking.environment import process_metrics
 from distmeta.types import Params, Shard, Snapshot
-
-NEUTRAL = ("runtime.", "evaluation.", "checkpoint.", "tracking.", "train.budget_s", "train.log_every")
-"""Fields that may differ when a run is resumed: they do not change the course of the meta-parameters."""
-COUNTED = ("runtime.shard_size", "runtime.threads_per_worker", "runtime.device")
-"""Those among them that do: sums are rounded differently."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +117,7 @@ def train(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> Tr
 def _train(config: RunConfig, resume: bool, quiet: bool) -> TrainResult:
     program = MetaProgram(config)
     server = ParameterServer(program.algorithm.learner.init(config.seed), config.outer, config.train.steps)
-    found = _resumable(config) if resume else None
+    found = checkpoints.resumable(config) if resume else None
     if found is not None:
         server.load_state_dict(found.state)
     with contextlib.ExitStack() as stack:
@@ -318,34 +313,3 @@ def _refusal(step: int, shard: int, verdict: Verdict) -> str:
     return f"step {step}: the update of shard {shard} is {verdict.value}" + (
         f" ({reason})" if verdict is Verdict.NONFINITE else ""
     )
-
-
-def _resumable(config: RunConfig) -> checkpoints.Checkpoint:
-    """The newest checkpoint of the run of this name, if its configuration gives the same course."""
-    path = checkpoints.latest(config.checkpoint.path, config.name)
-    if path is None:
-        raise UserError(
-            f"there is no checkpoint of '{config.name}' below {config.checkpoint.path}",
-            where="--resume",
-            allowed="the name of a run that has been started, or no --resume",
-        )
-    found = checkpoints.load(path)
-    old, new = _leaves(found.config.model_dump(mode="json")), _leaves(config.model_dump(mode="json"))
-    for field in sorted(old.keys() | new.keys()):
-        neutral = field.startswith(NEUTRAL) and not field.startswith(COUNTED)
-        extended = field == "train.steps" and config.outer.schedule == "constant"
-        if old.get(field) != new.get(field) and not neutral and not extended:
-            raise UserError(
-                f"is {new.get(field)!r} but the run to resume was started with {old.get(field)!r}",
-                where=field,
-                allowed=f"{old.get(field)!r}, or another run name",
-            )
-    return found
-
-
-def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        return {name: leaf for key, part in value.items() for name, leaf in _leaves(part, f"{prefix}{key}.").items()}
-    if isinstance(value, list):
-        return {name: leaf for i, part in enumerate(value) for name, leaf in _leaves(part, f"{prefix}{i}.").items()}
-    return {prefix.rstrip("."): value}

@@ -10,6 +10,7 @@
 
 from distmeta.checkpoint.files import Checkpoint, Summary
 from distmeta.checkpoint.reading import latest, load, summaries
+from distmeta.checkpoint.resume import resumable
 from distmeta.checkpoint.writing import retire, save
 
-__all__ = ["Checkpoint", "Summary", "latest", "load", "retire", "save", "summaries"]
+__all__ = ["Checkpoint", "Summary", "latest", "load", "resumable", "retire", "save", "summaries"]

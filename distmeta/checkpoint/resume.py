@@ -1,0 +1,50 @@
+"""Which checkpoint a run may go on from: one whose configuration gives the same meta-parameters, step by step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distmeta.checkpoint.files import Checkpoint
+from distmeta.checkpoint.reading import latest, load
+from distmeta.config.run import RunConfig
+from distmeta.errors import UserError
+
+NEUTRAL = ("runtime.", "evaluation.", "checkpoint.", "tracking.", "train.budget_s", "train.log_every")
+"""Fields that may differ when a run is resumed: they do not change the course of the meta-parameters."""
+COUNTED = ("runtime.shard_size", "runtime.threads_per_worker", "runtime.device")
+"""Those among them that do: sums are rounded differently."""
+
+
+def resumable(config: RunConfig) -> Checkpoint:
+    """The newest checkpoint of the run of this name.
+
+    Raises:
+        UserError: There is none, or the run was started with a configuration that gives another course.
+    """
+    path = latest(config.checkpoint.path, config.name)
+    if path is None:
+        raise UserError(
+            f"there is no checkpoint of '{config.name}' below {config.checkpoint.path}",
+            where="--resume",
+            allowed="the name of a run that has been started, or no --resume",
+        )
+    found = load(path)
+    old, new = _leaves(found.config.model_dump(mode="json")), _leaves(config.model_dump(mode="json"))
+    for field in sorted(old.keys() | new.keys()):
+        neutral = field.startswith(NEUTRAL) and not field.startswith(COUNTED)
+        extended = field == "train.steps" and config.outer.schedule == "constant"
+        if old.get(field) != new.get(field) and not neutral and not extended:
+            raise UserError(
+                f"is {new.get(field)!r} but the run to resume was started with {old.get(field)!r}",
+                where=field,
+                allowed=f"{old.get(field)!r}, or another run name",
+            )
+    return found
+
+
+def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {name: leaf for key, part in value.items() for name, leaf in _leaves(part, f"{prefix}{key}.").items()}
+    if isinstance(value, list):
+        return {name: leaf for i, part in enumerate(value) for name, leaf in _leaves(part, f"{prefix}{i}.").items()}
+    return {prefix.rstrip("."): value}
