@@ -29,7 +29,7 @@ def config() -> RunConfig:
         outer=OuterConfig(optimizer="SGD", lr=1.0, average=0.99),
         train=TrainConfig(steps=100_000, tasks_per_step=6, budget_s=600),
         runtime=RuntimeConfig(workers=2, shard_size=3),
-        evaluation=EvaluationConfig(every=2000, tasks=400, final_tasks=1000),
+        evaluation=EvaluationConfig(every=2000, tasks=100, final_tasks=300),
         checkpoint=CheckpointConfig(every=2000),
     )
 

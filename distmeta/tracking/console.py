@@ -15,6 +15,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 LINE_EVERY_S = 5.0
+PLAIN_WIDTH = 120  # of tables in files and pipes, which have no width of their own
 
 
 class Scored(Protocol):
@@ -67,6 +68,8 @@ class Progress:
     ) -> None:
         self._total, self._name, self._quiet, self._clock = total, name, quiet, clock
         self._console = console or Console(file=sys.stderr if quiet else sys.stdout, highlight=False)
+        if console is None and not self._console.is_terminal:
+            self._console.width = PLAIN_WIDTH
         self._bar: Bar | None = None
         self._first: tuple[float, int] | None = None
         self._next_line_s = -math.inf
