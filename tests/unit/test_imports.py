@@ -28,7 +28,7 @@ LAYERS = (
     ("program", "adapter", "artifacts"),
     ("runtime",),
     ("evaluate",),
-    ("train",),
+    ("train", "bench"),
     ("cli",),
     ("__main__",),
 )
