@@ -124,8 +124,8 @@ def table(points: list[Point]) -> list[dict[str, object]]:
     for name in dict.fromkeys(point.contender for point in points):
         mine = {point.steps: point for point in points if point.contender == name}
         row: dict[str, object] = {"contender": display(name)}
-        row |= {f"{count}: MiB, s": _text(mine[count]) for count in steps}
-        rows.append(row | {"growth": grown.get(name)})
+        row |= {f"{count} steps": _text(mine[count]) for count in steps}
+        rows.append(row | {"growth": f"{grown[name]:.2f}x" if name in grown else None})
     return rows
 
 

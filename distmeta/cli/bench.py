@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,7 +137,8 @@ def memory(
     with people_read(as_json):
         _print_machine(hardware_line(machine), busy := busy_share())
         points = sweeps.run_sweep(sweep)
-        print_table(sweeps.table(points), title=f"conv4, {way}-way {shots}-shot: peak MiB, seconds a task")
+        print(f"\nconv4, {way}-way {shots}-shot, {queries} queries: peak MiB, seconds a task, by inner steps")
+        _print_wide(sweeps.table(points))
     result = {"machine": machine, "busy_before": busy, **sweeps.to_json(points, sweep)}
     if out is not None:
         _write(out / "bench_memory.json", result)
@@ -186,15 +187,22 @@ def _print_machine(line: str, busy: float) -> None:
 
 
 def _print_row(row: Row) -> None:
-    """A row's table at its full width, also in a pipe or a narrow terminal, and what is to be said of it."""
+    """A row's table, and what is to be said of it."""
+    before, after = row.peak_gflops
+    print(f"\n{row.name}: {row.about}, {row.num_tasks} tasks")
+    print(f"{row.gflop:.3g} GFLOP in matrix products and convolutions; peak {before:.0f}, then {after:.0f} GFLOP/s")
+    _print_wide(row.table())
+    for note in row.notes():
+        print(f"  {note}")
+
+
+def _print_wide(lines: Sequence[Mapping[str, object]]) -> None:
+    """A table of numbers at its full width, also in a pipe or a narrow terminal."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    before, after = row.peak_gflops
-    print(f"\n{row.name}: {row.about}, {row.num_tasks} tasks")
-    print(f"{row.gflop:.3g} GFLOP in matrix products and convolutions; peak {before:.0f}, then {after:.0f} GFLOP/s")
-    lines, table = row.table(), Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     for index, name in enumerate(lines[0]):
         table.add_column(name, justify="right" if index else "left", no_wrap=True)
     for line in lines:
@@ -202,8 +210,6 @@ def _print_row(row: Row) -> None:
     console = Console(markup=False, highlight=False)
     console.width = max(console.width, _WIDTH)
     console.print(table)
-    for note in row.notes():
-        print(f"  {note}")
 
 
 def _names(values: list[str] | None, default: Iterable[str]) -> list[str]:

@@ -100,10 +100,10 @@ def test_growth_is_that_between_the_ends() -> None:
 
 def test_the_memory_table_shows_why_a_cell_is_empty() -> None:
     first, second = table(POINTS)
-    assert list(first) == ["contender", "5: MiB, s", "50: MiB, s", "100: MiB, s", "growth"]
-    assert first["50: MiB, s"] == "900, 5"
-    assert first["100: MiB, s"] == "too large"
-    assert [second["50: MiB, s"], second["100: MiB, s"], second["growth"]] == ["failed", "skipped", None]
+    assert list(first) == ["contender", "5 steps", "50 steps", "100 steps", "growth"]
+    assert first["50 steps"] == "900, 5"
+    assert first["100 steps"] == "too large"
+    assert [second["50 steps"], second["100 steps"], second["growth"]] == ["failed", "skipped", None]
     assert json.loads(json.dumps(to_json(POINTS, Sweep(("plain_loop",)))))["cells"][2]["reason"] == "more than 1000 MiB"
 
 
