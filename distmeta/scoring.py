@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distmeta.engine.engine import chunks, lift
-from distmeta.estimators.backprop import outer_loss
+from distmeta.engine.engine import ONE_BY_ONE, chunks, lift_of
+from distmeta.engine.lifts import LIFTS
+from distmeta.estimators.outer_loss import outer_loss
 from distmeta.learners.base import Learner
 from distmeta.types import Episode, Params
 
@@ -105,7 +106,8 @@ def score_shard(
             return {name: torch.stack([metrics[name] for metrics in found]) for name in found[0]}
 
         with torch.no_grad():
-            parts = [lift(strategy, task)(part) for part in chunks(episodes, 1 if strategy == "loop" else chunk)]
+            lifted = LIFTS[lift_of(strategy)](task)
+            parts = [lifted(part) for part in chunks(episodes, 1 if strategy in ONE_BY_ONE else chunk)]
         scores[protocol] = {
             name: np.concatenate([part[name].double().cpu().numpy() for part in parts]) for name in parts[0]
         }

@@ -7,7 +7,7 @@ takes one to the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -26,6 +26,15 @@ class Batch:
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """Apply `function` to every tensor."""
         return Batch(function(self.inputs), None if self.targets is None else function(self.targets))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor, in a fixed order: what `rebuild` takes."""
+        return (self.inputs,) if self.targets is None else (self.inputs, self.targets)
+
+    def rebuild(self, tensors: Sequence[Tensor]) -> Batch:
+        """The same structure around other tensors."""
+        remaining = iter(tensors)
+        return self.map(lambda _: next(remaining))
 
 
 @dataclass(frozen=True)
@@ -63,9 +72,9 @@ class Episode:
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor, in a fixed order: what `rebuild` takes."""
         batches = (self.support, *(term.batch for term in self.query))
-        return tuple(t for batch in batches for t in (batch.inputs, batch.targets) if t is not None)
+        return tuple(tensor for batch in batches for tensor in batch.tensors())
 
-    def rebuild(self, tensors: tuple[Tensor, ...]) -> Episode:
+    def rebuild(self, tensors: Sequence[Tensor]) -> Episode:
         """The same structure around other tensors."""
         remaining = iter(tensors)
         return self.map(lambda _: next(remaining))

@@ -17,13 +17,17 @@ class EngineConfig(Frozen):
     """How a shard of tasks is computed on one device.
 
     Attributes:
-        strategy: One task after the other (`loop`), or all tasks of a chunk at once (`vmap`).
-        chunk: Tasks per vmap; None takes the whole shard.
+        strategy: One task after the other (`loop`), or the tasks of a chunk at once (`vmap`); either as native code
+            (`compiled`, `compiled_vmap`).
+        chunk: Tasks at once with `vmap` and `compiled_vmap`; None takes the whole shard.
+        memory: Keep what the way back through adaptation needs (`unrolled`), or only the states between inner steps,
+            computing the rest again (`flat`): the same gradient in memory that hardly grows with the number of steps.
         dtype: Floating-point type of parameters and data.
     """
 
-    strategy: Literal["loop", "vmap"] = "vmap"
+    strategy: Literal["loop", "vmap", "compiled", "compiled_vmap"] = "vmap"
     chunk: PositiveInt | None = None
+    memory: Literal["unrolled", "flat"] = "unrolled"
     dtype: Literal["float32", "float64"] = "float32"
 
 

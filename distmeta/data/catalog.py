@@ -21,13 +21,9 @@ from distmeta.data.importers import IMPORTERS, ImportOptions
 from distmeta.data.manifest import MANIFEST_NAME, NAME_PATTERN, Provenance
 from distmeta.data.store import ClassStore, require_examples, write_store
 from distmeta.errors import UserError, nearest
+from distmeta.home import data_home
 
 _LOG = logging.getLogger(__name__)
-
-
-def data_home() -> Path:
-    """Return the folder of everything distmeta keeps for this user."""
-    return Path(os.environ.get("DISTMETA_HOME") or Path.home() / ".cache" / "distmeta").expanduser()
 
 
 def stores_home() -> Path:

@@ -1,25 +1,32 @@
-"""One shard of T tasks on one device: lifts what is written for one task to many, and bounds its memory.
+"""One shard of T tasks on one device: how it is computed, within which memory.
 
 Strategies, all computing the same sums:
-    loop   one task at a time; the graph of one task is alive at once
-    vmap   `torch.vmap` over the tasks of a chunk; one differentiation for the whole chunk
+    loop            one task at a time
+    vmap            `torch.vmap` over the tasks of a chunk
+    compiled        one task at a time, as native code
+    compiled_vmap   the tasks of a chunk at once, as native code
 
-Chunks are cut by the configuration and summed in order, so the result does not depend on where the shard is computed.
+Chunks are cut by the configuration, computed by as many lanes as the worker has threads, and summed in order: the
+result depends neither on where the shard is computed nor on the number of lanes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor, vmap
-from torch.utils._pytree import tree_map
 
 from distmeta.config import EngineConfig
-from distmeta.estimators.base import Estimator, TaskFunction, Transforms
+from distmeta.engine.compiled import CompiledEstimator, canonical
+from distmeta.engine.eager import EagerOps
+from distmeta.engine.lanes import Lanes
+from distmeta.estimators.base import Estimator, Metrics, TaskOps
 from distmeta.learners.base import Learner
 from distmeta.types import Episode, Params, Update
+
+ONE_BY_ONE = frozenset({"loop", "compiled"})
+COMPILED = {"compiled": "loop", "compiled_vmap": "vmap"}
+"""Compiled strategies and how they lift functions of one task."""
 
 
 class Engine:
@@ -28,13 +35,20 @@ class Engine:
     Args:
         learner: How a task is adapted.
         estimator: How the outer signal is made of it.
-        config: Strategy and chunk.
+        config: Strategy (not `auto`: see `distmeta.engine.auto`), chunk, memory.
+        lanes: Chunks in flight.
     """
 
-    def __init__(self, learner: Learner, estimator: Estimator, config: EngineConfig) -> None:
-        self._learner, self._estimator = learner, estimator
-        self._chunk = 1 if config.strategy == "loop" else config.chunk
-        self._transforms = Transforms(over_tasks=OVER_TASKS[config.strategy], grad=_autograd)
+    def __init__(self, learner: Learner, estimator: Estimator, config: EngineConfig, lanes: int = 1) -> None:
+        self._chunk = chunk_of(config)
+        self._lanes = Lanes(lanes)
+        flat, lift = config.memory == "flat", lift_of(config.strategy)
+        self._ops: TaskOps = EagerOps(learner, lift, flat=flat)
+        self._is_compiled = config.strategy in COMPILED
+        if self._is_compiled:
+            estimator = CompiledEstimator(learner, estimator, lift, lanes, flat=flat)
+        self._estimator = estimator
+        self._prepared: set[tuple[tuple[int, ...], ...]] = set()
 
     def update(self, meta: Params, episodes: Episode) -> Update:
         """The update of a shard.
@@ -46,15 +60,41 @@ class Engine:
         Returns:
             Sums over the T tasks, of weight T.
         """
+        meta = canonical(meta) if self._is_compiled else meta
         total: Update | None = None
-        for chunk in chunks(episodes, self._chunk):
-            grad, metrics = self._estimator.estimate(self._learner, meta, chunk, self._transforms)
+        parts = list(chunks(episodes, self._chunk))
+        self._prepare(meta, parts)
+        for chunk, (grad, metrics) in zip(
+            parts, self._lanes.map(lambda c: self._estimate(meta, c), parts), strict=True
+        ):
             names = list(metrics)
             values = torch.stack([metrics[name] for name in names]).double().tolist() if names else []
             update = Update(grad, float(chunk.num_tasks), dict(zip(names, values, strict=True)))
             total = update if total is None else total.merge(update)
         assert total is not None, "a shard has at least one task"
-        return total
+        grad = {name: tensor.contiguous() for name, tensor in total.grad.items()}
+        return Update(grad, total.weight, total.metrics)
+
+    def _prepare(self, meta: Params, parts: list[Episode]) -> None:
+        """Compile for shapes not seen before, ahead of the lanes: torch traces one function at a time in a process."""
+        for part in parts if self._is_compiled else ():
+            shapes = tuple(tuple(tensor.shape) for tensor in part.tensors())
+            if shapes not in self._prepared:
+                self._estimate(meta, part)
+                self._prepared.add(shapes)
+
+    def _estimate(self, meta: Params, chunk: Episode) -> tuple[Params, Metrics]:
+        return self._estimator.estimate(self._ops, meta, chunk)
+
+
+def lift_of(strategy: str) -> str:
+    """How a strategy takes functions of one task to many (see `LIFTS`)."""
+    return COMPILED.get(strategy, strategy)
+
+
+def chunk_of(config: EngineConfig) -> int | None:
+    """Tasks of a chunk; None for the whole shard."""
+    return 1 if config.strategy in ONE_BY_ONE else config.chunk
 
 
 def chunks(episodes: Episode, size: int | None) -> Iterator[Episode]:
@@ -64,43 +104,3 @@ def chunks(episodes: Episode, size: int | None) -> Iterator[Episode]:
     for begin in range(0, count, size):
         end = min(begin + size, count)
         yield episodes.map(lambda tensor, begin=begin, end=end: tensor[begin:end])  # type: ignore[misc]
-
-
-def _loop(function: TaskFunction) -> TaskFunction:
-    """Apply to each task of the (one-task) chunk and stack."""
-
-    def lifted(episodes: Episode) -> Any:
-        assert episodes.num_tasks == 1
-        return tree_map(lambda tensor: tensor[None], function(episodes.map(lambda tensor: tensor[0])))
-
-    return lifted
-
-
-def _vmap(function: TaskFunction) -> TaskFunction:
-    """Apply to all tasks of the chunk at once."""
-
-    def lifted(episodes: Episode) -> Any:
-        return vmap(lambda *tensors: function(episodes.rebuild(tensors)), randomness="error")(*episodes.tensors())
-
-    return lifted
-
-
-OVER_TASKS: dict[str, Callable[[TaskFunction], TaskFunction]] = {"loop": _loop, "vmap": _vmap}
-
-
-def lift(strategy: str, function: TaskFunction) -> TaskFunction:
-    """Take a function of one task to the tasks of a chunk; `loop` takes chunks of one task."""
-    return OVER_TASKS[strategy](function)
-
-
-def _autograd(function: Callable[[Params], tuple[Tensor, Any]]) -> Callable[[Params], tuple[Params, Any]]:
-    """Gradient by the outer autograd tape: cheaper around `vmap` than a functorch level; arguments are not changed."""
-
-    def gradient(meta: Params) -> tuple[Params, Any]:
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in meta.items()}
-        with torch.enable_grad():
-            value, aux = function(leaves)
-        grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
-        return dict(zip(leaves, grads, strict=True)), aux
-
-    return gradient

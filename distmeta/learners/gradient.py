@@ -25,7 +25,7 @@ from torch.func import grad
 
 from distmeta.config import GradientConfig, Phase
 from distmeta.errors import UserError, nearest
-from distmeta.learners.base import Learner
+from distmeta.learners.base import Learner, Stage
 from distmeta.learners.objectives import Objective, find_objective
 from distmeta.models.base import Backbone
 from distmeta.types import Batch, Params
@@ -49,6 +49,14 @@ class FastWeights(NamedTuple):
     features: Tensor | None
 
 
+class _Phase(NamedTuple):
+    """A phase, the parameters that it moves and what it minimises."""
+
+    phase: Phase
+    names: frozenset[str]
+    objective: Objective
+
+
 class GradientLearner(Learner):
     """See the module.
 
@@ -64,27 +72,30 @@ class GradientLearner(Learner):
         field = "eval_phases" if evaluating and config.eval_phases is not None else "phases"
         phases = config.eval_phases if evaluating and config.eval_phases is not None else config.phases
         groups = backbone.groups()
-        self._schedule: list[tuple[Phase, int, frozenset[str], Objective]] = []
+        self._phases: list[_Phase] = []
         for i, phase in enumerate(phases):
             where = f"algorithm.learner.{field}.{i}"
             names = frozenset(name for group in phase.groups for name in _group(groups, group, f"{where}.groups"))
-            goal = find_objective(phase.objective or objective, f"{where}.objective")
-            self._schedule += [(phase, first, names, goal) for first in range(phase.steps)]
-        self.num_steps = len(self._schedule)
-        union = frozenset().union(*(names for _, _, names, _ in self._schedule)) if self._schedule else frozenset()
+            self._phases.append(
+                _Phase(phase, names, find_objective(phase.objective or objective, f"{where}.objective"))
+            )
+        self._position = [(kind, first) for kind, phase in enumerate(phases) for first in range(phase.steps)]
+        self.num_steps = len(self._position)
+        taken = self._taken = [self._phases[kind] for kind in dict(self._position)]
+        union = frozenset(name for part in taken for name in part.names)
         fresh = frozenset(groups["head"]) if config.head == "fresh" else frozenset()
         self._fresh = fresh
         self._moved = tuple(name for name in groups["all"] if name in union | fresh)
-        self._uses_adam = any(phase.optimizer == "adam" for phase, _, _, _ in self._schedule)
+        self._uses_adam = any(part.phase.optimizer == "adam" for part in taken)
         # Mini-batches normalise themselves: with them, features depend on the step, and are not kept.
-        whole = all(phase.batch is None for phase, _, _, _ in self._schedule)
+        whole = all(part.phase.batch is None for part in taken)
         self._body_fixed = whole and frozenset(self._moved) <= frozenset(groups["head"])
 
     def init(self, seed: int) -> Params:
         """The backbone's parameters and, for Meta-SGD, a rate for each entry of those that move."""
         params = self._backbone.init(seed)
         if self._config.learned_lr:
-            rates = {name: phase.lr for phase, _, names, _ in self._schedule for name in names}
+            rates = {name: part.phase.lr for part in self._taken for name in part.names}
             params |= {
                 RATE_PREFIX + name: torch.full_like(params[name], rates[name]) for name in self._moved if name in rates
             }
@@ -99,40 +110,47 @@ class GradientLearner(Learner):
         zeros = {name: torch.zeros_like(tensor) for name, tensor in moved.items()} if self._uses_adam else {}
         return FastWeights(moved, zeros, zeros, features)
 
-    def step(self, meta: Params, fast: FastWeights, support: Batch, k: int) -> FastWeights:
-        """One inner step of the phase that `k` falls into."""
-        phase, k_in_phase, names, objective = self._schedule[k]
-        rows = _rows(support.inputs.shape[0], phase.batch, k_in_phase)
-        batch = support if rows is None else support.map(lambda tensor: tensor[rows])
-        features = fast.features if fast.features is None or rows is None else fast.features[rows]
+    def stage(self, k: int, num_support: int) -> Stage:
+        """Kinds are the phases; the scalars of an Adam phase are whether moments count and both bias corrections."""
+        kind, first = self._position[k]
+        phase = self._phases[kind].phase
+        scalars: tuple[float, ...] = ()
+        if phase.optimizer == "adam":
+            scalars = (float(first > 0), 1 - phase.beta1 ** (first + 1), 1 - phase.beta2 ** (first + 1))
+        return Stage(kind, None if phase.batch is None else _rows(num_support, phase.batch, first), scalars)
+
+    def advance(self, meta: Params, fast: FastWeights, support: Batch, kind: int, scalars: Tensor) -> FastWeights:
+        """One inner step of phase `kind`."""
+        phase, names, objective = self._phases[kind]
+        features = fast.features
         still = {name: tensor for name, tensor in fast.moved.items() if name not in names}
 
         def loss(moving: Params) -> Tensor:
             params = {**meta, **still, **moving}
             if features is None:
-                value = objective(lambda inputs: self._backbone.apply(params, inputs), batch)[0]
+                value = objective(lambda inputs: self._backbone.apply(params, inputs), support)[0]
             else:
-                value = objective(lambda _: self._backbone.head(params, features), batch)[0]
+                value = objective(lambda _: self._backbone.head(params, features), support)[0]
             for name, tensor in moving.items() if phase.l2sp else ():
                 value = value + 0.5 * phase.l2sp * (tensor - meta[name]).square().sum()
             return value
 
         moving = {name: tensor for name, tensor in fast.moved.items() if name in names}
-        return self._move(meta, fast, moving, grad(loss)(moving), phase, k_in_phase)
+        return self._move(meta, fast, moving, grad(loss)(moving), phase, scalars)
 
     def _move(
-        self, meta: Params, fast: FastWeights, moving: Params, gradient: Params, phase: Phase, k: int
+        self, meta: Params, fast: FastWeights, moving: Params, gradient: Params, phase: Phase, scalars: Tensor
     ) -> FastWeights:
         """Apply SGD, or Adam (Kingma & Ba 2015) with its moments starting at the phase's first step."""
         first, second, direction = fast.first, fast.second, gradient
         if phase.optimizer == "adam":
             b1, b2 = phase.beta1, phase.beta2
-            m = {name: (b1 * first[name] if k else 0.0) + (1 - b1) * g for name, g in gradient.items()}
-            v = {name: (b2 * second[name] if k else 0.0) + (1 - b2) * g * g for name, g in gradient.items()}
+            counts, correction1, correction2 = scalars
+            m = {name: b1 * counts * first[name] + (1 - b1) * g for name, g in gradient.items()}
+            v = {name: b2 * counts * second[name] + (1 - b2) * g * g for name, g in gradient.items()}
             # The shift under the root keeps its derivative finite where a gradient is exactly zero (a dead ReLU).
             direction = {
-                name: (m[name] / (1 - b1 ** (k + 1)))
-                / ((v[name] / (1 - b2 ** (k + 1)) + ADAM_EPSILON**2).sqrt() + ADAM_EPSILON)
+                name: (m[name] / correction1) / ((v[name] / correction2 + ADAM_EPSILON**2).sqrt() + ADAM_EPSILON)
                 for name in gradient
             }
             first, second = {**first, **m}, {**second, **v}
@@ -173,8 +191,6 @@ def _group(groups: dict[str, tuple[str, ...]], name: str, where: str) -> tuple[s
     return groups[name]
 
 
-def _rows(available: int, batch: int | None, k: int) -> list[int] | None:
+def _rows(available: int, batch: int, k: int) -> tuple[int, ...] | None:
     """Support rows of mini-batch `k`: consecutive rows, wrapping round; None for all of them."""
-    if batch is None or batch >= available:
-        return None
-    return [(k * batch + i) % available for i in range(batch)]
+    return None if batch >= available else tuple((k * batch + i) % available for i in range(batch))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distmeta.learners.base import Learner
+from distmeta.learners.base import Learner, Stage
 from distmeta.models.base import Backbone
 from distmeta.types import Batch, Params
 
@@ -51,7 +51,11 @@ class PrototypeLearner(Learner):
         member = (support.targets[None, :] == classes[:, None]).to(features.dtype)
         return Prototypes(member @ features / member.sum(1, keepdim=True))
 
-    def step(self, meta: Params, fast: Prototypes, support: Batch, k: int) -> Prototypes:
+    def stage(self, k: int, num_support: int) -> Stage:
+        """There are no steps."""
+        raise IndexError(f"step {k} of a learner without steps")
+
+    def advance(self, meta: Params, fast: Prototypes, support: Batch, kind: int, scalars: Tensor) -> Prototypes:
         """Prototypes do not move."""
         return fast
 

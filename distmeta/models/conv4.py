@@ -23,6 +23,7 @@ from torch import Tensor
 from distmeta.config import Conv4Config
 from distmeta.errors import UserError
 from distmeta.models.base import Backbone
+from distmeta.models.convolution import conv3x3
 from distmeta.seeding import mix
 from distmeta.types import Params
 
@@ -97,7 +98,7 @@ class Conv4(Backbone):
 
     def _block(self, params: Mapping[str, Tensor], name: str, x: Tensor, num_counted: int) -> Tensor:
         stride = 2 if self._config.downsample == "stride" else 1
-        x = F.conv2d(x, params[f"{name}.conv.weight"], params[f"{name}.conv.bias"], stride=stride, padding=1)
+        x = conv3x3(x, params[f"{name}.conv.weight"], params[f"{name}.conv.bias"], stride)
         variance, mean = torch.var_mean(x[:num_counted], dim=(0, 2, 3), correction=0)
         scale = params[f"{name}.norm.weight"] * torch.rsqrt(variance + EPSILON)
         shift = params[f"{name}.norm.bias"] - mean * scale

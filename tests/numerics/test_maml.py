@@ -12,7 +12,7 @@ import torchopt
 from torch import Tensor, nn
 
 from distmeta.config import EngineConfig, Phase
-from distmeta.estimators.backprop import outer_loss
+from distmeta.estimators.outer_loss import outer_loss
 from distmeta.learners.base import Learner
 from distmeta.types import Episode, Params
 

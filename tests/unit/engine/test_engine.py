@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distmeta.engine.engine import chunks, lift
+from distmeta.engine.engine import chunks
+from distmeta.engine.lifts import LIFTS
 from distmeta.types import Batch, Episode, Term
 
 
@@ -21,13 +22,15 @@ def test_chunks_cover_the_tasks_in_order(episodes: Episode, size: int | None, co
     assert all(chunk.support.targets is None for chunk in found)
 
 
-def test_both_strategies_lift_a_function_of_one_task(episodes: Episode) -> None:
-    def task(episode: Episode) -> dict[str, torch.Tensor]:
+def test_both_lifts_take_a_function_of_one_task_to_many(episodes: Episode) -> None:
+    def task(factor: dict[str, torch.Tensor | None], episode: Episode) -> dict[str, torch.Tensor]:
         assert episode.support.inputs.shape == (3,)
-        return {"sum": episode.support.inputs.sum(), "query": 2 * episode.query[0].batch.inputs}
+        assert factor["none"] is None and factor["a"] is not None
+        return {"sum": episode.support.inputs.sum(), "query": factor["a"] * episode.query[0].batch.inputs}
 
-    together = lift("vmap", task)(episodes)
-    one_by_one = [lift("loop", task)(chunk) for chunk in chunks(episodes, 1)]
+    factors = torch.full((5,), 2.0)
+    together = LIFTS["vmap"](task)({"a": factors, "none": None}, episodes)
+    one_by_one = [LIFTS["loop"](task)({"a": factors[:1], "none": None}, chunk) for chunk in chunks(episodes, 1)]
     for name, values in together.items():
         assert torch.equal(values, torch.cat([part[name] for part in one_by_one]))
     assert together["sum"].tolist() == [0.0, 3.0, 6.0, 9.0, 12.0]

@@ -5,7 +5,7 @@ import torch
 
 from distmeta.config import GradientConfig, MlpConfig, Phase
 from distmeta.errors import UserError
-from distmeta.estimators.backprop import outer_loss
+from distmeta.estimators.outer_loss import outer_loss
 from distmeta.learners.gradient import GradientLearner
 from distmeta.models import build_backbone
 from distmeta.types import Batch, Episode, Term

@@ -1,0 +1,32 @@
+"""What the engine keeps between runs on a machine: compiled graphs and measured choices.
+
+The folder is `$DISTMETA_HOME/engine` (default `~/.cache/distmeta/engine`). Native code is loaded from it, so it must
+belong to the user and be writable by nobody else.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from distmeta.errors import UserError
+from distmeta.home import data_home
+
+
+def cache_folder() -> Path:
+    """The folder, made if it is not there.
+
+    Raises:
+        UserError: Somebody else may write to it.
+    """
+    folder = data_home() / "engine"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UserError(
+            "others may write to this folder, and native code is loaded from it",
+            where=str(folder),
+            allowed="a folder of your own with mode 0700, or another DISTMETA_HOME",
+        )
+    return folder

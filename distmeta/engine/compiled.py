@@ -1,0 +1,157 @@
+"""The operations of estimators as native code.
+
+A short estimate becomes one graph. Where that would be long (many inner steps of a deep network), each operation
+becomes one (`CompiledOps`): compiling takes no longer for more inner steps, and recorded parts are two
+graphs, a way there and a way back with what the one saves for the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.utils._pytree import tree_map
+
+from distmeta.engine.eager import EagerOps, Key, Part, split
+from distmeta.engine.native import NativeGraph
+from distmeta.engine.tracing import trace, trace_pair
+from distmeta.engine.trees import flatten
+from distmeta.estimators.base import Cotangent, Estimator, Metrics, Pullback, TaskOps
+from distmeta.learners.base import Fast, Learner
+from distmeta.types import Episode, Params
+
+SHORT = 400
+"""Operations of all inner steps together up to which an estimate becomes one graph."""
+_PRODUCTS = frozenset(("aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm", "aten.convolution", "aten.mv", "aten.dot"))
+
+
+class GraphCache:
+    """Compiled functions by key and by the shapes that they are called with.
+
+    The first call with new shapes compiles, and must have the process to itself.
+
+    Args:
+        lanes: Calls at a time.
+    """
+
+    def __init__(self, lanes: int) -> None:
+        self._lanes = lanes
+        self._found: dict[Key, Any] = {}
+
+    def call(self, key: Key, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function` of the arguments, compiled on the first call with such shapes."""
+        tensors, key = self._key(key, arguments)
+        graph, structure = self._made(key, lambda: self._one(function, arguments))
+        return structure.rebuild(graph(tensors))
+
+    def call_recorded(
+        self, key: Key, function: Callable[..., Any], differentiated: tuple[Any, ...], rest: tuple[Any, ...]
+    ) -> tuple[Any, Callable[[Cotangent], Cotangent]]:
+        """`function(*differentiated, *rest)`, and its pullback to the tensors of `differentiated`."""
+        tensors, key = self._key(("recorded", *key), (*differentiated, *rest))
+        there, back, pair = self._made(key, lambda: self._two(function, differentiated, rest))
+        found = there(tensors)
+        cut = len(found) - pair.num_saved
+        outputs, saved = found[:cut], found[cut:]
+
+        def pullback(cotangents: Cotangent) -> Cotangent:
+            given = [
+                torch.zeros_like(out) if cotangent is None else cotangent
+                for out, cotangent, here in zip(outputs, cotangents, pair.smooth, strict=True)
+                if here
+            ]
+            grads = iter(back([*saved, *given]))
+            return tuple(next(grads) if here else None for here in pair.reached)
+
+        return pair.structure.rebuild(outputs), pullback
+
+    def _key(self, key: Key, arguments: Any) -> tuple[tuple[Tensor, ...], Key]:
+        tensors, form = flatten(arguments)
+        shapes = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
+        return tensors, (*key, str(form.spec), form.is_tensor, shapes)
+
+    def _made(self, key: Key, make: Callable[[], Any]) -> Any:
+        if key not in self._found:
+            self._found[key] = make()
+        return self._found[key]
+
+    def _one(self, function: Callable[..., Any], arguments: Any) -> Any:
+        module, structure = trace(lambda *given: canonical(function(*given)), *arguments)
+        return self._native(module), structure
+
+    def _two(self, function: Callable[..., Any], differentiated: tuple[Any, ...], rest: tuple[Any, ...]) -> Any:
+        pair = trace_pair(lambda *given: canonical(function(*given)), differentiated, rest)
+        return self._native(pair.there), self._native(pair.back), pair
+
+    def _native(self, module: GraphModule) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+        """Native code where it is worth the compiling: a graph without a single product runs as it is."""
+        names = {str(node.target).rsplit(".", 1)[0] for node in module.graph.nodes if node.op == "call_function"}
+        if names & _PRODUCTS or any(name.startswith("aten.convolution") for name in names):
+            return NativeGraph(module, self._lanes)
+        return lambda tensors: module(*tensors)
+
+
+class CompiledOps(EagerOps):
+    """See `TaskOps`: a graph for each kind of operation.
+
+    Args:
+        learner: Whose operations.
+        lift: `loop` or `vmap`.
+        flat: Compute a part again on the way back instead of saving what it needs.
+        graphs: Where compiled graphs are kept.
+    """
+
+    def __init__(self, learner: Learner, lift: str, graphs: GraphCache, *, flat: bool = False) -> None:
+        super().__init__(learner, lift, flat=flat)
+        self._graphs = graphs
+
+    def _run(self, key: Key, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self._graphs.call(key, function, *arguments)
+
+    def _keep(self, part: Part, meta: Params, fast: Fast) -> tuple[Fast, Pullback]:
+        after, pullback = self._graphs.call_recorded(part.key, part.function, (meta, fast), (part.inputs,))
+        return after, lambda cotangent: split(meta, pullback(cotangent))
+
+
+class CompiledEstimator(Estimator):
+    """An estimator whose work on a chunk is native code: one graph where that is short, else one an operation.
+
+    Args:
+        learner, estimator: The method.
+        lift: `loop` or `vmap`.
+        lanes: Chunks in flight.
+        flat: See `CompiledOps`.
+    """
+
+    def __init__(self, learner: Learner, estimator: Estimator, lift: str, lanes: int, *, flat: bool) -> None:
+        self._estimator, self._graphs = estimator, GraphCache(lanes)
+        self._eager, self._compiled = EagerOps(learner, lift), CompiledOps(learner, lift, self._graphs, flat=flat)
+        self._is_short: dict[tuple[tuple[int, ...], ...], bool] = {}
+
+    def estimate(self, ops: TaskOps, meta: Params, episodes: Episode) -> tuple[Params, Metrics]:
+        """See `Estimator.estimate`; `ops` is not used."""
+        shapes = tuple(tuple(tensor.shape) for tensor in episodes.tensors())
+        if shapes not in self._is_short:
+            self._is_short[shapes] = self._eager.adaptation_size(meta, episodes) <= SHORT
+        if not self._is_short[shapes]:
+            return self._estimator.estimate(self._compiled, meta, episodes)
+
+        def whole(meta: Params, tensors: tuple[Tensor, ...]) -> tuple[Params, Metrics]:
+            return self._estimator.estimate(self._eager, meta, episodes.rebuild(tensors))
+
+        found: tuple[Params, Metrics] = self._graphs.call(("estimate",), whole, meta, episodes.tensors())
+        return found
+
+
+def canonical(tree: Any) -> Any:
+    """The nest with every tensor in the layout that graphs exchange: images and filters channels-last, else plain."""
+    return tree_map(lambda leaf: _canonical(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def _canonical(tensor: Tensor) -> Tensor:
+    if tensor.dim() == 5 and tensor.shape[0] == 1:
+        return tensor[0].contiguous(memory_format=torch.channels_last)[None]
+    return tensor.contiguous(memory_format=torch.channels_last if tensor.dim() == 4 else torch.contiguous_format)
