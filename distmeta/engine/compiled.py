@@ -153,5 +153,5 @@ def canonical(tree: Any) -> Any:
 
 def _canonical(tensor: Tensor) -> Tensor:
     if tensor.dim() == 5 and tensor.shape[0] == 1:
-        return tensor[0].contiguous(memory_format=torch.channels_last)[None]
+        return tensor.squeeze(0).contiguous(memory_format=torch.channels_last).unsqueeze(0)
     return tensor.contiguous(memory_format=torch.channels_last if tensor.dim() == 4 else torch.contiguous_format)

@@ -21,9 +21,9 @@ def _loop(function: Function) -> Function:
 
     def lifted(*arguments: Any) -> Any:
         tensors, structure = flatten([_opened(argument) for argument in arguments])
-        plain = structure.rebuild([tensor[0] for tensor in tensors])
+        plain = structure.rebuild([tensor.squeeze(0) for tensor in tensors])
         found = function(*(_closed(a, p) for a, p in zip(arguments, plain, strict=True)))
-        return tree_map(lambda leaf: leaf[None] if isinstance(leaf, Tensor) else leaf, found)
+        return tree_map(lambda leaf: leaf.unsqueeze(0) if isinstance(leaf, Tensor) else leaf, found)
 
     return lifted
 

@@ -7,6 +7,9 @@ Batch norm keeps no running statistics. In `batch` mode the statistics are those
 normalises itself (transductive). In `support` mode they are those of the support set under the current parameters: the
 support examples ride along in the same pass and alone are counted (inductive).
 
+Parameters are those of the published network, the convolutions' biases included, although a norm after them leaves
+these without any effect.
+
 Deviation from the paper: Xavier-uniform weights (Glorot & Bengio 2010) for all layers, where its code draws the head's
 and the convolutions' weights from different truncated normals.
 """
@@ -24,11 +27,11 @@ from distmeta.config import Conv4Config
 from distmeta.errors import UserError
 from distmeta.models.base import Backbone
 from distmeta.models.convolution import conv3x3
+from distmeta.models.normalization import batch_norm, batch_norm_by
 from distmeta.seeding import mix
 from distmeta.types import Params
 
 NUM_BLOCKS = 4
-EPSILON = 1e-5
 
 
 class Conv4(Backbone):
@@ -98,11 +101,12 @@ class Conv4(Backbone):
 
     def _block(self, params: Mapping[str, Tensor], name: str, x: Tensor, num_counted: int) -> Tensor:
         stride = 2 if self._config.downsample == "stride" else 1
-        x = conv3x3(x, params[f"{name}.conv.weight"], params[f"{name}.conv.bias"], stride)
-        variance, mean = torch.var_mean(x[:num_counted], dim=(0, 2, 3), correction=0)
-        scale = params[f"{name}.norm.weight"] * torch.rsqrt(variance + EPSILON)
-        shift = params[f"{name}.norm.bias"] - mean * scale
-        x = torch.relu(x * scale[:, None, None] + shift[:, None, None])
+        scale, shift = params[f"{name}.norm.weight"], params[f"{name}.norm.bias"]
+        # The convolution's bias moves every value of a channel alike, which the norm takes back: its effect and its
+        # derivatives are exactly zero, so it is not added.
+        x = conv3x3(x, params[f"{name}.conv.weight"], stride)
+        whole = num_counted == x.shape[0]
+        x = torch.relu(batch_norm(x, scale, shift) if whole else batch_norm_by(x, num_counted, scale, shift))
         return x if stride == 2 else F.max_pool2d(x, 2)
 
     def groups(self) -> dict[str, tuple[str, ...]]:

@@ -27,21 +27,23 @@ PADDING = 1
 Grads = tuple[Tensor | None, ...]
 
 
-def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+def conv3x3(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """[B, C, H, W] images and [O, C, 3, 3] weights -> [B, O, H', W'], zero padding of 1.
 
     Args:
         x: Images.
         weight: Filters.
-        bias: [O].
         stride: 1 or 2.
     """
     if get_proxy_mode() is None:
-        return F.conv2d(x, weight, bias, stride=stride, padding=PADDING)
-    return _conv(_channels_last(x), _channels_last(weight), stride) + bias[:, None, None]
+        return F.conv2d(x, weight, None, stride=stride, padding=PADDING)
+    return _conv(_channels_last(x), _channels_last(weight), stride)
 
 
 def _channels_last(x: Tensor) -> Tensor:
+    """The tensor in channels-last layout. With one channel both layouts are the same memory: say which one is meant."""
+    if x.shape[1] == 1:
+        return x.contiguous().as_strided(x.shape, (x[0].numel(), 1, x.shape[3], 1))
     return x.contiguous(memory_format=torch.channels_last)
 
 
