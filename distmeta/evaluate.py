@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from distmeta import checkpoint as checkpoints
 from distmeta.algorithms import protocol_of
+from distmeta.config import EngineConfig
 from distmeta.config.load import change
-from distmeta.program import EVALUATE, MetaProgram, MetaRecipe
+from distmeta.program import EVALUATE, MetaProgram, MetaRecipe, kind_of
 from distmeta.runtime import build_executor
 from distmeta.runtime.executor import Executor
 from distmeta.scoring import Score, headline, summarise
@@ -90,7 +91,7 @@ def evaluate_checkpoint(
     executor = build_executor(config.runtime, MetaRecipe.of(config))
     try:
         shards = make_shards(program.source, split, 0, tasks, config.runtime.shard_size)
-        scores = evaluate_shards(executor, Snapshot(found.step, found.averaged), shards)
+        scores = evaluate_shards(executor, config.engine, Snapshot(found.step, found.averaged), shards)
     finally:
         executor.close()
     return EvaluationResult(found.path, found.step, split, protocol_of(config), tuple(scores))
@@ -103,7 +104,9 @@ def make_shards(source: TaskSource, split: str, step: int, count: int, shard_siz
     return tuple(Shard(index, specs[begin : begin + shard_size]) for index, begin in enumerate(begins))
 
 
-def evaluate_shards(executor: Executor, snapshot: Snapshot, shards: Sequence[Shard]) -> list[Score]:
+def evaluate_shards(
+    executor: Executor, engine: EngineConfig, snapshot: Snapshot, shards: Sequence[Shard]
+) -> list[Score]:
     """Score shards on the workers; the summary does not depend on the order in which they come back."""
-    values = {result.shard: result.value for result in executor.map(EVALUATE, snapshot, shards)}
+    values = {result.shard: result.value for result in executor.map(kind_of(EVALUATE, engine), snapshot, shards)}
     return summarise([values[shard.index] for shard in shards])

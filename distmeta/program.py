@@ -5,24 +5,39 @@ A `MetaRecipe` (the configuration as JSON) travels to the workers; a `MetaProgra
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from distmeta.algorithms import build_algorithm, dtype_of
-from distmeta.config import RunConfig
+from distmeta.config import EngineConfig, RunConfig
+from distmeta.engine.auto import Choice, choose
 from distmeta.engine.engine import Engine
+from distmeta.engine.lanes import Lanes
+from distmeta.engine.precision import check_policy
 from distmeta.scoring import score_shard
 from distmeta.tasks import build_source
 from distmeta.tasks.prefetch import Prefetcher
-from distmeta.types import Params, Report, Shard, Snapshot
+from distmeta.types import Episode, Params, Report, Shard, Snapshot
 
-UPDATE, EVALUATE = "update", "evaluate"
+UPDATE, EVALUATE, CHOOSE = "update", "evaluate", "choose"
+
+
+def kind_of(name: str, engine: EngineConfig) -> str:
+    """What a worker is asked to do, and how: the engine's settings travel with it, as they may be chosen in the run."""
+    return f"{name} {engine.model_dump_json()}"
+
+
+def lanes_of(config: RunConfig) -> int:
+    """Chunks in flight in one worker."""
+    return config.runtime.threads_per_worker if config.runtime.device == "cpu" else 1
 
 
 class MetaProgram:
-    """A method, its tasks and an engine, in one process.
+    """A method, its tasks and engines, in one process.
 
     Args:
         config: The run.
@@ -30,9 +45,11 @@ class MetaProgram:
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
+        check_policy(config.engine.matmul, config.runtime.device, dtype_of(config))
         self.source = build_source(config.tasks, config.seed, dtype_of(config))
         self.algorithm = build_algorithm(config, self.source.signature)
-        self._engine = Engine(self.algorithm.learner, self.algorithm.estimator, config.engine)
+        self._engines: dict[EngineConfig, Engine] = {}
+        self._lanes = Lanes(lanes_of(config))
         self._prefetcher = Prefetcher(self.source)
         self._timing = {"data_wait_s": 0.0, "compute_s": 0.0}
         self._placed: tuple[Snapshot, Params] | None = None
@@ -42,20 +59,45 @@ class MetaProgram:
         self._prefetcher.prepare(shard)
 
     def run(self, kind: str, snapshot: Snapshot, shard: Shard) -> Any:
-        """The shard's `Report` for kind `update`, its `ShardScores` for `evaluate`."""
+        """The shard's `Report` for kind `update`, its `ShardScores` for `evaluate`, a `Choice` for `choose`."""
         episodes, wait_s = self._prefetcher.take(shard)
         started = time.perf_counter()
         meta, device = self._on_device(snapshot), self._config.runtime.device
         episodes = episodes if device == "cpu" else episodes.map(lambda tensor: tensor.to(device))
+        name, _, settings = kind.partition(" ")
+        engine = EngineConfig.model_validate_json(settings) if settings else self._config.engine
         value: Any
-        if kind == UPDATE:
-            update = self._engine.update(meta, episodes)
-            value = Report(snapshot.version, shard.index, update)
+        if name == UPDATE:
+            value = Report(snapshot.version, shard.index, self._engine(engine).update(meta, episodes))
+        elif name == CHOOSE:
+            value = self._choose(engine, meta, episodes)
         else:
-            engine = self._config.engine
-            value = score_shard(self.algorithm.evaluators, meta, episodes, engine.strategy, engine.chunk)
+            value = score_shard(self.algorithm.evaluators, meta, episodes, engine, self._lanes)
         self._timing = {"data_wait_s": wait_s, "compute_s": time.perf_counter() - started}
         return value
+
+    def _engine(self, config: EngineConfig) -> Engine:
+        if config not in self._engines:
+            algorithm = self.algorithm
+            self._engines[config] = Engine(algorithm.learner, algorithm.estimator, config, lanes_of(self._config))
+        return self._engines[config]
+
+    def _choose(self, engine: EngineConfig, meta: Params, episodes: Episode) -> Choice:
+        config, algorithm = self._config, self.algorithm
+        method = json.dumps([config.algorithm.model_dump(mode="json"), config.model.model_dump(mode="json")])
+        # Of the whole run, whoever computes them: the choice must not depend on the number of workers.
+        tasks = config.train.steps * config.train.tasks_per_step
+        return choose(
+            algorithm.learner,
+            algorithm.estimator,
+            engine,
+            lanes_of(config),
+            meta,
+            episodes,
+            method=method,
+            tasks_ahead=tasks,
+            seconds_ahead=config.train.budget_s or math.inf,
+        )
 
     def timing(self) -> Mapping[str, float]:
         """Seconds of the last `run`."""

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distmeta.engine.engine import ONE_BY_ONE, chunks, lift_of
+from distmeta.config import EngineConfig
+from distmeta.engine.engine import chunk_of, chunks, lift_of
+from distmeta.engine.lanes import Lanes
 from distmeta.engine.lifts import LIFTS
 from distmeta.estimators.outer_loss import outer_loss
 from distmeta.learners.base import Learner
@@ -78,7 +80,7 @@ def scored_points(num_steps: int) -> tuple[int, ...]:
 
 
 def score_shard(
-    evaluators: Mapping[str, Learner], meta: Params, episodes: Episode, strategy: str, chunk: int | None
+    evaluators: Mapping[str, Learner], meta: Params, episodes: Episode, config: EngineConfig, lanes: Lanes
 ) -> ShardScores:
     """Adapt to every task of a shard and score the query set on the way.
 
@@ -86,8 +88,8 @@ def score_shard(
         evaluators: Learner by protocol.
         meta: Meta-parameters.
         episodes: T tasks.
-        strategy: The engine's strategy.
-        chunk: Tasks at once.
+        config: How chunks are cut and lifted; scoring is never compiled.
+        lanes: Chunks in flight.
     """
     scores: dict[str, dict[str, Curve]] = {}
     points: dict[str, tuple[int, ...]] = {}
@@ -105,9 +107,8 @@ def score_shard(
                     fast = learner.step(meta, fast, episode.support, k)
             return {name: torch.stack([metrics[name] for metrics in found]) for name in found[0]}
 
-        with torch.no_grad():
-            lifted = LIFTS[lift_of(strategy)](task)
-            parts = [lifted(part) for part in chunks(episodes, 1 if strategy in ONE_BY_ONE else chunk)]
+        lifted = torch.no_grad()(LIFTS[lift_of(config.strategy)](task))
+        parts = list(lanes.map(lifted, chunks(episodes, chunk_of(config))))
         scores[protocol] = {
             name: np.concatenate([part[name].double().cpu().numpy() for part in parts]) for name in parts[0]
         }

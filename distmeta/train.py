@@ -22,9 +22,10 @@ from distmeta import checkpoint as checkpoints
 from distmeta.algorithms import protocol_of
 from distmeta.artifacts import keep_pictures, local_folder
 from distmeta.config import RunConfig
+from distmeta.engine.auto import Choice
 from distmeta.errors import DistmetaError
 from distmeta.evaluate import evaluate_shards, make_shards
-from distmeta.program import UPDATE, MetaProgram, MetaRecipe
+from distmeta.program import CHOOSE, UPDATE, MetaProgram, MetaRecipe, kind_of
 from distmeta.runtime import build_executor
 from distmeta.runtime.executor import Executor, Result
 from distmeta.scoring import Score, headline
@@ -161,6 +162,7 @@ class _Run:
             self._train_s, self._tasks = found.progress["train_s"], int(found.progress["tasks"])
         config, budget = self._config, self._config.train.budget_s
         self._executor.ready()
+        self._fix_engine(found)
         with self._progress:
             while self._server.version < config.train.steps and (budget is None or self._train_s < budget):
                 self._step()
@@ -184,6 +186,24 @@ class _Run:
             retries=self._executor.retries,
         )
 
+    def _fix_engine(self, found: checkpoints.Checkpoint | None) -> None:
+        """Settle how shards are computed, for all workers and the whole run: `auto` asks one worker to try."""
+        engine = self._config.engine
+        if found is not None:
+            engine = found.config.engine
+        elif engine.strategy == "auto":
+            config = self._config
+            shards = make_shards(
+                self._program.source, "train", 0, config.train.tasks_per_step, config.runtime.shard_size
+            )
+            [result] = self._executor.map(kind_of(CHOOSE, engine), self._server.pull(), shards[:1])
+            choice: Choice = result.value
+            engine = choice.apply(engine)
+            self._progress.note(choice.reason)
+            self._tracker.log(0, {"engine/choice_s": choice.took_s})
+        self._config = self._config.model_copy(update={"engine": engine})
+        self._kind = kind_of(UPDATE, engine)
+
     def _step(self) -> None:
         """One outer step, and what is due after it."""
         config, started = self._config, time.perf_counter()
@@ -193,7 +213,7 @@ class _Run:
         if step + 1 < config.train.steps:
             upcoming = make_shards(self._program.source, "train", step + 1, count, config.runtime.shard_size)
         results = []
-        for result in self._executor.map(UPDATE, self._server.pull(), shards, upcoming):
+        for result in self._executor.map(self._kind, self._server.pull(), shards, upcoming):
             verdict = self._server.push(result.value)
             if verdict is not Verdict.ACCEPTED:
                 raise DistmetaError(_refusal(step, result.shard, verdict))
@@ -259,7 +279,7 @@ class _Run:
         shards = make_shards(self._program.source, split, 0, tasks, config.runtime.shard_size)
         # The average is not the version's own parameters: a number of its own keeps workers from confusing the two.
         snapshot = Snapshot(-1 - self._server.version, self._averaged())
-        return evaluate_shards(self._executor, snapshot, shards)
+        return evaluate_shards(self._executor, self._config.engine, snapshot, shards)
 
     def _averaged(self) -> Params:
         return self._server.averaged()

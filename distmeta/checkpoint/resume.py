@@ -11,7 +11,9 @@ from distmeta.errors import UserError
 
 NEUTRAL = ("runtime.", "evaluation.", "checkpoint.", "tracking.", "train.budget_s", "train.log_every")
 """Fields that may differ when a run is resumed: they do not change the course of the meta-parameters."""
-COUNTED = ("runtime.shard_size", "runtime.threads_per_worker", "runtime.device")
+CHOSEN = ("engine.strategy", "engine.chunk", "engine.memory")
+"""Fields that a run with `engine.strategy: auto` takes from its checkpoint, where the choice is kept."""
+COUNTED = ("runtime.shard_size", "runtime.device")
 """Those among them that do: sums are rounded differently."""
 
 
@@ -32,8 +34,10 @@ def resumable(config: RunConfig) -> Checkpoint:
     old, new = _leaves(found.config.model_dump(mode="json")), _leaves(config.model_dump(mode="json"))
     for field in sorted(old.keys() | new.keys()):
         neutral = field.startswith(NEUTRAL) and not field.startswith(COUNTED)
+        chosen = field in CHOSEN and config.engine.strategy == "auto"
+        chosen = chosen or (field == "engine.memory" and config.engine.memory == "auto")
         extended = field == "train.steps" and config.outer.schedule == "constant"
-        if old.get(field) != new.get(field) and not neutral and not extended:
+        if old.get(field) != new.get(field) and not (neutral or extended or chosen):
             raise UserError(
                 f"is {new.get(field)!r} but the run to resume was started with {old.get(field)!r}",
                 where=field,

@@ -18,27 +18,31 @@ class EngineConfig(Frozen):
 
     Attributes:
         strategy: One task after the other (`loop`), or the tasks of a chunk at once (`vmap`); either as native code
-            (`compiled`, `compiled_vmap`).
+            (`compiled`, `compiled_vmap`). `auto` times them on the first shard and fixes the fastest for the run.
         chunk: Tasks at once with `vmap` and `compiled_vmap`; None takes the whole shard.
         memory: Keep what the way back through adaptation needs (`unrolled`), or only the states between inner steps,
             computing the rest again (`flat`): the same gradient in memory that hardly grows with the number of steps.
+            `auto` is `flat` beyond 16 inner steps.
         dtype: Floating-point type of parameters and data.
+        matmul: How float32 products are computed: exactly, or with factors rounded to `tf32` (CUDA) or `bf16`, at an
+            error that `jobs/benchmarks/precision.py` measures.
     """
 
-    strategy: Literal["loop", "vmap", "compiled", "compiled_vmap"] = "vmap"
+    strategy: Literal["auto", "loop", "vmap", "compiled", "compiled_vmap"] = "auto"
     chunk: PositiveInt | None = None
-    memory: Literal["unrolled", "flat"] = "unrolled"
+    memory: Literal["auto", "unrolled", "flat"] = "auto"
     dtype: Literal["float32", "float64"] = "float32"
+    matmul: Literal["float32", "tf32", "bf16"] = "float32"
 
 
 class RuntimeConfig(Frozen):
-    """Where shards are computed. None of these fields changes the result, except `threads_per_worker` and `shard_size`.
+    """Where shards are computed. None of these fields changes the result, except `shard_size` and `device`.
 
     Attributes:
         executor: This process (`local`) or Ray actors (`ray`).
         workers: Ray actors.
         cpus_per_worker, gpus_per_worker: Shares of a machine that Ray reserves for each actor.
-        threads_per_worker: Threads of one worker's tensor operations (also in `local`).
+        threads_per_worker: Tasks, or chunks of tasks, in flight in one worker (also in `local`), each on a thread.
         shard_size: Tasks summed together by one worker.
         address: Address of a running Ray cluster; None takes RAY_ADDRESS, or starts a local cluster.
         device: Device of the workers.

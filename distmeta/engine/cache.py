@@ -7,9 +7,14 @@ belong to the user and be writable by nobody else.
 from __future__ import annotations
 
 import os
+import platform
 import stat
+from functools import cache
 from pathlib import Path
 
+import torch
+
+from distmeta import __version__
 from distmeta.errors import UserError
 from distmeta.home import data_home
 
@@ -30,3 +35,25 @@ def cache_folder() -> Path:
             allowed="a folder of your own with mode 0700, or another DISTMETA_HOME",
         )
     return folder
+
+
+@cache
+def environment() -> tuple[str, ...]:
+    """What decides about the code that is made on this machine, and about its speed."""
+    return (
+        __version__,
+        torch.__version__,
+        torch.backends.cpu.get_cpu_capability(),
+        platform.machine(),
+        _cpu("model name"),
+        _cpu("flags"),
+    )
+
+
+def _cpu(field: str) -> str:
+    """A field of the first processor, or what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")

@@ -8,6 +8,7 @@ graphs, a way there and a way back with what the one saves for the other.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils._pytree import tree_map
 
 from distmeta.engine.eager import EagerOps, Key, Part, split
 from distmeta.engine.native import NativeGraph
+from distmeta.engine.precision import Matmul, products
 from distmeta.engine.tracing import trace, trace_pair
 from distmeta.engine.trees import flatten
 from distmeta.estimators.base import Cotangent, Estimator, Metrics, Pullback, TaskOps
@@ -35,10 +37,11 @@ class GraphCache:
 
     Args:
         lanes: Calls at a time.
+        matmul: How products are computed.
     """
 
-    def __init__(self, lanes: int) -> None:
-        self._lanes = lanes
+    def __init__(self, lanes: int, matmul: Matmul) -> None:
+        self._lanes, self._around = lanes, partial(products, matmul)
         self._found: dict[Key, Any] = {}
 
     def call(self, key: Key, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -79,11 +82,11 @@ class GraphCache:
         return self._found[key]
 
     def _one(self, function: Callable[..., Any], arguments: Any) -> Any:
-        module, structure = trace(lambda *given: canonical(function(*given)), *arguments)
+        module, structure = trace(lambda *given: canonical(function(*given)), *arguments, around=self._around)
         return self._native(module), structure
 
     def _two(self, function: Callable[..., Any], differentiated: tuple[Any, ...], rest: tuple[Any, ...]) -> Any:
-        pair = trace_pair(lambda *given: canonical(function(*given)), differentiated, rest)
+        pair = trace_pair(lambda *given: canonical(function(*given)), differentiated, rest, self._around)
         return self._native(pair.there), self._native(pair.back), pair
 
     def _native(self, module: GraphModule) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
@@ -124,10 +127,13 @@ class CompiledEstimator(Estimator):
         lift: `loop` or `vmap`.
         lanes: Chunks in flight.
         flat: See `CompiledOps`.
+        matmul: How products are computed.
     """
 
-    def __init__(self, learner: Learner, estimator: Estimator, lift: str, lanes: int, *, flat: bool) -> None:
-        self._estimator, self._graphs = estimator, GraphCache(lanes)
+    def __init__(
+        self, learner: Learner, estimator: Estimator, lift: str, lanes: int, *, flat: bool, matmul: Matmul
+    ) -> None:
+        self._estimator, self._graphs = estimator, GraphCache(lanes, matmul)
         self._eager, self._compiled = EagerOps(learner, lift), CompiledOps(learner, lift, self._graphs, flat=flat)
         self._is_short: dict[tuple[tuple[int, ...], ...], bool] = {}
 

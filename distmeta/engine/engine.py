@@ -13,6 +13,7 @@ result depends neither on where the shard is computed nor on the number of lanes
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 
@@ -20,11 +21,13 @@ from distmeta.config import EngineConfig
 from distmeta.engine.compiled import CompiledEstimator, canonical
 from distmeta.engine.eager import EagerOps
 from distmeta.engine.lanes import Lanes
+from distmeta.engine.precision import library_precision, products
 from distmeta.estimators.base import Estimator, Metrics, TaskOps
 from distmeta.learners.base import Learner
 from distmeta.types import Episode, Params, Update
 
-ONE_BY_ONE = frozenset({"loop", "compiled"})
+UNROLLED_STEPS = 16
+ONE_BY_ONE = frozenset({"auto", "loop", "compiled"})
 COMPILED = {"compiled": "loop", "compiled_vmap": "vmap"}
 """Compiled strategies and how they lift functions of one task."""
 
@@ -35,18 +38,18 @@ class Engine:
     Args:
         learner: How a task is adapted.
         estimator: How the outer signal is made of it.
-        config: Strategy (not `auto`: see `distmeta.engine.auto`), chunk, memory.
+        config: Strategy (`auto` is a loop here: see `distmeta.engine.auto`), chunk, memory.
         lanes: Chunks in flight.
     """
 
     def __init__(self, learner: Learner, estimator: Estimator, config: EngineConfig, lanes: int = 1) -> None:
-        self._chunk = chunk_of(config)
+        self._chunk, self._matmul = chunk_of(config), config.matmul
         self._lanes = Lanes(lanes)
-        flat, lift = config.memory == "flat", lift_of(config.strategy)
+        flat, lift = memory_of(config, learner) == "flat", lift_of(config.strategy)
         self._ops: TaskOps = EagerOps(learner, lift, flat=flat)
         self._is_compiled = config.strategy in COMPILED
         if self._is_compiled:
-            estimator = CompiledEstimator(learner, estimator, lift, lanes, flat=flat)
+            estimator = CompiledEstimator(learner, estimator, lift, lanes, flat=flat, matmul=config.matmul)
         self._estimator = estimator
         self._prepared: set[tuple[tuple[int, ...], ...]] = set()
 
@@ -60,7 +63,10 @@ class Engine:
         Returns:
             Sums over the T tasks, of weight T.
         """
-        meta = canonical(meta) if self._is_compiled else meta
+        with library_precision(self._matmul):
+            return self._update(canonical(meta) if self._is_compiled else meta, episodes)
+
+    def _update(self, meta: Params, episodes: Episode) -> Update:
         total: Update | None = None
         parts = list(chunks(episodes, self._chunk))
         self._prepare(meta, parts)
@@ -84,12 +90,22 @@ class Engine:
                 self._prepared.add(shapes)
 
     def _estimate(self, meta: Params, chunk: Episode) -> tuple[Params, Metrics]:
-        return self._estimator.estimate(self._ops, meta, chunk)
+        if self._is_compiled:  # the graph itself says how its products are computed
+            return self._estimator.estimate(self._ops, meta, chunk)
+        with products(self._matmul):
+            return self._estimator.estimate(self._ops, meta, chunk)
 
 
 def lift_of(strategy: str) -> str:
-    """How a strategy takes functions of one task to many (see `LIFTS`)."""
-    return COMPILED.get(strategy, strategy)
+    """How a strategy takes functions of one task to many (see `LIFTS`); `auto` before the choice is a loop."""
+    return {**COMPILED, "auto": "loop"}.get(strategy, strategy)
+
+
+def memory_of(config: EngineConfig, learner: Learner) -> Literal["unrolled", "flat"]:
+    """`auto` decided by the number of inner steps, which is the same on every machine."""
+    if config.memory == "auto":
+        return "unrolled" if learner.num_steps <= UNROLLED_STEPS else "flat"
+    return config.memory
 
 
 def chunk_of(config: EngineConfig) -> int | None:

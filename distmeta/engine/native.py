@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import platform
 import shutil
 import tempfile
 import warnings
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from distmeta.engine.cache import cache_folder
+from distmeta.engine.cache import cache_folder, environment
 from distmeta.errors import DistmetaError
 
 _AOTI = torch._C._aoti
@@ -113,32 +112,15 @@ def _laid_out(tensor: Tensor, layout: Layout) -> Tensor:
 
 def _built(module: GraphModule, examples: list[Tensor]) -> Path:
     """The library of a graph, from the cache or new. Processes that want the same one wait for the first."""
-    identity = "\n".join((module.code, *(str(_layout(example)) for example in examples), *_environment()))
+    identity = "\n".join(
+        (module.code, *(str(_layout(example)) for example in examples), *environment(), str(sorted(_OPTIONS.items())))
+    )
     folder = cache_folder()
     path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.so"
     with _locked(path.with_suffix(".lock")):
         if not path.exists():
             _compile(module, examples, path)
     return path
-
-
-def _environment() -> tuple[str, ...]:
-    return (
-        torch.__version__,
-        torch.backends.cpu.get_cpu_capability(),
-        platform.machine(),
-        _cpu_flags(),
-        str(sorted(_OPTIONS.items())),
-    )
-
-
-def _cpu_flags() -> str:
-    """What -march=native depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
 def _compile(module: GraphModule, examples: list[Tensor], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -12,13 +13,16 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from distmeta.engine.trees import Structure, derivatives, flatten, recording
 
+Around = Callable[[], AbstractContextManager[object]]
 
-def trace(function: Callable[..., Any], *arguments: Any) -> tuple[GraphModule, Structure]:
+
+def trace(function: Callable[..., Any], *arguments: Any, around: Around = nullcontext) -> tuple[GraphModule, Structure]:
     """Record what `function` does, whatever differentiation and batching it asks for inside.
 
     Args:
         function: A pure function of nests of tensors.
         arguments: Examples; shapes, types and memory layout become part of the graph.
+        around: A context that the function is to run in.
 
     Returns:
         A graph from the arguments' tensors to the result's, and the structure of the result.
@@ -27,7 +31,8 @@ def trace(function: Callable[..., Any], *arguments: Any) -> tuple[GraphModule, S
     shape: list[Structure] = []
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-        found, form = flatten(function(*structure.rebuild(tensors)))
+        with around():
+            found, form = flatten(function(*structure.rebuild(tensors)))
         shape.append(form)
         return tuple(tensor.detach() for tensor in found)
 
@@ -57,8 +62,10 @@ class Pair(NamedTuple):
     num_saved: int
 
 
-def trace_pair(function: Callable[..., Any], differentiated: tuple[Any, ...], rest: tuple[Any, ...]) -> Pair:
-    """Record `function(*differentiated, *rest)` and its pullback to `differentiated`."""
+def trace_pair(
+    function: Callable[..., Any], differentiated: tuple[Any, ...], rest: tuple[Any, ...], around: Around = nullcontext
+) -> Pair:
+    """Record `function(*differentiated, *rest)` and its pullback to `differentiated` (see `trace`)."""
     tensors, structure = flatten(differentiated)
     others, other_structure = flatten(rest)
     num_inputs = len(tensors) + len(others)
@@ -67,10 +74,11 @@ def trace_pair(function: Callable[..., Any], differentiated: tuple[Any, ...], re
     def joint(*flat: Tensor) -> tuple[Tensor, ...]:
         leaves = recording(flat[: len(tensors)])
         given = other_structure.rebuild(flat[len(tensors) : num_inputs])
-        with torch.enable_grad():
-            found, form = flatten(function(*structure.rebuild(leaves), *given))
-        cotangents, smooth = iter(flat[num_inputs:]), tuple(out.is_floating_point() for out in found)
-        grads = derivatives(found, leaves, [next(cotangents) if here else None for here in smooth])
+        with around():
+            with torch.enable_grad():
+                found, form = flatten(function(*structure.rebuild(leaves), *given))
+            cotangents, smooth = iter(flat[num_inputs:]), tuple(out.is_floating_point() for out in found)
+            grads = derivatives(found, leaves, [next(cotangents) if here else None for here in smooth])
         seen.append((form, smooth, tuple(grad is not None for grad in grads)))
         return (*(out.detach() for out in found), *(grad.detach() for grad in grads if grad is not None))
 

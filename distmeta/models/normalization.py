@@ -1,4 +1,4 @@
-"""Batch norm by the statistics of the batch at hand (Ioffe & Szegedy 2015), with derivatives in as few passes as can be.
+"""Batch norm by the statistics of the batch at hand (Ioffe & Szegedy 2015), its derivatives in few passes over memory.
 
 Per channel, over the M = B * H * W entries:  xh = (x - mean) * r,  r = 1 / sqrt(var + eps),  y = weight * xh + bias.
 With g the derivative by y, and overlines for means over the entries:
@@ -9,10 +9,14 @@ and with v, a, c the derivatives by dx, dweight, dbias (reverse mode over the li
 
     by g      weight * r * (v - _v_ - xh * _v xh_) + a * xh + c
     by weight r * Q,                 Q = M * (_v g_ - _v_ _g_ - _v xh_ _g xh_)
-    by x      r * (h - _h_ - xh * _h xh_) - weight * Q * r^2 * xh / M,     h = a * g - weight * r * (g * _v xh_ + v * _g xh_)
+    by x      r * (h - _h_ - xh * _h xh_) - weight * Q * r^2 * xh / M,
+              with h = a * g - weight * r * (g * _v xh_ + v * _g xh_)
 
 Each line needs one pass for its means and one for its result. What torch derives by itself from the definition needs
-several times as many, and these passes over memory, not the products, are what a compiled step would spend its time on.
+several times as many, and these passes, not the products, are what a compiled step would spend its time on.
+
+Eager code takes torch's kernel, except under `vmap`: there its second derivative is wrong (torch 2.13), and the
+definition is used.
 """
 
 from __future__ import annotations
@@ -20,7 +24,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
@@ -32,7 +35,9 @@ _ENTRIES = (0, 2, 3)
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """[B, C, H, W] images normalised by their own statistics, scaled and shifted by `weight` and `bias` [C]."""
     if get_proxy_mode() is None:
-        return F.batch_norm(x, None, None, weight, bias, training=True, eps=EPSILON)
+        if _is_batched(x) or _is_batched(weight):
+            return batch_norm_by(x, x.shape[0], weight, bias)
+        return torch.batch_norm(x, weight, bias, None, None, True, 0.0, EPSILON, torch.backends.cudnn.enabled)
     y: Tensor = _Norm.apply(x, weight, bias)[0]  # type: ignore[no-untyped-call]
     return y
 
@@ -41,6 +46,16 @@ def batch_norm_by(x: Tensor, num_counted: int, weight: Tensor, bias: Tensor) -> 
     """The same with the statistics of the first `num_counted` images alone."""
     variance, mean = torch.var_mean(x[:num_counted], dim=_ENTRIES, correction=0, keepdim=True)
     return (x - mean) * (_channels(weight) * torch.rsqrt(variance + EPSILON)) + _channels(bias)
+
+
+def _is_batched(x: Tensor) -> bool:
+    """True inside `vmap`, at any depth of transforms."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)
+    return False
 
 
 def _channels(x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from distmeta.algorithms import Algorithm, build_algorithm, dtype_of
 from distmeta.config import Conv4Config, EngineConfig, GlyphTasks, MlpConfig, RunConfig, SinusoidTasks
 from distmeta.engine.engine import Engine
+from distmeta.engine.lanes import Lanes
 from distmeta.methods import METHODS, method
 from distmeta.scoring import score_shard
 from distmeta.tasks import build_source
@@ -92,7 +93,8 @@ class Case:
         return engine.update(meta or self.meta, episodes or self.train)
 
     def scores(self, meta: Params | None = None) -> dict[str, dict[str, np.ndarray]]:
-        return score_shard(self.algorithm.evaluators, meta or self.meta, self.test, "vmap", None).scores
+        engine = EngineConfig(strategy="vmap")
+        return score_shard(self.algorithm.evaluators, meta or self.meta, self.test, engine, Lanes(1)).scores
 
 
 @pytest.fixture(params=CONFIGS)
@@ -159,7 +161,7 @@ def test_arguments_are_left_alone(case: Case, strategy: str, requires_grad: bool
     given = [*meta.values(), *case.train.tensors(), *case.test.tensors()]
     before = [(tensor, tensor.detach().clone(), tensor.requires_grad, tensor._version) for tensor in given]
     Engine(case.algorithm.learner, case.algorithm.estimator, EngineConfig(strategy=strategy)).update(meta, case.train)
-    score_shard(case.algorithm.evaluators, meta, case.test, strategy, None)
+    score_shard(case.algorithm.evaluators, meta, case.test, EngineConfig(strategy=strategy), Lanes(1))
     assert list(meta) == list(case.meta)
     for tensor, values, required, version in before:
         assert torch.equal(tensor, values)
@@ -190,7 +192,7 @@ def test_initial_parameters_are_a_function_of_the_seed(case: Case) -> None:
 
 
 def test_the_curve_of_an_evaluation_goes_from_no_step_to_the_last(case: Case) -> None:
-    found = score_shard(case.algorithm.evaluators, case.meta, case.test, "loop", None)
+    found = score_shard(case.algorithm.evaluators, case.meta, case.test, EngineConfig(strategy="loop"), Lanes(1))
     assert set(found.scores) == set(found.points) == set(case.algorithm.evaluators)
     for protocol, learner in case.algorithm.evaluators.items():
         points = found.points[protocol]

@@ -22,6 +22,7 @@ def config() -> RunConfig:
         tasks=SinusoidTasks(shots=5, queries=5, eval_queries=10),
         model=MlpConfig(hidden=(8, 8)),
         algorithm=AlgorithmConfig(learner=GradientConfig(phases=(Phase(steps=2, lr=0.01),))),
+        engine=EngineConfig(strategy="vmap"),
         runtime=RuntimeConfig(executor="local", shard_size=2),
         train=TrainConfig(steps=4, tasks_per_step=4, log_every=2),
         evaluation=EvaluationConfig(every=2, tasks=4, final_tasks=8),
