@@ -1,4 +1,4 @@
-"""A loop over tasks, vmap and vmap in chunks compute the same sums, for every learner and every estimator."""
+"""All strategies compute the same sums, for every learner and every estimator."""
 
 from __future__ import annotations
 
@@ -54,6 +54,13 @@ BACKBONES: dict[str, tuple[Callable[[], Backbone], tuple[int, ...]]] = {
     "strided conv4": (conv4, (1, 16, 16)),
     "pooled inductive conv4": (lambda: conv4(downsample="pool", norm="support"), (1, 16, 16)),
 }
+EAGER = (
+    VMAP,
+    EngineConfig(strategy="vmap", chunk=2),
+    EngineConfig(strategy="vmap", chunk=TASKS + 3),
+    EngineConfig(strategy="loop", memory="flat"),
+    EngineConfig(strategy="vmap", memory="flat"),
+)
 
 
 def test_every_learner_and_every_estimator_has_a_row() -> None:
@@ -71,7 +78,7 @@ def test_all_strategies_agree(kind: str, estimator: str, network: str) -> None:
     meta = perturbed(learner.init(0), size=0.05)
     reference = update(learner, ESTIMATOR_ROWS[estimator], meta, episodes, LOOP)
     size = max(1.0, sum(float(tensor.square().sum()) for tensor in reference.grad.values()) ** 0.5)
-    for engine in (VMAP, EngineConfig(strategy="vmap", chunk=2), EngineConfig(strategy="vmap", chunk=TASKS + 3)):
+    for engine in EAGER:
         found = update(learner, ESTIMATOR_ROWS[estimator], meta, episodes, engine)
         assert found.weight == reference.weight == TASKS
         assert found.metrics == pytest.approx(reference.metrics, rel=1e-12)

@@ -1,0 +1,121 @@
+"""`flat` memory: the bits of `unrolled`, without what it holds on to."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from distmeta.config import EngineConfig, Phase
+from distmeta.learners.base import Learner
+from distmeta.models.base import Backbone
+
+from .problems import EXACT, FIRST_ORDER, classification, conv4, gradient, mlp, perturbed, update
+
+# By name; K is the number of inner steps.
+LEARNERS: dict[str, Callable[[Backbone, int], Learner]] = {
+    "plain": lambda backbone, k: gradient(backbone, Phase(lr=0.2, steps=k)),
+    "head": lambda backbone, k: gradient(backbone, Phase(groups=("head",), lr=0.2, steps=k)),
+    "rates": lambda backbone, k: gradient(backbone, Phase(lr=0.2, steps=k), learned_lr=True),
+    "mini-batches": lambda backbone, k: gradient(backbone, Phase(lr=0.1, steps=k, batch=4)),
+    "Adam": lambda backbone, k: gradient(backbone, Phase(lr=0.01, steps=k, optimizer="adam")),
+    "L2-SP": lambda backbone, k: gradient(backbone, Phase(lr=0.2, steps=k, l2sp=0.5)),
+    "fresh": lambda backbone, k: gradient(backbone, Phase(lr=0.2, steps=k), head="fresh"),
+    "phases": lambda backbone, k: gradient(
+        backbone, Phase(groups=("head",), lr=0.2), Phase(lr=0.1, objective="entropy", steps=k - 1)
+    ),
+}
+NETWORKS: dict[str, tuple[Callable[[], Backbone], tuple[int, ...]]] = {
+    "mlp": (mlp, (6,)),
+    "conv4": (conv4, (1, 16, 16)),
+}
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations have made and nobody has let go of.
+
+    Attributes:
+        peak: The most there were at a time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self._now = 0
+        self._seen: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {self._address(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and self._address(leaf) not in given:
+                self._made(leaf.untyped_storage())
+        return result
+
+    def _address(self, tensor: Tensor) -> int:
+        return tensor.untyped_storage().data_ptr()
+
+    def _made(self, storage: torch.UntypedStorage) -> None:
+        address, size = storage.data_ptr(), storage.nbytes()
+        if address in self._seen or size == 0:
+            return
+        self._seen[address] = size
+        self._now += size
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(storage, self._gone, address)
+
+    def _gone(self, address: int) -> None:
+        self._now -= self._seen.pop(address)
+
+
+def peak(steps: int, memory: str, strategy: str) -> tuple[int, int]:
+    """Bytes at the peak of an update, and those of a task's fast weights."""
+    learner, episodes = gradient(conv4(), Phase(lr=0.01, steps=steps)), classification(1, 16, 16, tasks=1, shots=8)
+    meta = perturbed(learner.init(0), size=0.05)
+    engine = EngineConfig.model_validate({"strategy": strategy, "memory": memory})
+    with LiveBytes() as live:
+        update(learner, EXACT, meta, episodes, engine)
+    return live.peak, sum(tensor.nbytes for tensor in meta.values())
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_flat_gives_the_bits_of_unrolled(kind: str, steps: int, network: str) -> None:
+    make, shape = NETWORKS[network]
+    learner, episodes = LEARNERS[kind](make(), steps), classification(*shape, tasks=3)
+    meta = perturbed(learner.init(0), size=0.05)
+    for estimator in (EXACT, FIRST_ORDER):
+        for strategy, chunk in (("loop", None), ("vmap", None), ("vmap", 2)):
+            values = {"strategy": strategy, "chunk": chunk}
+            unrolled, flat = (
+                update(learner, estimator, meta, episodes, EngineConfig.model_validate({**values, "memory": memory}))
+                for memory in ("unrolled", "flat")
+            )
+            assert flat.metrics == unrolled.metrics
+            assert all(torch.equal(flat.grad[name], tensor) for name, tensor in unrolled.grad.items())
+            assert any(bool(tensor.any()) for tensor in flat.grad.values())
+
+
+@pytest.mark.parametrize("strategy", ["loop", "vmap"])
+def test_flat_memory_grows_by_the_states_alone_and_unrolled_memory_by_the_graphs(strategy: str) -> None:
+    few, many = 3, 23
+    flat, state = peak(few, "flat", strategy)
+    more_flat, _ = peak(many, "flat", strategy)
+    unrolled, _ = peak(few, "unrolled", strategy)
+    more_unrolled, _ = peak(many, "unrolled", strategy)
+    assert (more_flat - flat) / (many - few) <= 1.01 * state
+    assert (more_unrolled - unrolled) / (many - few) > 10 * state
+    assert flat < unrolled
+    assert more_flat < 1.5 * flat
+
+
+@pytest.mark.parametrize(("steps", "like", "unlike"), [(16, "unrolled", "flat"), (17, "flat", "unrolled")])
+def test_auto_is_flat_for_long_adaptations(steps: int, like: str, unlike: str) -> None:
+    found, expected, other = (peak(steps, memory, "loop")[0] for memory in ("auto", like, unlike))
+    assert abs(found - expected) < 0.1 * abs(found - other)
