@@ -6,9 +6,8 @@ A contender of the engine is named by its strategy, with a slash and the way it 
 
 from __future__ import annotations
 
-import importlib
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from distmeta.bench.peers import PEERS, Run
 from distmeta.bench.work import Work
 from distmeta.config import EngineConfig
 from distmeta.config.base import explain
+from distmeta.engine.auto import choose
 from distmeta.engine.engine import Engine
 from distmeta.errors import UserError, nearest
 
@@ -105,11 +105,8 @@ def _engine_config(work: Work, name: str, lanes: int) -> EngineConfig:
 def _auto(work: Work, lanes: int) -> tuple[EngineConfig, dict[str, Any]]:
     """Let the engine choose: the configuration it chose, and what it says of it."""
     config = _engine_config(work, AUTO, lanes)
-    choose = importlib.import_module("distmeta.engine.auto").choose
     choice = choose(work.learner, work.estimator, config, lanes, work.meta, work.episodes)
-    chosen = {"strategy": choice.strategy, "chunk": choice.chunk, "memory": choice.memory}
-    said = {**chosen, "reason": choice.reason, "seconds": choice.seconds}
-    return EngineConfig.model_validate(config.model_dump() | chosen), said
+    return choice.apply(config), {**asdict(choice), "reason": choice.reason}
 
 
 def _with_threads(run: Run, threads: int) -> Run:

@@ -33,7 +33,7 @@ COMPILE_S = 15.0
 """What compiling is taken to cost before it has been tried."""
 WORTH = 20.0
 """A run must be this many times as long as compiling takes."""
-_MEASURE_S = 1.0
+_MEASURE_S = 0.5
 _MAX_ROUNDS = 5
 
 

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,11 +28,13 @@ from distmeta.engine.cache import cache_folder, environment
 from distmeta.errors import DistmetaError
 
 _AOTI = torch._C._aoti
-_OPTIONS = {
+_OPTIONS: dict[str, Any] = {
     # The code around the kernels runs once a call: compile it fast, the kernels well.
     "aot_inductor.compile_wrapper_opt_level": "O0",
-    # Worth their building only where many graphs are compiled in one go.
-    "cpp_cache_precompile_headers": False,
+    # Precompiled headers pay where many graphs are compiled in one go, and cost as much as a graph.
+    "aot_inductor.precompile_headers": False,
+    # Believe what the processor says of its vector units, instead of compiling a test for each.
+    "cpp.vec_isa_ok": True,
     # Lanes run tasks side by side, each on one thread.
     "cpp.threads": 1,
 }
@@ -127,14 +130,17 @@ def _compile(module: GraphModule, examples: list[Tensor], path: Path) -> None:
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         raise CompileError("compiled strategies need a C++ compiler; install g++ or set CXX")
     from torch._inductor import aot_compile
+    from torch._inductor import config as inductor
 
+    known = inductor.get_config_copy()
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         target = Path(scratch) / "graph.so"
         try:
             with _quiet():
+                options = {name: value for name, value in _OPTIONS.items() if name in known}
                 built = aot_compile(
-                    module, tuple(examples), options={**_OPTIONS, "aot_inductor.output_path": str(target)}
+                    module, tuple(examples), options={**options, "aot_inductor.output_path": str(target)}
                 )
         except Exception as error:  # the compiler has no common base for what it raises
             text = " ".join(str(error).split())

@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from distmeta.models.batched import is_batched
+
 KERNEL = 3
 PADDING = 1
 Grads = tuple[Tensor | None, ...]
@@ -42,6 +44,8 @@ def conv3x3(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 def _channels_last(x: Tensor) -> Tensor:
     """The tensor in channels-last layout. With one channel both layouts are the same memory: say which one is meant."""
+    if is_batched(x):  # batched products have a layout of their own
+        return x
     if x.shape[1] == 1:
         return x.contiguous().as_strided(x.shape, (x[0].numel(), 1, x.shape[3], 1))
     return x.contiguous(memory_format=torch.channels_last)

@@ -28,6 +28,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from distmeta.models.batched import is_batched
+
 EPSILON = 1e-5
 _ENTRIES = (0, 2, 3)
 
@@ -35,7 +37,7 @@ _ENTRIES = (0, 2, 3)
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """[B, C, H, W] images normalised by their own statistics, scaled and shifted by `weight` and `bias` [C]."""
     if get_proxy_mode() is None:
-        if _is_batched(x) or _is_batched(weight):
+        if is_batched(x) or is_batched(weight):
             return batch_norm_by(x, x.shape[0], weight, bias)
         return torch.batch_norm(x, weight, bias, None, None, True, 0.0, EPSILON, torch.backends.cudnn.enabled)
     y: Tensor = _Norm.apply(x, weight, bias)[0]  # type: ignore[no-untyped-call]
@@ -46,16 +48,6 @@ def batch_norm_by(x: Tensor, num_counted: int, weight: Tensor, bias: Tensor) -> 
     """The same with the statistics of the first `num_counted` images alone."""
     variance, mean = torch.var_mean(x[:num_counted], dim=_ENTRIES, correction=0, keepdim=True)
     return (x - mean) * (_channels(weight) * torch.rsqrt(variance + EPSILON)) + _channels(bias)
-
-
-def _is_batched(x: Tensor) -> bool:
-    """True inside `vmap`, at any depth of transforms."""
-    functorch = torch._C._functorch
-    while functorch.is_functorch_wrapped_tensor(x):
-        if functorch.is_batchedtensor(x):
-            return True
-        x = functorch.get_unwrapped(x)
-    return False
 
 
 def _channels(x: Tensor) -> Tensor:
