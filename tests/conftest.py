@@ -1,12 +1,17 @@
-"""Fixtures for all tests: a home folder for each, one thread, and the raw data where there is any."""
+"""Fixtures for all tests: a home folder for each, one thread, the raw data where there is any, compiled graphs."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from .interpreted import InterpretedGraph
 
 # Read by torch, and by every process that a test starts, when it is loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -35,6 +40,34 @@ def _alone(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def compiled_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder for the graphs of the whole session; the test is skipped where there is no compiler for them."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"there is no C++ compiler ({compiler})")
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture
+def native(compiled_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Compile for real: a graph that an earlier test compiled is found again."""
+    monkeypatch.setenv("DISTMETA_HOME", str(compiled_home))
+    return compiled_home
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> list[InterpretedGraph]:
+    """Compiled strategies without a compiler; the list holds the graphs that they make."""
+    from distmeta.engine import compiled
+
+    from .interpreted import InterpretedGraph
+
+    monkeypatch.setattr(InterpretedGraph, "made", [])
+    monkeypatch.setattr(compiled, "NativeGraph", InterpretedGraph)
+    return InterpretedGraph.made
 
 
 @pytest.fixture(scope="session")

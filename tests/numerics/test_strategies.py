@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 
 from distmeta.config import EngineConfig, Phase
+from distmeta.engine import compiled
 from distmeta.estimators import ESTIMATORS
 from distmeta.estimators.base import Estimator
 from distmeta.learners import LEARNERS
@@ -68,20 +70,69 @@ def test_every_learner_and_every_estimator_has_a_row() -> None:
     assert {name.split(",")[0] for name in ESTIMATOR_ROWS} == set(ESTIMATORS)
 
 
-@pytest.mark.parametrize("network", BACKBONES)
-@pytest.mark.parametrize("estimator", ESTIMATOR_ROWS)
-@pytest.mark.parametrize("kind", LEARNER_ROWS)
-def test_all_strategies_agree(kind: str, estimator: str, network: str) -> None:
+def assert_strategies_agree(kind: str, estimator: str, network: str, *engines: EngineConfig, within: float) -> None:
+    """Each of these gives what a loop gives."""
     make, shape = BACKBONES[network]
-    backbone = make()
-    learner, episodes = LEARNER_ROWS[kind](backbone), classification(*shape, tasks=TASKS, shots=2, queries=2)
+    learner, episodes = LEARNER_ROWS[kind](make()), classification(*shape, tasks=TASKS, shots=2, queries=2)
     meta = perturbed(learner.init(0), size=0.05)
     reference = update(learner, ESTIMATOR_ROWS[estimator], meta, episodes, LOOP)
     size = max(1.0, sum(float(tensor.square().sum()) for tensor in reference.grad.values()) ** 0.5)
-    for engine in EAGER:
+    for engine in engines:
         found = update(learner, ESTIMATOR_ROWS[estimator], meta, episodes, engine)
         assert found.weight == reference.weight == TASKS
-        assert found.metrics == pytest.approx(reference.metrics, rel=1e-12)
+        assert found.metrics == pytest.approx(reference.metrics, rel=within)
         assert set(found.grad) == set(reference.grad)
         for name, tensor in reference.grad.items():
-            assert float((found.grad[name] - tensor).norm()) < 1e-12 * size, name
+            assert float((found.grad[name] - tensor).norm()) < within * size, name
+
+
+@pytest.mark.parametrize("network", BACKBONES)
+@pytest.mark.parametrize("estimator", ESTIMATOR_ROWS)
+@pytest.mark.parametrize("kind", LEARNER_ROWS)
+def test_all_eager_strategies_agree(kind: str, estimator: str, network: str) -> None:
+    assert_strategies_agree(kind, estimator, network, *EAGER, within=1e-12)
+
+
+def is_quick(kind: str, estimator: str, network: str, graphs: str, memory: str) -> bool:
+    """Rows on which compiled strategies are tested by default; all of them take many minutes."""
+    if network == "mlp":
+        return estimator == "backprop" and (memory == "unrolled" or kind in ("gradient", "gradient, Adam"))
+    if kind == "prototype":
+        return estimator == "backprop" and graphs == "whole"
+    return kind == "gradient" and estimator == "backprop" and graphs == "operations" and network == "strided conv4"
+
+
+# A graph for the whole estimate, or one for each operation; memory matters to the latter alone.
+SHORT = {"whole": 10**9, "operations": -1}
+GRAPHS = (("whole", "unrolled"), ("operations", "unrolled"), ("operations", "flat"))
+ROWS = [
+    pytest.param(*row, *graphs, marks=() if is_quick(*row, *graphs) else pytest.mark.slow)
+    for *row, graphs in product(LEARNER_ROWS, ESTIMATOR_ROWS, BACKBONES, GRAPHS)
+]
+
+
+@pytest.mark.parametrize("strategy", ["compiled", "compiled_vmap"])
+@pytest.mark.parametrize(("kind", "estimator", "network", "graphs", "memory"), ROWS)
+@pytest.mark.usefixtures("interpreted")
+def test_graphs_of_all_strategies_agree(
+    kind: str, estimator: str, network: str, graphs: str, memory: str, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "SHORT", SHORT[graphs])
+    engine = EngineConfig.model_validate({"strategy": strategy, "memory": memory})
+    assert_strategies_agree(kind, estimator, network, engine, within=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("strategy", ["compiled", "compiled_vmap"])
+@pytest.mark.parametrize(("graphs", "memory"), GRAPHS)
+@pytest.mark.parametrize("network", BACKBONES)
+@pytest.mark.parametrize("estimator", ESTIMATOR_ROWS)
+@pytest.mark.parametrize("kind", LEARNER_ROWS)
+@pytest.mark.usefixtures("native")
+def test_native_code_of_all_strategies_agrees(
+    kind: str, estimator: str, network: str, graphs: str, memory: str, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "SHORT", SHORT[graphs])
+    engine = EngineConfig.model_validate({"strategy": strategy, "memory": memory})
+    assert_strategies_agree(kind, estimator, network, engine, within=1e-10)
