@@ -50,7 +50,7 @@ class MetaProgram:
         self.algorithm = build_algorithm(config, self.source.signature)
         self._engines: dict[EngineConfig, Engine] = {}
         self._lanes = Lanes(lanes_of(config))
-        self._prefetcher = Prefetcher(self.source)
+        self._prefetcher = Prefetcher(self.source, pinned=config.runtime.device != "cpu")
         self._timing = {"data_wait_s": 0.0, "compute_s": 0.0}
         self._placed: tuple[Snapshot, Params] | None = None
 
@@ -63,7 +63,7 @@ class MetaProgram:
         episodes, wait_s = self._prefetcher.take(shard)
         started = time.perf_counter()
         meta, device = self._on_device(snapshot), self._config.runtime.device
-        episodes = episodes if device == "cpu" else episodes.map(lambda tensor: tensor.to(device))
+        episodes = episodes if device == "cpu" else episodes.map(lambda tensor: tensor.to(device, non_blocking=True))
         name, _, settings = kind.partition(" ")
         engine = EngineConfig.model_validate_json(settings) if settings else self._config.engine
         value: Any

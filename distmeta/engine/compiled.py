@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 from distmeta.engine.eager import EagerOps, Key, Part, split
 from distmeta.engine.native import NativeGraph
 from distmeta.engine.precision import Matmul, products
+from distmeta.engine.resident import ResidentGraph
 from distmeta.engine.tracing import trace, trace_pair
 from distmeta.engine.trees import flatten
 from distmeta.estimators.base import Cotangent, Estimator, Metrics, Pullback, TaskOps
@@ -83,17 +84,18 @@ class GraphCache:
 
     def _one(self, function: Callable[..., Any], arguments: Any) -> Any:
         module, structure = trace(lambda *given: canonical(function(*given)), *arguments, around=self._around)
-        return self._native(module), structure
+        return self._compiled(module), structure
 
     def _two(self, function: Callable[..., Any], differentiated: tuple[Any, ...], rest: tuple[Any, ...]) -> Any:
         pair = trace_pair(lambda *given: canonical(function(*given)), differentiated, rest, self._around)
-        return self._native(pair.there), self._native(pair.back), pair
+        return self._compiled(pair.there), self._compiled(pair.back), pair
 
-    def _native(self, module: GraphModule) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+    def _compiled(self, module: GraphModule) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
         """Native code where it is worth the compiling: a graph without a single product runs as it is."""
         names = {str(node.target).rsplit(".", 1)[0] for node in module.graph.nodes if node.op == "call_function"}
         if names & _PRODUCTS or any(name.startswith("aten.convolution") for name in names):
-            return NativeGraph(module, self._lanes)
+            on_cpu = all(node.meta["val"].device.type == "cpu" for node in module.graph.find_nodes(op="placeholder"))
+            return NativeGraph(module, self._lanes) if on_cpu else ResidentGraph(module)
         return lambda tensors: module(*tensors)
 
 

@@ -67,19 +67,17 @@ class Engine:
             return self._update(canonical(meta) if self._is_compiled else meta, episodes)
 
     def _update(self, meta: Params, episodes: Episode) -> Update:
-        total: Update | None = None
         parts = list(chunks(episodes, self._chunk))
         self._prepare(meta, parts)
-        for chunk, (grad, metrics) in zip(
-            parts, self._lanes.map(lambda c: self._estimate(meta, c), parts), strict=True
-        ):
-            names = list(metrics)
-            values = torch.stack([metrics[name] for name in names]).double().tolist() if names else []
-            update = Update(grad, float(chunk.num_tasks), dict(zip(names, values, strict=True)))
-            total = update if total is None else total.merge(update)
-        assert total is not None, "a shard has at least one task"
-        grad = {name: tensor.contiguous() for name, tensor in total.grad.items()}
-        return Update(grad, total.weight, total.metrics)
+        found = list(self._lanes.map(lambda chunk: self._estimate(meta, chunk), parts))
+        names = list(found[0][1])
+        # All metrics at once: on a GPU, reading a number waits for everything before it.
+        values = torch.stack([torch.stack([metrics[name] for name in names]) for _, metrics in found]).double()
+        sums = dict(zip(names, torch.cumsum(values, 0)[-1].tolist(), strict=True))
+        total = found[0][0]
+        for grad, _ in found[1:]:
+            total = {name: tensor + grad[name] for name, tensor in total.items()}
+        return Update({name: tensor.contiguous() for name, tensor in total.items()}, float(episodes.num_tasks), sums)
 
     def _prepare(self, meta: Params, parts: list[Episode]) -> None:
         """Compile for shapes not seen before, ahead of the lanes: torch traces one function at a time in a process."""

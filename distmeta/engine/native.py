@@ -62,7 +62,10 @@ class NativeGraph:
         self._layouts = [_layout(node.meta["val"]) for node in placeholders]
         self._num_outputs = len(next(iter(reversed(module.graph.nodes))).args[0])
         library = _built(module, [node.meta["val"] for node in placeholders])
-        self._library = ctypes.CDLL(str(library))
+        try:
+            self._library = ctypes.CDLL(str(library))
+        except OSError as error:
+            raise CompileError(f"the compiled graph does not load: {error}") from error
         self._container = ctypes.c_void_p()
         status = self._library.AOTInductorModelContainerCreateWithDevice(
             ctypes.byref(self._container), ctypes.c_size_t(lanes), b"cpu", None
@@ -121,9 +124,21 @@ def _built(module: GraphModule, examples: list[Tensor]) -> Path:
     folder = cache_folder()
     path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.so"
     with _locked(path.with_suffix(".lock")):
-        if not path.exists():
+        if not _is_whole(path):
             _compile(module, examples, path)
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """False for a library that is missing, or whose bytes are not those that were written."""
+    try:
+        return path.with_suffix(".sha256").read_text(encoding="ascii") == _sha256(path)
+    except FileNotFoundError:
+        return False
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _compile(module: GraphModule, examples: list[Tensor], path: Path) -> None:
@@ -145,6 +160,7 @@ def _compile(module: GraphModule, examples: list[Tensor], path: Path) -> None:
         except Exception as error:  # the compiler has no common base for what it raises
             text = " ".join(str(error).split())
             raise CompileError(f"torch's compiler failed: {type(error).__name__}: {text[:300]}") from error
+        path.with_suffix(".sha256").write_text(_sha256(Path(str(built))), encoding="ascii")
         os.replace(str(built), path)
 
 

@@ -23,10 +23,11 @@ class Prefetcher:
 
     Args:
         source: Makes the episodes; only `episodes` is called, from this thread and from the caller's.
+        pinned: Put them where a GPU can copy from while the host goes on.
     """
 
-    def __init__(self, source: TaskSource) -> None:
-        self._source = source
+    def __init__(self, source: TaskSource, *, pinned: bool = False) -> None:
+        self._source, self._pinned = source, pinned
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
         self._ahead: OrderedDict[tuple[TaskSpec, ...], Future[Episode]] = OrderedDict()
         self._lock = Lock()
@@ -39,7 +40,7 @@ class Prefetcher:
                 return
             if len(self._ahead) == MAX_AHEAD:
                 self._ahead.popitem(last=False)[1].cancel()
-            self._ahead[shard.specs] = self._pool.submit(self._source.episodes, shard.specs)
+            self._ahead[shard.specs] = self._pool.submit(self._build, shard.specs)
 
     def take(self, shard: Shard) -> tuple[Episode, float]:
         """The shard's episode, prepared or built now, and the seconds the caller waited for it.
@@ -51,8 +52,12 @@ class Prefetcher:
         with self._lock:
             future = self._ahead.pop(shard.specs, None)
         # What has not begun yet (`cancel` succeeds) is built here sooner than behind the shard the thread is busy with.
-        episode = self._source.episodes(shard.specs) if future is None or future.cancel() else future.result()
+        episode = self._build(shard.specs) if future is None or future.cancel() else future.result()
         return episode, time.perf_counter() - start_s
+
+    def _build(self, specs: tuple[TaskSpec, ...]) -> Episode:
+        episode = self._source.episodes(specs)
+        return episode.map(lambda tensor: tensor.pin_memory()) if self._pinned else episode
 
     def close(self) -> None:
         """Drop what is prepared and end the thread; `take` still works, without it."""
