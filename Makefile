@@ -18,7 +18,7 @@ export DISTMETA_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install demo test check bench test-slow test-cluster test-gpu format clean
+.PHONY: help install demo test check bench bench-curve test-slow test-cluster test-gpu format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,7 +50,11 @@ check: $(STAMP) ## Formatting, lint and types
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
-bench: $(STAMP) ## Omniglot accuracy against seconds of training (BENCH_S=300)
+bench: $(STAMP) ## The engine beside its peers: speed, then memory
+	$(BIN)/distmeta bench engine --out runs/bench
+	$(BIN)/distmeta bench memory --out runs/bench
+
+bench-curve: $(STAMP) ## Omniglot accuracy against seconds of training (BENCH_S=300)
 	$(BIN)/python jobs/benchmarks/omniglot_curve.py --seconds $(BENCH_S) --out runs/bench
 
 test-slow: $(STAMP) ## Tests that take minutes

@@ -9,7 +9,6 @@ import sys
 from distmeta.config import (
     CheckpointConfig,
     Conv4Config,
-    EngineConfig,
     EvaluationConfig,
     OuterConfig,
     RunConfig,
@@ -28,7 +27,6 @@ def config() -> RunConfig:
         model=Conv4Config(filters=32, downsample="pool"),
         algorithm=maml(lr=0.01, steps=5, eval_steps=10),
         outer=OuterConfig(optimizer="Adam", lr=1e-3),
-        engine=EngineConfig(strategy="loop"),
         train=TrainConfig(steps=60_000, tasks_per_step=4),
         runtime=RuntimeConfig(workers=2, shard_size=2),
         evaluation=EvaluationConfig(every=1000, tasks=200, final_tasks=600),

@@ -26,7 +26,7 @@ MEMORIES = ("unrolled", "flat")
 AUTO = "auto"
 _LONGEST_REASON = 200
 ENGINE_CONTENDERS = (*PEERS, *STRATEGIES, AUTO)
-MEMORY_CONTENDERS = (*PEERS, "loop/unrolled", "loop/flat")
+MEMORY_CONTENDERS = (*PEERS, "loop/unrolled", "loop/flat", "compiled/unrolled", "compiled/flat")
 
 
 @dataclass(frozen=True)

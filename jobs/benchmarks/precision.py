@@ -32,8 +32,8 @@ from distmeta.bench.timing import interleaved, median, repeats_for, timed
 from distmeta.config import EngineConfig, RunConfig
 from distmeta.config.models import Conv4Config
 from distmeta.engine.engine import Engine
-from distmeta.engine.precision import Matmul, allowed_policies, library_precision, products
-from distmeta.estimators.base import Estimator, Metrics, TaskOps
+from distmeta.engine.precision import Matmul, allowed_policies
+from distmeta.estimators.base import Estimator
 from distmeta.learners.base import Learner
 from distmeta.methods import fomaml, maml, protonet, reptile
 from distmeta.tasks import build_source
@@ -52,17 +52,6 @@ WAY, QUERIES, OUTER_LR = 5, 5, 1e-3
 TITLES = ("estimator", "products", "error", "worst tensor", "silent tensors", "cosine", "time / float32")
 
 
-class Under(Estimator):
-    """An estimator whose products follow a policy."""
-
-    def __init__(self, estimator: Estimator, policy: Matmul) -> None:
-        self._estimator, self._policy = estimator, policy
-
-    def estimate(self, ops: TaskOps, meta: Params, episodes: Episode) -> tuple[Params, Metrics]:
-        with products(self._policy):
-            return self._estimator.estimate(ops, meta, episodes)
-
-
 @dataclass(frozen=True)
 class Subject:
     """A method at a point of its training, and draws of tasks to compute its outer signal on."""
@@ -74,13 +63,9 @@ class Subject:
 
     def signal(self, policy: Matmul, strategy: str) -> Callable[[Episode], Params]:
         """What computes the outer signal under a policy."""
-        engine = Engine(self.learner, Under(self.estimator, policy), EngineConfig(strategy=strategy))
-
-        def run(episodes: Episode) -> Params:
-            with library_precision(policy):
-                return engine.update(self.meta, episodes).grad
-
-        return run
+        settings = EngineConfig.model_validate({"strategy": strategy, "matmul": policy})
+        engine = Engine(self.learner, self.estimator, settings)
+        return lambda episodes: engine.update(self.meta, episodes).grad
 
     def reference(self, episodes: Episode) -> Params:
         """The outer signal in float64."""
