@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,12 +18,13 @@ class InterpretedGraph:
 
     Attributes:
         made: All that were made since the list was emptied.
+        thread: The thread that it was made in.
     """
 
     made: list[InterpretedGraph] = []  # noqa: RUF012
 
     def __init__(self, module: GraphModule, lanes: int, **options: Any) -> None:
-        self.module = module
+        self.module, self.thread = module, threading.get_ident()
         self._layouts = [_layout(node.meta["val"]) for node in module.graph.find_nodes(op="placeholder")]
         self.made.append(self)
 
