@@ -21,7 +21,7 @@ from distmeta.engine.native import NativeGraph
 from distmeta.engine.precision import Matmul, products
 from distmeta.engine.resident import ResidentGraph
 from distmeta.engine.tracing import trace, trace_pair
-from distmeta.engine.trees import flatten
+from distmeta.engine.trees import Structure, flatten
 from distmeta.estimators.base import Cotangent, Estimator, Metrics, Pullback, TaskOps
 from distmeta.learners.base import Fast, Learner
 from distmeta.types import Episode, Params
@@ -29,6 +29,9 @@ from distmeta.types import Episode, Params
 SHORT = 400
 """Operations of all inner steps together up to which an estimate becomes one graph."""
 _PRODUCTS = frozenset(("aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm", "aten.convolution", "aten.mv", "aten.dot"))
+
+
+Graph = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 class GraphCache:
@@ -48,7 +51,7 @@ class GraphCache:
     def call(self, key: Key, function: Callable[..., Any], *arguments: Any) -> Any:
         """`function` of the arguments, compiled on the first call with such shapes."""
         tensors, key = self._key(key, arguments)
-        graph, structure = self._made(key, lambda: self._one(function, arguments))
+        graph, structure = self._made(key, lambda: self.compiled(function, *arguments))
         return structure.rebuild(graph(tensors))
 
     def call_recorded(
@@ -82,7 +85,8 @@ class GraphCache:
             self._found[key] = make()
         return self._found[key]
 
-    def _one(self, function: Callable[..., Any], arguments: Any) -> Any:
+    def compiled(self, function: Callable[..., Any], *arguments: Any) -> tuple[Graph, Structure]:
+        """`function` as a graph from the arguments' tensors to the result's, and the structure of the result."""
         module, structure = trace(lambda *given: canonical(function(*given)), *arguments, around=self._around)
         return self._compiled(module), structure
 
@@ -90,7 +94,7 @@ class GraphCache:
         pair = trace_pair(lambda *given: canonical(function(*given)), differentiated, rest, self._around)
         return self._compiled(pair.there), self._compiled(pair.back), pair
 
-    def _compiled(self, module: GraphModule) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+    def _compiled(self, module: GraphModule) -> Graph:
         """Native code where it is worth the compiling: a graph without a single product runs as it is."""
         names = {str(node.target).rsplit(".", 1)[0] for node in module.graph.nodes if node.op == "call_function"}
         if names & _PRODUCTS or any(name.startswith("aten.convolution") for name in names):
@@ -137,21 +141,27 @@ class CompiledEstimator(Estimator):
     ) -> None:
         self._estimator, self._graphs = estimator, GraphCache(lanes, matmul)
         self._eager, self._compiled = EagerOps(learner, lift), CompiledOps(learner, lift, self._graphs, flat=flat)
-        self._is_short: dict[tuple[tuple[int, ...], ...], bool] = {}
+        self._whole: dict[tuple[torch.Size, ...], tuple[Graph, Structure] | None] = {}
 
     def estimate(self, ops: TaskOps, meta: Params, episodes: Episode) -> tuple[Params, Metrics]:
         """See `Estimator.estimate`; `ops` is not used."""
-        shapes = tuple(tuple(tensor.shape) for tensor in episodes.tensors())
-        if shapes not in self._is_short:
-            self._is_short[shapes] = self._eager.adaptation_size(meta, episodes) <= SHORT
-        if not self._is_short[shapes]:
+        tensors = episodes.tensors()
+        shapes = tuple(tensor.shape for tensor in tensors)
+        if shapes not in self._whole:
+            is_short = self._eager.adaptation_size(meta, episodes) <= SHORT
+            self._whole[shapes] = self._one_graph(meta, episodes) if is_short else None
+        whole = self._whole[shapes]
+        if whole is None:
             return self._estimator.estimate(self._compiled, meta, episodes)
+        graph, structure = whole
+        found: tuple[Params, Metrics] = structure.rebuild(graph([*meta.values(), *tensors]))
+        return found
 
+    def _one_graph(self, meta: Params, episodes: Episode) -> tuple[Graph, Structure]:
         def whole(meta: Params, tensors: tuple[Tensor, ...]) -> tuple[Params, Metrics]:
             return self._estimator.estimate(self._eager, meta, episodes.rebuild(tensors))
 
-        found: tuple[Params, Metrics] = self._graphs.call(("estimate",), whole, meta, episodes.tensors())
-        return found
+        return self._graphs.compiled(whole, meta, episodes.tensors())
 
 
 def canonical(tree: Any) -> Any:
