@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -78,6 +79,12 @@ class Episode:
         """The same structure around other tensors."""
         remaining = iter(tensors)
         return self.map(lambda _: next(remaining))
+
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """All of it but its tensors, hashable."""
+        terms = ((term.weight, term.objective, term.adapted, term.batch.targets is None) for term in self.query)
+        return (self.support.targets is None, *terms)
 
     @property
     def num_tasks(self) -> int:

@@ -141,16 +141,16 @@ class CompiledEstimator(Estimator):
     ) -> None:
         self._estimator, self._graphs = estimator, GraphCache(lanes, matmul)
         self._eager, self._compiled = EagerOps(learner, lift), CompiledOps(learner, lift, self._graphs, flat=flat)
-        self._whole: dict[tuple[torch.Size, ...], tuple[Graph, Structure] | None] = {}
+        self._whole: dict[Key, tuple[Graph, Structure] | None] = {}
 
     def estimate(self, ops: TaskOps, meta: Params, episodes: Episode) -> tuple[Params, Metrics]:
         """See `Estimator.estimate`; `ops` is not used."""
         tensors = episodes.tensors()
-        shapes = tuple(tensor.shape for tensor in tensors)
-        if shapes not in self._whole:
+        key = (episodes.form, *(tensor.shape for tensor in tensors))
+        if key not in self._whole:
             is_short = self._eager.adaptation_size(meta, episodes) <= SHORT
-            self._whole[shapes] = self._one_graph(meta, episodes) if is_short else None
-        whole = self._whole[shapes]
+            self._whole[key] = self._one_graph(meta, episodes) if is_short else None
+        whole = self._whole[key]
         if whole is None:
             return self._estimator.estimate(self._compiled, meta, episodes)
         graph, structure = whole

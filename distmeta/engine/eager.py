@@ -83,7 +83,7 @@ class EagerOps:
         def score(meta: Params, fast: Fast, tensors: Tensors) -> Metrics:
             return self._loss(meta, fast, episodes.rebuild(tensors))[1]
 
-        found: Metrics = self._run(("score",), score, meta, fast, episodes.tensors())
+        found: Metrics = self._run(("score", episodes.form), score, meta, fast, episodes.tensors())
         return found
 
     def score_grad(self, meta: Params, fast: Fast, episodes: Episode) -> tuple[Params, Cotangent, Metrics]:
@@ -96,7 +96,7 @@ class EagerOps:
                 loss, metrics = self._loss(meta, fast, episodes.rebuild(tensors))
             return derivatives([loss], leaves, [torch.ones_like(loss)]), metrics
 
-        grads, metrics = self._run(("score_grad",), score_grad, meta, fast, episodes.tensors())
+        grads, metrics = self._run(("score_grad", episodes.form), score_grad, meta, fast, episodes.tensors())
         return *split(meta, grads), metrics
 
     def displacement(self, meta: Params, fast: Fast) -> Params:

@@ -13,7 +13,7 @@ result depends neither on where the shard is computed nor on the number of lanes
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -51,7 +51,7 @@ class Engine:
         if self._is_compiled:
             estimator = CompiledEstimator(learner, estimator, lift, lanes, flat=flat, matmul=config.matmul)
         self._estimator = estimator
-        self._prepared: set[tuple[tuple[int, ...], ...]] = set()
+        self._prepared: set[tuple[Any, ...]] = set()
 
     def update(self, meta: Params, episodes: Episode) -> Update:
         """The update of a shard.
@@ -63,8 +63,10 @@ class Engine:
         Returns:
             Sums over the T tasks, of weight T.
         """
+        if self._is_compiled:
+            meta, episodes = canonical(meta), episodes.map(lambda tensor: tensor.contiguous())
         with library_precision(self._matmul):
-            return self._update(canonical(meta) if self._is_compiled else meta, episodes)
+            return self._update(meta, episodes)
 
     def _update(self, meta: Params, episodes: Episode) -> Update:
         parts = list(chunks(episodes, self._chunk))
@@ -82,10 +84,10 @@ class Engine:
     def _prepare(self, meta: Params, parts: list[Episode]) -> None:
         """Compile for shapes not seen before, ahead of the lanes: torch traces one function at a time in a process."""
         for part in parts if self._is_compiled else ():
-            shapes = tuple(tuple(tensor.shape) for tensor in part.tensors())
-            if shapes not in self._prepared:
+            key = (part.form, *(tensor.shape for tensor in part.tensors()))
+            if key not in self._prepared:
                 self._estimate(meta, part)
-                self._prepared.add(shapes)
+                self._prepared.add(key)
 
     def _estimate(self, meta: Params, chunk: Episode) -> tuple[Params, Metrics]:
         if self._is_compiled:  # the graph itself says how its products are computed

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from distmeta.engine.cache import cache_folder, environment
+from distmeta.engine.tracing import with_constants_as_inputs
 from distmeta.errors import DistmetaError
 
 _AOTI = torch._C._aoti
@@ -58,7 +59,8 @@ class NativeGraph:
     """
 
     def __init__(self, module: GraphModule, lanes: int) -> None:
-        placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+        module, self._constants = with_constants_as_inputs(module)
+        placeholders = module.graph.find_nodes(op="placeholder")
         self._layouts = [_layout(node.meta["val"]) for node in placeholders]
         self._num_outputs = len(next(iter(reversed(module.graph.nodes))).args[0])
         library = _built(module, [node.meta["val"] for node in placeholders])
@@ -75,7 +77,8 @@ class NativeGraph:
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Run it. Tensors whose memory layout differs from the graph's are copied."""
-        tensors = [_laid_out(tensor, layout) for tensor, layout in zip(tensors, self._layouts, strict=True)]
+        given = (*tensors, *self._constants)
+        tensors = [_laid_out(tensor, layout) for tensor, layout in zip(given, self._layouts, strict=True)]
         count, outputs = len(tensors), (ctypes.c_void_p * self._num_outputs)()
         # The library takes these handles over and drops them.
         handles = [_address(capsule, None) for capsule in _AOTI.unsafe_alloc_void_ptrs_from_tensors(tensors)]

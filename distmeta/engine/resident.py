@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from distmeta.engine.native import CompileError
+from distmeta.engine.tracing import with_constants_as_inputs
 
 
 class ResidentGraph:
@@ -30,6 +31,7 @@ class ResidentGraph:
     def __init__(self, module: GraphModule) -> None:
         from torch._inductor import compile
 
+        module, self._constants = with_constants_as_inputs(module)
         examples = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
         self._captured = any(tensor.is_cuda for tensor in examples)
         options = {"triton.cudagraphs": True} if self._captured else {}
@@ -45,5 +47,5 @@ class ResidentGraph:
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Run it."""
         with torch.no_grad():
-            found = self._run(*tensors)
+            found = self._run(*tensors, *self._constants)
         return [tensor.clone() for tensor in found] if self._captured else list(found)

@@ -42,6 +42,22 @@ def trace(function: Callable[..., Any], *arguments: Any, around: Around = nullco
     return module, shape[-1]
 
 
+def with_constants_as_inputs(module: GraphModule) -> tuple[GraphModule, list[Tensor]]:
+    """The graph with a further placeholder for each tensor that it holds, and these tensors."""
+    graph, copies, constants = Graph(), dict[Node, Node](), list[Tensor]()
+    placeholders = module.graph.find_nodes(op="placeholder")
+    for node in placeholders:
+        copies[node] = graph.node_copy(node)
+    for i, node in enumerate(module.graph.find_nodes(op="get_attr")):
+        constants.append(getattr(module, str(node.target)))
+        copies[node] = graph.placeholder(f"constant_{i}")
+        copies[node].meta["val"] = placeholders[0].meta["val"].fake_mode.from_tensor(constants[-1])
+    for node in module.graph.nodes:
+        if node not in copies:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    return GraphModule(module, graph), constants
+
+
 class Pair(NamedTuple):
     """A function and its pullback as graphs.
 

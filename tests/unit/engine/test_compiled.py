@@ -132,7 +132,6 @@ def test_graphs_are_made_by_the_caller_not_by_lanes(
     assert {graph.thread for graph in interpreted} == {threading.get_ident()}
 
 
-@pytest.mark.xfail(reason="weights and objectives of terms are no part of the key of a graph")
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("short", ["_whole", "_operations"])
 def test_terms_of_other_weights_are_other_graphs(short: str, request: pytest.FixtureRequest) -> None:
@@ -170,7 +169,6 @@ NATIVE: dict[str, tuple[Callable[[], Learner], Estimator, tuple[int, ...], str]]
 }
 MARKS = {
     "prototype, pooled": pytest.mark.slow,
-    "mini-batches": pytest.mark.xfail(reason="constants are not compiled"),
 }
 
 

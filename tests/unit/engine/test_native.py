@@ -140,7 +140,6 @@ def weighted(factor: float) -> Callable[[Tensor], Tensor]:
     return lambda x: x @ x * torch.tensor([factor, 1.0, 1.0, 1.0])
 
 
-@pytest.mark.xfail(reason="constants are neither compiled nor part of the library's name")
 @pytest.mark.usefixtures("native")
 def test_constants_belong_to_their_graph() -> None:
     x = draw(4, 4)
