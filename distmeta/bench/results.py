@@ -169,7 +169,7 @@ def _note(entry: Entry) -> str:
         return f"{entry.status}: {entry.reason}"
     if entry.choice:
         chosen = [str(entry.choice[name]) for name in ("strategy", "chunk", "memory") if entry.choice.get(name)]
-        return f"chose {', '.join(chosen)} in {entry.choice['seconds']:.1f} s"
+        return f"chose {', '.join(chosen)} in {entry.choice['took_s']:.1f} s"
     return entry.reason
 
 

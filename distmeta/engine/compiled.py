@@ -26,7 +26,7 @@ from distmeta.estimators.base import Cotangent, Estimator, Metrics, Pullback, Ta
 from distmeta.learners.base import Fast, Learner
 from distmeta.types import Episode, Params
 
-SHORT = 400
+SHORT = 700
 """Operations of all inner steps together up to which an estimate becomes one graph."""
 _PRODUCTS = frozenset(("aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm", "aten.convolution", "aten.mv", "aten.dot"))
 

@@ -14,7 +14,7 @@ from distmeta.bench.results import DISAGREES, FAILED, LEFT_OUT, OK, Entry, Row, 
 
 GOOD = Agreement(error=1e-6, worst="head.bias", worst_error=2e-6, silent_error=0.0)
 BAD = Agreement(error=0.5, worst="head.bias", worst_error=0.7, silent_error=0.0)
-CHOICE = {"strategy": "vmap", "chunk": 4, "memory": "unrolled", "reason": "fastest", "seconds": 1.25}
+CHOICE = {"strategy": "vmap", "chunk": 4, "memory": "unrolled", "reason": "fastest", "took_s": 1.25}
 ROW = Row(
     name="row",
     about="a row",
