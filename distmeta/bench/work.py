@@ -44,7 +44,11 @@ class Work:
 
     def first_task(self) -> Work:
         """The same with the first task only."""
-        return replace(self, episodes=self.episodes.map(lambda tensor: tensor[:1]))
+        return self.only(0)
+
+    def only(self, task: int) -> Work:
+        """The same with one task only."""
+        return replace(self, episodes=self.episodes.map(lambda tensor: tensor[task : task + 1]))
 
     def as_type(self, dtype: torch.dtype) -> Work:
         """The same values of another floating-point type."""

@@ -58,8 +58,8 @@ def _channels(x: Tensor) -> Tensor:
 def _mean(x: Tensor) -> Tensor:
     """Over the entries of each channel, image by image first.
 
-    A compiler's sum runs through thousands of entries in a row. In drawings most of them are one and the same number, the
-    background's, whose rounding errors then all point the same way.
+    A compiler's sum runs through thousands of entries in a row. In drawings most of them are one and the same number,
+    the background's, whose rounding errors then all point the same way.
     """
     return x.mean((2, 3), keepdim=True).mean(0, keepdim=True)
 
