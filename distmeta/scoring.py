@@ -108,7 +108,7 @@ def score_shard(
             return {name: torch.stack([metrics[name] for metrics in found]) for name in found[0]}
 
         lifted = torch.no_grad()(LIFTS[lift_of(config.strategy)](task))
-        parts = list(lanes.map(lifted, chunks(episodes, chunk_of(config))))
+        parts = lanes.map(lifted, chunks(episodes, chunk_of(config)))
         scores[protocol] = {
             name: np.concatenate([part[name].double().cpu().numpy() for part in parts]) for name in parts[0]
         }

@@ -71,7 +71,7 @@ class Engine:
     def _update(self, meta: Params, episodes: Episode) -> Update:
         parts = list(chunks(episodes, self._chunk))
         self._prepare(meta, parts)
-        found = list(self._lanes.map(lambda chunk: self._estimate(meta, chunk), parts))
+        found = self._lanes.map(lambda chunk: self._estimate(meta, chunk), parts)
         names = list(found[0][1])
         # All metrics at once: on a GPU, reading a number waits for everything before it.
         values = torch.stack([torch.stack([metrics[name] for name in names]) for _, metrics in found]).double()

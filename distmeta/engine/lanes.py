@@ -7,7 +7,8 @@ on how many there are. torch lets go of the interpreter's lock inside its kernel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -28,12 +29,23 @@ class Lanes:
         self.count = count
         self._pool: ThreadPoolExecutor | None = None
 
-    def map(self, function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
+    def map(self, function: Callable[[In], Out], items: Iterable[In]) -> list[Out]:
         """`function` of every item, in their order. An exception ends it."""
+        given = list(items)
         if self.count == 1:
-            return map(function, items)
+            return [function(item) for item in given]
         if self._pool is None:
             self._pool = ThreadPoolExecutor(
                 self.count, thread_name_prefix="lane", initializer=lambda: torch.set_num_threads(1)
             )
-        return self._pool.map(function, items)
+        found: dict[int, Out] = {}
+        turns = itertools.count()
+
+        def lane() -> None:
+            """Take items until there are none: one errand for each thread is cheaper than one for each item."""
+            while (turn := next(turns)) < len(given):
+                found[turn] = function(given[turn])
+
+        for errand in [self._pool.submit(lane) for _ in range(min(self.count, len(given)))]:
+            errand.result()
+        return [found[turn] for turn in range(len(given))]

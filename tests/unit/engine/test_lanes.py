@@ -30,8 +30,8 @@ def test_results_come_in_the_order_of_the_items(count: int) -> None:
         return item * item
 
     lanes = Lanes(count)
-    assert list(lanes.map(late, range(7))) == [item * item for item in range(7)]
-    assert list(lanes.map(late, [])) == []
+    assert lanes.map(late, range(7)) == [item * item for item in range(7)]
+    assert lanes.map(late, []) == []
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -41,12 +41,10 @@ def test_an_exception_reaches_the_caller_and_the_lanes_go_on(count: int) -> None
             raise ZeroDivisionError(f"item {item}")
         return item
 
-    lanes, found = Lanes(count), []
+    lanes = Lanes(count)
     with pytest.raises(ZeroDivisionError, match="item 2"):
-        for value in lanes.map(fails, range(5)):
-            found.append(value)
-    assert found == [0, 1]
-    assert list(lanes.map(abs, [-1, -2])) == [1, 2]
+        lanes.map(fails, range(5))
+    assert lanes.map(abs, [-1, -2]) == [1, 2]
 
 
 def test_one_lane_is_the_calling_thread() -> None:
