@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distmeta.bench.contenders import display
-from distmeta.tracking.plots import COLOURS, FAINT
+from distmeta.tracking.plots import COLOURS, FAINT, plain, save
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    pass
 
 Curves = Mapping[str, tuple[Sequence[int], Sequence[float], Sequence[float]]]
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -48,10 +47,10 @@ def ratio_bars(path: Path, rows: Mapping[str, Mapping[str, float]], title: str) 
     axes.margins(x=0.12)
     axes.set_xlabel("speed, as a multiple of the plain loop's")
     axes.set_title(title, loc="left", fontsize=8)
-    _plain(axes)
+    plain(axes)
     if contenders:
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    _write(path, figure)
+    save(figure, path)
 
 
 def memory_curves(path: Path, curves: Curves, title: str) -> None:
@@ -75,17 +74,8 @@ def memory_curves(path: Path, curves: Curves, title: str) -> None:
         axes.set(xlabel="inner steps", ylabel=label, ylim=(0, None), xlim=(0, None))
         axes.grid(axis="y", color=FAINT, alpha=0.4, linewidth=0.6)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _plain(axes)
+        plain(axes)
     figure.suptitle(title, fontsize=8, x=0.01, ha="left")
     if curves:
         figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
-    _write(path, figure)
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _write(path: Path, figure: Figure) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
+    save(figure, path)

@@ -103,7 +103,7 @@ def choose(
     """
     started, key = time.perf_counter(), _key(method, config, lanes, meta, episodes)
     known = _recall(key) if method else None
-    trial = _Trial(learner, estimator, config, lanes, meta, episodes)
+    trial = _Trial(lambda tried: Engine(learner, estimator, tried, lanes), config, lanes, meta, episodes)
     if known is not None:
         trial.seconds, trial.failures = dict(known.seconds), dict(known.failures)
     else:
@@ -140,15 +140,9 @@ class _Trial:
     """Candidates on one shard."""
 
     def __init__(
-        self,
-        learner: Learner,
-        estimator: Estimator,
-        config: EngineConfig,
-        lanes: int,
-        meta: Params,
-        episodes: Episode,
+        self, make: Callable[[EngineConfig], Engine], config: EngineConfig, lanes: int, meta: Params, episodes: Episode
     ) -> None:
-        self._make: Callable[[EngineConfig], Engine] = lambda config: Engine(learner, estimator, config, lanes)
+        self._make = make
         self._config, self._lanes, self._meta, self._episodes = config, lanes, meta, episodes
         self.seconds: dict[str, float] = {}
         self.failures: dict[str, str] = {}

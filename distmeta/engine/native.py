@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import hashlib
-import logging
 import os
 import shutil
 import tempfile
@@ -27,6 +26,7 @@ from torch.fx import GraphModule
 from distmeta.engine.cache import cache_folder, environment
 from distmeta.engine.tracing import with_constants_as_inputs
 from distmeta.errors import DistmetaError
+from distmeta.logs import quiet
 
 _AOTI = torch._C._aoti
 _OPTIONS: dict[str, Any] = {
@@ -155,7 +155,7 @@ def _compile(module: GraphModule, examples: list[Tensor], path: Path) -> None:
         warnings.simplefilter("ignore")
         target = Path(scratch) / "graph.so"
         try:
-            with _quiet():
+            with quiet("torch._inductor"):
                 options = {name: value for name, value in _OPTIONS.items() if name in known}
                 built = aot_compile(
                     module, tuple(examples), options={**options, "aot_inductor.output_path": str(target)}
@@ -165,18 +165,6 @@ def _compile(module: GraphModule, examples: list[Tensor], path: Path) -> None:
             raise CompileError(f"torch's compiler failed: {type(error).__name__}: {text[:300]}") from error
         path.with_suffix(".sha256").write_text(_sha256(Path(str(built))), encoding="ascii")
         os.replace(str(built), path)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the compiler's chatter below errors."""
-    logger = logging.getLogger("torch._inductor")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from distmeta.config import RuntimeConfig
 from distmeta.errors import UserError
+from distmeta.logs import quiet
 
 OBJECT_STORE_BYTES = 1 << 30
 MIN_OBJECT_STORE_BYTES = 1 << 27
@@ -131,7 +132,7 @@ def _start(config: RuntimeConfig) -> None:
     needed = -(-config.workers * config.cpus_per_worker // 1)
     # Ray runs its workers at a lower priority than everything else; here they are what the machine is for.
     environment = {**_environment(config.threads_per_worker), "RAY_worker_niceness": "0"}
-    with _variables(environment), _loopback(), _quiet():
+    with _variables(environment), _loopback(), quiet("ray._private.authentication"):
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, int(needed)),
@@ -184,15 +185,3 @@ def _loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out Ray's note that token authentication, which is wanted, is on."""
-    logger = logging.getLogger("ray._private.authentication")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distmeta.logs import quiet
 from distmeta.tracking.environment import package_version
-from distmeta.tracking.store import quiet
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -115,7 +115,7 @@ def sample_tasks(
                 _picture(axes, query_images[s, q], f"✗ {predicted} (is {truth})", WRONG)
     _over(grid[0][0], "support: label")
     _over(grid[0][num_support + 1], "queries: label" if predictions is None else "queries: predicted label")
-    _save(figure, path)
+    save(figure, path)
 
 
 @dataclass(frozen=True)
@@ -154,13 +154,13 @@ def regression_fits(path: Path, fits: Sequence[Fit], title: str = "") -> None:
             axes.plot(fit.grid, values, color=colour, linestyle=style, label=_after(steps))
         axes.plot(*fit.support, "^", color=COLOURS[3], markersize=6, label="support points")
         axes.set_xlabel("x")
-        _plain(axes)
+        plain(axes)
     panels[0].set_ylabel("y")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3 if len(fits) < 3 else len(labels), frameon=False)
     if title:
         figure.suptitle(title)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _after(steps: int) -> str:
@@ -211,17 +211,19 @@ def _finish(figure: Figure, axes: Axes, path: Path, *, xlabel: str, ylabel: str,
     axes.set(xlabel=xlabel, ylabel=ylabel)
     if title:
         axes.set_title(title, loc="left", fontsize=10)
-    _plain(axes)
+    plain(axes)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Leave out the frame's top and right."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG, its folder included."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")

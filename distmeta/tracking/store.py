@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from distmeta.errors import UserError
@@ -108,15 +106,3 @@ def is_outage(error: Exception) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return False
-
-
-@contextmanager
-def quiet(logger: str) -> Iterator[None]:
-    """Let one of MLflow's loggers pass errors only."""
-    noisy = logging.getLogger(logger)
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        noisy.setLevel(level)
