@@ -71,7 +71,7 @@ def place(config: RuntimeConfig, cluster: Cluster, timeout_s: float) -> Placemen
     """
     share = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
     bundle = {name: amount for name, amount in share.items() if amount > 0}
-    group: PlacementGroup = placement_group([bundle] * config.workers, strategy="SPREAD")
+    group: PlacementGroup = placement_group([bundle] * config.max_workers, strategy="SPREAD")
     if group.wait(min(timeout_s, OWN_PLACEMENT_TIMEOUT_S) if cluster.started else timeout_s):
         return group
     remove_placement_group(group)
@@ -80,7 +80,7 @@ def place(config: RuntimeConfig, cluster: Cluster, timeout_s: float) -> Placemen
     listed = ", ".join(f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}s free" for name in bundle)
     wanted = " and ".join(f"{amount:g} {name}s" for name, amount in bundle.items())
     raise UserError(
-        f"no room for {config.workers} workers of {wanted} each; the cluster has {listed}",
+        f"no room for {config.max_workers} workers of {wanted} each; the cluster has {listed}",
         where="runtime.workers",
         allowed="fewer workers, or smaller runtime.cpus_per_worker and runtime.gpus_per_worker",
     )
@@ -129,7 +129,7 @@ def _touch(host: str, port: int) -> None:
 
 def _start(config: RuntimeConfig) -> None:
     """Start a cluster on this machine that has room for the workers, also where they share cores."""
-    needed = -(-config.workers * config.cpus_per_worker // 1)
+    needed = -(-config.max_workers * config.cpus_per_worker // 1)
     # Ray runs its workers at a lower priority than everything else; here they are what the machine is for.
     environment = {**_environment(config.threads_per_worker), "RAY_worker_niceness": "0"}
     with _variables(environment), _loopback(), quiet("ray._private.authentication"):

@@ -101,7 +101,7 @@ class RayExecutor(Executor):
     def __init__(
         self, config: RuntimeConfig, recipe: Recipe, *, placement_timeout_s: float = PLACEMENT_TIMEOUT_S
     ) -> None:
-        self.num_workers = config.workers
+        self.num_workers = config.max_workers
         self.restarts = 0
         self.retries = 0
         self._config, self._recipe = config, recipe
@@ -117,7 +117,7 @@ class RayExecutor(Executor):
             self._group = place(config, self._cluster, placement_timeout_s)
             stack.callback(remove_placement_group, self._group)
             stack.callback(self._end_workers)
-            for index in range(config.workers):
+            for index in range(config.max_workers):
                 self._slots.append(self._spawn(index))
             self._stack = stack.pop_all()
 
