@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 
 import torch
@@ -22,16 +23,36 @@ def cloned(params: Mapping[str, Tensor]) -> Params:
 
 
 def all_finite(params: Mapping[str, Tensor]) -> bool:
-    """True if no entry of any tensor is infinite or not a number."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in params.values())
+    """True if no entry of any tensor is infinite or not a number. Tensors are read once, without temporaries."""
+    return all(_finite(tensor.detach()) for tensor in params.values())
+
+
+def _finite(tensor: Tensor) -> bool:
+    if tensor.numel() == 0 or not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    # Both extremes are NaN if any entry is; they are the infinite entries if there are any.
+    low, high = torch.aminmax(torch.view_as_real(tensor) if tensor.is_complex() else tensor)
+    return math.isfinite(low.item()) and math.isfinite(high.item())
+
+
+def squared_norms(params: Mapping[str, Tensor]) -> dict[str, float]:
+    """Sum of squares of each tensor's entries, in float64."""
+    return {
+        name: float(tensor.detach().to(torch.float64, copy=True).square_().sum()) for name, tensor in params.items()
+    }
+
+
+def norm_of(squares: Mapping[str, float]) -> float:
+    """Euclidean norm of all entries together, from the sums of squares, which are added in the order of names."""
+    total = 0.0
+    for name in sorted(squares):  # not `sum`, which compensates for rounding in some versions of Python
+        total += squares[name]
+    return math.sqrt(total)
 
 
 def global_norm(params: Mapping[str, Tensor]) -> float:
     """Euclidean norm of all entries together, summed in float64 in the order of names."""
-    total = torch.zeros((), dtype=torch.float64)
-    for name in sorted(params):
-        total += params[name].detach().double().square().sum().cpu()
-    return float(total.sqrt())
+    return norm_of(squared_norms(params))
 
 
 def digest(params: Mapping[str, Tensor]) -> str:

@@ -149,8 +149,16 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker sends for a shard: which snapshot it used and what it found."""
+    """What a worker sends for a shard: which snapshot it used and what it found.
+
+    Attributes:
+        version: Of the snapshot.
+        shard: Index of the shard.
+        update: What was found.
+        finite: Whether every entry of the gradient is finite; None if nobody has looked.
+    """
 
     version: int
     shard: int
     update: Update
+    finite: bool | None = None

@@ -1,13 +1,17 @@
 """What travels between the driver and the workers: flat, without pickled tensors.
 
-Parameters become a header of plain data (names, types, shapes) and one contiguous array of bytes, which Ray moves out
-of band: the object store holds one copy a node and workers map it. Decoding copies once into fresh, contiguous,
-writable tensors, so that the layout and alignment of the numbers, on which the last bits of a matrix product may
-depend, are the same wherever a shard is computed.
+Parameters become a header of plain data (names, types, shapes) and arrays of bytes: one array for each large tensor,
+which is the tensor's own memory, and one for all small tensors together. Ray moves arrays out of band, so that its
+object store makes the only copy on the way out and workers map that copy.
+
+On arrival large tensors are views of what was mapped, where it is aligned as torch aligns; small ones are copied into
+memory of their own. So the layout and alignment of the numbers, on which the last bits of a matrix product may depend,
+are the same wherever a shard is computed. Views are of read-only memory: nobody writes to what has arrived.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from distmeta.tensors import all_finite
 from distmeta.types import Params, Report, Snapshot, Update
 
 _DTYPES = {
@@ -33,8 +38,14 @@ _DTYPES = {
     )
 }
 
+ALIGNMENT = 64
+"""Bytes to which torch aligns a tensor's memory on the CPU."""
+LARGE = 64 << 10
+"""Bytes from which a tensor travels as an array of its own."""
+
 Entry = tuple[str, str, tuple[int, ...]]
 """Name, type and shape of one tensor."""
+Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -43,11 +54,18 @@ class ParamsWire:
 
     Attributes:
         header: The tensors in their order; plain data, fit for JSON.
-        buffer: Their bytes, one after the other: uint8.
+        small: The bytes of all tensors below `LARGE`, in their order, each from a multiple of `ALIGNMENT` on.
+        large: The bytes of each of the others, in their order.
     """
 
     header: tuple[Entry, ...]
-    buffer: npt.NDArray[np.uint8]
+    small: Bytes
+    large: tuple[Bytes, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all arrays."""
+        return self.small.nbytes + sum(array.nbytes for array in self.large)
 
 
 @dataclass(frozen=True)
@@ -61,13 +79,14 @@ class SnapshotWire:
 
 @dataclass(frozen=True)
 class ReportWire:
-    """A report of an update."""
+    """A report of an update; the fields are those of `Report` and `Update`."""
 
     version: int
     shard: int
     grad: ParamsWire
     weight: float
     metrics: dict[str, float]
+    finite: bool
 
 
 @dataclass(frozen=True)
@@ -82,32 +101,45 @@ class ResultWire:
 
 
 def encode_params(params: Params) -> ParamsWire:
-    """Copy `params`, on any device, into one array of bytes.
+    """Flatten `params`, which may be on any device. Large tensors on the CPU are not copied: do not write to them.
 
     Raises:
         ValueError: A tensor has a type that does not travel.
     """
     header: list[Entry] = []
-    pieces: list[npt.NDArray[np.uint8]] = []
+    small: list[Bytes] = []
+    large: list[Bytes] = []
     for name, tensor in params.items():
         dtype = str(tensor.dtype).removeprefix("torch.")
         if dtype not in _DTYPES:
             raise ValueError(f"parameter '{name}' of type {dtype} cannot be sent; allowed: {', '.join(_DTYPES)}")
         header.append((name, dtype, tuple(tensor.shape)))
-        pieces.append(_bytes(tensor.detach().cpu().contiguous()))
-    return ParamsWire(tuple(header), np.concatenate(pieces) if pieces else np.empty(0, dtype=np.uint8))
+        array = _bytes(tensor.detach().cpu().contiguous())
+        (large if array.size >= LARGE else small).append(array)
+    packed = np.zeros(sum(_padded(array.size) for array in small), dtype=np.uint8)
+    start = 0
+    for array in small:
+        packed[start : start + array.size] = array
+        start += _padded(array.size)
+    return ParamsWire(tuple(header), packed, tuple(large))
 
 
 def decode_params(wire: ParamsWire) -> Params:
-    """Copy the bytes into new tensors on the CPU, each with memory of its own."""
+    """The tensors, on the CPU. Large ones are views where their memory is aligned: do not write to them."""
     params: Params = {}
-    start = 0
+    large, start = iter(wire.large), 0
     for name, dtype, shape in wire.header:
-        tensor = torch.empty(shape, dtype=_DTYPES[dtype])
-        target = _bytes(tensor)
-        target[:] = wire.buffer[start : start + target.size]
-        start += target.size
-        params[name] = tensor
+        size = math.prod(shape) * _DTYPES[dtype].itemsize
+        if size >= LARGE:
+            array = next(large)
+        else:
+            array = wire.small[start : start + size]
+            start += _padded(size)
+        if size >= LARGE and array.ctypes.data % ALIGNMENT == 0:
+            params[name] = torch.from_numpy(np.asarray(_ReadOnly(array))).view(_DTYPES[dtype]).view(shape)
+        else:
+            params[name] = torch.empty(shape, dtype=_DTYPES[dtype])
+            _bytes(params[name])[:] = array
     return params
 
 
@@ -122,21 +154,40 @@ def decode_snapshot(wire: SnapshotWire) -> Snapshot:
 
 
 def encode_value(value: Any) -> Any:
-    """Flatten a report; anything else (arrays, plain data classes) travels as it is."""
+    """Flatten a report, and look whether it is finite; anything else (arrays, plain data classes) travels as it is."""
     if not isinstance(value, Report):
         return value
     update = value.update
-    return ReportWire(value.version, value.shard, encode_params(update.grad), update.weight, dict(update.metrics))
+    finite = all_finite(update.grad) if value.finite is None else value.finite
+    return ReportWire(
+        value.version, value.shard, encode_params(update.grad), update.weight, dict(update.metrics), finite
+    )
 
 
 def decode_value(value: Any) -> Any:
     """The inverse of `encode_value`."""
     if not isinstance(value, ReportWire):
         return value
-    return Report(value.version, value.shard, Update(decode_params(value.grad), value.weight, value.metrics))
+    update = Update(decode_params(value.grad), value.weight, value.metrics)
+    return Report(value.version, value.shard, update, value.finite)
 
 
-def _bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
+class _ReadOnly:
+    """Lets torch view read-only memory: it takes writable arrays only, and no tensor here is ever written to.
+
+    The array made of it keeps it, and it keeps the memory.
+    """
+
+    def __init__(self, array: Bytes) -> None:
+        self._owner = array
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+
+
+def _padded(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _bytes(tensor: torch.Tensor) -> Bytes:
     """The memory of a contiguous tensor on the CPU, not copied."""
-    array: npt.NDArray[np.uint8] = tensor.reshape(-1).view(torch.uint8).numpy()
+    array: Bytes = tensor.reshape(-1).view(torch.uint8).numpy()
     return array

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import math
+import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from distmeta.runtime.wire import (
+    ALIGNMENT,
+    LARGE,
+    Bytes,
+    ParamsWire,
     decode_params,
     decode_snapshot,
     decode_value,
@@ -16,42 +24,100 @@ from distmeta.runtime.wire import (
     encode_snapshot,
     encode_value,
 )
-from distmeta.types import Report, Snapshot, Update
+from distmeta.types import Params, Report, Snapshot, Update
 
 from ...fakes import bits, make_params
 
 
-def test_parameters_keep_their_bits_order_and_types() -> None:
-    params = make_params()
-    decoded = decode_params(encode_params(params))
+def make_large() -> Params:
+    """Small and large tensors in turn, one of them just large enough."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"a": (), "b": (LARGE // 4,), "c": (5,), "d": (LARGE // 4 - 1,), "e": (0, 3), "f": (200, 300), "g": (7, 2)}
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def received(wire: ParamsWire, offset: int = 0) -> ParamsWire:
+    """What arrives elsewhere: read-only arrays in other memory, `offset` bytes from where torch would align them."""
+
+    def moved(array: Bytes) -> Bytes:
+        memory = np.empty(array.size + 2 * ALIGNMENT, dtype=np.uint8)
+        start = -memory.ctypes.data % ALIGNMENT + offset
+        memory[start : start + array.size] = array
+        memory.flags.writeable = False
+        return memory[start : start + array.size]
+
+    return replace(wire, small=moved(wire.small), large=tuple(moved(array) for array in wire.large))
+
+
+@pytest.mark.parametrize("params", [make_params(), make_large(), {}], ids=["small", "large", "none"])
+@pytest.mark.parametrize("offset", [0, 1, 16])
+def test_parameters_keep_their_bits_order_and_types(params: Params, offset: int) -> None:
+    decoded = decode_params(received(encode_params(params), offset))
     assert list(decoded) == list(params)
     assert bits(decoded) == bits(params)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.0, 1e-45])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_peculiar_numbers_keep_their_bits(value: float, dtype: torch.dtype) -> None:
-    params = {"x": torch.full((3,), value, dtype=dtype)}
+@pytest.mark.parametrize("size", [3, LARGE])
+def test_peculiar_numbers_keep_their_bits(value: float, dtype: torch.dtype, size: int) -> None:
+    params = {"x": torch.full((size,), value, dtype=dtype)}
     assert bits(decode_params(encode_params(params))) == bits(params)
 
 
-def test_the_header_is_plain_data_and_the_buffer_one_array() -> None:
-    wire = encode_params(make_params())
-    assert json.loads(json.dumps(wire.header))[0] == ["body.weight", "float32", [300, 64]]
-    assert wire.buffer.dtype == np.uint8
-    assert wire.buffer.flags.c_contiguous
+def test_the_header_is_plain_data() -> None:
+    assert json.loads(json.dumps(encode_params(make_params()).header))[0] == ["body.weight", "float32", [300, 64]]
 
 
-def test_decoded_tensors_are_contiguous_and_share_no_memory() -> None:
-    wire = encode_params(make_params())
-    wire.buffer.flags.writeable = False  # as Ray hands it out
-    decoded = decode_params(wire)
-    before = wire.buffer.tobytes()
+def test_large_tensors_leave_and_arrive_without_a_copy() -> None:
+    params = make_large()
+    wire = encode_params(params)
+    assert [array.ctypes.data for array in wire.large] == [params[name].data_ptr() for name in ("b", "f")]
+    arrived = received(wire)
+    decoded = decode_params(arrived)
+    assert [array.ctypes.data for array in arrived.large] == [decoded[name].data_ptr() for name in ("b", "f")]
+    assert wire.num_bytes == sum(array.nbytes for array in (wire.small, *wire.large))
+
+
+def test_only_small_tensors_are_pickled_with_their_bytes() -> None:
+    """Ray moves what protocol 5 puts out of band; the rest is copied once more."""
+    buffers: list[pickle.PickleBuffer] = []
+    inside = pickle.dumps(encode_params(make_large()), protocol=5, buffer_callback=buffers.append)
+    assert len(inside) < 2000
+    assert len(buffers) == 3
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+def test_every_arrival_is_laid_out_as_torch_lays_out(offset: int) -> None:
+    decoded = decode_params(received(encode_params(make_large()), offset))
     for tensor in decoded.values():
         assert tensor.is_contiguous()
+        assert tensor.data_ptr() % ALIGNMENT == 0
+
+
+def test_views_keep_their_memory() -> None:
+    params = make_large()
+    decoded = decode_params(received(encode_params(params)))
+    gc.collect()
+    filler = [np.full(LARGE, 255, dtype=np.uint8) for _ in range(64)]
+    assert bits(decoded) == bits(params)
+    assert len(filler) == 64
+
+
+def test_small_tensors_share_no_memory() -> None:
+    wire = received(encode_params(make_params()))
+    decoded = decode_params(wire)
+    small = [tensor for tensor in decoded.values() if tensor.nbytes < LARGE]
+    before = wire.small.tobytes()
+    for tensor in small:
         tensor.zero_()
-    assert wire.buffer.tobytes() == before
+    assert wire.small.tobytes() == before
     assert len({tensor.untyped_storage().data_ptr() for tensor in decoded.values() if tensor.numel()}) == 5
+
+
+def test_tensors_that_are_not_contiguous_travel_in_their_order() -> None:
+    params = {"x": torch.arange(6.0).reshape(2, 3).T, "y": torch.arange(2.0 * LARGE).reshape(2, LARGE).T}
+    assert bits(decode_params(encode_params(params))) == bits(params)
 
 
 def test_tensors_that_require_grad_travel_without_history() -> None:
@@ -62,10 +128,6 @@ def test_tensors_that_require_grad_travel_without_history() -> None:
 def test_a_type_that_does_not_travel_is_named() -> None:
     with pytest.raises(ValueError, match="'z' of type complex64"):
         encode_params({"z": torch.zeros(1, dtype=torch.complex64)})
-
-
-def test_no_parameters_at_all() -> None:
-    assert decode_params(encode_params({})) == {}
 
 
 def test_snapshot_keeps_its_version() -> None:
@@ -80,6 +142,13 @@ def test_reports_are_flattened_and_restored() -> None:
     assert (decoded.version, decoded.shard, decoded.update.weight) == (3, 5, 2.0)
     assert decoded.update.metrics == {"loss": 0.1}
     assert bits(decoded.update.grad) == bits(make_params())
+
+
+@pytest.mark.parametrize("value", [1.0, math.inf, math.nan])
+def test_who_sends_a_report_looks_whether_it_is_finite(value: float) -> None:
+    report = Report(0, 0, Update({"x": torch.tensor([0.0, value])}, 1.0))
+    assert decode_value(encode_value(report)).finite is math.isfinite(value)
+    assert decode_value(encode_value(replace(report, finite=False))).finite is False
 
 
 @pytest.mark.parametrize("value", [None, 1.5, {"a": (1, 2)}, "text"])
