@@ -1,5 +1,6 @@
 """The parameter server. It imports no algorithm, no model and no Ray."""
 
-from distmeta.server.parameter_server import ParameterServer, StepError, StepRecord, Verdict
+from distmeta.server.base import Server, StepError, StepRecord, Verdict
+from distmeta.server.parameter_server import ParameterServer
 
-__all__ = ["ParameterServer", "StepError", "StepRecord", "Verdict"]
+__all__ = ["ParameterServer", "Server", "StepError", "StepRecord", "Verdict"]

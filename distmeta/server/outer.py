@@ -137,16 +137,17 @@ class OuterOptimizer:
         """The rate of the update that has `step` updates before it."""
         return learning_rate(self._config, self._total_steps, step)
 
-    def step(self, grad: Mapping[str, Tensor]) -> dict[str, float]:
+    def step(self, grad: Mapping[str, Tensor], norm: float | None = None) -> dict[str, float]:
         """Make one update. Parameters that `grad` does not name are left alone.
 
         Args:
             grad: The outer gradient, shaped as the parameters; not touched.
+            norm: Global norm of the gradient that `grad` is a part of; None if it is the whole.
 
         Returns:
             `grad_norm` before clipping, `clipped` (1 if it was), `lr`.
         """
-        norm, limit = global_norm(grad), self._config.clip_norm
+        norm, limit = global_norm(grad) if norm is None else norm, self._config.clip_norm
         clipped = limit is not None and norm > limit
         factor = limit / norm if limit is not None and clipped else 1.0
         rate = self.rate(self.num_steps)

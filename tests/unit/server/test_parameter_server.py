@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import random
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 
 from distmeta.config import OuterConfig
 from distmeta.server.parameter_server import ParameterServer, StepError, Verdict
-from distmeta.tensors import cloned, digest
+from distmeta.server.tree import FAN_IN, sum_group
+from distmeta.tensors import cloned, digest, norm_of
 from distmeta.types import Params, Report, Update
 
 SHAPES = {"body.weight": (5, 7), "body.bias": (7,), "scale": ()}
@@ -202,3 +204,94 @@ def test_a_loaded_state_drops_pending_updates() -> None:
     server.push(report_of(0, 0))
     server.load_state_dict(state)
     assert server.push(report_of(0, 0)) is Verdict.ACCEPTED
+
+
+def test_what_the_worker_found_of_a_report_is_believed() -> None:
+    server = make_server()
+    assert server.push(replace(report_of(0, 0), finite=False)) is Verdict.NONFINITE
+    assert server.push(replace(report_of(0, 0), finite=True)) is Verdict.ACCEPTED
+    bad = Report(0, 1, Update({"scale": torch.tensor(math.nan)}, 1.0), finite=True)
+    assert server.push(bad) is Verdict.ACCEPTED
+    with pytest.raises(StepError, match="overflows"):
+        server.step(2)
+
+
+@pytest.mark.parametrize("num_shards", [5, 40])
+def test_groups_that_were_summed_elsewhere_give_the_same_bits(num_shards: int) -> None:
+    single, grouped = make_server(), make_server()
+    for version in range(3):
+        reports = [report_of(version, shard) for shard in range(num_shards)]
+        for report in reports:
+            single.push(report)
+        for first in reversed(range(0, num_shards, FAN_IN)):
+            part = [report.update for report in reports[first : first + FAN_IN]]
+            assert grouped.push_sum(version, first, len(part), sum_group(part)) is Verdict.ACCEPTED
+        assert single.step(num_shards) == grouped.step(num_shards)
+    assert digest(single.pull().params) == digest(grouped.pull().params)
+
+
+def test_verdicts_on_groups() -> None:
+    server = make_server()
+    total = sum_group([report_of(0, shard).update for shard in range(3)])
+    assert server.push_sum(1, 0, 3, total) is Verdict.STALE
+    assert server.push_sum(0, 0, 3, Update(total.grad, math.inf)) is Verdict.NONFINITE
+    assert server.push_sum(0, 0, 3, total, finite=False) is Verdict.NONFINITE
+    assert server.push(report_of(0, 2)) is Verdict.ACCEPTED
+    assert server.push_sum(0, 0, 3, total) is Verdict.DUPLICATE
+    assert server.push_sum(0, 0, 2, total) is Verdict.ACCEPTED
+    assert server.push(report_of(0, 1)) is Verdict.DUPLICATE
+    with pytest.raises(ValueError, match="no group"):
+        server.push_sum(0, 20, 3, total)
+    with pytest.raises(ValueError, match="shard 16: gradient 'nothing'"):
+        server.push_sum(0, 16, 1, Update({"nothing": torch.zeros(1)}, 1.0))
+    assert server.step(3).version == 1
+
+
+def test_a_step_goes_without_dropped_shards() -> None:
+    server = make_server(optimizer="SGD", lr=1.0)
+    before = server.pull().params
+    ones = {name: torch.ones(shape) for name, shape in SHAPES.items()}
+    server.push(Report(0, 0, Update(ones, 2.0, {"loss": 1.0})))
+    server.drop(1)
+    server.drop(1)
+    assert server.push(report_of(0, 1)) is Verdict.DUPLICATE
+    with pytest.raises(ValueError, match="shard 0 of version 0 has been accepted"):
+        server.drop(0)
+    record = server.step(2)
+    assert (record.weight, record.metrics, record.outer["dropped"]) == (2.0, {"loss": 0.5}, 1.0)
+    after = server.pull().params
+    for name in SHAPES:
+        torch.testing.assert_close(before[name] - after[name], torch.full(SHAPES[name], 0.5))
+    server.push(report_of(1, 0))
+    assert "dropped" not in server.step(1).outer
+
+
+def test_a_step_needs_a_shard_that_is_not_dropped() -> None:
+    server = make_server()
+    server.drop(0)
+    server.drop(1)
+    with pytest.raises(StepError, match="all its 2 shards have been dropped"):
+        server.step(2)
+    assert server.version == 0
+
+
+def test_a_step_in_two_halves_is_the_step() -> None:
+    whole, halves = make_server(clip_norm=0.1, average=0.9), make_server(clip_norm=0.1, average=0.9)
+    for version in range(3):
+        for shard in range(20):
+            whole.push(report_of(version, shard))
+            halves.push(report_of(version, shard))
+        assert whole.step(20) == halves.apply(norm_of(halves.reduce(20).squares))
+    assert digest(whole.averaged()) == digest(halves.averaged())
+
+
+def test_a_second_half_needs_a_first() -> None:
+    server = make_server()
+    server.push(report_of(0, 0))
+    with pytest.raises(StepError, match="have not been reduced"):
+        server.apply(1.0)
+    server.reduce(1)
+    server.push(report_of(0, 1))
+    with pytest.raises(StepError, match="have not been reduced"):
+        server.apply(1.0)
+    assert server.step(2).version == 1

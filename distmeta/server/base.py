@@ -1,0 +1,152 @@
+"""What every server has: meta-parameters, an outer optimizer, a version; and the words it speaks with."""
+
+from __future__ import annotations
+
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from torch import Tensor
+
+from distmeta.config.algorithm import OuterConfig
+from distmeta.errors import DistmetaError
+from distmeta.server.outer import OuterOptimizer, State
+from distmeta.tensors import all_finite, cloned
+from distmeta.types import Params, Report, Snapshot, Update
+
+
+class StepError(DistmetaError):
+    """The server cannot step: shards are missing, or their sum is of no use."""
+
+
+class Verdict(Enum):
+    """What became of a report.
+
+    Attributes:
+        ACCEPTED: It is in the next step.
+        STALE: It was computed from another version, or from one that is too old.
+        DUPLICATE: Its shard has already been accepted or dropped.
+        NONFINITE: An entry or the weight is infinite or not a number. It is not kept; what to do is the caller's.
+    """
+
+    ACCEPTED = "accepted"
+    STALE = "stale"
+    DUPLICATE = "duplicate"
+    NONFINITE = "nonfinite"
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What a step did.
+
+    Attributes:
+        version: The version it made.
+        weight: Total weight of the updates.
+        metrics: The workers' metrics, averaged: sums over the total weight.
+        outer: `grad_norm`, `clipped`, `lr` of the outer step; `dropped`, if the step went without some shards; of the
+            asynchronous server also `staleness_mean`, `staleness_max`.
+    """
+
+    version: int
+    weight: float
+    metrics: Mapping[str, float]
+    outer: Mapping[str, float]
+
+
+class Server(ABC):
+    """Holds the meta-parameters on the CPU. All methods may be called from any thread.
+
+    Args:
+        params: The first meta-parameters (version 0); copied.
+        config: How to step.
+        total_steps: Steps of the whole run, for the schedule.
+
+    Raises:
+        UserError: The outer optimizer or its options cannot work.
+    """
+
+    def __init__(self, params: Mapping[str, Tensor], config: OuterConfig, total_steps: int) -> None:
+        self._optimizer = OuterOptimizer(params, config, total_steps)
+        self._lock = threading.Lock()
+
+    @property
+    def version(self) -> int:
+        """Steps made since the first meta-parameters."""
+        return self._optimizer.num_steps
+
+    def pull(self) -> Snapshot:
+        """A copy of the present meta-parameters."""
+        with self._lock:
+            return Snapshot(self.version, cloned(self._optimizer.params))
+
+    def averaged(self) -> Params:
+        """A copy of the averaged meta-parameters, or of the present ones where averaging is off."""
+        with self._lock:
+            return cloned(self._optimizer.params if self._optimizer.average is None else self._optimizer.average)
+
+    def state_dict(self) -> State:
+        """Everything the following versions depend on, copied: tensors and scalars by name (see `OuterOptimizer`)."""
+        with self._lock:
+            return self._optimizer.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Continue from a state; updates that have arrived are dropped.
+
+        Raises:
+            UserError: The state does not fit these parameters or this optimizer. Nothing is changed.
+        """
+        with self._lock:
+            self._optimizer.load_state_dict(state)
+            self._forget()
+
+    @abstractmethod
+    def push(self, report: Report) -> Verdict:
+        """Take a shard's sums.
+
+        Raises:
+            ValueError: The gradient names an unknown parameter, or has another shape or type than it.
+        """
+
+    @abstractmethod
+    def step(self, num_shards: int) -> StepRecord:
+        """Make the next version from the updates that have been accepted.
+
+        Raises:
+            StepError: Shards are missing, or their sum is of no use. Nothing is changed.
+        """
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Let all updates go. Called with the lock held."""
+
+    def _check(self, shard: int, update: Update) -> None:
+        for name, grad in update.grad.items():
+            param = self._optimizer.params.get(name)
+            if param is None or grad.shape != param.shape or grad.dtype != param.dtype:
+                expected = "no such parameter" if param is None else f"expected {param.dtype} {list(param.shape)}"
+                found = f"{grad.dtype} {list(grad.shape)}"
+                raise ValueError(f"shard {shard}: gradient '{name}' is {found}; {expected}")
+
+    def _mean(self, total: Update) -> Params:
+        if not total.weight > 0.0:
+            raise StepError(f"version {self.version} cannot step: the weights sum to {total.weight}")
+        mean = {name: grad / total.weight for name, grad in total.grad.items()}
+        if not all_finite(mean):
+            raise StepError(f"version {self.version} cannot step: the sum of finite updates overflows")
+        return mean
+
+    def _advance(
+        self, total: Update, mean: Params, about: Mapping[str, float], norm: float | None = None
+    ) -> StepRecord:
+        outer = self._optimizer.step(mean, norm)
+        self._forget()
+        metrics = {name: value / total.weight for name, value in total.metrics.items()}
+        return StepRecord(self.version, total.weight, metrics, {**outer, **about})
+
+
+def is_finite(update: Update, known: bool | None) -> bool:
+    """Whether the weight and every entry are finite; `known` tells it of the entries, where somebody has looked."""
+    return math.isfinite(update.weight) and (all_finite(update.grad) if known is None else known)
