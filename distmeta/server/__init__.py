@@ -2,5 +2,6 @@
 
 from distmeta.server.base import Server, StepError, StepRecord, Verdict
 from distmeta.server.parameter_server import ParameterServer
+from distmeta.server.staleness import AsynchronousServer
 
-__all__ = ["ParameterServer", "Server", "StepError", "StepRecord", "Verdict"]
+__all__ = ["AsynchronousServer", "ParameterServer", "Server", "StepError", "StepRecord", "Verdict"]
