@@ -4,7 +4,8 @@
     put(points), upload(item) --> queue --> every second: send, or wait 1, 2, 4 ... 30 s while the store is away
     close(timeout)            ------------> a last bounded try; what is left is handed back
 
-Points go before uploads: a large file does not hold back the curves.
+Points go before uploads: a large file does not hold back the curves. They go in the order in which they were logged, so
+that the store has of each metric all steps up to the last one that it knows.
 """
 
 from __future__ import annotations
@@ -17,20 +18,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from distmeta.tracking.base import Point
 from distmeta.tracking.uris import mask_uri
 
 _LOG = logging.getLogger(__name__)
 _RETRY_WHILE_CLOSING_S = 1.0
-
-
-@dataclass(frozen=True)
-class Point:
-    """One value of one metric."""
-
-    key: str
-    value: float
-    time_ms: int
-    step: int
+_LEAST_BATCH = 50
 
 
 @dataclass(frozen=True)
@@ -78,9 +71,11 @@ class Sender:
     ) -> None:
         self._send_points, self._is_outage = send_points, is_outage
         self._interval_s, self._max_wait_s, self._batch = interval_s, max_wait_s, batch
+        self._limit = batch
         self._points: deque[Point] = deque()
         self._uploads: deque[Upload] = deque()
         self._refused = Unsent()
+        self._refused_keys: set[str] = set()
         self._away = False
         self._lock = threading.Lock()
         self._closing, self._stop = threading.Event(), threading.Event()
@@ -92,10 +87,31 @@ class Sender:
         with self._lock:
             self._points.extend(points)
 
-    def upload(self, item: Upload) -> None:
-        """Queue an upload. Returns at once."""
+    def upload(self, item: Upload, *, replace: bool = False) -> list[Upload]:
+        """Queue an upload. Returns at once.
+
+        Args:
+            item: The upload.
+            replace: It stands for those of the same name that wait.
+
+        Returns:
+            Those that it replaces; the first in the queue is not among them, since it may be on its way.
+        """
         with self._lock:
-            self._uploads.append(item)
+            waiting = list(self._uploads)
+            replaced = [other for other in waiting[1:] if replace and other.what == item.what]
+            self._uploads = deque([*(other for other in waiting if other not in replaced), item])
+            return replaced
+
+    def pending(self) -> list[Point]:
+        """The points that the store is not known to have."""
+        with self._lock:
+            return [*self._refused.points, *self._points]
+
+    @property
+    def away(self) -> bool:
+        """Whether the store did not answer when it was last asked."""
+        return self._away
 
     def close(self, timeout_s: float) -> Unsent:
         """Send what is queued, for at most `timeout_s` seconds, end the thread and return what was not sent."""
@@ -128,15 +144,27 @@ class Sender:
             except Exception as error:  # the one place that takes any error: no store may change or end the training
                 if self._is_outage(error):
                     self._report_outage(error)
+                    self._limit = max(self._limit // 2, min(_LEAST_BATCH, self._batch))  # it may be slow, not away
                     return False
-                _LOG.warning("tracking: %s could not be recorded: %s", _describe(item), _reason(error))
-                self._done(item, refused=True)
+                self._refuse(item, error)
             else:
+                self._limit = min(2 * self._limit, self._batch)
                 if self._away:
                     _LOG.warning("tracking: the store answers again")
                 self._away = False
                 self._done(item, refused=False)
         return True
+
+    def _refuse(self, item: list[Point] | Upload, error: Exception) -> None:
+        """Halve a batch that the store refuses until the points remain to which it objects."""
+        if isinstance(item, list) and len(item) > 1:
+            self._limit = len(item) // 2
+            return
+        names = {item.what} if isinstance(item, Upload) else {point.key for point in item}
+        if not names <= self._refused_keys:
+            _LOG.warning("tracking: %s could not be recorded: %s", ", ".join(names), _reason(error))
+        self._refused_keys |= names
+        self._done(item, refused=True)
 
     def _report_outage(self, error: Exception) -> None:
         if not self._away:
@@ -146,7 +174,7 @@ class Sender:
     def _next(self) -> list[Point] | Upload | None:
         with self._lock:
             if self._points:
-                return list(islice(self._points, self._batch))
+                return list(islice(self._points, self._limit))
             return self._uploads[0] if self._uploads else None
 
     def _deliver(self, item: list[Point] | Upload) -> None:
@@ -164,10 +192,6 @@ class Sender:
                 for _ in item:
                     self._points.popleft()
                 self._refused.points += item if refused else []
-
-
-def _describe(item: list[Point] | Upload) -> str:
-    return item.what if isinstance(item, Upload) else f"{len(item)} metric values"
 
 
 def _reason(error: Exception) -> str:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from distmeta.errors import UserError
-from distmeta.tracking.uris import artifact_folder, sqlite_file
+from distmeta.tracking.uris import artifact_folder, mask_uri, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment
+    from mlflow.entities import Run
+
+_LOG = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
 
 # MLflow's own settings, unless the user has made them. Its client would sit on one failed call for minutes; waiting is
 # the sender's work. And a run reports to its store and to no one else.
@@ -21,7 +25,9 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-_FIRST_CALL_TRIES = 3
+FIRST_CALL_PATIENCE_S = 3.0
+"""How long a server that is just starting is waited for, in seconds."""
+_MAX_WAIT_S = 10.0
 _PASSING = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
 
 
@@ -49,7 +55,7 @@ def find_experiment(client: MlflowClient, uri: str, name: str) -> str:
     """
     from mlflow.exceptions import MlflowException
 
-    found = _first_call(client, name)
+    found = client.get_experiment_by_name(name)
     if found is None:
         database = sqlite_file(uri)
         location = artifact_folder(database).as_uri() if database else None
@@ -68,16 +74,39 @@ def find_experiment(client: MlflowClient, uri: str, name: str) -> str:
     return str(found.experiment_id)
 
 
-def _first_call(client: MlflowClient, name: str) -> Experiment | None:
-    """The call that shows whether there is a store. A server that is just starting gets a few seconds."""
-    for wait_s in range(1, _FIRST_CALL_TRIES):
+def wait_out(call: Callable[[], _Answer], patience_s: float) -> _Answer:
+    """Call until the store answers.
+
+    Args:
+        call: A call of the store that may be repeated.
+        patience_s: How long to try again while the store is away, in seconds. A wait of more than a few is told.
+
+    Returns:
+        What `call` returns.
+
+    Raises:
+        Exception: What `call` raises, if it is no outage, or still after `patience_s`.
+    """
+    give_up_s, wait_s = time.monotonic() + patience_s, 1.0
+    told = patience_s <= FIRST_CALL_PATIENCE_S
+    while True:
         try:
-            return client.get_experiment_by_name(name)
+            return call()
         except store_errors() as error:
-            if not is_outage(error):
+            left_s = give_up_s - time.monotonic()
+            if left_s <= 0.0 or not is_outage(error):
                 raise
-        time.sleep(wait_s)
-    return client.get_experiment_by_name(name)
+            if not told:
+                reason = mask_uri(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+                _LOG.warning("tracking: the store does not answer; waiting for it, up to %.0f s: %s", left_s, reason)
+            told = True
+        time.sleep(min(left_s, wait_s))
+        wait_s = min(2.0 * wait_s, _MAX_WAIT_S)
+
+
+def last_steps(run: Run) -> dict[str, int]:
+    """The last step that the store has of each metric: one answer for all of them, however long they are."""
+    return {metric.key: metric.step for metric in run.data.to_proto().metrics}
 
 
 def store_errors() -> tuple[type[Exception], ...]:

@@ -6,27 +6,59 @@ import os
 import re
 from pathlib import Path
 
+from distmeta.cluster_env import in_ray_job
+from distmeta.errors import UserError
+from distmeta.home import data_home
+
 DEFAULT_URI = "sqlite:///mlflow.db"
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(?P<path>[^?]+)")
-_PASSWORD = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<user>[^:/?#@\s]*):[^\s]*@")
+_SCHEME = r"(?P<scheme>(?<![\w+.-])[A-Za-z][\w+.-]*://)"
+_PASSWORD = re.compile(_SCHEME + r"(?P<user>[^:/?#@\s]*):[^\s]*@")
 _TOKEN = re.compile(r"(?P<scheme>https?://)[^:/?#@\s]+@")
-_QUERY = re.compile(r"(?P<name>[?&](?:\w*(?:password|passwd|token|secret|key)\w*)=)[^&\s]*", re.IGNORECASE)
+_NAMES = r"password|passwd|pwd|token|secret|key|credential|signature"
+_QUERY = re.compile(rf"(?P<name>[?&;](?:[\w.-]*(?:{_NAMES})[\w.-]*|sig)=)[^&;\s'\"]*", re.IGNORECASE)
+_VARIABLE = re.compile(
+    r"(?P<name>\b[A-Z][A-Z0-9_]*(?:PASSWORD|SECRET|TOKEN|(?:ACCESS|API|PRIVATE|ACCOUNT)_?KEY)[A-Z0-9_]*['\"]?\s*[=:]\s*)"
+    r"(?:'[^']*'|\"[^\"]*\"|[^\s,;&'\"]+)"
+)
+_HEADER = re.compile(r"(?P<name>authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic)\s+)?)[^\s'\"]+", re.IGNORECASE)
 
 
 def tracking_uri(configured: str | None) -> str:
-    """The URI of the configuration, else MLFLOW_TRACKING_URI, else a SQLite file in the working folder."""
-    return configured or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    """The URI of the configuration, else MLFLOW_TRACKING_URI, else a SQLite file.
+
+    It lies in the working folder. In a Ray job, whose working folder does not last, it lies in DISTMETA_HOME.
+    """
+    default = f"sqlite:///{data_home().absolute() / 'mlflow.db'}" if in_ray_job() else DEFAULT_URI
+    return configured or os.environ.get("MLFLOW_TRACKING_URI") or default
+
+
+def unsent_folder() -> Path:
+    """Where runs leave what their store did not take: beside the default store."""
+    return (data_home().absolute() if in_ray_job() else Path()) / "mlflow-unsent"
 
 
 def mask_uri(text: str) -> str:
-    """Replace passwords and tokens of every URI in `text` by `***`.
+    """Replace passwords, tokens and keys in `text` by `***`: of every URI, and of variables and headers like them.
 
     When in doubt it hides too much: a password may hold any character, so all between the user's name and the last `@`
     goes.
     """
     text = _PASSWORD.sub(r"\g<scheme>\g<user>:***@", text)
     text = _TOKEN.sub(r"\g<scheme>***@", text)
+    text = _HEADER.sub(r"\g<name>***", _VARIABLE.sub(r"\g<name>***", text))
     return _QUERY.sub(r"\g<name>***", text)
+
+
+def inner_path(path: str) -> str:
+    """A path within a run's artifacts, as it is.
+
+    Raises:
+        UserError: It leads elsewhere.
+    """
+    if any(part in ("", ".", "..") for part in path.split("/")) or "\\" in path or ":" in path or "\0" in path:
+        raise UserError(f"'{path}' is not a name of an artifact", allowed="names with / between them, none of them ..")
+    return path
 
 
 def is_server(uri: str) -> bool:

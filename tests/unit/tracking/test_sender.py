@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from distmeta.tracking.sender import Point, Sender, Upload
+from distmeta.tracking.base import Point
+from distmeta.tracking.sender import Sender, Upload
 
 PATIENCE_S = 30.0
 

@@ -1,0 +1,83 @@
+"""Private copies of what is to be sent: the original may be gone by then (checkpoints rotate). Secrets are masked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from distmeta.tracking.flatten import mask_file, masked_text
+from distmeta.tracking.sender import Unsent, Upload
+
+_LOG = logging.getLogger(__name__)
+
+
+class Staging:
+    """A folder with a copy of each thing to send."""
+
+    def __init__(self) -> None:
+        self._root = Path(tempfile.mkdtemp(prefix="distmeta-tracking-"))
+        self._count = 0
+
+    def copy(self, path: Path) -> Path | None:
+        """Copy a file or folder; None, with a warning, where that fails."""
+        try:
+            staged = self._new(path.resolve().name)
+            if path.is_dir():
+                shutil.copytree(path, staged)
+            else:
+                shutil.copyfile(path, staged)
+            for file in [staged, *staged.rglob("*")]:
+                mask_file(file)
+        except OSError as error:
+            _LOG.warning("tracking: %s cannot be recorded: %s", path, error)
+            return None
+        return staged
+
+    def text(self, content: str, name: str) -> Path | None:
+        """Write a file; None, with a warning, where that fails."""
+        try:
+            staged = self._new(name)
+            staged.write_text(masked_text(content, name), encoding="utf-8")
+        except OSError as error:
+            _LOG.warning("tracking: %s cannot be recorded: %s", name, error)
+            return None
+        return staged
+
+    def discard(self, uploads: Iterable[Upload]) -> None:
+        """Remove the copies of what needs no sending any more."""
+        for upload in uploads:
+            shutil.rmtree(upload.staged.parent, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Remove all copies."""
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def _new(self, name: str) -> Path:
+        self._count += 1
+        folder = self._root / str(self._count)
+        folder.mkdir()
+        return folder / name
+
+
+def keep(unsent: Unsent, folder: Path, run_id: str) -> None:
+    """Leave what the store did not take in `folder/run_id`, and tell so."""
+    if not unsent.points and not unsent.uploads:
+        return
+    folder = folder / run_id
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            for point in unsent.points:
+                line = {"run_id": run_id, "key": point.key, "value": point.value}
+                file.write(json.dumps({**line, "step": point.step, "time_ms": point.time_ms}) + "\n")
+        for index, upload in enumerate(unsent.uploads):
+            shutil.move(upload.staged, folder / f"{index}-{upload.staged.name}")
+    except OSError as error:
+        _LOG.warning("tracking: what the store has not taken could not be kept in %s: %s", folder, error)
+        return
+    counts = f"{len(unsent.points)} metric values and {len(unsent.uploads)} artifacts"
+    _LOG.warning("tracking: the store has not taken %s; they are in %s", counts, folder.absolute())
