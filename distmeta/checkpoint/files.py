@@ -17,7 +17,8 @@ FORMAT = 1
 """Version of the layout; raised whenever an older reader could misread a checkpoint."""
 
 META, AVERAGED, SERVER = "meta.safetensors", "averaged.safetensors", "server.safetensors"
-FILES = (META, AVERAGED, SERVER)
+PENDING = "pending.jsonl"
+FILES = (META, AVERAGED, SERVER, PENDING)
 
 
 class StateFile(BaseModel):
@@ -32,7 +33,7 @@ class StateFile(BaseModel):
         metrics: Values to show.
         progress: What the training loop needs to go on, e.g. its elapsed seconds.
         digest: sha256 of the meta-parameters (`distmeta.tensors.digest`).
-        sha256: sha256 of each safetensors file.
+        sha256: sha256 of each other file.
         server: The server state's scalars.
         signature: What the network fits.
         config: The resolved configuration.

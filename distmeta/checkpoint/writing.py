@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from distmeta.checkpoint.files import AVERAGED, FORMAT, META, SERVER, StateFile, tensors_under
-from distmeta.checkpoint.reading import best_of, checkpoints, run_folder, step_of
-from distmeta.checkpoint.storage import MARKER, Folder
+from distmeta.checkpoint.files import AVERAGED, FORMAT, META, PENDING, SERVER, StateFile, tensors_under
+from distmeta.checkpoint.pending import pack
+from distmeta.checkpoint.reading import best_of, checkpoints, run_folder, runs_folder, step_of
+from distmeta.checkpoint.storage import MARKER, Folder, StoreError, store_errors
 from distmeta.config.run import RunConfig
+from distmeta.errors import UserError
 from distmeta.server.outer import AVERAGE, PARAMS, State
 from distmeta.tasks.base import TaskSignature
 from distmeta.tensors import digest
+from distmeta.tracking.base import Point
 from distmeta.types import Params
+
+_LOG = logging.getLogger(__name__)
 
 
 def save(
@@ -29,10 +35,12 @@ def save(
     score: float | None = None,
     metrics: Mapping[str, float] | None = None,
     progress: Mapping[str, float] | None = None,
+    pending: Sequence[Point] = (),
 ) -> str:
     """Write a checkpoint, whole or not at all, then remove what `config.checkpoint.keep_last` does not keep.
 
-    The newest checkpoints, the best one by `score` and the one just written stay.
+    The newest checkpoints, the best one by `score` and the one just written stay. Where there is no room, what crashes
+    and failures have left is removed first, and the write tried once more. A failure to remove is only logged.
 
     Args:
         config: The run's configuration; it says where (`checkpoint.path`, `name`) and how many.
@@ -43,16 +51,20 @@ def save(
         score: Value of this checkpoint for choosing the best, higher is better; None for one that was not evaluated.
         metrics: Values to show.
         progress: What the training loop needs to go on.
+        pending: What the tracker has not yet got through to its store (`Tracker.pending`).
 
     Returns:
         Where the checkpoint lies.
 
     Raises:
-        UserError: It cannot be written there.
+        StoreError: It cannot be written there. Earlier checkpoints are as they were.
+        UserError: `checkpoint.path` is a URL of an unknown kind.
     """
     params = tensors_under(state, PARAMS)
     parts = {META: params, AVERAGED: tensors_under(state, AVERAGE), SERVER: _rest(state)}
     files = {name: _bytes(tensors) for name, tensors in parts.items() if tensors}
+    if pending:
+        files[PENDING] = pack(pending)
     content = StateFile(
         format=FORMAT,
         step=step,
@@ -69,9 +81,29 @@ def save(
     )
     run = run_folder(config.checkpoint.path, config.name)
     folder = run / f"step-{step:08d}"
-    folder.write({**files, MARKER: content.model_dump_json(indent=2).encode()})
-    _prune(run, keep_last=config.checkpoint.keep_last, saved=step)
+    _write(run, folder, {**files, MARKER: content.model_dump_json(indent=2).encode()}, config.checkpoint.keep_last)
+    try:
+        _prune(run, keep_last=config.checkpoint.keep_last, saved=step)
+    except StoreError as error:
+        _LOG.warning("checkpoint: older ones stay until the next is saved: %s", error)
     return folder.url
+
+
+def probe(config: RunConfig) -> None:
+    """Try whether checkpoints can be written, before work is put into a run.
+
+    Raises:
+        UserError: They cannot.
+    """
+    run = run_folder(config.checkpoint.path, config.name)
+    file = (run / ".probe").path
+    try:
+        with store_errors("checkpoints cannot be written", run.url):
+            run.fs.makedirs(run.path, exist_ok=True)
+            run.fs.pipe_file(file, b"probe")
+            run.fs.rm_file(file)
+    except StoreError as error:
+        raise UserError(str(error), where="checkpoint.path", allowed="a folder or URL that can be written") from error
 
 
 def retire(root: str, name: str) -> str | None:
@@ -83,23 +115,32 @@ def retire(root: str, name: str) -> str | None:
         Where they lie now; None if there were none.
 
     Raises:
-        UserError: They cannot be moved.
+        StoreError: They cannot be moved.
     """
     run = run_folder(root, name)
     if not checkpoints(run):
         return None
-    taken = {child.name for child in Folder.at(root).children()}
+    taken = {child.name for child in runs_folder(root).children()}
     free = next(f"{name}~{number}" for number in itertools.count(1) if f"{name}~{number}" not in taken)
     retired = run_folder(root, free)
     run.move(retired)
     return retired.url
 
 
-def _prune(run: Folder, *, keep_last: int, saved: int) -> None:
+def _write(run: Folder, folder: Folder, files: Mapping[str, bytes], keep_last: int) -> None:
+    try:
+        folder.write(files)
+    except StoreError as error:
+        if not error.full:
+            raise
+        _prune(run, keep_last=keep_last)
+        folder.write(files)
+
+
+def _prune(run: Folder, *, keep_last: int, saved: int | None = None) -> None:
     found = checkpoints(run)
-    keep = {saved, *sorted(found)[-keep_last:]}
-    best = best_of(run)
-    _clean(run, keep if best is None else keep | {best})
+    keep = {saved, best_of(run), *sorted(found)[-keep_last:]}
+    _clean(run, {step for step in keep if step is not None})
 
 
 def _clean(run: Folder, keep: set[int]) -> None:

@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from typer.testing import CliRunner
 
 from distmeta import checkpoint
-from distmeta.checkpoint.storage import Folder
+from distmeta.checkpoint.storage import Folder, StoreError
 from distmeta.cli.checkpoint import app
 from distmeta.config import CheckpointConfig, OuterConfig, RunConfig
 from distmeta.errors import UserError
@@ -327,7 +327,7 @@ def test_unknown_protocols_and_places_that_cannot_be_written(tmp_path: Path) -> 
         checkpoint.load("nowhere://x")
     (tmp_path / "file").write_text("")
     config = make_config(tmp_path / "file")
-    with pytest.raises(UserError, match="the checkpoint cannot be written"):
+    with pytest.raises(StoreError, match="the checkpoint cannot be written"):
         save(config, 1, make_server(config).state_dict())
     with pytest.raises(UserError, match="there is no checkpoint in it"):
         checkpoint.load(tmp_path / "file")

@@ -1,0 +1,47 @@
+"""Metric values that were logged but not yet taken by the tracking store when a checkpoint was written.
+
+They are kept as JSON lines, so that a driver that is killed while the store is away loses none of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+
+from pydantic import TypeAdapter, ValidationError
+
+from distmeta.checkpoint.files import PENDING
+from distmeta.checkpoint.storage import MARKER, Folder
+from distmeta.errors import UserError
+from distmeta.tracking.base import Point
+
+_POINT = TypeAdapter(Point)
+
+
+def pack(points: Sequence[Point]) -> bytes:
+    """The content of `pending.jsonl`."""
+    return "".join(json.dumps(dataclasses.asdict(point)) + "\n" for point in points).encode()
+
+
+def pending(path: str) -> list[Point]:
+    """What the tracker has to be given again when a run goes on from the checkpoint at `path`; often nothing.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    folder = Folder.at(path)
+    expected = json.loads(folder.read(MARKER))["sha256"].get(PENDING)
+    if expected is None:
+        return []
+    content = folder.read(PENDING)
+    damaged = UserError(
+        "the file is truncated or corrupted", where=(folder / PENDING).url, allowed=f"sha256 {expected}"
+    )
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise damaged
+    try:
+        return [_POINT.validate_python(json.loads(line)) for line in content.splitlines()]
+    except (ValueError, ValidationError) as error:
+        raise damaged from error
