@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from distmeta.server.compression import Compressed, Compressor, Kind, decompress
 from distmeta.tensors import all_finite
 from distmeta.types import Params, Report, Snapshot, Update
 
@@ -79,7 +80,10 @@ class SnapshotWire:
 
 @dataclass(frozen=True)
 class ReportWire:
-    """A report of an update; the fields are those of `Report` and `Update`."""
+    """A report of an update; the fields are those of `Report` and `Update`.
+
+    `rounding` is the kind and the types of a compressed gradient (see `Compressed`), None of one that is as it was.
+    """
 
     version: int
     shard: int
@@ -87,6 +91,7 @@ class ReportWire:
     weight: float
     metrics: dict[str, float]
     finite: bool
+    rounding: tuple[Kind, dict[str, str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -153,14 +158,25 @@ def decode_snapshot(wire: SnapshotWire) -> Snapshot:
     return Snapshot(wire.version, decode_params(wire.params))
 
 
-def encode_value(value: Any) -> Any:
-    """Flatten a report, and look whether it is finite; anything else (arrays, plain data classes) travels as it is."""
+def encode_value(value: Any, compressor: Compressor | None = None) -> Any:
+    """Flatten a report, and look whether it is finite; anything else (arrays, plain data classes) travels as it is.
+
+    Args:
+        value: What the program returned.
+        compressor: Compresses the gradient of a report; of one worker, since it keeps what rounding loses.
+    """
     if not isinstance(value, Report):
         return value
-    update = value.update
-    finite = all_finite(update.grad) if value.finite is None else value.finite
+    update, finite = value.update, value.finite
+    grad, rounding = update.grad, None
+    if compressor is not None:
+        compressed = compressor.compress(grad)
+        grad, rounding = compressed.tensors, (compressed.kind, compressed.dtypes)
+        finite = compressed.finite and finite is not False
+    elif finite is None:
+        finite = all_finite(grad)
     return ReportWire(
-        value.version, value.shard, encode_params(update.grad), update.weight, dict(update.metrics), finite
+        value.version, value.shard, encode_params(grad), update.weight, dict(update.metrics), finite, rounding
     )
 
 
@@ -168,8 +184,10 @@ def decode_value(value: Any) -> Any:
     """The inverse of `encode_value`."""
     if not isinstance(value, ReportWire):
         return value
-    update = Update(decode_params(value.grad), value.weight, value.metrics)
-    return Report(value.version, value.shard, update, value.finite)
+    grad = decode_params(value.grad)
+    if value.rounding is not None:
+        grad = decompress(Compressed(*value.rounding, grad, value.finite))
+    return Report(value.version, value.shard, Update(grad, value.weight, value.metrics), value.finite)
 
 
 class _ReadOnly:

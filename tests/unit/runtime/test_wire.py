@@ -24,6 +24,7 @@ from distmeta.runtime.wire import (
     encode_snapshot,
     encode_value,
 )
+from distmeta.server.compression import Compressor, Kind, decompress
 from distmeta.types import Params, Report, Snapshot, Update
 
 from ...fakes import bits, make_params
@@ -149,6 +150,26 @@ def test_who_sends_a_report_looks_whether_it_is_finite(value: float) -> None:
     report = Report(0, 0, Update({"x": torch.tensor([0.0, value])}, 1.0))
     assert decode_value(encode_value(report)).finite is math.isfinite(value)
     assert decode_value(encode_value(replace(report, finite=False))).finite is False
+
+
+@pytest.mark.parametrize("kind", ["bf16", "int8"])
+def test_compressed_reports_are_restored_as_they_were_rounded(kind: Kind) -> None:
+    sender, alone = Compressor(kind), Compressor(kind)
+    for version in range(3):
+        report = Report(version, 5, Update(make_large(), 2.0, {"loss": 0.1}))
+        wire = encode_value(report, sender)
+        assert wire.grad.num_bytes < encode_value(report).grad.num_bytes * 0.55
+        decoded = decode_value(wire)
+        assert bits(decoded.update.grad) == bits(decompress(alone.compress(make_large())))
+        assert (decoded.version, decoded.shard, decoded.update.weight, decoded.finite) == (version, 5, 2.0, True)
+
+
+def test_compressed_reports_that_are_not_finite_say_so() -> None:
+    report = Report(0, 0, Update({"x": torch.tensor([0.0, math.nan])}, 1.0))
+    assert decode_value(encode_value(report, Compressor("int8"))).finite is False
+    finite = replace(report, update=Update({"x": torch.ones(2)}, 1.0))
+    assert decode_value(encode_value(replace(finite, finite=False), Compressor("int8"))).finite is False
+    assert decode_value(encode_value(finite, Compressor("int8"))).finite is True
 
 
 @pytest.mark.parametrize("value", [None, 1.5, {"a": (1, 2)}, "text"])
