@@ -57,7 +57,56 @@ class StepRecord:
 
 
 class Server(ABC):
-    """Holds the meta-parameters on the CPU. All methods may be called from any thread.
+    """The meta-parameters and how they move. All methods may be called from any thread."""
+
+    @property
+    @abstractmethod
+    def version(self) -> int:
+        """Steps made since the first meta-parameters."""
+
+    @abstractmethod
+    def pull(self) -> Snapshot:
+        """A copy of the present meta-parameters."""
+
+    @abstractmethod
+    def averaged(self) -> Params:
+        """A copy of the averaged meta-parameters, or of the present ones where averaging is off."""
+
+    @abstractmethod
+    def push(self, report: Report) -> Verdict:
+        """Take a shard's sums; they must not change before the next step.
+
+        Raises:
+            ValueError: The gradient names an unknown parameter, or has another shape or type than it.
+        """
+
+    @abstractmethod
+    def drop(self, shard: int) -> None:
+        """Go without a shard."""
+
+    @abstractmethod
+    def step(self, num_shards: int) -> StepRecord:
+        """Make the next version from the updates that have been accepted.
+
+        Raises:
+            StepError: Shards are missing, or their sum is of no use. Nothing is changed.
+        """
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """Everything the following versions depend on, copied: tensors and scalars by name (see `OuterOptimizer`)."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Continue from a state; updates that have arrived are dropped.
+
+        Raises:
+            UserError: The state does not fit these parameters or this optimizer. Nothing is changed.
+        """
+
+
+class HoldingServer(Server):
+    """A server that holds its meta-parameters itself, on the CPU.
 
     Args:
         params: The first meta-parameters (version 0); copied.
@@ -74,61 +123,33 @@ class Server(ABC):
 
     @property
     def version(self) -> int:
-        """Steps made since the first meta-parameters."""
+        """See `Server.version`."""
         return self._optimizer.num_steps
 
     def pull(self) -> Snapshot:
-        """A copy of the present meta-parameters."""
+        """See `Server.pull`."""
         with self._lock:
             return Snapshot(self.version, cloned(self._optimizer.params))
 
     def averaged(self) -> Params:
-        """A copy of the averaged meta-parameters, or of the present ones where averaging is off."""
+        """See `Server.averaged`."""
         with self._lock:
             return cloned(self._optimizer.params if self._optimizer.average is None else self._optimizer.average)
 
     def state_dict(self) -> State:
-        """Everything the following versions depend on, copied: tensors and scalars by name (see `OuterOptimizer`)."""
+        """See `Server.state_dict`."""
         with self._lock:
             return self._optimizer.state_dict()
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Continue from a state; updates that have arrived are dropped.
-
-        Raises:
-            UserError: The state does not fit these parameters or this optimizer. Nothing is changed.
-        """
+        """See `Server.load_state_dict`."""
         with self._lock:
             self._optimizer.load_state_dict(state)
             self._forget()
 
     @abstractmethod
-    def push(self, report: Report) -> Verdict:
-        """Take a shard's sums.
-
-        Raises:
-            ValueError: The gradient names an unknown parameter, or has another shape or type than it.
-        """
-
-    @abstractmethod
-    def step(self, num_shards: int) -> StepRecord:
-        """Make the next version from the updates that have been accepted.
-
-        Raises:
-            StepError: Shards are missing, or their sum is of no use. Nothing is changed.
-        """
-
-    @abstractmethod
     def _forget(self) -> None:
         """Let all updates go. Called with the lock held."""
-
-    def _check(self, shard: int, update: Update) -> None:
-        for name, grad in update.grad.items():
-            param = self._optimizer.params.get(name)
-            if param is None or grad.shape != param.shape or grad.dtype != param.dtype:
-                expected = "no such parameter" if param is None else f"expected {param.dtype} {list(param.shape)}"
-                found = f"{grad.dtype} {list(grad.shape)}"
-                raise ValueError(f"shard {shard}: gradient '{name}' is {found}; {expected}")
 
     def _mean(self, total: Update) -> Params:
         if not total.weight > 0.0:
@@ -145,6 +166,20 @@ class Server(ABC):
         self._forget()
         metrics = {name: value / total.weight for name, value in total.metrics.items()}
         return StepRecord(self.version, total.weight, metrics, {**outer, **about})
+
+
+def check_update(shard: int, update: Update, params: Mapping[str, Tensor]) -> None:
+    """Refuse an update that does not fit the parameters, of which only shapes and types are looked at.
+
+    Raises:
+        ValueError: The gradient names an unknown parameter, or has another shape or type than it.
+    """
+    for name, grad in update.grad.items():
+        param = params.get(name)
+        if param is None or grad.shape != param.shape or grad.dtype != param.dtype:
+            expected = "no such parameter" if param is None else f"expected {param.dtype} {list(param.shape)}"
+            found = f"{grad.dtype} {list(grad.shape)}"
+            raise ValueError(f"shard {shard}: gradient '{name}' is {found}; {expected}")
 
 
 def is_finite(update: Update, known: bool | None) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -186,19 +187,13 @@ class OuterOptimizer:
         Raises:
             UserError: The state is of other parameters, of another optimizer, or lacks the average.
         """
-        saved = state.get("optimizer")
-        if saved != self._config.optimizer:
-            what = f"the checkpoint's optimizer is {saved}, the configuration's {self._config.optimizer}"
-            raise UserError(what, where="outer.optimizer", allowed=str(saved))
-        num_steps = state.get("num_steps")
-        if not isinstance(num_steps, int):
-            raise UserError(f"num_steps is {num_steps!r}", where="server state", allowed="a whole number")
-        params = _fitting(state, PARAMS, self.params)
-        average = None if self.average is None else _fitting(state, AVERAGE, self.average)
+        check_state(state, self._config, self.params)
+        params = _copied(state, PARAMS, self.params)
+        average = None if self.average is None else _copied(state, AVERAGE, self.average)
         with torch.no_grad():
             for name, tensor in params.items():
                 self.params[name].copy_(tensor)
-        self.average, self.num_steps = average, num_steps
+        self.average, self.num_steps = average, cast(int, state["num_steps"])
         # Not through torch's load_state_dict: it casts state tensors to the parameters' type, which changes bits.
         self._optimizer.state.clear()
         for full_name, value in state.items():
@@ -208,19 +203,51 @@ class OuterOptimizer:
                 self._optimizer.state[self.params[name]][key] = copy
 
 
-def _fitting(state: Mapping[str, object], prefix: str, like: Params) -> Params:
-    """Copies of the state's tensors under `prefix`, which must have the names, shapes and types of `like`."""
+def parameter_of(entry: str) -> str | None:
+    """The parameter that an entry of a state belongs to; None if to all of them."""
+    if entry.startswith(_OPTIMIZER):
+        return entry.removeprefix(_OPTIMIZER).rsplit("/", 1)[0]
+    for prefix in (PARAMS, AVERAGE):
+        if entry.startswith(prefix):
+            return entry.removeprefix(prefix)
+    return None
+
+
+def check_state(state: Mapping[str, object], config: OuterConfig, params: Mapping[str, Tensor]) -> None:
+    """Refuse a state that does not fit the parameters, of which only shapes and types are looked at.
+
+    Raises:
+        UserError: It is of other parameters, of another optimizer, or lacks the average.
+    """
+    saved = state.get("optimizer")
+    if saved != config.optimizer:
+        what = f"the checkpoint's optimizer is {saved}, the configuration's {config.optimizer}"
+        raise UserError(what, where="outer.optimizer", allowed=str(saved))
+    num_steps = state.get("num_steps")
+    if not isinstance(num_steps, int):
+        raise UserError(f"num_steps is {num_steps!r}", where="server state", allowed="a whole number")
+    _check_fits(state, PARAMS, params)
+    if config.average:
+        _check_fits(state, AVERAGE, params)
+    for entry in state:
+        if entry.startswith(_OPTIMIZER) and parameter_of(entry) not in params:
+            what = f"the checkpoint does not fit: '{entry}' is of no parameter"
+            raise UserError(what, where="server state", allowed="a checkpoint of the same model and learner")
+
+
+def _check_fits(state: Mapping[str, object], prefix: str, like: Mapping[str, Tensor]) -> None:
     held = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     if held.keys() != like.keys():
         missing, extra = sorted(like.keys() - held.keys()), sorted(held.keys() - like.keys())
         what = f"the checkpoint does not fit: {prefix} lacks {missing[:3]} and has {extra[:3]} too many"
         raise UserError(what, where="server state", allowed="a checkpoint of the same model, learner and outer.average")
-    found: Params = {}
     for name, tensor in like.items():
         value = held[name]
         if not isinstance(value, Tensor) or value.shape != tensor.shape or value.dtype != tensor.dtype:
             have = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
             what = f"'{name}' is {have} in the checkpoint"
             raise UserError(what, where="server state", allowed=f"{tensor.dtype} {list(tensor.shape)}")
-        found[name] = value.detach().cpu().clone()
-    return found
+
+
+def _copied(state: Mapping[str, object], prefix: str, like: Mapping[str, Tensor]) -> Params:
+    return {name: cast(Tensor, state[prefix + name]).detach().cpu().clone() for name in like}

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from distmeta.config.algorithm import OuterConfig
-from distmeta.server.base import Server, StepError, StepRecord, Verdict, is_finite
-from distmeta.server.tree import Tree
+from distmeta.server.base import HoldingServer, StepError, StepRecord, Verdict, check_update, is_finite
+from distmeta.server.book import Book
+from distmeta.server.tree import Tree, check_group
 from distmeta.tensors import squared_norms
 from distmeta.types import Params, Report, Update
 
@@ -35,32 +36,25 @@ class Reduced:
     squares: Mapping[str, float]
 
 
-class ParameterServer(Server):
-    """The synchronous server: each step waits for all its shards (see `Server`)."""
+class ParameterServer(HoldingServer):
+    """The synchronous server: each step waits for all its shards (see `HoldingServer`)."""
 
     def __init__(self, params: Mapping[str, Tensor], config: OuterConfig, total_steps: int) -> None:
         super().__init__(params, config, total_steps)
         self._tree = Tree()
-        self._seen: set[int] = set()
-        self._dropped: set[int] = set()
+        self._book = Book()
         self._reduced: tuple[Update, Params] | None = None
 
     def push(self, report: Report) -> Verdict:
-        """Take a shard's sums; what has its turn is added at once.
-
-        Args:
-            report: Its tensors must not change before the next step.
-
-        Raises:
-            ValueError: The gradient names an unknown parameter, or has another shape or type than it.
-        """
-        self._check(report.shard, report.update)
+        """See `Server.push`; what has its turn is added at once."""
+        check_update(report.shard, report.update, self._optimizer.params)
+        shards = range(report.shard, report.shard + 1)
         finite = is_finite(report.update, report.finite)
         with self._lock:
-            verdict = self._verdict(report.version, range(report.shard, report.shard + 1), finite)
+            verdict = self._book.verdict(self.version, report.version, shards, finite=finite)
             if verdict is Verdict.ACCEPTED:
                 self._tree.add(report.shard, report.update)
-                self._seen.add(report.shard)
+                self._book.accept(shards)
                 self._reduced = None
             return verdict
 
@@ -78,15 +72,16 @@ class ParameterServer(Server):
             The verdict on the group: DUPLICATE if any of its shards has been accepted or dropped.
 
         Raises:
-            ValueError: See `push`; or these shards are no group.
+            ValueError: See `Server.push`; or these shards are no group.
         """
-        self._check(first, update)
-        known = is_finite(update, finite)
+        check_group(first, count)
+        check_update(first, update, self._optimizer.params)
+        shards, known = range(first, first + count), is_finite(update, finite)
         with self._lock:
-            verdict = self._verdict(version, range(first, first + count), known)
+            verdict = self._book.verdict(self.version, version, shards, finite=known)
             if verdict is Verdict.ACCEPTED:
                 self._tree.add_group(first, count, update)
-                self._seen.update(range(first, first + count))
+                self._book.accept(shards)
                 self._reduced = None
             return verdict
 
@@ -97,11 +92,7 @@ class ParameterServer(Server):
             ValueError: It has been accepted.
         """
         with self._lock:
-            if shard in self._seen and shard not in self._dropped:
-                raise ValueError(f"shard {shard} of version {self.version} has been accepted: it cannot be dropped")
-            if shard not in self._seen:
-                self._seen.add(shard)
-                self._dropped.add(shard)
+            if self._book.drop(shard):
                 self._tree.add(shard, None)
                 self._reduced = None
 
@@ -138,31 +129,15 @@ class ParameterServer(Server):
                 raise StepError(f"version {self.version} cannot step: its updates have not been reduced")
             return self._finish(*self._reduced, norm)
 
-    def _verdict(self, version: int, shards: range, finite: bool) -> Verdict:
-        if version != self.version:
-            return Verdict.STALE
-        if any(shard in self._seen for shard in shards):
-            return Verdict.DUPLICATE
-        return Verdict.ACCEPTED if finite else Verdict.NONFINITE
-
     def _total(self, num_shards: int) -> Update:
-        missing = [shard for shard in range(num_shards) if shard not in self._seen]
-        surplus = sorted(shard for shard in self._seen if not 0 <= shard < num_shards)
-        if missing or surplus or num_shards < 1:
-            raise StepError(
-                f"version {self.version} cannot step with {len(self._seen)} updates for {num_shards} shards: "
-                f"missing shards {missing}, unexpected shards {surplus}"
-            )
-        if len(self._dropped) == num_shards:
-            raise StepError(f"version {self.version} cannot step: all its {num_shards} shards have been dropped")
+        self._book.check_complete(self.version, num_shards)
         return self._tree.total()
 
     def _finish(self, total: Update, mean: Params, norm: float | None) -> StepRecord:
-        about = {"dropped": float(len(self._dropped))} if self._dropped else {}
-        return self._advance(total, mean, about, norm)
+        dropped = len(self._book.dropped)
+        return self._advance(total, mean, {"dropped": float(dropped)} if dropped else {}, norm)
 
     def _forget(self) -> None:
         self._tree.clear()
-        self._seen.clear()
-        self._dropped.clear()
+        self._book.clear()
         self._reduced = None

@@ -16,13 +16,13 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from distmeta.config.algorithm import OuterConfig
-from distmeta.server.base import Server, StepError, StepRecord, Verdict, is_finite
+from distmeta.server.base import HoldingServer, StepError, StepRecord, Verdict, check_update, is_finite
 from distmeta.server.tree import Memory, PartialSum
 from distmeta.types import Report, Update
 
 
-class AsynchronousServer(Server):
-    """Steps whenever enough updates have come (see `Server`).
+class AsynchronousServer(HoldingServer):
+    """Steps whenever enough updates have come (see `HoldingServer`).
 
     Shards are numbered over the whole run, from 0 again after a state has been loaded. A shard that is accepted, stale
     or dropped is done with; its number never comes again.
@@ -58,7 +58,7 @@ class AsynchronousServer(Server):
         Raises:
             ValueError: See `Server.push`.
         """
-        self._check(report.shard, report.update)
+        check_update(report.shard, report.update, self._optimizer.params)
         finite = is_finite(report.update, report.finite)
         with self._lock:
             age = self.version - report.version

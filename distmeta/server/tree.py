@@ -127,10 +127,9 @@ class Tree:
         """Take the sum of shards `first` to `first + count - 1`, none of which is there yet (see `sum_group`).
 
         Raises:
-            ValueError: These shards are not a group, or the first of one.
+            ValueError: These shards are no group.
         """
-        if first % FAN_IN or not 1 <= count <= FAN_IN:
-            raise ValueError(f"shards {first} to {first + count - 1} are no group of {FAN_IN}, nor the first of one")
+        check_group(first, count)
         group = self._group(0, first // FAN_IN)
         group.total, group.taken = PartialSum(update, self._memory), count
         self._settle(0, first // FAN_IN)
@@ -175,6 +174,16 @@ class Tree:
         if group.taken == FAN_IN:
             del self._levels[level][index]
             self._put(level + 1, index, group.total)
+
+
+def check_group(first: int, count: int) -> None:
+    """See that `count` shards from `first` on are a group, or the first of one.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if first < 0 or first % FAN_IN or not 1 <= count <= FAN_IN:
+        raise ValueError(f"shards {first} to {first + count - 1} are no group of {FAN_IN}, nor the first of one")
 
 
 def sum_group(updates: Iterable[Update]) -> Update:
