@@ -2,6 +2,15 @@
 
 from distmeta.server.base import Server, StepError, StepRecord, Verdict
 from distmeta.server.parameter_server import ParameterServer
+from distmeta.server.sharded import ShardedServer
 from distmeta.server.staleness import AsynchronousServer
 
-__all__ = ["AsynchronousServer", "ParameterServer", "Server", "StepError", "StepRecord", "Verdict"]
+__all__ = [
+    "AsynchronousServer",
+    "ParameterServer",
+    "Server",
+    "ShardedServer",
+    "StepError",
+    "StepRecord",
+    "Verdict",
+]
