@@ -1,0 +1,167 @@
+"""Training runs on the head of a `Cluster`, watched through their checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from distmeta.config import RunConfig
+from distmeta.config.load import change, load_config, to_yaml
+from distmeta.train import train
+
+from .network import Host, titles, until
+from .raylets import ROOT, Cluster
+
+JOB = ROOT / "jobs" / "sinusoid_maml.py"
+RUN_TIMEOUT_S = 240.0
+
+_AT_WORK = re.compile(r"ray::\w+\.run\b")
+
+
+def sinusoid(folder: Path, name: str, *changes: str) -> RunConfig:
+    """The sinusoid job with three shards a step, nothing but training, and no end unless `changes` give it one."""
+    short = [
+        f"name={name}",
+        "train.steps=1000000",
+        "train.tasks_per_step=12",
+        "train.log_every=10",
+        "runtime.shard_size=4",
+        "engine.strategy=vmap",
+        "evaluation.every=0",
+        "evaluation.final_tasks=0",
+        "tracking.kind=none",
+        "checkpoint.every=5",
+        f"checkpoint.path={folder}",
+    ]
+    return load_config(str(JOB), [*short, *changes])
+
+
+def undisturbed(config: RunConfig, steps: int) -> str:
+    """The digest after so many steps of this run in one process."""
+    changes = [f"name={config.name}-oracle", f"train.steps={steps}", "runtime.executor=local", "tracking.kind=none"]
+    return train(change(config, [*changes, f"checkpoint.every={steps}"]), quiet=True).digest
+
+
+class Driver:
+    """`distmeta train` on the cluster's head. A context manager: at its end the process is gone.
+
+    Args:
+        cluster: Where the run finds its workers.
+        config: The run.
+    """
+
+    def __init__(self, cluster: Cluster, config: RunConfig) -> None:
+        self._folder = Path(config.checkpoint.path) / config.name
+        job = Path(config.checkpoint.path) / f"{config.name}.yaml"
+        job.write_text(to_yaml(change(config, [f"runtime.address={cluster.address}"])))
+        command = [sys.executable, "-m", "distmeta", "train", str(job), "--json"]
+        self._log = job.with_suffix(".log")
+        with self._log.open("w") as log:
+            # A session of its own: when a driver is killed, Ray ends its whole process group with it.
+            self._process = subprocess.Popen(
+                cluster.head.inside(*command),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=job.parent,
+                env=cluster.environment(),
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Driver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def checkpoint(self) -> tuple[int, str]:
+        """The newest checkpoint's step and digest; step 0 where there is none."""
+        for path in sorted(self._folder.glob("step-*/state.json"), reverse=True):
+            with contextlib.suppress(FileNotFoundError):  # older ones are deleted meanwhile
+                state = json.loads(path.read_text())
+                return state["step"], state["digest"]
+        return 0, ""
+
+    def reach(self, more: int = 1, timeout_s: float = RUN_TIMEOUT_S) -> float:
+        """Wait until the run has saved at least so many steps more than now. Returns the seconds."""
+        wanted = self.checkpoint()[0] + more
+        for passed in until(timeout_s, f"no step {wanted}", every_s=0.05):
+            if self.checkpoint()[0] >= wanted:
+                return passed
+            self._must_run()
+        raise AssertionError
+
+    def longest_pause(self, seconds: float) -> float:
+        """Watch the run for a while. Returns the longest time between two steps that were saved, in seconds."""
+        newest, since, longest = self.checkpoint()[0], 0.0, 0.0
+        for passed in until(seconds + RUN_TIMEOUT_S, "the run stands still", every_s=0.05):
+            if (step := self.checkpoint()[0]) > newest:
+                newest, since, longest = step, passed, max(longest, passed - since)
+                if passed > seconds:
+                    break
+            self._must_run()
+        return longest
+
+    def wait_for_work_on(self, *hosts: Host) -> float:
+        """Wait until workers on each of the hosts have been seen several times with shards in their hands.
+
+        Returns:
+            Seconds.
+        """
+        left = {host.namespace: 5 for host in hosts}
+        for passed in until(RUN_TIMEOUT_S, f"no work on {', '.join(host.name for host in hosts)}", every_s=0.02):
+            for namespace in left:
+                left[namespace] -= _at_work(namespace)
+            if max(left.values()) <= 0:
+                return passed
+            self._must_run()
+        raise AssertionError
+
+    def wait_for_no_work_on(self, host: Host, quiet_s: float = 3.0) -> float:
+        """Wait until no worker on the host has been seen with a shard for a while.
+
+        Returns:
+            Seconds until the last one was seen.
+        """
+        last = 0.0
+        for passed in until(RUN_TIMEOUT_S, f"work goes on at {host.name}", every_s=0.02):
+            if _at_work(host.namespace):
+                last = passed
+            elif passed - last > quiet_s:
+                return last
+            self._must_run()
+        raise AssertionError
+
+    def result(self) -> dict[str, Any]:
+        """Wait for the end of the run. Returns what it prints."""
+        output, _ = self._process.communicate(timeout=RUN_TIMEOUT_S)
+        assert self._process.returncode == 0, self._log.read_text()
+        found: dict[str, Any] = json.loads(output.splitlines()[-1])
+        return found
+
+    def kill(self) -> tuple[int, str]:
+        """End the run by force. Returns the step and the digest of its last checkpoint."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        return self.checkpoint()
+
+    def _must_run(self) -> None:
+        if self._process.poll() is not None:
+            raise AssertionError(f"the run has ended: {self._log.read_text()[-3000:]}")
+
+
+def _at_work(namespace: str) -> bool:
+    return any(_AT_WORK.match(title) for title in titles(namespace))
