@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import time
@@ -15,7 +16,9 @@ import torch
 from distmeta.errors import UserError
 from distmeta.types import Params, Report, Shard, Snapshot, TaskSpec, Update
 
-Trouble = Literal["none", "die", "die_always", "hang", "raise", "user_error", "build_user_error", "build_die"]
+Trouble = Literal[
+    "none", "die", "die_always", "hang", "raise", "user_error", "build_user_error", "build_die", "all_but_one_die"
+]
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,13 @@ class FakeProgram:
     recipe: FakeRecipe
     prepared: list[int]
     snapshots: list[Snapshot]
+    healthy: bool = True
 
     def prepare(self, kind: str, shard: Shard) -> None:
         self.prepared.append(shard.index)
 
     def run(self, kind: str, snapshot: Snapshot, shard: Shard) -> Any:
-        if shard.index == self.recipe.shard:
+        if shard.index == self.recipe.shard or not self.healthy:
             self._misbehave()
         time.sleep(self.recipe.seconds)
         self.snapshots.append(snapshot)  # kept, so that no two ever have one identity
@@ -55,7 +59,8 @@ class FakeProgram:
             raise ValueError("boom at this shard")
         if trouble == "user_error":
             raise UserError("'x' is no image", where="store", allowed="PNG")
-        if trouble == "die_always" or (trouble == "die" and self.recipe.first_time()):
+        if trouble in ("die_always", "all_but_one_die") or (trouble == "die" and self.recipe.first_time()):
+            time.sleep(0.1)  # else the answer before this one may die with the process
             os.kill(os.getpid(), signal.SIGKILL)
         if trouble == "hang" and self.recipe.first_time():
             time.sleep(3600)
@@ -75,7 +80,16 @@ class FakeRecipe:
             raise UserError("no store 'x'", where="tasks.store")
         if self.trouble == "build_die" and self.first_time():
             os.kill(os.getpid(), signal.SIGKILL)
-        return FakeProgram(self, [], [])
+        return FakeProgram(self, [], [], self.trouble != "all_but_one_die" or self.alone())
+
+    def alone(self) -> bool:
+        """True for the first process that asks, as long as it lives."""
+        lock = os.open(Path(self.folder) / "lock", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def first_time(self) -> bool:
         try:

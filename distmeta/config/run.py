@@ -55,7 +55,7 @@ class RuntimeConfig(Frozen):
     """
 
     executor: Literal["local", "ray"] = "ray"
-    workers: PositiveInt | str = 2
+    workers: int | str = 2
     cpus_per_worker: PositiveFloat = 1.0
     gpus_per_worker: float = Field(0.0, ge=0.0)
     threads_per_worker: PositiveInt = 1
@@ -68,14 +68,13 @@ class RuntimeConfig(Frozen):
     max_worker_failures: PositiveInt = 3
     speculate: bool = True
 
-    @field_validator("workers")
+    @field_validator("workers", mode="before")
     @classmethod
-    def _workers_are_a_number_or_a_range(cls, workers: int | str) -> int | str:
-        if isinstance(workers, str):
-            match = re.fullmatch(r"([1-9]\d*)\.\.([1-9]\d*)", workers)
-            if match is None or int(match[1]) > int(match[2]):
-                raise ValueError(f"'{workers}' is not a number of workers; allowed: a whole number from 1, or MIN..MAX")
-        return workers
+    def _workers_are_a_number_or_a_range(cls, workers: object) -> int | str:
+        match = re.fullmatch(r"([1-9]\d*)(?:\.\.([1-9]\d*))?", str(workers))
+        if match is None or int(match[1]) > int(match[2] or match[1]):
+            raise ValueError(f"'{workers}' is not a number of workers; allowed: a whole number from 1, or MIN..MAX")
+        return str(workers) if match[2] else int(match[1])
 
     @property
     def min_workers(self) -> int:

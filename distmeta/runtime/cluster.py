@@ -10,13 +10,14 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private import ray_constants
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from distmeta.config import RuntimeConfig
 from distmeta.errors import UserError
@@ -26,6 +27,7 @@ OBJECT_STORE_BYTES = 1 << 30
 MIN_OBJECT_STORE_BYTES = 1 << 27
 OWN_PLACEMENT_TIMEOUT_S = 10.0
 REACH_TIMEOUT_S = 10.0
+_ROOM_POLL_S = 0.2
 
 _FORWARDED = ("DISTMETA_DATA", "DISTMETA_HOME")
 
@@ -63,27 +65,41 @@ def connect(config: RuntimeConfig) -> Cluster:
     return Cluster(started=not address or address == "local", leave=ray.shutdown)
 
 
-def place(config: RuntimeConfig, cluster: Cluster, timeout_s: float) -> PlacementGroup:
-    """Reserve the workers' resources, on as many machines as there are.
+def await_room(config: RuntimeConfig, cluster: Cluster, timeout_s: float) -> None:
+    """Wait until the workers to begin with fit on the machines that are there.
 
     Raises:
-        UserError: There is no room within the time allowed.
+        UserError: They do not within the time allowed.
     """
     share = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
     bundle = {name: amount for name, amount in share.items() if amount > 0}
-    group: PlacementGroup = placement_group([bundle] * config.max_workers, strategy="SPREAD")
-    if group.wait(min(timeout_s, OWN_PLACEMENT_TIMEOUT_S) if cluster.started else timeout_s):
-        return group
-    remove_placement_group(group)
+    deadline = time.monotonic() + (min(timeout_s, OWN_PLACEMENT_TIMEOUT_S) if cluster.started else timeout_s)
+    while _room(bundle) < config.min_workers:
+        if time.monotonic() > deadline:
+            raise no_room(config)
+        time.sleep(_ROOM_POLL_S)
+
+
+def no_room(config: RuntimeConfig) -> UserError:
+    """The error for workers that do not fit."""
     free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    wanted = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
+    bundle = {name: amount for name, amount in wanted.items() if amount > 0}
     listed = ", ".join(f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}s free" for name in bundle)
-    wanted = " and ".join(f"{amount:g} {name}s" for name, amount in bundle.items())
-    raise UserError(
-        f"no room for {config.max_workers} workers of {wanted} each; the cluster has {listed}",
+    each = " and ".join(f"{amount:g} {name}s" for name, amount in bundle.items())
+    return UserError(
+        f"no room for {config.min_workers} workers of {each} each; the cluster has {listed}",
         where="runtime.workers",
         allowed="fewer workers, or smaller runtime.cpus_per_worker and runtime.gpus_per_worker",
     )
+
+
+def _room(bundle: Mapping[str, float]) -> int:
+    """How many fit on the nodes that are alive, were they empty."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    return sum(int(min(has.get(name, 0.0) / amount for name, amount in bundle.items())) for has in alive)
 
 
 def _join(address: str, where: str) -> None:

@@ -1,14 +1,15 @@
 """Running shards, in this process or elsewhere.
 
 The runtime knows no algorithm: a `Recipe` travels to the workers, which make a `Program` of it, and a program turns a
-snapshot and a shard into a value. Shards may be computed twice (after a failure); their value is a pure function of the
-snapshot and the shard, so either copy serves.
+snapshot and a shard into a value. Shards may be computed twice (after a failure, or by a backup worker); their value is
+a pure function of the snapshot and the shard, so either copy serves.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -61,24 +62,56 @@ class Result:
     compute_s: float
 
 
+@dataclass(frozen=True)
+class Incident:
+    """Something that went wrong, or a change among the workers, for the record.
+
+    Attributes:
+        kind: A failure (`worker_died`, `node_lost`, ...; see `distmeta.runtime.decisions`) or `joined`, `left`.
+        worker: The worker.
+        node: Where it ran; empty if it had not got that far.
+        shard: The shard it was at, if any.
+        detail: One line.
+        outcome: What was done about it: `retry`, `restart`, `left out`, `dropped`, `abort`; may be empty.
+        traceback: All that is known, for failures.
+    """
+
+    kind: str
+    worker: int
+    node: str
+    shard: int | None
+    detail: str
+    outcome: str = ""
+    traceback: str = ""
+
+
+Feed = Callable[[], tuple[Snapshot, Shard] | None]
+"""Gives the next shard of a stream and what to compute it from; None when there is no more."""
+
+
 class Executor(ABC):
     """Maps shards over workers.
 
     Attributes:
-        num_workers: Workers at work now.
-        restarts: Workers replaced since the start.
-        retries: Shards run again since the start.
+        counts: What has happened since the start, by name: `restarts` (workers replaced), `retries` (shards run again),
+            `copies` (shards given to a second worker), every kind of failure, `left_out`, `joined`, `left`.
     """
 
-    num_workers: int
-    restarts: int
-    retries: int
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._incidents: list[Incident] = []
+
+    @property
+    @abstractmethod
+    def num_workers(self) -> int:
+        """Workers at work now."""
 
     @abstractmethod
     def ready(self) -> None:
-        """Wait until every worker has built its program.
+        """Wait until the workers to begin with have built their programs.
 
         Raises:
+            UserError: There is no room for them.
             WorkerError: One cannot be started.
         """
 
@@ -102,5 +135,34 @@ class Executor(ABC):
         """
 
     @abstractmethod
+    def stream(self, kind: str, feed: Feed) -> Iterator[Result]:
+        """Run shards without end: a worker that has nothing to do gets the next one of `feed` at once.
+
+        Args:
+            kind: What to compute, passed on to the program.
+            feed: Asked for one shard at a time; their indices differ.
+
+        Raises:
+            WorkerError, UserError: As `map`.
+        """
+
+    @abstractmethod
+    def again(self, result: Result) -> None:
+        """Compute the shard of a result of the present call once more, on another worker where there is one.
+
+        For results that the caller cannot use. The new one is yielded like any other.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """End the workers. A second call does nothing."""
+
+    def incidents(self) -> list[Incident]:
+        """What happened since the last time this was asked."""
+        found, self._incidents = self._incidents, []
+        return found
+
+    def record(self, incident: Incident) -> None:
+        """Count something that happened, and keep it for the record."""
+        self.counts[incident.kind] += 1
+        self._incidents.append(incident)

@@ -1,12 +1,11 @@
 """The executor over Ray actors.
 
-    pending shards --> worker 0: [running, queued]      a worker has one shard queued ahead, so that it never
-                       worker 1: [running, queued]      waits for the driver
-                       ...
-    the heads (first calls) of all workers are waited for together; each has a deadline
+    Schedule: who computes what (pure)      hand_out -> orders -> Crew -> actors
+    Crew:     the actors and their answers  answers -> Schedule.finished -> results
+    decisions: what failures mean (pure)    acted on here, in `_failed` and `_lost`
 
-Failures are decided on by `distmeta.runtime.decisions` and acted on here, in `_failed`. A worker that died or hangs is
-replaced in its own place of the placement group; no shard waits for the replacement if another worker has room.
+The driver waits for the answers of all workers together. Between them it looks after the workers: signs of life,
+deadlines, machines that will go, those that have come.
 """
 
 from __future__ import annotations
@@ -14,76 +13,62 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayError, RayTaskError
-from ray.util.placement_group import remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.exceptions import (
+    GetTimeoutError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+)
 
 from distmeta.config import RuntimeConfig
-from distmeta.errors import WorkerError
-from distmeta.runtime.cluster import connect, place
+from distmeta.errors import DistmetaError, UserError, WorkerError
+from distmeta.runtime.cluster import await_room, connect, no_room
+from distmeta.runtime.crew import Answer, Crew, Member
 from distmeta.runtime.decisions import (
     Abort,
     Failure,
     FailureKind,
+    LeaveOut,
     Policy,
-    likely_next,
     loses_worker,
-    next_shard,
     on_failure,
+    on_worker_failure,
     surfaced,
 )
-from distmeta.runtime.executor import Executor, Recipe, Result
+from distmeta.runtime.executor import Executor, Feed, Incident, Recipe, Result
+from distmeta.runtime.schedule import Key, Schedule
 from distmeta.runtime.wire import ResultWire, decode_value, encode_snapshot
-from distmeta.runtime.worker import LazyWorker
 from distmeta.types import Shard, Snapshot
 
 PLACEMENT_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 180.0
-FETCH_TIMEOUT_S = 60.0
-POLL_S = 1.0
-CALLS_AHEAD = 2
+NOBODY_TIMEOUT_S = 600.0
+FETCH_TIMEOUT_S = 30.0
+POLL_S = 0.5
+LOOK_EVERY_S = 0.5
+NODES_EVERY_S = 2.0
 
+_NODE_LOST = re.compile(r"\bnode (has )?died|\bnode .* marked dead", re.IGNORECASE)
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-
-
-@dataclass(frozen=True)
-class _Call:
-    """What a worker was asked to do: `shard` of the map call `epoch`, or to start."""
-
-    ref: Any
-    shard: Shard | None
-    epoch: int
-
-
-@dataclass
-class _Slot:
-    """A worker's place. `since` is when its first call became the first (monotonic seconds)."""
-
-    index: int
-    actor: Any
-    since: float
-    calls: deque[_Call] = field(default_factory=deque)
-    started: bool = False
 
 
 @dataclass
 class _Job:
-    """One call of `map`."""
+    """One call of `map` or `stream`: shards by index with what they are computed from, and how they failed."""
 
     epoch: int
     kind: str
-    snapshot: Snapshot
-    upcoming: Sequence[Shard]
-    pending: list[Shard]
+    shards: dict[int, tuple[Shard, Snapshot]]
     missing: int
+    feed: Feed | None = None
     failures: dict[int, list[Failure]] = field(default_factory=dict)
-    excluded: dict[int, int] = field(default_factory=dict)
 
 
 class RayExecutor(Executor):
@@ -101,199 +86,252 @@ class RayExecutor(Executor):
     def __init__(
         self, config: RuntimeConfig, recipe: Recipe, *, placement_timeout_s: float = PLACEMENT_TIMEOUT_S
     ) -> None:
-        self.num_workers = config.max_workers
-        self.restarts = 0
-        self.retries = 0
-        self._config, self._recipe = config, recipe
-        self._policy = Policy(config.max_shard_retries)
-        self._epoch = 0
+        super().__init__()
+        self._config, self._placement_timeout_s = config, placement_timeout_s
+        self._policy = Policy(config.max_shard_retries, config.max_worker_failures)
+        self._schedule = Schedule(speculate=config.speculate)
+        self._job = _Job(0, "", {}, 0)
         self._serial = 0
         self._sent: tuple[Snapshot, Any] | None = None
-        self._start_failures: dict[int, list[Failure]] = {}
-        self._slots: list[_Slot] = []
+        self._looked = self._looked_at_nodes = self._nobody_since = time.monotonic()
+        self._begun = False
         with contextlib.ExitStack() as stack:
-            self._cluster = connect(config)
-            stack.callback(self._cluster.leave)
-            self._group = place(config, self._cluster, placement_timeout_s)
-            stack.callback(remove_placement_group, self._group)
-            stack.callback(self._end_workers)
-            for index in range(config.max_workers):
-                self._slots.append(self._spawn(index))
+            cluster = connect(config)
+            stack.callback(cluster.leave)
+            await_room(config, cluster, placement_timeout_s)
+            self._crew = Crew(config, recipe, cluster)
+            stack.callback(self._crew.close)
+            for member in self._crew.members:
+                self._crew.spawn(member)
             self._stack = stack.pop_all()
+
+    @property
+    def num_workers(self) -> int:
+        """See `Executor.num_workers`."""
+        return len(self._crew.at_work())
 
     def ready(self) -> None:
         """See `Executor.ready`."""
-        nothing = _Job(self._epoch, "", Snapshot(-1, {}), (), [], 0)
-        while not all(slot.started for slot in self._slots):
-            slot = self._first_ready()
-            if slot is None:
-                self._end_overdue(nothing)
-            else:
-                self._collect(slot, nothing)
+        since = time.monotonic()
+        while not self._begun:
+            self._take(self._crew.answers(POLL_S))
+            at_hand = sum(member.state in ("starting", "ready") for member in self._crew.members)
+            if at_hand < self._config.min_workers and time.monotonic() - since > self._placement_timeout_s:
+                raise no_room(self._config)
+            left = sum(member.state != "out" for member in self._crew.members)
+            self._begun = self.num_workers >= min(self._config.min_workers, left)
 
     def map(
         self, kind: str, snapshot: Snapshot, shards: Sequence[Shard], upcoming: Sequence[Shard] = ()
     ) -> Iterator[Result]:
         """See `Executor.map`."""
-        self._epoch += 1
-        job = _Job(self._epoch, kind, snapshot, upcoming, list(shards), len(shards))
-        while job.missing:
-            if job.epoch != self._epoch:
-                raise RuntimeError("map was called again before this call's results were read")
-            self._dispatch(job)
-            slot = self._first_ready()
-            if slot is None:
-                self._end_overdue(job)
-            elif (result := self._collect(slot, job)) is not None:
-                job.missing -= 1
-                yield result
+        self._schedule.begin(kind, shards, upcoming)
+        named = {shard.index: (shard, snapshot) for shard in shards}
+        return self._work(_Job(self._schedule.epoch, kind, named, len(shards)))
+
+    def stream(self, kind: str, feed: Feed) -> Iterator[Result]:
+        """See `Executor.stream`."""
+        self._schedule.begin(kind, (), stream=True)
+        return self._work(_Job(self._schedule.epoch, kind, {}, 0, feed))
+
+    def again(self, result: Result) -> None:
+        """See `Executor.again`."""
+        self.counts["retries"] += 1
+        self._job.missing += 1
+        self._schedule.again(self._job.shards[result.shard][0], exclude=result.worker)
 
     def close(self) -> None:
         """See `Executor.close`. A cluster that was there before goes on."""
         self._stack.close()
 
-    def _spawn(self, index: int) -> _Slot:
-        """Start a worker; its program is built before its first shard, whoever waits for it meanwhile."""
-        environment = self._cluster.worker_environment(self._config.threads_per_worker)
-        actor: Any = (
-            ray.remote(LazyWorker)
-            .options(
-                num_cpus=self._config.cpus_per_worker,
-                num_gpus=self._config.gpus_per_worker,
-                max_restarts=0,
-                max_concurrency=1,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index),
-                runtime_env={"env_vars": environment} if environment else None,
-            )
-            .remote()
-        )
-        slot = _Slot(index, actor, since=time.monotonic())
-        ref = actor.start.remote(index, self._recipe, self._config.threads_per_worker)
-        slot.calls.append(_Call(ref, None, self._epoch))
-        return slot
+    def _work(self, job: _Job) -> Iterator[Result]:
+        self._job = job
+        while True:
+            if self._schedule.epoch != job.epoch:
+                raise RuntimeError("another call was begun before this one's results were read")
+            self._feed(job)
+            if not job.missing:
+                return
+            now = time.monotonic()
+            for order in self._schedule.hand_out(now):
+                snapshot = self._snapshot_ref(job.shards[order.shard.index][1])
+                member = self._crew.members[order.worker]
+                self._crew.order(member, order, (job.epoch, order.shard.index), job.kind, snapshot)
+            self.counts["copies"] = self._schedule.copies
+            timeout_s = max(0.0, min(POLL_S, self._schedule.wake(now) - now))
+            for result in self._take(self._crew.answers(timeout_s)):
+                job.missing -= 1
+                yield result
 
-    def _dispatch(self, job: _Job) -> None:
-        """Hand out shards: to idle workers first, then one ahead to each worker that has one of its own left."""
-        for calls, steal in ((0, False), (0, True), *((ahead, False) for ahead in range(1, CALLS_AHEAD))):
-            for slot in self._slots:
-                if not slot.started or len(slot.calls) != calls:
-                    continue
-                shard = next_shard(job.pending, slot.index, self.num_workers, job.excluded, steal=steal)
-                if shard is not None:
-                    self._submit(slot, shard, job)
-
-    def _submit(self, slot: _Slot, shard: Shard, job: _Job) -> None:
-        job.pending.remove(shard)
-        following = likely_next(shard, job.pending, job.upcoming, slot.index, self.num_workers)
-        if not slot.calls:
-            slot.since = time.monotonic()
-        ref = slot.actor.run.remote(job.kind, self._snapshot_ref(job.snapshot), shard, following)
-        slot.calls.append(_Call(ref, shard, job.epoch))
+    def _feed(self, job: _Job) -> None:
+        """Fetch a shard for each worker that has nothing to do."""
+        while job.feed is not None and self._schedule.wants():
+            fed = job.feed()
+            if fed is None:
+                job.feed = None
+                return
+            snapshot, shard = fed
+            job.shards[shard.index] = (shard, snapshot)
+            job.missing += 1
+            self._schedule.add(shard)
 
     def _snapshot_ref(self, snapshot: Snapshot) -> Any:
         """The snapshot in the object store, put there once; the one before is let go."""
-        if self._sent is None or not _same(self._sent[0], snapshot):
+        if self._sent is None or self._sent[0] is not snapshot:
             self._serial += 1
             self._sent = snapshot, ray.put(encode_snapshot(snapshot, self._serial))
         return self._sent[1]
 
-    def _first_ready(self) -> _Slot | None:
-        """A worker whose first call has an answer; None if a deadline passed, or a short while, without one."""
-        heads = {slot.calls[0].ref: slot for slot in self._slots if slot.calls}
-        nearest = min(self._deadline(slot) for slot in heads.values())
-        timeout_s = min(max(nearest - time.monotonic(), 0.0), POLL_S)
-        ready, _ = ray.wait(list(heads), timeout=timeout_s)
-        return heads[ready[0]] if ready else None
+    def _take(self, answers: Sequence[Answer]) -> list[Result]:
+        """Act on answers, then look after the workers. Returns the first report of each shard of the present job."""
+        results = []
+        for answer in answers:
+            if not answer.current:
+                continue  # the worker failed at an earlier one of these
+            running = self._crew.settle(answer)
+            try:
+                value = ray.get(answer.ref, timeout=FETCH_TIMEOUT_S)
+            except RayError as error:
+                failure = _failure(answer.member, error)
+                # A worker that dies fails at all its calls; the fault is that of the shard it was at.
+                key = answer.key if isinstance(error, RayTaskError) or failure.kind == "object_lost" else running
+                self._failed(answer.member, failure, error, key)
+                continue
+            if answer.tag == "hello":
+                answer.member.where, answer.member.state = value, "starting"
+                answer.member.since = time.monotonic()
+            elif answer.tag == "started":
+                self._joined(answer.member)
+            elif answer.key is not None and (result := self._reported(answer.member, answer.key, value)):
+                results.append(result)
+        if time.monotonic() - self._looked >= LOOK_EVERY_S:
+            self._looked = time.monotonic()
+            self._look_after()
+        return results
 
-    def _deadline(self, slot: _Slot) -> float:
-        starting = slot.calls[0].shard is None
-        return slot.since + (START_TIMEOUT_S if starting else self._config.shard_timeout_s)
-
-    def _collect(self, slot: _Slot, job: _Job) -> Result | None:
-        """Take the answer to a worker's first call; None if it is no result of this job."""
-        call = slot.calls.popleft()
-        slot.since = time.monotonic()
-        try:
-            value: ResultWire | None = ray.get(call.ref, timeout=FETCH_TIMEOUT_S)
-        except RayError as error:
-            self._failed(slot, call, error, job)
+    def _reported(self, member: Member, key: Key, value: ResultWire | None) -> Result | None:
+        first, others = self._schedule.finished(member.index, key, time.monotonic(), computed=value is not None)
+        if value is not None:
+            member.failures.clear()
+        for other in others:
+            self._crew.forget(self._crew.members[other], key)
+        if not first or value is None:
             return None
-        if value is None:
-            slot.started = True
-            self._start_failures.pop(slot.index, None)
-        if value is None or call.epoch != job.epoch:
-            return None
+        if self._job.feed is not None:
+            del self._job.shards[value.shard]
         return Result(value.shard, decode_value(value.value), value.worker, value.data_wait_s, value.compute_s)
 
-    def _end_overdue(self, job: _Job) -> None:
-        """Give up workers that did not answer in time."""
+    def _joined(self, member: Member) -> None:
+        member.state, member.since = "ready", time.monotonic()
+        self._schedule.join(member.index)
+        if self._begun:
+            self.record(Incident("joined", member.index, member.node, None, "is at work"))
+
+    def _look_after(self) -> None:
+        """Signs of life and deadlines; workers whose rest is over; machines that will go."""
         now = time.monotonic()
-        for slot in list(self._slots):
-            if slot.calls and self._deadline(slot) <= now:
-                self._failed(slot, slot.calls.popleft(), None, job)
+        self._crew.feel_pulses()
+        self._crew.wake()
+        for member in self._crew.members:
+            if self._crew.silent(member):
+                limit = f"{self._config.heartbeat_timeout_s:g} s (runtime.heartbeat_timeout_s)"
+                self._failed(member, Failure("silent", member.index, f"no sign of life for {limit}"), None, None)
+            elif self._crew.overdue(member, self._config.shard_timeout_s):
+                limit = f"{self._config.shard_timeout_s:g} s (runtime.shard_timeout_s)"
+                failure = Failure("timed_out", member.index, f"no answer within {limit}")
+                self._failed(member, failure, None, member.calls[0])
+            elif member.state == "starting" and now - member.since > START_TIMEOUT_S:
+                failure = Failure("timed_out", member.index, f"did not start within {START_TIMEOUT_S:g} s")
+                self._failed(member, failure, None, None)
+        if now - self._looked_at_nodes >= NODES_EVERY_S:
+            self._looked_at_nodes = now
+            self._leave_nodes()
+        if self._crew.at_work():
+            self._nobody_since = now
+        elif now - self._nobody_since > NOBODY_TIMEOUT_S:
+            raise WorkerError(f"no worker has been at work for {NOBODY_TIMEOUT_S:g} s")
 
-    def _failed(self, slot: _Slot, call: _Call, error: RayError | None, job: _Job) -> None:
-        """Act on a failed call: replace the worker, hand the shard out again, or raise. No error means no answer."""
-        kind = _kind(error)
-        if loses_worker(kind):
-            self._replace(slot, job)
-        if call.shard is None:
-            failures = self._start_failures.setdefault(slot.index, [])
-        elif call.epoch == job.epoch:
-            failures = job.failures.setdefault(call.shard.index, [])
+    def _leave_nodes(self) -> None:
+        """Workers on machines that will go finish their shard; then they are started anew elsewhere."""
+        going = self._crew.nodes_going()
+        for member in self._crew.members:
+            if member.state == "ready" and member.where is not None and member.where.node in going:
+                member.state = "leaving"
+                for key in self._schedule.retire(member.index):
+                    self._crew.forget(member, key)
+                self.record(Incident("left", member.index, member.node, None, "its machine will go"))
+            if member.state == "leaving" and not self._schedule.busy(member.index):
+                self._schedule.leave(member.index)
+                self._crew.end(member)
+                self._crew.rest(member, 0.0)
+
+    def _failed(self, member: Member, failure: Failure, error: RayError | None, key: Key | None) -> None:
+        """Act on a failure: hand the shard out again or raise; replace the worker, let it rest, or leave it out."""
+        others = sum(other is not member for other in self._crew.at_work())
+        ours = key if key is not None and key[0] == self._job.epoch else None
+        if ours is not None:
+            failures = self._job.failures.setdefault(ours[1], [])
+            failures.append(failure)
+            decision = on_failure(ours[1], failures, self._policy, others)
+            if isinstance(decision, Abort):
+                self._note(member, failure, ours, "abort")
+                raise _final(decision.reason, error, f"shard {ours[1]} on worker {member.index}")
+            self._schedule.failed(member.index, ours, time.monotonic(), decision.exclude)
+            self.counts["retries"] += 1
+        if loses_worker(failure.kind):
+            self._lost(member, failure, error, ours, others)
         else:
-            return  # a shard of an earlier call of `map`, whose reader has left
-        failures.append(Failure(kind, slot.index, self._detail(kind, call, error)))
-        decision = on_failure(call.shard, failures, self._policy)
-        if isinstance(decision, Abort):
-            if isinstance(error, RayTaskError) and kind == "program_raised":
-                place = f"shard {call.shard.index} on worker {slot.index}" if call.shard else f"worker {slot.index}"
-                raise surfaced(error.cause, place, _COLOURS.sub("", str(error))) from error
-            raise WorkerError(decision.reason) from error
-        if kind == "object_lost":
-            self._sent = None
-        if call.shard is not None:
-            self.retries += 1
-            job.pending.insert(0, call.shard)
-            if decision.exclude is not None:
-                job.excluded[call.shard.index] = decision.exclude
+            self._sent = None  # whatever Ray lost, it is put there anew
+            self._note(member, failure, ours, "retry")
 
-    def _replace(self, slot: _Slot, job: _Job) -> None:
-        """End a worker, give back the shards that were queued on it, and start another in its place."""
-        ray.kill(slot.actor, no_restart=True)
-        self.restarts += 1
-        job.pending[:0] = [call.shard for call in slot.calls if call.shard is not None and call.epoch == job.epoch]
-        self._slots[slot.index] = self._spawn(slot.index)
+    def _lost(self, member: Member, failure: Failure, error: RayError | None, key: Key | None, others: int) -> None:
+        """Act on the loss of a worker. What was queued on it is handed out again."""
+        self._schedule.leave(member.index)
+        self._crew.end(member, by_force=failure.kind in ("silent", "timed_out"))
+        member.failures.append(failure)
+        fate = on_worker_failure(member.failures, self._policy, others)
+        if isinstance(fate, Abort):
+            self._note(member, failure, key, "abort")
+            raise _final(fate.reason, error, f"worker {member.index}")
+        if isinstance(fate, LeaveOut):
+            member.state = "out"
+            self._note(member, failure, key, "left out")
+            self.record(Incident("left_out", member.index, member.node, None, fate.reason, "", failure.traceback))
+            return
+        self.counts["restarts"] += 1
+        self._note(member, failure, key, "restart")
+        self._crew.rest(member, fate.after_s)
 
-    def _detail(self, kind: FailureKind, call: _Call, error: RayError | None) -> str:
-        if kind == "timed_out" and call.shard is None:
-            return f"did not start within {START_TIMEOUT_S:g} s"
-        if kind == "timed_out":
-            return f"no answer within {self._config.shard_timeout_s:g} s (runtime.shard_timeout_s)"
-        if kind == "worker_died":
-            return f"its process ended ({type(error).__name__})"
-        return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-
-    def _end_workers(self) -> None:
-        for slot in self._slots:
-            ray.kill(slot.actor, no_restart=True)
-        self._slots.clear()
-        self._sent = None
+    def _note(self, member: Member, failure: Failure, key: Key | None, outcome: str) -> None:
+        shard = None if key is None else key[1]
+        self.record(
+            Incident(failure.kind, member.index, member.node, shard, failure.detail, outcome, failure.traceback)
+        )
 
 
-def _kind(error: RayError | None) -> FailureKind:
-    if error is None:
-        return "timed_out"
+def _failure(member: Member, error: RayError) -> Failure:
+    """What an error of Ray means."""
+    text = _COLOURS.sub("", str(error)).strip()
+    lines = text.splitlines() or [type(error).__name__]
+    kind = _kind(error, text)
+    detail = lines[-1] if isinstance(error, RayTaskError) else f"its process ended ({type(error).__name__})"
+    if kind == "object_lost":
+        detail = f"an object was lost ({type(error).__name__})"
+    return Failure(kind, member.index, detail.strip(), text)
+
+
+def _kind(error: RayError, text: str) -> FailureKind:
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, (ObjectLostError, GetTimeoutError)):
         return "object_lost"
-    return "program_raised" if isinstance(error, RayTaskError) else "worker_died"
+    if isinstance(cause, OutOfMemoryError) or "running low on memory" in text:
+        return "out_of_memory"
+    if isinstance(error, RayTaskError):
+        return "user_error" if isinstance(cause, UserError) else "program_raised"
+    return "node_lost" if isinstance(cause, NodeDiedError) or _NODE_LOST.search(text) else "worker_died"
 
 
-def _same(one: Snapshot, other: Snapshot) -> bool:
-    """True if both are of one version and hold the same tensors (an average has the version of what it averages)."""
-    return (
-        one.version == other.version
-        and one.params.keys() == other.params.keys()
-        and all(tensor is other.params[name] for name, tensor in one.params.items())
-    )
+def _final(reason: str, error: RayError | None, place: str) -> DistmetaError:
+    if isinstance(error, RayTaskError):
+        return surfaced(error.cause, place, _COLOURS.sub("", str(error)))
+    return WorkerError(reason)

@@ -66,6 +66,7 @@ class _Job:
     held: dict[int, int] = field(default_factory=dict)
     excluded: dict[int, set[int]] = field(default_factory=dict)
     own: list[deque[int]] = field(default_factory=list)
+    stream: bool = False
 
 
 class Schedule:
@@ -129,16 +130,19 @@ class Schedule:
         self._divide()
         return returned
 
-    def begin(self, kind: str, shards: Sequence[Shard], upcoming: Sequence[Shard] = ()) -> None:
+    def begin(
+        self, kind: str, shards: Sequence[Shard], upcoming: Sequence[Shard] = (), *, stream: bool = False
+    ) -> None:
         """Start a call. What is still computed of the one before is no longer wanted.
 
         Args:
             kind: What is computed; each kind has paces of its own.
             shards: The work; their indices differ.
             upcoming: The next call's shards, if it is of the same kind.
+            stream: Shards come one by one, by `add`; a worker has one at a time, and none is given to two.
         """
         self.epoch += 1
-        self._job = _Job(kind, upcoming, {shard.index: shard for shard in shards})
+        self._job = _Job(kind, upcoming, {shard.index: shard for shard in shards}, stream=stream)
         for worker in self._calls:
             if self.epoch - self._last_sample.get(worker, self.epoch) > FORGET_AFTER:
                 self._samples.get(kind, {}).pop(worker, None)
@@ -148,6 +152,10 @@ class Schedule:
         """One more shard of the present call."""
         self._job.pending[shard.index] = shard
         self._divide()
+
+    def wants(self) -> bool:
+        """Whether a worker would be idle if no shard were added."""
+        return len(self.idle) > len(self._job.pending)
 
     def again(self, shard: Shard, exclude: int | None) -> None:
         """A shard has to be computed again: its attempt failed, or its report is not accepted; not by `exclude`."""
@@ -165,6 +173,8 @@ class Schedule:
                 shard = self._choose(worker, steal, now)
                 if shard is not None:
                     orders.append(self._give(worker, shard, now))
+        if self._job.stream:
+            return orders
         for calls in range(1, self._ahead):
             for worker in self.workers if self._job.pending else ():
                 if len(self._calls[worker]) == calls and not self._slow(worker):
@@ -211,7 +221,7 @@ class Schedule:
 
     def wake(self, now: float) -> float:
         """When to call `hand_out` again if nothing happens: the next shard will be late then. Infinite if none can."""
-        unfinished = self._job.held and not self._job.pending
+        unfinished = self._job.held and not self._job.pending and not self._job.stream
         if not (self._speculate and unfinished and self.idle) or self._typical() is None:
             return math.inf
         limits = [self._late_at(worker, calls[0]) for worker, calls in self._calls.items() if calls]
@@ -219,11 +229,13 @@ class Schedule:
 
     def _drop(self, worker: int, key: Key, now: float) -> _Attempt | None:
         calls = self._calls.get(worker, deque())
-        if not calls or calls[0].key != key:
+        attempt = next((one for one in calls if one.key == key), None)
+        if attempt is None:
             return None
-        attempt = calls.popleft()
+        # Not always the first one: a large answer may still be on its way when the one after it has arrived.
+        calls.remove(attempt)
         if calls:
-            calls[0].since = now
+            calls[0].since = max(calls[0].since, now)
         return attempt
 
     def _give_back(self, attempt: _Attempt, *, divide: bool = False) -> int:
@@ -270,7 +282,9 @@ class Schedule:
         shard = pending[failed[0]] if failed else self._own(worker)
         if shard is None and steal:
             shard = next((one for index, one in reversed(pending.items()) if self._allowed(worker, index)), None)
-        return None if shard is None or self._would_delay(worker, shard, now) else shard
+        if shard is None or (not self._job.stream and self._would_delay(worker, shard, now)):
+            return None
+        return shard
 
     def _allowed(self, worker: int, index: int) -> bool:
         """A shard does not go back to a worker that it failed on, as long as there is another."""

@@ -59,15 +59,3 @@ class Worker:
         if self._cached is None or self._cached[0] != wire.serial:
             self._cached = wire.serial, decode_snapshot(wire)
         return self._cached[1]
-
-
-class LazyWorker:
-    """The class of the Ray actor: builds the worker in a call, so that an exception there is the call's result."""
-
-    def start(self, index: int, recipe: Recipe, threads: int) -> None:
-        """Build the worker."""
-        self._worker = Worker(index, recipe, threads)
-
-    def run(self, kind: str, wire: SnapshotWire, shard: Shard, upcoming: Shard | None) -> ResultWire:
-        """See `Worker.run`."""
-        return self._worker.run(kind, wire, shard, upcoming)

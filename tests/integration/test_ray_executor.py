@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,7 @@ def assert_exact(executor: Executor, count: int = 7, version: int = 0) -> None:
 @pytest.mark.parametrize("kind", ["local", "ray"])
 def test_contract(build: Build, kind: str) -> None:
     executor = build(kind, FakeRecipe(seconds=0.02), workers=2, threads_per_worker=1)
+    executor.ready()
     assert executor.num_workers == (1 if kind == "local" else 2)
     assert_exact(executor)
     assert_exact(executor, count=1, version=1)
@@ -76,7 +79,7 @@ def test_contract(build: Build, kind: str) -> None:
     executor.ready()
     about = list(executor.map("about", Snapshot(3, make_params()), make_shards(8)))
     assert {result.worker for result in about} == set(range(executor.num_workers))
-    assert (executor.restarts, executor.retries) == (0, 0)
+    assert (executor.counts["restarts"], executor.counts["retries"]) == (0, 0)
     executor.close()
     executor.close()
 
@@ -103,7 +106,7 @@ def test_exceptions_surface(build: Build, kind: str, trouble: Trouble, error: ty
         assert "_misbehave" in str(caught.value)
     # The worker lives on.
     assert len(list(executor.map("update", Snapshot(1, make_params()), make_shards(2)))) == 2
-    assert executor.restarts == 0
+    assert executor.counts["restarts"] == 0
 
 
 def test_an_exception_at_the_start_surfaces(build: Build) -> None:
@@ -116,21 +119,84 @@ def test_an_exception_at_the_start_surfaces(build: Build) -> None:
 def test_a_worker_that_dies_is_replaced_and_its_shard_run_again(build: Build, tmp_path: Path, workers: int) -> None:
     executor = build(recipe=FakeRecipe("die", shard=4, folder=str(tmp_path), seconds=0.01), workers=workers)
     assert_exact(executor)
-    assert (executor.restarts, executor.retries) == (1, 1)
+    assert (executor.counts["restarts"], executor.counts["retries"]) == (1, 1)
     assert_exact(executor, version=1)
-    assert (executor.restarts, executor.retries) == (1, 1)
+    assert (executor.counts["restarts"], executor.counts["retries"]) == (1, 1)
 
 
 def test_a_worker_that_hangs_is_replaced(build: Build, tmp_path: Path) -> None:
-    executor = build(recipe=FakeRecipe("hang", shard=1, folder=str(tmp_path)), workers=2, shard_timeout_s=4.0)
+    recipe = FakeRecipe("hang", shard=1, folder=str(tmp_path))
+    executor = build(recipe=recipe, workers=2, shard_timeout_s=4.0, speculate=False)
     assert_exact(executor)
-    assert (executor.restarts, executor.retries) == (1, 1)
+    assert (executor.counts["restarts"], executor.counts["retries"], executor.counts["timed_out"]) == (1, 1, 1)
+
+
+def test_a_shard_that_hangs_does_not_hold_up_the_step(build: Build, tmp_path: Path) -> None:
+    executor = build(recipe=FakeRecipe("hang", shard=1, folder=str(tmp_path), seconds=0.01), workers=2)
+    executor.ready()
+    assert_exact(executor)
+    assert executor.counts["copies"] >= 1
+    assert executor.counts["restarts"] == 0
+
+
+def test_a_worker_that_gives_no_sign_of_life_is_replaced(build: Build) -> None:
+    executor = build(recipe=FakeRecipe(seconds=0.01), workers=2, heartbeat_timeout_s=2.0, speculate=False)
+    executor.ready()
+    about = list(executor.map("about", Snapshot(0, make_params()), make_shards(4)))
+    os.kill(about[0].value["pid"], signal.SIGSTOP)
+    assert_exact(executor)
+    assert (executor.counts["restarts"], executor.counts["silent"]) == (1, 1)
+    [incident] = executor.incidents()
+    assert (incident.kind, incident.worker, incident.outcome) == ("silent", about[0].worker, "restart")
+    executor.ready()
+    while executor.num_workers < 2:  # the stopped process is ended and gives its place to the new one
+        assert_exact(executor, version=1)
+
+
+def test_a_worker_that_keeps_dying_is_left_out(build: Build, tmp_path: Path) -> None:
+    executor = build(recipe=FakeRecipe("all_but_one_die", folder=str(tmp_path)), workers=2, max_worker_failures=2)
+    executor.ready()
+    version = 0
+    while not executor.counts["left_out"]:
+        assert_exact(executor, version=version)
+        version += 1
+    assert executor.counts["worker_died"] == 2
+    assert_exact(executor, version=version)
+    assert executor.num_workers == 1
+    out = [incident for incident in executor.incidents() if incident.kind == "left_out"]
+    assert "failed 2 times in a row" in out[0].detail
+    assert "ActorDiedError" in out[0].detail
+
+
+def test_a_result_that_cannot_be_used_is_computed_again_elsewhere(build: Build) -> None:
+    executor = build(workers=2, speculate=False)
+    executor.ready()
+    results = []
+    for result in executor.map("update", Snapshot(0, make_params()), make_shards(4)):
+        if not results:
+            executor.again(result)
+        results.append(result)
+    assert [one.shard for one in results].count(results[0].shard) == 2
+    assert len({one.worker for one in results if one.shard == results[0].shard}) == 2
+
+
+@pytest.mark.parametrize("kind", ["local", "ray"])
+def test_a_stream_runs_until_its_feed_ends(build: Build, kind: str) -> None:
+    executor = build(kind, FakeRecipe(seconds=0.01), workers=2)
+    executor.ready()
+    shards = make_shards(9)
+    feed = iter((Snapshot(shard.index // 4, make_params()), shard) for shard in shards)
+    results = list(executor.stream("update", lambda: next(feed, None)))
+    assert sorted(result.shard for result in results) == list(range(9))
+    assert {result.shard: result.value.version for result in results} == {index: index // 4 for index in range(9)}
+    assert len({result.worker for result in results}) == executor.num_workers
+    assert_exact(executor)
 
 
 def test_a_worker_that_dies_at_its_start_is_replaced(build: Build, tmp_path: Path) -> None:
     executor = build(recipe=FakeRecipe("build_die", folder=str(tmp_path)), workers=1)
     assert_exact(executor, count=2)
-    assert (executor.restarts, executor.retries) == (1, 0)
+    assert (executor.counts["restarts"], executor.counts["retries"]) == (1, 0)
 
 
 def test_a_shard_that_kills_every_worker_ends_the_run(build: Build) -> None:
@@ -146,7 +212,7 @@ def test_two_calls_at_once_are_refused(build: Build) -> None:
     first = executor.map("update", Snapshot(0, make_params()), make_shards(2))
     next(first)
     assert len(list(executor.map("update", Snapshot(1, make_params()), make_shards(1)))) == 1
-    with pytest.raises(RuntimeError, match="called again"):
+    with pytest.raises(RuntimeError, match="another call was begun"):
         next(first)
 
 

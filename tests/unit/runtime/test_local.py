@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from distmeta.config import RuntimeConfig
 from distmeta.runtime import build_executor
+from distmeta.runtime.actor import WorkerActor
 from distmeta.runtime.wire import encode_snapshot
-from distmeta.runtime.worker import LazyWorker, Worker
+from distmeta.runtime.worker import Worker
 from distmeta.types import Snapshot
 
 from ...fakes import FakeRecipe, make_params, make_shards
@@ -42,7 +44,19 @@ def test_a_worker_decodes_a_snapshot_once() -> None:
 
 
 def test_the_actors_class_is_a_worker_built_later() -> None:
-    actor = LazyWorker()
+    actor = WorkerActor()
     actor.start(3, FakeRecipe(), torch.get_num_threads())
-    result = actor.run("update", encode_snapshot(Snapshot(0, make_params()), 1), make_shards(1)[0], None)
+    wire, shard = encode_snapshot(Snapshot(0, make_params()), 1), make_shards(1)[0]
+    result = actor.run((1, 0), "update", wire, shard, None)
+    assert result is not None
     assert (result.worker, result.data_wait_s, result.compute_s) == (3, 0.25, 0.5)
+
+
+def test_a_shard_that_another_has_done_is_not_begun() -> None:
+    actor = WorkerActor()
+    actor.start(3, FakeRecipe("raise", shard=0), torch.get_num_threads())
+    wire, shard = encode_snapshot(Snapshot(0, make_params()), 1), make_shards(1)[0]
+    actor.forget((1, 0))
+    assert actor.run((1, 0), "update", wire, shard, None) is None
+    with pytest.raises(ValueError, match="boom"):
+        actor.run((2, 0), "update", wire, shard, None)

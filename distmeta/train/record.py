@@ -1,0 +1,67 @@
+"""What happened to a run besides training: counted, told, and kept with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import deque
+from collections.abc import Mapping
+
+from distmeta.runtime.executor import Executor, Incident
+from distmeta.tracking.base import Tracker
+from distmeta.tracking.console import Progress
+
+COUNT = "count/"
+"""Prefix of the counts in a checkpoint's progress."""
+_KEPT = 1000
+
+
+class Record:
+    """Passes the executor's incidents on to people and to the tracker, and adds up counts over resumptions.
+
+    Args:
+        executor: Whose incidents.
+        tracker: Where they are kept: `incidents/from-step-<first>.jsonl`, and `workers/worker-<n>.txt` with the last
+            traceback of a worker.
+        progress: Where they are told.
+        step: Outer steps made before this process.
+        before: Progress of the checkpoint that it goes on from.
+    """
+
+    def __init__(
+        self, executor: Executor, tracker: Tracker, progress: Progress, step: int, before: Mapping[str, float]
+    ) -> None:
+        self._executor, self._tracker, self._progress = executor, tracker, progress
+        self._before = {name.removeprefix(COUNT): int(n) for name, n in before.items() if name.startswith(COUNT)}
+        self._path = f"incidents/from-step-{step:08d}.jsonl"
+        self._lines: deque[str] = deque(maxlen=_KEPT)
+
+    def counts(self) -> dict[str, int]:
+        """Over the whole run. Those of a run that people ask about are there even if they are 0."""
+        now = self._executor.counts
+        names = dict.fromkeys(("restarts", "retries", "copies", *self._before, *now))
+        return {name: self._before.get(name, 0) + now.get(name, 0) for name in names}
+
+    def progress(self) -> dict[str, float]:
+        """The counts for a checkpoint."""
+        return {COUNT + name: float(count) for name, count in self.counts().items() if count}
+
+    def note(self, step: int) -> None:
+        """Tell and keep what has happened since the last time."""
+        new = self._executor.incidents()
+        for incident in new:
+            self._progress.note(f"step {step}: {_line(incident)}")
+            self._lines.append(json.dumps({"step": step, **dataclasses.asdict(incident)}))
+            if incident.traceback:
+                self._tracker.text(
+                    f"{_line(incident)}\n\n{incident.traceback}\n", f"workers/worker-{incident.worker}.txt"
+                )
+        if new:
+            self._tracker.text("\n".join(self._lines) + "\n", self._path)
+
+
+def _line(incident: Incident) -> str:
+    place = f"worker {incident.worker}" + (f" on {incident.node}" if incident.node else "")
+    shard = "" if incident.shard is None else f", shard {incident.shard}"
+    outcome = f" -> {incident.outcome}" if incident.outcome else ""
+    return f"{place}{shard}: {incident.kind}: {incident.detail}{outcome}"
