@@ -15,6 +15,7 @@ from safetensors.torch import load as from_bytes
 
 from distmeta.checkpoint.files import AVERAGED, FILES, FORMAT, META, SERVER, Checkpoint, StateFile, Summary
 from distmeta.checkpoint.storage import MARKER, Folder
+from distmeta.cluster_env import runs_path
 from distmeta.config.base import explain
 from distmeta.config.run import RunConfig
 from distmeta.errors import UserError
@@ -58,7 +59,7 @@ def load(path: str | os.PathLike[str], which: Literal["latest", "best"] = "lates
 
 
 def latest(root: str | os.PathLike[str], name: str) -> str | None:
-    """Where the newest checkpoint of a run lies; None if it has none."""
+    """Where the newest checkpoint of a run lies, given its `checkpoint.path`; None if it has none."""
     found = checkpoints(run_folder(root, name))
     return found[max(found)].url if found else None
 
@@ -85,9 +86,14 @@ def summaries(path: str | os.PathLike[str]) -> list[Summary]:
     return found
 
 
+def runs_folder(root: str | os.PathLike[str]) -> Folder:
+    """The folder of runs that a `checkpoint.path` names."""
+    return Folder.at(runs_path(os.fspath(root)))
+
+
 def run_folder(root: str | os.PathLike[str], name: str) -> Folder:
     """The folder of a run's checkpoints."""
-    return Folder.at(root) / name
+    return runs_folder(root) / name
 
 
 def step_of(folder: Folder) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distmeta.checkpoint.files import Checkpoint
-from distmeta.checkpoint.reading import latest, load
+from distmeta.checkpoint.reading import latest, load, runs_folder
 from distmeta.config.run import RunConfig
 from distmeta.errors import UserError
 
@@ -26,7 +26,7 @@ def resumable(config: RunConfig) -> Checkpoint:
     path = latest(config.checkpoint.path, config.name)
     if path is None:
         raise UserError(
-            f"there is no checkpoint of '{config.name}' below {config.checkpoint.path}",
+            f"there is no checkpoint of '{config.name}' below {runs_folder(config.checkpoint.path).url}",
             where="--resume",
             allowed="the name of a run that has been started, or no --resume",
         )

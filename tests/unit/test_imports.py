@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # A unit is a module or folder right below distmeta/. It may import the units of the layers above its own line, and
 # those beside it as long as no cycle arises, except that peers know nothing of each other.
 LAYERS = (
-    ("errors", "home", "logs"),
+    ("errors", "home", "logs", "cluster_env"),
     ("types",),
     ("tensors",),
     ("seeding",),
@@ -38,7 +38,7 @@ LEVEL = {unit: level for level, layer in enumerate(LAYERS) for unit in layer}
 # Everyone below the runtime may name the executor's interface; that needs it to be almost free of imports.
 EXECUTOR_MAY_IMPORT = frozenset({"errors", "types"})
 # Stay usable where torch is not loaded, so they may import only each other.
-TORCH_FREE = frozenset({"errors", "home", "logs", "seeding", "config", "data"})
+TORCH_FREE = frozenset({"errors", "home", "logs", "cluster_env", "seeding", "config", "data"})
 # MLflow runs this file as a script wherever the model is served, with the whole package installed.
 SCRIPTS = frozenset({"distmeta/tracking/pyfunc_model.py"})
 
