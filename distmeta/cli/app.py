@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from typer.exceptions import TyperException
 
 from distmeta import __version__
-from distmeta.cli import adapt, bench, checkpoint, data, evaluate, train, ui
+from distmeta.cli import adapt, bench, checkpoint, data, evaluate, jobs, submit, train, ui
 from distmeta.cli.output import one_line
 from distmeta.config.base import explain
 from distmeta.errors import DistmetaError, UserError
@@ -64,13 +64,15 @@ def _distmeta(
 
 
 app.command("train", short_help="Meta-train a learner.", epilog=train.EXAMPLES)(train.train)
+app.command("submit", short_help="Send a job to a Ray cluster.", epilog=submit.EXAMPLES)(submit.submit)
+app.add_typer(jobs.app, name="jobs", short_help="Look at the jobs of a Ray cluster.")
 app.command("evaluate", short_help="Measure a checkpoint on unseen tasks.", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("adapt", short_help="Label your own images.", epilog=adapt.EXAMPLES)(adapt.adapt)
 app.add_typer(data.app, name="data", short_help="Import raw files into stores, and look into them.")
 app.add_typer(checkpoint.app, name="checkpoint", short_help="Look at checkpoints.")
 app.add_typer(bench.app, name="bench", short_help="Measure the engine on this machine.")
 app.command("ui", short_help="Look at the runs in the browser.")(ui.ui)
-_GROUPS = ("data", "checkpoint", "bench")
+_GROUPS = ("data", "checkpoint", "bench", "jobs")
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,10 @@ from typing import Annotated
 import typer
 
 from distmeta.cli.output import JsonOption, SetOption, people_read, print_json, print_values
+from distmeta.cluster_env import in_ray_job
+from distmeta.config import RunConfig
 from distmeta.config.load import load_config, to_yaml
+from distmeta.tracking.uris import mask_uri, tracking_uri
 
 EXAMPLES = """\b
 Examples:
@@ -16,6 +19,8 @@ Examples:
   distmeta train jobs/demo.py --dry-run > demo.yaml
   distmeta train demo.yaml --resume --json
 """
+MLFLOW_LABEL = "mlflow"
+"""Begins the line by which a job tells where it can be watched."""
 
 
 def train(
@@ -29,6 +34,13 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the run's last checkpoint, to the same bits as without a stop.")
     ] = False,
+    auto_resume: Annotated[
+        bool | None,
+        typer.Option(
+            "--auto-resume/--no-auto-resume",
+            help="Go on from the run's last checkpoint if it has one, and start otherwise. The default in a Ray job.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the configuration, print all of it as YAML, and start nothing.")
     ] = False,
@@ -49,8 +61,18 @@ def train(
     from distmeta.train import train as run_training
 
     with people_read(as_json):
+        if in_ray_job() and config.tracking.kind == "mlflow":
+            print(f"{MLFLOW_LABEL}  {mask_uri(tracking_uri(config.tracking.uri))}", flush=True)
+        if auto_resume or (auto_resume is None and in_ray_job()):
+            resume = resume or _has_checkpoint(config)
         result = run_training(config, resume=resume)
     if as_json:
         print_json(result.to_json())
     else:  # the scores have been shown as a table
         print_values({name: value for name, value in result.to_json().items() if name not in ("meta_test", "scores")})
+
+
+def _has_checkpoint(config: RunConfig) -> bool:
+    from distmeta.checkpoint import latest
+
+    return latest(config.checkpoint.path, config.name) is not None

@@ -62,10 +62,21 @@ def change(*overrides: str) -> Arguments:
     return lambda folder: [*yaml("")(folder), *sets]
 
 
+def submit(*options: str) -> Arguments:
+    """`distmeta submit` of a good file from the current folder."""
+
+    def make(folder: Path) -> list[str]:
+        (folder / "w").mkdir()
+        return ["submit", *yaml("")(folder)[1:], *options]
+
+    return make
+
+
 def literal(*arguments: str) -> Arguments:
     return lambda folder: list(arguments)
 
 
+HEAD = ("--address", "http://127.0.0.1:9")
 SINUSOID = ("tasks.source=sinusoid", "model.kind=mlp")
 
 
@@ -317,6 +328,26 @@ ROWS = [
     Row("more ways than classes", with_store("tasks.way=5", "tasks.queries=1", "tasks.eval_queries=1"), ("5", "class")),
     Row("fewer examples than the task needs", with_store("tasks.way=2", "tasks.queries=15"), ("16", "3", "class")),
     Row("unknown split set", with_store("tasks.split_set=vinyals"), ("'vinyals'", "fractions")),
+    # clusters
+    Row("submitting a bad field", submit("--set", "sed=1"), ("--set sed: unknown field 'sed'", "did you mean 'seed'?")),
+    Row("submitting to nowhere", submit(), ("--address: there is no cluster to ask", "RAY_API_SERVER_ADDRESS")),
+    Row("no address", submit("--address", "ray://head:1"), ("--address: 'ray://head:1' is no job", "http://HEAD:8265")),
+    Row("nobody answers", submit("--address", "http://127.0.0.1:9"), ("--address: nothing answers at http://127.0.0",)),
+    Row(
+        "address with a password",
+        literal("jobs", "list", "--address", "ftp://me:secret@head"),
+        ("--address: 'ftp://me:***@head' is no job server",),
+    ),
+    Row("no variable", submit("--env", "A-B=secret"), ("--env: 'A-B' is not a variable", "NAME=VALUE")),
+    Row(
+        "password for all to see",
+        submit("--set", "tracking.uri=postgresql://me:secret@db/runs", *HEAD),
+        ("--set: a password is in it",),
+    ),
+    Row("job elsewhere", submit("--working-dir", "w", *HEAD), ("run.yaml: is not below", "--working-dir")),
+    Row("no working folder", submit("--working-dir", "no", *HEAD), ("--working-dir no: no such folder",)),
+    Row("job left out", submit("--exclude", "run.*", *HEAD), ("run.yaml: is left out of what is sent",)),
+    Row("jobs of nobody", literal("jobs", "status", "x"), ("--address: there is no cluster to ask",)),
     # the command line
     Row("unknown command", literal("tran"), ("no such command 'tran'", "Did you mean 'train'?")),
     Row("unknown sub-command", literal("data", "imprt"), ("no such command 'imprt'", "Did you mean 'import'?")),
@@ -374,8 +405,9 @@ def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder for the test alone."""
+    """A current folder for the test alone, and no cluster that is known."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
     return tmp_path
 
 
