@@ -65,7 +65,9 @@ def mask_file(path: Path) -> None:
 
 def _masked_json(content: str, indent: int | None) -> str:
     try:
-        return json.dumps(masked(json.loads(content)), indent=indent)
+        value = json.loads(content)
+        plain = masked(value)
+        return content if plain == value else json.dumps(plain, indent=indent)
     except ValueError:  # cut short, or no JSON at all
         return mask_uri(content)
 

@@ -79,7 +79,7 @@ def test_values_and_files_are_kept(make: Callable[[], MlflowTracker], uri: str, 
     run_id = tracker.start("run", CONFIG, None)
     checkpoint = tmp_path / "step-3"
     checkpoint.mkdir()
-    (checkpoint / "state.json").write_text("{}")
+    (checkpoint / "state.json").write_text('{"config": {"checkpoint": {"path": "s3://KEY:secret@bucket/runs"}}}')
     (tmp_path / "plot.png").write_bytes(b"png")
     for step in range(1, 4):
         tracker.log(step, {"train/loss": 1.0 / step, "train/accuracy": float("nan")})
@@ -89,6 +89,8 @@ def test_values_and_files_are_kept(make: Callable[[], MlflowTracker], uri: str, 
     tracker.close()
     assert steps(uri, run_id, "train/loss") == steps(uri, run_id, "train/accuracy") == [1, 2, 3]
     assert artifacts(uri, run_id, "checkpoints/step-3") == {"checkpoints/step-3/state.json"}
+    kept = tmp_path / "mlartifacts" / run_id / "artifacts" / "checkpoints" / "step-3" / "state.json"
+    assert json.loads(kept.read_text()) == {"config": {"checkpoint": {"path": "s3://KEY:***@bucket/runs"}}}
     assert artifacts(uri, run_id, "pictures") == {"pictures/plot.png"}
     assert not (tmp_path / "unsent").exists()
 

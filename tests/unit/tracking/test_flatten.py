@@ -1,6 +1,11 @@
 from __future__ import annotations
 
-from distmeta.tracking.flatten import MAX_VALUE_LENGTH, flatten, masked
+import json
+from pathlib import Path
+
+import pytest
+
+from distmeta.tracking.flatten import MAX_VALUE_LENGTH, flatten, mask_file, masked, masked_text
 
 
 def test_sections_become_dotted_names() -> None:
@@ -32,3 +37,33 @@ def test_masked_leaves_everything_else_alone() -> None:
     config = {"a": [1, None, {"uri": "http://me:secret@host"}], "b": 0.5}
     assert masked(config) == {"a": [1, None, {"uri": "http://me:***@host"}], "b": 0.5}
     assert config["a"] == [1, None, {"uri": "http://me:secret@host"}]
+
+
+@pytest.mark.parametrize(
+    "name", ["password", "db_password", "Secret", "auth.token", "api_key", "aws_secret_access_key", "credentials"]
+)
+def test_texts_are_masked_whose_name_says_that_they_are_secret(name: str) -> None:
+    assert masked({"a": [{name: "hidden"}]}) == {"a": [{name: "***"}]}
+    assert flatten({"options": {name: "hidden"}}) == {f"options.{name}": "***"}
+
+
+def test_other_names_and_values_are_not_masked() -> None:
+    config = {"tokenizer": "bert", "num_tokens": 5, "key": "x", "keys": ["a"], "token": None, "password": ""}
+    assert masked(config) == config
+
+
+def test_json_stays_json_when_its_secrets_are_masked() -> None:
+    line = '{"a":"http://me:secret@host","b":"x@y"}'
+    assert masked_text(f"{line}\n{line}\n", "x.jsonl").count("x@y") == 2
+    assert json.loads(masked_text(line, "x.json")) == {"a": "http://me:***@host", "b": "x@y"}
+    assert masked_text('{"a": "http://me:secret@host"', "x.json") == '{"a": "http://me:***@host"'
+    assert masked_text("http://me:secret@host", "x.txt") == "http://me:***@host"
+
+
+def test_text_files_are_masked_and_others_left_alone(tmp_path: Path) -> None:
+    content = b"http://me:secret@host \xff"
+    for name, expected in (("a.txt", b"http://me:***@host \xff"), ("a.png", content), ("a.safetensors", content)):
+        (tmp_path / name).write_bytes(content)
+        mask_file(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == expected
+    mask_file(tmp_path)

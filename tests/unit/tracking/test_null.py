@@ -14,6 +14,9 @@ def test_the_null_tracker_keeps_nothing(tmp_path: Path) -> None:
     assert tracker.start("name", {}, None) == ""
     assert tracker.start("name", {}, "id") == ""
     tracker.log(1, {"loss": 0.5})
+    tracker.text("text", "name")
+    tracker.tags({"a": "b"})
+    assert tracker.pending() == []
     tracker.artifact(tmp_path / "none", "folder")
     tracker.model(tmp_path / "none", "model")
     assert tracker.address() is None

@@ -142,6 +142,63 @@ def test_a_refused_item_is_handed_back_and_holds_nothing_up(store: FakeStore, ma
     assert unsent.uploads == [bad]
 
 
+def test_one_refused_point_does_not_take_its_batch_along(
+    store: FakeStore, make: Callable[..., Sender], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    store.refuses = {"bad"}
+    sender = make()
+    sender.put([*points(*range(7)), *points(1, 2, key="bad"), *points(*range(7, 20))])
+    unsent = sender.close(PATIENCE_S)
+    assert store.steps == list(range(20))
+    assert unsent.points == points(1, 2, key="bad") == sender.pending()
+    assert [record.getMessage() for record in caplog.records] == [
+        "tracking: bad could not be recorded: ValueError: not with me"
+    ]
+
+
+def test_pending_is_all_that_has_not_been_taken(store: FakeStore, make: Callable[..., Sender]) -> None:
+    sender = make()
+    sender.put(points(1))
+    store.wait_for(lambda: store.steps == [1])
+    store.away.set()
+    sender.put(points(2))
+    store.asked.clear()
+    assert store.asked.wait(PATIENCE_S)
+    sender.put(points(3))
+    assert sender.pending() == points(2, 3)
+    store.away.clear()
+    sender.close(PATIENCE_S)
+    assert sender.pending() == []
+
+
+def test_an_upload_replaces_those_of_its_name_that_wait(store: FakeStore, make: Callable[..., Sender]) -> None:
+    store.away.set()
+    sender = make()
+    first, second, third = store.upload("a"), store.upload("b"), store.upload("b")
+    assert sender.upload(first, replace=True) == []
+    assert sender.upload(second, replace=True) == []
+    assert sender.upload(store.upload("a"), replace=True) == [], "the first one may be on its way"
+    assert sender.upload(third, replace=True) == [second]
+    assert sender.upload(store.upload("b")) == []
+    store.away.clear()
+    sender.close(PATIENCE_S)
+    assert store.uploads == ["a", "a", "b", "b"]
+
+
+def test_a_slow_store_is_given_smaller_batches(store: FakeStore, make: Callable[..., Sender]) -> None:
+    store.away.set()
+    sender = make(batch=400)
+    sender.put(points(*range(1000)))
+    for _ in range(3):
+        store.asked.clear()
+        assert store.asked.wait(PATIENCE_S)
+    store.away.clear()
+    sender.close(PATIENCE_S)
+    assert store.steps == list(range(1000))
+    assert len(store.calls[0]) in (50, 100) and max(map(len, store.calls)) > 100
+
+
 def test_putting_never_waits_for_a_stuck_store(make: Callable[..., Sender], store: FakeStore) -> None:
     release = threading.Event()
     sender = make()

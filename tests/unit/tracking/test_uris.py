@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from distmeta.tracking.uris import artifact_folder, is_server, mask_uri, sqlite_file, tracking_uri
+from distmeta.errors import UserError
+from distmeta.tracking.uris import (
+    artifact_folder,
+    inner_path,
+    is_server,
+    mask_uri,
+    sqlite_file,
+    tracking_uri,
+    unsent_folder,
+)
 
 
 @pytest.mark.parametrize(
@@ -17,6 +26,19 @@ from distmeta.tracking.uris import artifact_folder, is_server, mask_uri, sqlite_
         ("http://host/?user=me&password=secret&x=1", "http://host/?user=me&password=***&x=1"),
         ("http://host/?Api_Token=secret", "http://host/?Api_Token=***"),
         ("could not open postgresql://me:secret@host/x now", "could not open postgresql://me:***@host/x now"),
+        ("s3://KEY:SECRET@bucket/runs", "s3://KEY:***@bucket/runs"),
+        (
+            "http://host/a?X-Amz-Signature=se&X-Amz-Security-Token=cret",
+            "http://host/a?X-Amz-Signature=***&X-Amz-Security-Token=***",
+        ),
+        ("https://x.blob.core.windows.net/c?sv=2024&sig=secret", "https://x.blob.core.windows.net/c?sv=2024&sig=***"),
+        ('{"uri": "http://me:secret@host"}', '{"uri": "http://me:***@host"}'),
+        ("AWS_SECRET_ACCESS_KEY=secret python", "AWS_SECRET_ACCESS_KEY=*** python"),
+        ("{'MLFLOW_TRACKING_PASSWORD': 'a secret', 'X': '1'}", "{'MLFLOW_TRACKING_PASSWORD': ***, 'X': '1'}"),
+        ("RAY_AUTH_TOKEN: secret", "RAY_AUTH_TOKEN: ***"),
+        ("{'Authorization': 'Bearer secret'}", "{'Authorization': 'Bearer ***'}"),
+        ("authorization: secret", "authorization: ***"),
+        ("the token = 5 and the key: x", "the token = 5 and the key: x"),
         ("http://host:5000", "http://host:5000"),
         ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
         ("a plain text, 12:30, me@host", "a plain text, 12:30, me@host"),
@@ -31,6 +53,25 @@ def test_the_configured_uri_wins_over_the_environment_and_the_default(monkeypatc
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert tracking_uri(None) == "http://server:5000"
     assert tracking_uri("sqlite:///mine.db") == "sqlite:///mine.db"
+
+
+def test_in_a_ray_job_the_default_store_outlives_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert unsent_folder() == Path("mlflow-unsent")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.setenv("DISTMETA_HOME", str(tmp_path))
+    assert sqlite_file(tracking_uri(None)) == tmp_path / "mlflow.db"
+    assert unsent_folder() == tmp_path / "mlflow-unsent"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert tracking_uri(None) == "http://server:5000"
+
+
+@pytest.mark.parametrize("path", ["", "..", "../x", "a/../x", "/x", "a//x", "a/./x", "a/", "C:x", "a\\..\\x", "a\0"])
+def test_names_of_artifacts_stay_in_their_folder(path: str) -> None:
+    assert inner_path("a/b.c/..d") == "a/b.c/..d"
+    with pytest.raises(UserError, match="is not a name of an artifact"):
+        inner_path(path)
 
 
 def test_a_sqlite_store_keeps_its_artifacts_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
