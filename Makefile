@@ -18,7 +18,7 @@ export DISTMETA_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install demo test check bench bench-curve test-slow test-cluster test-gpu format clean
+.PHONY: help install demo test check bench bench-curve test-slow test-cluster test-chaos test-gpu format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ test-slow: $(STAMP) ## Tests that take minutes
 
 test-cluster: $(STAMP) ## Tests that need a Ray cluster of several nodes
 	$(BIN)/pytest -m cluster
+
+test-chaos: $(STAMP) ## Runs under 60 random faults: what is killed changes no bit (DISTMETA_CHAOS_SEED=...)
+	$(BIN)/pytest -m chaos -s
 
 test-gpu: $(STAMP) ## Tests that need a GPU
 	$(BIN)/pytest -m gpu
