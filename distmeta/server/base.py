@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+import torch
 from torch import Tensor
 
 from distmeta.config.algorithm import OuterConfig
@@ -119,6 +120,7 @@ class HoldingServer(Server):
 
     def __init__(self, params: Mapping[str, Tensor], config: OuterConfig, total_steps: int) -> None:
         self._optimizer = OuterOptimizer(params, config, total_steps)
+        self._room: Params = {}  # for the mean: the memory of one step serves the next
         self._lock = threading.Lock()
 
     @property
@@ -152,9 +154,14 @@ class HoldingServer(Server):
         """Let all updates go. Called with the lock held."""
 
     def _mean(self, total: Update) -> Params:
+        """The sum over its weight, in memory that the next mean is written to."""
         if not total.weight > 0.0:
             raise StepError(f"version {self.version} cannot step: the weights sum to {total.weight}")
-        mean = {name: grad / total.weight for name, grad in total.grad.items()}
+        mean: Params = {}
+        for name, grad in total.grad.items():
+            if name not in self._room:
+                self._room[name] = torch.empty_like(self._optimizer.params[name])
+            mean[name] = torch.div(grad, total.weight, out=self._room[name])
         if not all_finite(mean):
             raise StepError(f"version {self.version} cannot step: the sum of finite updates overflows")
         return mean

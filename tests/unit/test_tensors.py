@@ -55,6 +55,21 @@ def test_the_norm_of_parts_is_the_norm_of_the_whole() -> None:
     assert global_norm({}) == 0.0
 
 
+def test_the_norm_does_not_depend_on_threads() -> None:
+    tensor = torch.randn(300_001, generator=torch.Generator().manual_seed(0))
+    threads = torch.get_num_threads()
+    norms = set()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            norms.add(global_norm({"x": tensor, "y": tensor[:40_000].reshape(200, 200).T}))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(norms) == 1
+    expected = math.sqrt(math.fsum(value * value for value in (*tensor.tolist(), *tensor[:40_000].tolist())))
+    assert norms.pop() == pytest.approx(expected, rel=1e-14)
+
+
 def test_the_norm_leaves_its_tensors_alone() -> None:
     params = {"x": torch.tensor([3.0, 4.0], dtype=torch.float64)}
     assert global_norm(params) == 5.0
