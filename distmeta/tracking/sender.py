@@ -76,7 +76,7 @@ class Sender:
         self._uploads: deque[Upload] = deque()
         self._refused = Unsent()
         self._refused_keys: set[str] = set()
-        self._away = False
+        self._away: set[type] = set()  # a server may answer while the place of its artifacts does not
         self._lock = threading.Lock()
         self._closing, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="distmeta-tracking", daemon=True)
@@ -111,7 +111,7 @@ class Sender:
     @property
     def away(self) -> bool:
         """Whether the store did not answer when it was last asked."""
-        return self._away
+        return bool(self._away)
 
     def close(self, timeout_s: float) -> Unsent:
         """Send what is queued, for at most `timeout_s` seconds, end the thread and return what was not sent."""
@@ -143,15 +143,14 @@ class Sender:
                 self._deliver(item)
             except Exception as error:  # the one place that takes any error: no store may change or end the training
                 if self._is_outage(error):
-                    self._report_outage(error)
-                    self._limit = max(self._limit // 2, min(_LEAST_BATCH, self._batch))  # it may be slow, not away
+                    self._report_outage(item, error)
                     return False
                 self._refuse(item, error)
             else:
                 self._limit = min(2 * self._limit, self._batch)
-                if self._away:
+                if type(item) in self._away:
                     _LOG.warning("tracking: the store answers again")
-                self._away = False
+                self._away.discard(type(item))
                 self._done(item, refused=False)
         return True
 
@@ -166,10 +165,12 @@ class Sender:
         self._refused_keys |= names
         self._done(item, refused=True)
 
-    def _report_outage(self, error: Exception) -> None:
-        if not self._away:
+    def _report_outage(self, item: list[Point] | Upload, error: Exception) -> None:
+        if type(item) not in self._away:
             _LOG.warning("tracking: the store does not answer, training goes on meanwhile: %s", _reason(error))
-        self._away = True
+        self._away.add(type(item))
+        if isinstance(item, list):  # it may be slow rather than away
+            self._limit = max(self._limit // 2, min(_LEAST_BATCH, self._batch))
 
     def _next(self) -> list[Point] | Upload | None:
         with self._lock:

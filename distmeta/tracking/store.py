@@ -30,6 +30,8 @@ FIRST_CALL_PATIENCE_S = 3.0
 _MAX_WAIT_S = 10.0
 _PASSING = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
 
+_PASSING_CODES = (408, 425, 429)
+
 
 def open_store(uri: str) -> MlflowClient:
     """Make a client of a store; a SQLite file, with the folders above it, is made if there is none."""
@@ -121,7 +123,7 @@ def store_errors() -> tuple[type[Exception], ...]:
 def is_outage(error: Exception) -> bool:
     """Whether the store may take the same call later: no connection, a time-out, a busy or failing server."""
     from mlflow.exceptions import MlflowException, RestException
-    from requests import RequestException
+    from requests import HTTPError, RequestException
     from sqlalchemy.exc import OperationalError
 
     if isinstance(error, MlflowException):
@@ -131,6 +133,8 @@ def is_outage(error: Exception) -> bool:
             return True
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, HTTPError) and cause.response is not None:
+            return cause.response.status_code >= 500 or cause.response.status_code in _PASSING_CODES
         if isinstance(cause, (ConnectionError, TimeoutError, RequestException, OperationalError)):
             return True
         cause = cause.__cause__ or cause.__context__

@@ -117,6 +117,26 @@ def test_an_outage_loses_and_doubles_nothing_and_is_told_once(
     assert "answers again" in told[1]
 
 
+def test_artifacts_that_have_no_place_are_told_once_while_values_arrive(
+    store: FakeStore, make: Callable[..., Sender], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    tried = threading.Semaphore(0)
+
+    def send() -> None:
+        tried.release()
+        raise ConnectionError("the bucket does not answer")
+
+    sender = make()
+    sender.upload(Upload("file", Path("file"), send))
+    for step in range(4):
+        sender.put(points(step))
+        assert tried.acquire(timeout=PATIENCE_S)
+    store.wait_for(lambda: len(store.steps) >= 3)
+    assert sender.away
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["tracking"]
+
+
 def test_what_an_absent_store_does_not_take_is_handed_back(store: FakeStore, make: Callable[..., Sender]) -> None:
     store.away.set()
     sender = make()
