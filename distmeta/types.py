@@ -156,9 +156,11 @@ class Report:
         shard: Index of the shard.
         update: What was found.
         finite: Whether every entry of the gradient is finite; None if nobody has looked.
+        count: Shards that the update is the sum of: `shard` and the ones after it.
     """
 
     version: int
     shard: int
     update: Update
     finite: bool | None = None
+    count: int = 1

@@ -17,7 +17,16 @@ from distmeta.errors import UserError
 from distmeta.types import Params, Report, Shard, Snapshot, TaskSpec, Update
 
 Trouble = Literal[
-    "none", "die", "die_always", "hang", "raise", "user_error", "build_user_error", "build_die", "all_but_one_die"
+    "none",
+    "die",
+    "die_always",
+    "hang",
+    "raise",
+    "user_error",
+    "build_user_error",
+    "build_die",
+    "all_but_one_die",
+    "nonfinite",
 ]
 
 
@@ -46,7 +55,9 @@ class FakeProgram:
                 "threads": torch.get_num_threads(),
                 "writable": snapshot.params["scale"].numpy().flags.writeable,
             }
-        factor = 1 + sum(spec.seed for spec in shard.specs)
+        factor: float = 1 + sum(spec.seed for spec in shard.specs)
+        if shard.index == self.recipe.shard and self.recipe.trouble == "nonfinite":
+            factor = float("nan")
         grad = {name: tensor * factor for name, tensor in snapshot.params.items()}
         return Report(snapshot.version, shard.index, Update(grad, float(len(shard.specs)), {"loss": 0.5 * factor}))
 

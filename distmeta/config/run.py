@@ -51,6 +51,8 @@ class RuntimeConfig(Frozen):
         heartbeat_timeout_s: After this long without a sign of life, a worker is replaced, whatever it was doing.
         max_shard_retries: Failures of one shard before the run stops with the worker's own error.
         max_worker_failures: Failures in a row, without a shard in between, after which a worker is left out.
+        aggregate: Where updates are added: by the driver as they come, or in groups on the nodes of their workers, so
+            that fewer bytes travel. `auto` is `node` for large updates of several nodes. The bits are the same.
         speculate: Give the slowest shards at the end of a step to idle workers as well; the first report wins.
     """
 
@@ -67,6 +69,7 @@ class RuntimeConfig(Frozen):
     max_shard_retries: NonNegativeInt = 3
     max_worker_failures: PositiveInt = 3
     speculate: bool = True
+    aggregate: Literal["auto", "driver", "node"] = "auto"
 
     @field_validator("workers", mode="before")
     @classmethod

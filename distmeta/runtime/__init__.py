@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from distmeta.config import RuntimeConfig
 from distmeta.runtime.executor import Executor, Recipe
+from distmeta.runtime.worker import Compression
 
 
-def build_executor(config: RuntimeConfig, recipe: Recipe) -> Executor:
+def build_executor(config: RuntimeConfig, recipe: Recipe, compression: Compression = "none") -> Executor:
     """Start the executor that `config` names.
 
     Args:
         config: Where and how to run.
         recipe: The program of the workers.
+        compression: How updates are rounded on the way (`outer.compression`).
 
     Raises:
         UserError: The Ray cluster cannot be reached, or has no room for the workers.
@@ -19,7 +21,7 @@ def build_executor(config: RuntimeConfig, recipe: Recipe) -> Executor:
     if config.executor == "local":
         from distmeta.runtime.local import LocalExecutor
 
-        return LocalExecutor(config, recipe)
+        return LocalExecutor(config, recipe, compression)
     from distmeta.runtime.ray import RayExecutor
 
-    return RayExecutor(config, recipe)
+    return RayExecutor(config, recipe, compression)

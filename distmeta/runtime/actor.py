@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
@@ -13,8 +14,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distmeta.runtime.executor import Recipe
-from distmeta.runtime.wire import ResultWire, SnapshotWire
-from distmeta.runtime.worker import Worker
+from distmeta.runtime.wire import ParamsWire, ReportWire, ResultWire, SnapshotWire, split, sum_reports
+from distmeta.runtime.worker import Compression, Worker
 from distmeta.types import Shard
 
 PULSE = "pulse"
@@ -43,9 +44,20 @@ class WorkerActor:
         node: str = ray.get_runtime_context().get_node_id()
         return Whereabouts(node, ray.util.get_node_ip_address(), os.getpid())  # type: ignore[no-untyped-call]
 
-    def start(self, index: int, recipe: Recipe, threads: int) -> None:
+    def start(self, index: int, recipe: Recipe, threads: int, compression: Compression) -> None:
         """Build the worker."""
-        self._worker = Worker(index, recipe, threads)
+        self._worker = Worker(index, recipe, threads, compression)
+
+    def run_split(
+        self, key: tuple[int, int], kind: str, wire: SnapshotWire, shard: Shard, upcoming: Shard | None
+    ) -> tuple[ResultWire | None, ParamsWire | None]:
+        """See `run`; the gradient is a second object, which stays where it is until it is wanted somewhere."""
+        result = self.run(key, kind, wire, shard, upcoming)
+        return (None, None) if result is None else split(result)
+
+    def add(self, reports: Sequence[ReportWire], *grads: ParamsWire) -> ReportWire:
+        """The sum of a group's reports, near the workers that made them."""
+        return sum_reports([replace(report, grad=grad) for report, grad in zip(reports, grads, strict=True)])
 
     def run(
         self, key: tuple[int, int], kind: str, wire: SnapshotWire, shard: Shard, upcoming: Shard | None

@@ -23,9 +23,11 @@ from distmeta.runtime.cluster import Cluster
 from distmeta.runtime.decisions import Failure
 from distmeta.runtime.executor import Recipe
 from distmeta.runtime.schedule import Key, Order
+from distmeta.runtime.wire import ReportWire
+from distmeta.runtime.worker import Compression
 
 State = Literal["waiting", "starting", "ready", "leaving", "resting", "out"]
-Tag = Literal["hello", "started", "pulse", "shard"]
+Tag = Literal["hello", "started", "pulse", "shard", "sum"]
 
 PULSES_IN_TIMEOUT = 4
 """Signs of life that are asked for within `heartbeat_timeout_s`."""
@@ -67,13 +69,21 @@ class Member:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer that is expected or has arrived: of whom, to what (`key`: which shard), and the reference to it."""
+    """An answer that is expected or has arrived: of whom, to what, and the reference to it.
+
+    Attributes:
+        key: Of a shard.
+        group: Of a sum.
+        grad: Reference to the shard's gradient, where that is a second object.
+    """
 
     member: Member
     actor: Any
     tag: Tag
     ref: Any
     key: Key | None = None
+    group: int | None = None
+    grad: Any = None
 
     @property
     def current(self) -> bool:
@@ -87,12 +97,13 @@ class Crew:
     Args:
         config: Their resources and time limits.
         recipe: The program.
+        compression: How updates are rounded.
         cluster: Where they run.
     """
 
-    def __init__(self, config: RuntimeConfig, recipe: Recipe, cluster: Cluster) -> None:
+    def __init__(self, config: RuntimeConfig, recipe: Recipe, compression: Compression, cluster: Cluster) -> None:
         self.members = [Member(index) for index in range(config.max_workers)]
-        self._config, self._recipe = config, recipe
+        self._config, self._start = config, (recipe, config.threads_per_worker, compression)
         # Of a cluster that was started here, workers inherit the environment, which starts them sooner.
         environment = cluster.worker_environment(config.threads_per_worker)
         self._options = {
@@ -116,17 +127,21 @@ class Crew:
         member.state, member.since, member.heard, member.asked = "waiting", now, now, now
         member.where, member.calls = None, []
         self._expect(member, "hello", member.actor.hello.remote())
-        self._expect(
-            member, "started", member.actor.start.remote(member.index, self._recipe, self._config.threads_per_worker)
-        )
+        self._expect(member, "started", member.actor.start.remote(member.index, *self._start))
 
-    def order(self, member: Member, order: Order, key: Key, kind: str, snapshot: Any) -> None:
-        """Ask for a shard."""
+    def order(self, member: Member, order: Order, key: Key, kind: str, snapshot: Any, *, split: bool) -> None:
+        """Ask for a shard; `split`: its gradient shall stay where it is."""
         if not member.calls:
             member.first_since = time.monotonic()
         member.calls.append(key)
-        ref = member.actor.run.remote(key, kind, snapshot, order.shard, order.following)
-        self._expect(member, "shard", ref, key)
+        call = member.actor.run_split.options(num_returns=2) if split else member.actor.run
+        refs = call.remote(key, kind, snapshot, order.shard, order.following)
+        ref, grad = refs if split else (refs, None)
+        self._expect(member, "shard", ref, key=key, grad=grad)
+
+    def add(self, member: Member, group: int, reports: list[ReportWire], grads: list[Any]) -> None:
+        """Ask for the sum of a group."""
+        self._expect(member, "sum", member.actor.add.remote(reports, *grads), group=group)
 
     def forget(self, member: Member, key: Key) -> None:
         """Tell a worker that a shard need not be begun any more."""
@@ -214,5 +229,7 @@ class Crew:
         refs = [ref for ref, answer in self._open.items() if answer.member is member]
         return bool(refs) and bool(ray.wait(refs, timeout=0)[0])
 
-    def _expect(self, member: Member, tag: Tag, ref: Any, key: Key | None = None) -> None:
-        self._open[ref] = Answer(member, member.actor, tag, ref, key)
+    def _expect(
+        self, member: Member, tag: Tag, ref: Any, key: Key | None = None, group: int | None = None, grad: Any = None
+    ) -> None:
+        self._open[ref] = Answer(member, member.actor, tag, ref, key, group, grad)

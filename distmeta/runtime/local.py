@@ -12,7 +12,7 @@ from distmeta.config import RuntimeConfig
 from distmeta.runtime.decisions import surfaced
 from distmeta.runtime.executor import Executor, Feed, Recipe, Result
 from distmeta.runtime.wire import SnapshotWire, decode_value, encode_snapshot
-from distmeta.runtime.worker import Worker
+from distmeta.runtime.worker import Compression, Worker
 from distmeta.types import Shard, Snapshot
 
 
@@ -22,15 +22,16 @@ class LocalExecutor(Executor):
     Args:
         config: `threads_per_worker` is used; the number of threads before is restored by `close`.
         recipe: The program.
+        compression: How updates are rounded on the way (`outer.compression`).
     """
 
-    def __init__(self, config: RuntimeConfig, recipe: Recipe) -> None:
+    def __init__(self, config: RuntimeConfig, recipe: Recipe, compression: Compression = "none") -> None:
         super().__init__()
         self._serial = 0
         self._waiting: deque[tuple[SnapshotWire, Shard]] = deque()
         self._shards: dict[int, tuple[SnapshotWire, Shard]] = {}
         self._threads_before: int | None = torch.get_num_threads()
-        self._worker = Worker(0, recipe, config.threads_per_worker)
+        self._worker = Worker(0, recipe, config.threads_per_worker, compression)
 
     @property
     def num_workers(self) -> int:

@@ -11,41 +11,34 @@ deadlines, machines that will go, those that have come.
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    GetTimeoutError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayError,
-    RayTaskError,
-)
+from ray.exceptions import RayError, RayTaskError
 
 from distmeta.config import RuntimeConfig
-from distmeta.errors import DistmetaError, UserError, WorkerError
+from distmeta.errors import WorkerError
 from distmeta.runtime.cluster import await_room, connect, no_room
 from distmeta.runtime.crew import Answer, Crew, Member
 from distmeta.runtime.decisions import (
     Abort,
     Failure,
-    FailureKind,
     LeaveOut,
     Policy,
     loses_worker,
     on_failure,
     on_worker_failure,
-    surfaced,
 )
 from distmeta.runtime.executor import Executor, Feed, Incident, Recipe, Result
+from distmeta.runtime.groups import Groups, Held
+from distmeta.runtime.ray_errors import failure_of, final
 from distmeta.runtime.schedule import Key, Schedule
-from distmeta.runtime.wire import ResultWire, decode_value, encode_snapshot
-from distmeta.types import Shard, Snapshot
+from distmeta.runtime.wire import ReportWire, ResultWire, decode_value, encode_snapshot, join
+from distmeta.runtime.worker import Compression
+from distmeta.types import Report, Shard, Snapshot
 
 PLACEMENT_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 180.0
@@ -53,15 +46,17 @@ NOBODY_TIMEOUT_S = 600.0
 FETCH_TIMEOUT_S = 30.0
 POLL_S = 0.5
 LOOK_EVERY_S = 0.5
+ADD_FROM_BYTES = 1 << 20
+"""Size of an update from which adding near the workers is worth a call more."""
 NODES_EVERY_S = 2.0
-
-_NODE_LOST = re.compile(r"\bnode (has )?died|\bnode .* marked dead", re.IGNORECASE)
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass
 class _Job:
-    """One call of `map` or `stream`: shards by index with what they are computed from, and how they failed."""
+    """One call of `map` or `stream`: shards by index with what they are computed from, and how they failed.
+
+    `groups`: reports are added near their workers before they come here.
+    """
 
     epoch: int
     kind: str
@@ -69,6 +64,8 @@ class _Job:
     missing: int
     feed: Feed | None = None
     failures: dict[int, list[Failure]] = field(default_factory=dict)
+    groups: Groups | None = None
+    version: int = -1
 
 
 class RayExecutor(Executor):
@@ -77,6 +74,7 @@ class RayExecutor(Executor):
     Args:
         config: Workers, their resources, deadlines and retries.
         recipe: The program. It is built while the constructor's caller goes on; what it raises, `map` raises.
+        compression: How updates are rounded on the way (`outer.compression`).
         placement_timeout_s: How long the cluster may take to find room for the workers (it may be growing).
 
     Raises:
@@ -84,7 +82,12 @@ class RayExecutor(Executor):
     """
 
     def __init__(
-        self, config: RuntimeConfig, recipe: Recipe, *, placement_timeout_s: float = PLACEMENT_TIMEOUT_S
+        self,
+        config: RuntimeConfig,
+        recipe: Recipe,
+        compression: Compression = "none",
+        *,
+        placement_timeout_s: float = PLACEMENT_TIMEOUT_S,
     ) -> None:
         super().__init__()
         self._config, self._placement_timeout_s = config, placement_timeout_s
@@ -99,7 +102,7 @@ class RayExecutor(Executor):
             cluster = connect(config)
             stack.callback(cluster.leave)
             await_room(config, cluster, placement_timeout_s)
-            self._crew = Crew(config, recipe, cluster)
+            self._crew = Crew(config, recipe, compression, cluster)
             stack.callback(self._crew.close)
             for member in self._crew.members:
                 self._crew.spawn(member)
@@ -127,7 +130,8 @@ class RayExecutor(Executor):
         """See `Executor.map`."""
         self._schedule.begin(kind, shards, upcoming)
         named = {shard.index: (shard, snapshot) for shard in shards}
-        return self._work(_Job(self._schedule.epoch, kind, named, len(shards)))
+        groups = Groups.of(named) if self._adds_near_workers(snapshot) else None
+        return self._work(_Job(self._schedule.epoch, kind, named, len(shards), groups=groups, version=snapshot.version))
 
     def stream(self, kind: str, feed: Feed) -> Iterator[Result]:
         """See `Executor.stream`."""
@@ -156,11 +160,12 @@ class RayExecutor(Executor):
             for order in self._schedule.hand_out(now):
                 snapshot = self._snapshot_ref(job.shards[order.shard.index][1])
                 member = self._crew.members[order.worker]
-                self._crew.order(member, order, (job.epoch, order.shard.index), job.kind, snapshot)
+                key = job.epoch, order.shard.index
+                self._crew.order(member, order, key, job.kind, snapshot, split=job.groups is not None)
             self.counts["copies"] = self._schedule.copies
             timeout_s = max(0.0, min(POLL_S, self._schedule.wake(now) - now))
             for result in self._take(self._crew.answers(timeout_s)):
-                job.missing -= 1
+                job.missing -= result.value.count if isinstance(result.value, Report) else 1
                 yield result
 
     def _feed(self, job: _Job) -> None:
@@ -184,46 +189,114 @@ class RayExecutor(Executor):
 
     def _take(self, answers: Sequence[Answer]) -> list[Result]:
         """Act on answers, then look after the workers. Returns the first report of each shard of the present job."""
-        results = []
+        results: list[Result] = []
         for answer in answers:
             if not answer.current:
                 continue  # the worker failed at an earlier one of these
             running = self._crew.settle(answer)
             try:
-                value = ray.get(answer.ref, timeout=FETCH_TIMEOUT_S)
+                results += self._answered(answer)
             except RayError as error:
-                failure = _failure(answer.member, error)
+                failure = failure_of(answer.member.index, error)
                 # A worker that dies fails at all its calls; the fault is that of the shard it was at.
                 key = answer.key if isinstance(error, RayTaskError) or failure.kind == "object_lost" else running
+                if answer.group is not None:
+                    self._add_again(answer.group)
                 self._failed(answer.member, failure, error, key)
-                continue
-            if answer.tag == "hello":
-                answer.member.where, answer.member.state = value, "starting"
-                answer.member.since = time.monotonic()
-            elif answer.tag == "started":
-                self._joined(answer.member)
-            elif answer.key is not None and (result := self._reported(answer.member, answer.key, value)):
-                results.append(result)
         if time.monotonic() - self._looked >= LOOK_EVERY_S:
             self._looked = time.monotonic()
             self._look_after()
         return results
 
-    def _reported(self, member: Member, key: Key, value: ResultWire | None) -> Result | None:
+    def _answered(self, answer: Answer) -> list[Result]:
+        value = ray.get(answer.ref, timeout=FETCH_TIMEOUT_S)
+        member = answer.member
+        if answer.tag == "hello":
+            member.where, member.state, member.since = value, "starting", time.monotonic()
+        elif answer.tag == "started":
+            self._joined(member)
+        elif answer.group is not None:
+            return self._added(answer.group, value)
+        elif answer.key is not None:
+            return self._reported(member, answer.key, value, answer.grad)
+        return []
+
+    def _reported(self, member: Member, key: Key, value: ResultWire | None, grad: Any) -> list[Result]:
         first, others = self._schedule.finished(member.index, key, time.monotonic(), computed=value is not None)
         if value is not None:
             member.failures.clear()
         for other in others:
             self._crew.forget(self._crew.members[other], key)
         if not first or value is None:
-            return None
-        if self._job.feed is not None:
-            del self._job.shards[value.shard]
-        return Result(value.shard, decode_value(value.value), value.worker, value.data_wait_s, value.compute_s)
+            return []
+        groups = self._job.groups
+        if groups is None or not isinstance(value.value, ReportWire):
+            return [_result(value)]
+        held = Held(value, grad, member.where.node if member.where else "")
+        if not value.value.finite:
+            return self._fetched([*groups.open(value.shard), held])
+        if groups.is_open(value.shard):
+            return self._fetched([held])
+        complete = groups.hold(value.shard, held)
+        if complete is not None:
+            self._add(groups, complete)
+        return []
+
+    def _adds_near_workers(self, snapshot: Snapshot) -> bool:
+        """Whether updates are added on their own nodes first: where that saves much on the way."""
+        if self._config.aggregate != "auto":
+            return self._config.aggregate == "node"
+        nodes = {member.where.node for member in self._crew.at_work() if member.where}
+        return len(nodes) > 1 and sum(tensor.nbytes for tensor in snapshot.params.values()) >= ADD_FROM_BYTES
+
+    def _add(self, groups: Groups, group: int) -> None:
+        """Ask a worker to add a group: one where most of it lies, if there is one."""
+        home, at_work = groups.home(group), self._crew.at_work()
+        near = [member for member in at_work if member.where and member.where.node == home]
+        adder = min(near or at_work, key=lambda member: (len(member.calls), member.index), default=None)
+        if adder is None:
+            self._recompute(groups, group)
+            return
+        groups.adding[group] = adder.index
+        held = groups.members(group)
+        self._crew.add(adder, group, [one.result.value for one in held], [one.grad for one in held])
+
+    def _added(self, group: int, value: ReportWire) -> list[Result]:
+        groups = self._job.groups
+        if groups is None or group not in groups.adding or value.version != self._job.version:
+            return []
+        parts = [held.result for held in groups.take(group)]
+        self.counts["groups"] += 1
+        waits, computes = sum(one.data_wait_s for one in parts), sum(one.compute_s for one in parts)
+        return [Result(parts[0].shard, decode_value(value), parts[0].worker, waits, computes)]
+
+    def _add_again(self, group: int) -> None:
+        """A sum has failed: with its worker, which another may replace, or for want of a part."""
+        if self._job.groups is not None and group in self._job.groups.adding:
+            self._recompute(self._job.groups, group)
+
+    def _recompute(self, groups: Groups, group: int) -> None:
+        """Hand out the shards of a group again, whose gradients may be lost with their node."""
+        for held in groups.take(group):
+            self.counts["retries"] += 1
+            self._schedule.again(self._job.shards[held.result.shard][0], exclude=None)
+
+    def _fetched(self, reports: Sequence[Held]) -> list[Result]:
+        """Results with their gradients; those whose gradient is lost are computed again."""
+        results = []
+        for held in reports:
+            try:
+                results.append(_result(join(held.result, ray.get(held.grad, timeout=FETCH_TIMEOUT_S))))
+            except RayError as error:
+                member = self._crew.members[held.result.worker]
+                failure = Failure("object_lost", member.index, f"its gradient was lost ({type(error).__name__})")
+                self._note(member, failure, (self._job.epoch, held.result.shard), "retry")
+                self._schedule.again(self._job.shards[held.result.shard][0], exclude=None)
+        return results
 
     def _joined(self, member: Member) -> None:
         member.state, member.since = "ready", time.monotonic()
-        self._schedule.join(member.index)
+        self._schedule.join(member.index, member.where.node if member.where else "")
         if self._begun:
             self.record(Incident("joined", member.index, member.node, None, "is at work"))
 
@@ -275,7 +348,7 @@ class RayExecutor(Executor):
             decision = on_failure(ours[1], failures, self._policy, others)
             if isinstance(decision, Abort):
                 self._note(member, failure, ours, "abort")
-                raise _final(decision.reason, error, f"shard {ours[1]} on worker {member.index}")
+                raise final(decision.reason, error, f"shard {ours[1]} on worker {member.index}")
             self._schedule.failed(member.index, ours, time.monotonic(), decision.exclude)
             self.counts["retries"] += 1
         if loses_worker(failure.kind):
@@ -288,11 +361,13 @@ class RayExecutor(Executor):
         """Act on the loss of a worker. What was queued on it is handed out again."""
         self._schedule.leave(member.index)
         self._crew.end(member, by_force=failure.kind in ("silent", "timed_out"))
+        for group in self._job.groups.added_by(member.index) if self._job.groups else ():
+            self._add_again(group)
         member.failures.append(failure)
         fate = on_worker_failure(member.failures, self._policy, others)
         if isinstance(fate, Abort):
             self._note(member, failure, key, "abort")
-            raise _final(fate.reason, error, f"worker {member.index}")
+            raise final(fate.reason, error, f"worker {member.index}")
         if isinstance(fate, LeaveOut):
             member.state = "out"
             self._note(member, failure, key, "left out")
@@ -309,29 +384,5 @@ class RayExecutor(Executor):
         )
 
 
-def _failure(member: Member, error: RayError) -> Failure:
-    """What an error of Ray means."""
-    text = _COLOURS.sub("", str(error)).strip()
-    lines = text.splitlines() or [type(error).__name__]
-    kind = _kind(error, text)
-    detail = lines[-1] if isinstance(error, RayTaskError) else f"its process ended ({type(error).__name__})"
-    if kind == "object_lost":
-        detail = f"an object was lost ({type(error).__name__})"
-    return Failure(kind, member.index, detail.strip(), text)
-
-
-def _kind(error: RayError, text: str) -> FailureKind:
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    if isinstance(cause, (ObjectLostError, GetTimeoutError)):
-        return "object_lost"
-    if isinstance(cause, OutOfMemoryError) or "running low on memory" in text:
-        return "out_of_memory"
-    if isinstance(error, RayTaskError):
-        return "user_error" if isinstance(cause, UserError) else "program_raised"
-    return "node_lost" if isinstance(cause, NodeDiedError) or _NODE_LOST.search(text) else "worker_died"
-
-
-def _final(reason: str, error: RayError | None, place: str) -> DistmetaError:
-    if isinstance(error, RayTaskError):
-        return surfaced(error.cause, place, _COLOURS.sub("", str(error)))
-    return WorkerError(reason)
+def _result(value: ResultWire) -> Result:
+    return Result(value.shard, decode_value(value.value), value.worker, value.data_wait_s, value.compute_s)

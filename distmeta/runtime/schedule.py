@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from distmeta.server.tree import FAN_IN
 from distmeta.types import Shard
 
 Key = tuple[int, int]
@@ -66,6 +67,7 @@ class _Job:
     held: dict[int, int] = field(default_factory=dict)
     excluded: dict[int, set[int]] = field(default_factory=dict)
     own: list[deque[int]] = field(default_factory=list)
+    size: int = 0
     stream: bool = False
 
 
@@ -87,6 +89,7 @@ class Schedule:
         self._ahead, self._speculate = ahead, speculate
         self._calls: dict[int, deque[_Attempt]] = {}
         self._retired: set[int] = set()
+        self._nodes: dict[int, str] = {}
         self._samples: dict[str, dict[int, deque[float]]] = {}
         self._last_sample: dict[int, int] = {}
         self._job = _Job("")
@@ -101,9 +104,10 @@ class Schedule:
         """Workers with nothing to do."""
         return [worker for worker in self.workers if not self._calls[worker]]
 
-    def join(self, worker: int) -> None:
-        """A worker is at hand."""
+    def join(self, worker: int, node: str = "") -> None:
+        """A worker is at hand, on a node."""
         self._calls[worker] = deque()
+        self._nodes[worker] = node
         self._divide()
 
     def retire(self, worker: int) -> list[Key]:
@@ -142,7 +146,7 @@ class Schedule:
             stream: Shards come one by one, by `add`; a worker has one at a time, and none is given to two.
         """
         self.epoch += 1
-        self._job = _Job(kind, upcoming, {shard.index: shard for shard in shards}, stream=stream)
+        self._job = _Job(kind, upcoming, {shard.index: shard for shard in shards}, size=len(shards), stream=stream)
         for worker in self._calls:
             if self.epoch - self._last_sample.get(worker, self.epoch) > FORGET_AFTER:
                 self._samples.get(kind, {}).pop(worker, None)
@@ -256,18 +260,31 @@ class Schedule:
         self._job.held[shard.index] = self._job.held.get(shard.index, 0) + 1
         self._calls[worker].append(_Attempt((self.epoch, shard.index), self._job.kind, shard, now))
         following = self._own(worker)
-        if following is None:
-            workers = self.workers
-            place, count = workers.index(worker), len(workers)
-            following = next((one for one in self._job.upcoming if one.index % count == place), None)
+        if following is None and self._job.upcoming:
+            place = self.workers.index(worker)
+            places = self._places(len(self._job.upcoming))
+            following = next((one for one in self._job.upcoming if places[one.index % len(places)] == place), None)
         return Order(worker, shard, following)
 
     def _divide(self) -> None:
-        """Write down whose the pending shards are: worker number `index mod workers` in their order."""
-        count = len(self.workers)
-        self._job.own = [deque() for _ in range(count)]
-        for index in self._job.pending if count else ():
-            self._job.own[index % count].append(index)
+        """Write down whose the pending shards are."""
+        self._job.own = [deque() for _ in self.workers]
+        places = self._places(self._job.size)
+        for index in self._job.pending if places else ():
+            self._job.own[places[index % len(places)]].append(index)
+
+    def _places(self, size: int) -> list[int]:
+        """For shards 0, 1, ... in turn, which worker (by its place in `workers`) should compute them.
+
+        One after the other. Where there are groups enough for all nodes, those of a group on one node, since groups are
+        added near their workers.
+        """
+        at: dict[str, list[int]] = {}
+        for place, worker in enumerate(self.workers):
+            at.setdefault(self._nodes[worker], []).append(place)
+        if len(at) < 2 or size < len(at) * FAN_IN:
+            return list(range(len(self._calls.keys() - self._retired)))
+        return [node[index % len(node)] for node in at.values() for index in range(FAN_IN)]
 
     def _own(self, worker: int) -> Shard | None:
         """The first of the worker's own shards that nobody has taken."""

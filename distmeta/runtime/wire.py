@@ -12,7 +12,8 @@ are the same wherever a shard is computed. Views are of read-only memory: nobody
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from distmeta.server.compression import Compressed, Compressor, Kind, decompress
+from distmeta.server.tree import sum_group
 from distmeta.tensors import all_finite
 from distmeta.types import Params, Report, Snapshot, Update
 
@@ -82,16 +84,18 @@ class SnapshotWire:
 class ReportWire:
     """A report of an update; the fields are those of `Report` and `Update`.
 
+    `grad` is None where it stays behind in the object store, to be added to others there (`split`, `sum_reports`).
     `rounding` is the kind and the types of a compressed gradient (see `Compressed`), None of one that is as it was.
     """
 
     version: int
     shard: int
-    grad: ParamsWire
+    grad: ParamsWire | None
     weight: float
     metrics: dict[str, float]
     finite: bool
     rounding: tuple[Kind, dict[str, str]] | None = None
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,14 @@ def encode_value(value: Any, compressor: Compressor | None = None) -> Any:
     elif finite is None:
         finite = all_finite(grad)
     return ReportWire(
-        value.version, value.shard, encode_params(grad), update.weight, dict(update.metrics), finite, rounding
+        value.version,
+        value.shard,
+        encode_params(grad),
+        update.weight,
+        dict(update.metrics),
+        finite,
+        rounding,
+        value.count,
     )
 
 
@@ -184,10 +195,33 @@ def decode_value(value: Any) -> Any:
     """The inverse of `encode_value`."""
     if not isinstance(value, ReportWire):
         return value
+    assert value.grad is not None  # it has been joined again
     grad = decode_params(value.grad)
     if value.rounding is not None:
         grad = decompress(Compressed(*value.rounding, grad, value.finite))
-    return Report(value.version, value.shard, Update(grad, value.weight, value.metrics), value.finite)
+    return Report(value.version, value.shard, Update(grad, value.weight, value.metrics), value.finite, value.count)
+
+
+def split(result: ResultWire) -> tuple[ResultWire, ParamsWire | None]:
+    """A result without its gradient, and the gradient; None if it has none."""
+    value = result.value
+    if not isinstance(value, ReportWire):
+        return result, None
+    return replace(result, value=replace(value, grad=None)), value.grad
+
+
+def join(result: ResultWire, grad: ParamsWire | None) -> ResultWire:
+    """The inverse of `split`."""
+    return result if grad is None else replace(result, value=replace(result.value, grad=grad))
+
+
+def sum_reports(reports: Sequence[ReportWire]) -> ReportWire:
+    """The report of a group of consecutive shards: the sum in their order, with the bits that the server would get."""
+    decoded = [decode_value(report) for report in reports]
+    total = sum_group([report.update for report in decoded])
+    finite = all(report.finite for report in reports)
+    report: ReportWire = encode_value(Report(decoded[0].version, decoded[0].shard, total, finite, len(decoded)))
+    return report
 
 
 class _ReadOnly:

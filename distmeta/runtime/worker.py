@@ -6,12 +6,17 @@ worker's start is mostly the import of torch.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from distmeta.runtime.executor import Program, Recipe
 from distmeta.runtime.memory import keep_freed_memory
 from distmeta.runtime.wire import ResultWire, SnapshotWire, decode_snapshot, encode_value
+from distmeta.server.compression import Compressor
 from distmeta.types import Shard, Snapshot
+
+Compression = Literal["none", "bf16", "int8"]
 
 
 class Worker:
@@ -21,13 +26,15 @@ class Worker:
         index: Number of this worker.
         recipe: The program to build.
         threads: Threads of its tensor operations.
+        compression: How its updates are rounded (`outer.compression`).
     """
 
-    def __init__(self, index: int, recipe: Recipe, threads: int) -> None:
+    def __init__(self, index: int, recipe: Recipe, threads: int, compression: Compression = "none") -> None:
         self._index = index
         torch.set_num_threads(threads)
         keep_freed_memory()
         self._program: Program = recipe.build()
+        self._compressor = None if compression == "none" else Compressor(compression)
         self._cached: tuple[int, Snapshot] | None = None
 
     def run(self, kind: str, wire: SnapshotWire, shard: Shard, upcoming: Shard | None) -> ResultWire:
@@ -49,7 +56,7 @@ class Worker:
         timing = self._program.timing()
         return ResultWire(
             shard=shard.index,
-            value=encode_value(value),
+            value=encode_value(value, self._compressor),
             worker=self._index,
             data_wait_s=timing["data_wait_s"],
             compute_s=timing["compute_s"],

@@ -68,7 +68,7 @@ def _train(config: RunConfig, resume: bool, quiet: bool) -> TrainResult:
     if found is not None:
         server.load_state_dict(found.state)
     with contextlib.ExitStack() as stack:
-        executor = build_executor(config.runtime, MetaRecipe.of(config))
+        executor = build_executor(config.runtime, MetaRecipe.of(config), config.outer.compression)
         stack.callback(executor.close)
         if found is None:
             checkpoints.retire(config.checkpoint.path, config.name)

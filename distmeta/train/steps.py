@@ -18,7 +18,7 @@ from distmeta.runtime.decisions import Drop, Retry, on_nonfinite
 from distmeta.runtime.executor import Executor, Incident, Result
 from distmeta.server import AsynchronousServer, ParameterServer, StepRecord, Verdict
 from distmeta.tasks.base import TaskSource
-from distmeta.types import Shard, Snapshot
+from distmeta.types import Report, Shard, Snapshot
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Synchronous:
         results: list[Result] = []
         useless: dict[int, list[int]] = {}
         for result in self._executor.map(kind, self._server.pull(), shards, upcoming):
-            verdict = self._server.push(result.value)
+            verdict = self._push(result.value)
             if verdict is Verdict.NONFINITE:
                 useless.setdefault(result.shard, []).append(result.worker)
                 self._refused(step, result, useless[result.shard])
@@ -63,6 +63,11 @@ class Synchronous:
             else:
                 results.append(result)
         return Step(self._server.step(len(shards)), results, self._config.train.tasks_per_step)
+
+    def _push(self, report: Report) -> Verdict:
+        if report.count == 1:
+            return self._server.push(report)
+        return self._server.push_sum(report.version, report.shard, report.count, report.update, finite=report.finite)
 
     def _shards(self, step: int) -> tuple[Shard, ...]:
         train = self._config.train

@@ -17,6 +17,7 @@ from distmeta.runtime import build_executor
 from distmeta.runtime.cluster import connect
 from distmeta.runtime.executor import Executor
 from distmeta.runtime.ray import RayExecutor
+from distmeta.server.tree import FAN_IN, sum_group
 from distmeta.types import Snapshot
 
 from .. import fakes
@@ -178,6 +179,47 @@ def test_a_result_that_cannot_be_used_is_computed_again_elsewhere(build: Build) 
         results.append(result)
     assert [one.shard for one in results].count(results[0].shard) == 2
     assert len({one.worker for one in results if one.shard == results[0].shard}) == 2
+
+
+def test_groups_are_added_near_their_workers_to_the_same_bits(build: Build) -> None:
+    executor = build(recipe=FakeRecipe(seconds=0.005), workers=2, aggregate="node")
+    executor.ready()
+    params = {name: tensor for name, tensor in make_params().items() if tensor.is_floating_point()}
+    snapshot, shards = Snapshot(3, params), make_shards(2 * FAN_IN + 1)
+    results = {result.shard: result.value for result in executor.map("update", snapshot, shards)}
+    assert {first: report.count for first, report in results.items()} == {0: FAN_IN, FAN_IN: FAN_IN, 2 * FAN_IN: 1}
+    program = FakeRecipe().build()
+    updates = [program.run("update", snapshot, shard).update for shard in shards]
+    for first in (0, FAN_IN):
+        expected = sum_group(updates[first : first + FAN_IN])
+        assert bits(results[first].update.grad) == bits(expected.grad)
+        assert results[first].update.weight == expected.weight
+    assert executor.counts["groups"] == 2
+    about = list(executor.map("about", snapshot, make_shards(4)))
+    assert len(about) == 4
+
+
+def test_a_group_with_a_report_that_is_not_finite_is_reported_one_by_one(build: Build) -> None:
+    executor = build(recipe=FakeRecipe("nonfinite", shard=5), workers=2, aggregate="node")
+    executor.ready()
+    params = {"scale": make_params()["scale"]}
+    results = list(executor.map("update", Snapshot(0, params), make_shards(2 * FAN_IN)))
+    assert sorted(result.shard for result in results) == list(range(FAN_IN + 1))
+    assert {result.shard for result in results if not result.value.finite} == {5}
+    assert sum(result.value.count for result in results) == 2 * FAN_IN
+
+
+def test_rounded_updates_come_back_as_the_parameters_types(build: Build) -> None:
+    for kind in ("local", "ray"):
+        executor = build_executor(RuntimeConfig(executor=kind, workers=1), FakeRecipe(), "int8")
+        params = {"weight": make_params()["body.weight"]}
+        (result,) = executor.map("update", Snapshot(0, params), make_shards(1))
+        executor.close()
+        [(_, exact)] = [
+            (one.index, FakeRecipe().build().run("update", Snapshot(0, params), one)) for one in make_shards(1)
+        ]
+        error = (result.value.update.grad["weight"] - exact.update.grad["weight"]).abs().max()
+        assert 0 < error <= exact.update.grad["weight"].abs().max() / 254 * 1.01
 
 
 @pytest.mark.parametrize("kind", ["local", "ray"])

@@ -45,7 +45,7 @@ def test_a_worker_decodes_a_snapshot_once() -> None:
 
 def test_the_actors_class_is_a_worker_built_later() -> None:
     actor = WorkerActor()
-    actor.start(3, FakeRecipe(), torch.get_num_threads())
+    actor.start(3, FakeRecipe(), torch.get_num_threads(), "none")
     wire, shard = encode_snapshot(Snapshot(0, make_params()), 1), make_shards(1)[0]
     result = actor.run((1, 0), "update", wire, shard, None)
     assert result is not None
@@ -54,7 +54,7 @@ def test_the_actors_class_is_a_worker_built_later() -> None:
 
 def test_a_shard_that_another_has_done_is_not_begun() -> None:
     actor = WorkerActor()
-    actor.start(3, FakeRecipe("raise", shard=0), torch.get_num_threads())
+    actor.start(3, FakeRecipe("raise", shard=0), torch.get_num_threads(), "none")
     wire, shard = encode_snapshot(Snapshot(0, make_params()), 1), make_shards(1)[0]
     actor.forget((1, 0))
     assert actor.run((1, 0), "update", wire, shard, None) is None

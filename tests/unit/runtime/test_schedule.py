@@ -8,6 +8,7 @@ import math
 import pytest
 
 from distmeta.runtime.schedule import FORGET_AFTER, Order, Schedule
+from distmeta.server.tree import FAN_IN
 from distmeta.types import Shard, TaskSpec
 
 SHARDS = [Shard(index, (TaskSpec(index, index, "train"),)) for index in range(6)]
@@ -202,6 +203,21 @@ def test_a_worker_that_retires_finishes_its_shard_and_gets_no_more() -> None:
     schedule.finished(1, (1, 1), 1.0)
     assert given(schedule.hand_out(1.0)) == [(1, 2)]
     assert schedule.leave(0) == 0
+
+
+def test_shards_of_a_group_go_to_one_node_where_there_are_groups_enough() -> None:
+    shards = [Shard(index, ()) for index in range(4 * FAN_IN)]
+    schedule = Schedule(ahead=len(shards))
+    for worker, node in enumerate("abab"):
+        schedule.join(worker, node)
+    schedule.begin("update", shards)
+    homes = {order.shard.index: "abab"[order.worker] for order in schedule.hand_out(0.0)}
+    assert all(homes[index] == "ab"[index // FAN_IN % 2] for index in homes)
+    schedule.begin("update", shards[:4])
+    for worker in schedule.workers:
+        schedule.leave(worker)
+        schedule.join(worker, "abab"[worker])
+    assert given(schedule.hand_out(0.0)) == [(0, 0), (1, 1), (2, 2), (3, 3)]
 
 
 def test_a_stream_takes_one_shard_after_the_other() -> None:
