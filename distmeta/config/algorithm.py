@@ -108,6 +108,8 @@ class OuterConfig(Frozen):
         compression: How updates travel to the server: as they are, rounded to `bf16`, or to `int8` in blocks with a
             scale each. What rounding loses is added to the same worker's next update (error feedback), so results
             depend on who computes what.
+        parts: Processes that the parameters, their averages and the optimizer's state are shared out over, by tensor;
+            1 keeps them in the driver. The bits are the same.
     """
 
     optimizer: str = "Adam"
@@ -122,3 +124,4 @@ class OuterConfig(Frozen):
     staleness: NonNegativeInt | None = None
     staleness_weight: Literal["inverse", "constant"] = "inverse"
     compression: Literal["none", "bf16", "int8"] = "none"
+    parts: PositiveInt = 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,11 +24,11 @@ from distmeta.config import RuntimeConfig
 from distmeta.errors import UserError
 from distmeta.logs import quiet
 
-OBJECT_STORE_BYTES = 1 << 30
 MIN_OBJECT_STORE_BYTES = 1 << 27
 OWN_PLACEMENT_TIMEOUT_S = 10.0
 REACH_TIMEOUT_S = 10.0
 _ROOM_POLL_S = 0.2
+_SHARED_MEMORY = "/dev/shm"
 
 _FORWARDED = ("DISTMETA_DATA", "DISTMETA_HOME")
 
@@ -49,8 +50,12 @@ class Cluster:
         return {} if self.started else _environment(threads)
 
 
-def connect(config: RuntimeConfig) -> Cluster:
+def connect(config: RuntimeConfig, object_store_bytes: int | None = None) -> Cluster:
     """Use the Ray that this process is connected to already, or the one at the configured address, or start one.
+
+    Args:
+        config: Address, and the workers for which a cluster that is started needs room.
+        object_store_bytes: Size of its object store; None takes a quarter of the memory. It is used up as needed only.
 
     Raises:
         UserError: Nothing answers at the address, or it refuses this process.
@@ -61,7 +66,7 @@ def connect(config: RuntimeConfig) -> Cluster:
     if address and address != "local":
         _join(address, "runtime.address" if config.address else "RAY_ADDRESS")
     else:
-        _start(config)
+        _start(config, object_store_bytes or _object_store_bytes())
     return Cluster(started=not address or address == "local", leave=ray.shutdown)
 
 
@@ -143,7 +148,7 @@ def _touch(host: str, port: int) -> None:
         pass
 
 
-def _start(config: RuntimeConfig) -> None:
+def _start(config: RuntimeConfig, object_store_bytes: int) -> None:
     """Start a cluster on this machine that has room for the workers, also where they share cores."""
     needed = -(-config.max_workers * config.cpus_per_worker // 1)
     # Ray runs its workers at a lower priority than everything else; here they are what the machine is for.
@@ -153,7 +158,7 @@ def _start(config: RuntimeConfig) -> None:
             address="local",
             num_cpus=max(os.cpu_count() or 1, int(needed)),
             include_dashboard=False,
-            object_store_memory=_object_store_bytes(),
+            object_store_memory=object_store_bytes,
             logging_level=logging.WARNING,
             log_to_driver=False,
         )
@@ -165,9 +170,10 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def _object_store_bytes() -> int:
-    """A gibibyte, or a quarter of the memory where that is less."""
+    """A quarter of the memory, but no more than half of what shared memory has left, where it lies."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(MIN_OBJECT_STORE_BYTES, min(OBJECT_STORE_BYTES, memory // 4))
+    shared = shutil.disk_usage(_SHARED_MEMORY).free if os.path.isdir(_SHARED_MEMORY) else memory
+    return max(MIN_OBJECT_STORE_BYTES, min(memory // 4, shared // 2))
 
 
 @contextlib.contextmanager

@@ -25,8 +25,10 @@ from distmeta.evaluate import evaluate_shards, make_shards
 from distmeta.program import CHOOSE, UPDATE, MetaProgram, MetaRecipe, kind_of
 from distmeta.runtime import build_executor
 from distmeta.runtime.executor import Executor
+from distmeta.runtime.memory import keep_freed_memory
 from distmeta.scoring import Score, headline
-from distmeta.server import AsynchronousServer, ParameterServer, StepRecord
+from distmeta.server import Server, StepRecord
+from distmeta.server.outer import check_optimizer
 from distmeta.tensors import digest
 from distmeta.tracking import build_tracker
 from distmeta.tracking.base import Tracker
@@ -34,7 +36,7 @@ from distmeta.tracking.console import Progress
 from distmeta.tracking.environment import process_metrics
 from distmeta.train.record import Record
 from distmeta.train.result import Evaluation, TrainResult
-from distmeta.train.steps import Asynchronous, Synchronous
+from distmeta.train.steps import Asynchronous, build_server, build_steps
 from distmeta.train.window import Window
 from distmeta.types import Params, Snapshot
 
@@ -54,6 +56,7 @@ def train(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> Tr
     # The driver shares its cores with the workers: threads of its own that wait for each other would be in their way.
     threads = torch.get_num_threads()
     torch.set_num_threads(config.runtime.threads_per_worker)
+    keep_freed_memory()
     try:
         return _train(config, resume, quiet)
     finally:
@@ -62,14 +65,15 @@ def train(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> Tr
 
 def _train(config: RunConfig, resume: bool, quiet: bool) -> TrainResult:
     program = MetaProgram(config)
-    make = ParameterServer if config.outer.staleness is None else AsynchronousServer
-    server = make(program.algorithm.learner.init(config.seed), config.outer, config.train.steps)
+    params = program.algorithm.learner.init(config.seed)
+    check_optimizer(config.outer)
     found = checkpoints.resumable(config) if resume else None
-    if found is not None:
-        server.load_state_dict(found.state)
     with contextlib.ExitStack() as stack:
         executor = build_executor(config.runtime, MetaRecipe.of(config), config.outer.compression)
         stack.callback(executor.close)
+        server = build_server(config, params, stack)
+        if found is not None:
+            server.load_state_dict(found.state)
         if found is None:
             checkpoints.retire(config.checkpoint.path, config.name)
             checkpoints.probe(config)
@@ -88,7 +92,7 @@ class _Run:
         self,
         config: RunConfig,
         program: MetaProgram,
-        server: ParameterServer | AsynchronousServer,
+        server: Server,
         executor: Executor,
         tracker: Tracker,
         run_id: str | None,
@@ -103,11 +107,7 @@ class _Run:
         self._protocol = protocol_of(config)
         self._progress = Progress(config.train.steps, name=config.name, quiet=quiet)
         self._record = Record(executor, tracker, self._progress, server.version, before)
-        self._steps: Synchronous | Asynchronous
-        if isinstance(server, AsynchronousServer):
-            self._steps = Asynchronous(config, program.source, server, executor)
-        else:
-            self._steps = Synchronous(config, program.source, server, executor)
+        self._steps = build_steps(config, program.source, server, executor)
         self._saver, self._unsaved = checkpoints.Saver(), False
         self._window = Window()
         self._evaluations: list[Evaluation] = []

@@ -8,7 +8,8 @@ Asynchronous    each worker always has a shard, from the newest snapshot when it
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from distmeta.config import RunConfig
@@ -16,9 +17,9 @@ from distmeta.errors import DistmetaError
 from distmeta.evaluate import make_shards
 from distmeta.runtime.decisions import Drop, Retry, on_nonfinite
 from distmeta.runtime.executor import Executor, Incident, Result
-from distmeta.server import AsynchronousServer, ParameterServer, StepRecord, Verdict
+from distmeta.server import AsynchronousServer, ParameterServer, Server, ShardedServer, StepRecord, Verdict
 from distmeta.tasks.base import TaskSource
-from distmeta.types import Report, Shard, Snapshot
+from distmeta.types import Params, Report, Shard, Snapshot
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,43 @@ class Steps(Protocol):
         """
 
 
+def build_server(config: RunConfig, params: Params, stack: ExitStack) -> Server:
+    """The server that `config.outer` asks for; `stack` ends it.
+
+    Raises:
+        UserError: The outer optimizer or its options cannot work.
+    """
+    outer, steps = config.outer, config.train.steps
+    if outer.staleness is not None:
+        return AsynchronousServer(params, outer, steps)
+    if outer.parts == 1:
+        return ParameterServer(params, outer, steps)
+    if config.runtime.executor == "local":
+        server = ShardedServer(params, outer, steps, parts=outer.parts)
+    else:
+        from distmeta.runtime.parts import RayPart
+
+        server = ShardedServer(params, outer, steps, parts=outer.parts, make_part=RayPart)
+    stack.callback(server.close)
+    return server
+
+
+def build_steps(
+    config: RunConfig, source: TaskSource, server: Server, executor: Executor
+) -> Synchronous | Asynchronous:
+    """How the steps of a run are made with a server."""
+    if isinstance(server, AsynchronousServer):
+        return Asynchronous(config, source, server, executor)
+    assert isinstance(server, ParameterServer | ShardedServer)
+    return Synchronous(config, source, server, executor)
+
+
 class Synchronous:
     """Every step waits for all its shards (rule: the result does not depend on who computes what, or when)."""
 
-    def __init__(self, config: RunConfig, source: TaskSource, server: ParameterServer, executor: Executor) -> None:
+    def __init__(
+        self, config: RunConfig, source: TaskSource, server: ParameterServer | ShardedServer, executor: Executor
+    ) -> None:
         self._config, self._source, self._server, self._executor = config, source, server, executor
 
     def step(self, kind: str) -> Step:
@@ -61,7 +95,7 @@ class Synchronous:
             elif verdict is not Verdict.ACCEPTED:
                 raise DistmetaError(f"step {step}: the update of shard {result.shard} is {verdict.value}")
             else:
-                results.append(result)
+                results.append(replace(result, value=None))  # its update is not held for longer than it takes to add
         return Step(self._server.step(len(shards)), results, self._config.train.tasks_per_step)
 
     def _push(self, report: Report) -> Verdict:
@@ -117,7 +151,7 @@ class Asynchronous:
             tasks_of_shard = len(self._out.pop(result.shard).specs)
             verdict = self._server.push(result.value)
             if verdict is Verdict.ACCEPTED:
-                results.append(result)
+                results.append(replace(result, value=None))
                 tasks += tasks_of_shard
             elif verdict is Verdict.STALE:
                 self._executor.counts["stale"] += 1

@@ -57,6 +57,19 @@ def test_any_number_of_ray_workers_gives_the_same_bits(base: RunConfig, undistur
     assert result.digest == undisturbed
 
 
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_a_server_in_parts_gives_the_same_bits(base: RunConfig, undisturbed: str, executor: str) -> None:
+    changes = (f"runtime.executor={executor}", "outer.parts=2", "checkpoint.every=10")
+    assert run(base, f"parts-{executor}", *changes).digest == undisturbed
+
+
+def test_updates_added_near_their_workers_give_the_same_bits(base: RunConfig) -> None:
+    changes = ("runtime.shard_size=1", "train.tasks_per_step=20", "train.steps=6")
+    digest = run(base, "fine-local", *changes, "runtime.executor=local").digest
+    result = run(base, "fine-ray", *changes, "runtime.executor=ray", "runtime.aggregate=node")
+    assert (result.digest, result.counts["groups"]) == (digest, 12)
+
+
 def test_a_resumed_run_gives_the_same_bits(base: RunConfig, undisturbed: str) -> None:
     # The first run's last checkpoint is taken away, so that the second one goes on from step 20 of 30.
     changes = ("runtime.executor=local", "checkpoint.every=10", "checkpoint.keep_last=5")
