@@ -9,7 +9,16 @@ from distmeta.checkpoint.reading import latest, load, runs_folder
 from distmeta.config.run import RunConfig
 from distmeta.errors import UserError
 
-NEUTRAL = ("runtime.", "evaluation.", "checkpoint.", "tracking.", "train.budget_s", "train.log_every")
+NEUTRAL = (
+    "runtime.",
+    "evaluation.",
+    "checkpoint.",
+    "tracking.",
+    "train.budget_s",
+    "train.log_every",
+    "outer.nonfinite",
+    "outer.parts",
+)
 """Fields that may differ when a run is resumed: they do not change the course of the meta-parameters."""
 CHOSEN = ("engine.strategy", "engine.chunk", "engine.memory")
 """Fields that a run with `engine.strategy: auto` takes from its checkpoint, where the choice is kept."""
