@@ -86,12 +86,12 @@ members() {
 }
 
 python_of_user() {
-    local candidate
+    local candidate found
     for candidate in "${PYTHON:-}" "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "$root/.venv/bin/python"; do
         [[ -n $candidate ]] || continue
-        candidate=$(command -v "$candidate") || fail "there is no $candidate; run 'make install', or set PYTHON"
-        "$candidate" -c 'import mlflow, ray' 2>/dev/null || fail "$candidate has no ray and mlflow; set PYTHON to one that has"
-        echo "$candidate"
+        found=$(command -v "$candidate") || fail "there is no $candidate; run 'make install', or set PYTHON"
+        "$found" -c 'import mlflow, ray' 2>/dev/null || fail "$found has no ray and mlflow; set PYTHON to one that has"
+        echo "$found"
         return
     done
 }
@@ -127,11 +127,13 @@ mlflow_answers() {
 }
 
 up() {
+    local i
     [[ -z $(members) ]] || fail "a cluster is up already in $dir; 'down' ends it, --dir DIR starts another"
     ((workers > 0)) || fail "--workers: at least 1"
     ((store_mb >= 75)) || fail "--object-store-mb: at least 75, says Ray"
     python=$(python_of_user)
-    mkdir -p "$dir"/{log,ray,runs,mlartifacts}
+    mkdir -p "$dir"/{log,runs,mlartifacts}
+    for ((i = 0; i <= workers; i++)); do mkdir -p "$dir/ray/$i"; done
     chmod 700 "$dir"
     dir=$(cd "$dir" && pwd)
     read -r -a port < <("$python" "$root/cluster/local.py" ports $((4 + workers + 1)))
@@ -172,14 +174,15 @@ up() {
         "--object-store-memory=$((store_mb << 20))")
     start head "${ray[@]}" --head "--port=${port[1]}" --dashboard-host=127.0.0.1 "--dashboard-port=${port[0]}" \
         "--ray-client-server-port=${port[3]}" "--dashboard-agent-listen-port=${port[4]}" "--num-cpus=$head_cpus" \
-        --temp-dir="$short/r" --disable-usage-stats
+        --temp-dir="$short/r/0" --disable-usage-stats
     wait_for "the head" head 120 nodes_are 1
-    local i
     for ((i = 1; i <= workers; i++)); do
-        # One after the other: nodes of one machine number their sockets.
+        # Each node in a folder of its own: nodes delete the working folders of jobs when they are done with them.
         start "worker-$i" "${ray[@]}" "--address=127.0.0.1:${port[1]}" "--num-cpus=$worker_cpus" \
-            "--dashboard-agent-listen-port=${port[4 + i]}" --temp-dir="$short/r"
-        wait_for "worker $i" "worker-$i" 120 nodes_are $((1 + i))
+            "--dashboard-agent-listen-port=${port[4 + i]}" --temp-dir="$short/r/$i"
+    done
+    for ((i = 1; i <= workers; i++)); do
+        wait_for "a worker" "worker-$i" 120 nodes_are $((1 + workers))
     done
     wait_for "MLflow" mlflow 120 mlflow_answers
     trap - EXIT INT TERM
@@ -210,7 +213,11 @@ status() {
     # shellcheck disable=SC1091
     source "$dir/env"
     python=$(python_of_user)
-    echo "nodes: $("$python" "$root/cluster/local.py" nodes "$RAY_API_SERVER_ADDRESS") alive"
+    local alive all
+    alive=$("$python" "$root/cluster/local.py" nodes "$RAY_API_SERVER_ADDRESS")
+    all=$(recorded | grep -cv '^mlflow ')
+    ((alive == all)) || code=3
+    echo "nodes: $alive of $all alive"
     echo "jobs:  $RAY_API_SERVER_ADDRESS"
     mlflow_answers || { echo "mlflow: does not answer" && code=3; }
     echo "runs:  $MLFLOW_TRACKING_URI"

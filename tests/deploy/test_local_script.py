@@ -136,7 +136,9 @@ def test_a_cluster_takes_jobs_with_the_token_only_and_goes_without_a_trace(clust
 
     status = run("status", "--dir", str(cluster))
     assert status.returncode == 0, status.stdout
-    assert "nodes: 3 alive" in status.stdout
+    assert "nodes: 3 of 3 alive" in status.stdout
+    # In one folder, a node would delete the working folder of a job that another one runs.
+    assert {path.name for path in (cluster / "ray").iterdir()} == {"0", "1", "2"}
     assert run("up", "--dir", str(cluster)).returncode == 2  # up already
 
     done = submit(variables)
