@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -59,6 +60,7 @@ class Driver:
     """
 
     def __init__(self, cluster: Cluster, config: RunConfig) -> None:
+        self._newest, self._since, self._longest = 0, time.monotonic(), 0.0
         self._folder = Path(config.checkpoint.path) / config.name
         job = Path(config.checkpoint.path) / f"{config.name}.yaml"
         job.write_text(to_yaml(change(config, [f"runtime.address={cluster.address}"])))
@@ -98,18 +100,23 @@ class Driver:
         for passed in until(timeout_s, f"no step {wanted}", every_s=0.05):
             if self.checkpoint()[0] >= wanted:
                 return passed
-            self._must_run()
+            self._look()
         raise AssertionError
 
-    def longest_pause(self, seconds: float) -> float:
-        """Watch the run for a while. Returns the longest time between two steps that were saved, in seconds."""
-        newest, since, longest = self.checkpoint()[0], 0.0, 0.0
-        for passed in until(seconds + RUN_TIMEOUT_S, "the run stands still", every_s=0.05):
-            if (step := self.checkpoint()[0]) > newest:
-                newest, since, longest = step, passed, max(longest, passed - since)
-                if passed > seconds:
-                    break
-            self._must_run()
+    def watch(self, seconds: float) -> None:
+        """Look at the run for a while."""
+        for passed in until(seconds + RUN_TIMEOUT_S, "", every_s=0.05):
+            self._look()
+            if passed > seconds:
+                return
+
+    def pause(self) -> float:
+        """The longest time that passed without a step saved since this was asked last, in seconds.
+
+        What passes while nobody looks, in one of these methods, counts only where nothing was saved in it.
+        """
+        self._look()
+        longest, self._longest, self._since = self._longest, 0.0, time.monotonic()
         return longest
 
     def wait_for_work_on(self, *hosts: Host) -> float:
@@ -124,7 +131,7 @@ class Driver:
                 left[namespace] -= _at_work(namespace)
             if max(left.values()) <= 0:
                 return passed
-            self._must_run()
+            self._look()
         raise AssertionError
 
     def wait_for_no_work_on(self, host: Host, quiet_s: float = 3.0) -> float:
@@ -139,7 +146,7 @@ class Driver:
                 last = passed
             elif passed - last > quiet_s:
                 return last
-            self._must_run()
+            self._look()
         raise AssertionError
 
     def result(self) -> dict[str, Any]:
@@ -158,7 +165,11 @@ class Driver:
             self._process.stdout.close()
         return self.checkpoint()
 
-    def _must_run(self) -> None:
+    def _look(self) -> None:
+        now, step = time.monotonic(), self.checkpoint()[0]
+        if step > self._newest:
+            self._newest, self._since = step, now
+        self._longest = max(self._longest, now - self._since)
         if self._process.poll() is not None:
             raise AssertionError(f"the run has ended: {self._log.read_text()[-3000:]}")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import signal
 import subprocess
 import time
@@ -53,6 +54,7 @@ class Network:
     """
 
     def __init__(self) -> None:
+        _sweep()
         self.hosts: dict[str, Host] = {}
         self._prefix = f"dm{os.getpid()}n{next(_serials)}"
         self._switch = f"{self._prefix}-switch"
@@ -160,6 +162,16 @@ def until(timeout_s: float, failing: str, *, every_s: float = 0.1) -> Iterator[f
         yield passed
         time.sleep(every_s)
     raise TimeoutError(f"{failing} after {timeout_s:g} s")
+
+
+def _sweep() -> None:
+    """Remove what processes left that were killed before they could clean up."""
+    for entry in sorted(NAMESPACES.glob("dm*n*-*")):
+        owner = re.fullmatch(r"dm(\d+)n\d+-\w+", entry.name)
+        if owner and not Path("/proc", owner[1]).exists():
+            with contextlib.suppress(FileNotFoundError, RuntimeError):  # another process may be at it
+                end(entry.name)
+                _ip("netns", "delete", entry.name)
 
 
 def _ip(*arguments: str) -> None:

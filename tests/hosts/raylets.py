@@ -22,10 +22,10 @@ OBJECT_STORE_BYTES = 1 << 27
 PATIENCE = {
     "RAY_health_check_initial_delay_ms": "2000",
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_timeout_ms": "4000",
     "RAY_health_check_failure_threshold": "3",
 }
-"""How soon the head gives up a host that does not answer: three times in a row, a second apart."""
+"""How soon the head gives up a host that does not answer: within 15 s (by default, a minute)."""
 
 
 class Cluster:
@@ -166,21 +166,16 @@ class Cluster:
         """Start an MLflow server on the head; `wait_for_mlflow` when it is needed, it takes a while."""
         folder = self.database.parent
         folder.mkdir()
-        command = self.head.inside(sys.executable, "-m", "mlflow", "server", "--host", self.head.address)
-        command += [
-            "--port",
-            str(MLFLOW_PORT),
-            "--workers",
-            "1",
-            "--allowed-hosts",
-            f"{self.head.address}:{MLFLOW_PORT}",
-        ]
-        command += [
-            "--backend-store-uri",
-            f"sqlite:///{self.database}",
-            "--artifacts-destination",
-            str(folder / "artifacts"),
-        ]
+        options = {
+            "--host": self.head.address,
+            "--port": str(MLFLOW_PORT),
+            "--workers": "1",
+            "--allowed-hosts": f"{self.head.address}:{MLFLOW_PORT}",
+            "--backend-store-uri": f"sqlite:///{self.database}",
+            "--artifacts-destination": str(folder / "artifacts"),
+        }
+        words = [word for option in options.items() for word in option]
+        command = self.head.inside(sys.executable, "-m", "mlflow", "server", *words)
         with (folder / "log").open("w") as log:
             server = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=folder, env=self.environment(), start_new_session=True
@@ -201,7 +196,9 @@ class Cluster:
             token: The token that it shows: the right one by default, none for None.
         """
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
-        shown = {} if token is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token or self.token}
+        # Without a token none must be found in the user's home folder either.
+        none = {"HOME": str(self.folder)}
+        shown = none if token is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token or self.token}
         own = {"DISTMETA_HOME": str(self.folder / "home"), "RAY_USAGE_STATS_ENABLED": "0"}
         own["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # jobs say `python`
         paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -11,6 +11,7 @@ import pytest
 
 from .conftest import missing
 from .network import NAMESPACES, Host, Network, processes
+from .raylets import ROOT
 
 pytestmark = pytest.mark.cluster
 
@@ -52,3 +53,15 @@ def test_two_networks_do_not_meet_and_leave_nothing(network: Network) -> None:
     assert sleeper.wait(10) == -9
     assert not (NAMESPACES / theirs.namespace).exists()
     assert (NAMESPACES / mine.namespace).exists()
+
+
+def test_hosts_of_a_killed_process_are_swept_away() -> None:
+    if reason := missing():
+        pytest.skip(reason)
+    program = "import os, sys; from tests.hosts.network import Network; n = Network(); n.add_host('a'); os._exit(0)"
+    owner = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    assert owner.wait(60) == 0
+    left = f"dm{owner.pid}n0-a"
+    assert (NAMESPACES / left).exists()
+    with Network():
+        assert not (NAMESPACES / left).exists()
