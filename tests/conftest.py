@@ -35,7 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _alone(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep tests away from the user's stores, tracking server and cluster, and from each other's cores."""
     monkeypatch.setenv("DISTMETA_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("MLFLOW_TRACKING_URI", "RAY_API_SERVER_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "DISTMETA_RUNS"):
+        monkeypatch.delenv(name, raising=False)
     if "cluster" not in request.keywords:
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if torch := sys.modules.get("torch"):

@@ -2,10 +2,10 @@
 
     Schedule: who computes what (pure)      hand_out -> orders -> Crew -> actors
     Crew:     the actors and their answers  answers -> Schedule.finished -> results
-    decisions: what failures mean (pure)    acted on here, in `_failed` and `_lost`
+    Care:     signs of life, failures       acts on decisions (pure)
+    Groups:   reports that are added near their workers before they come here
 
-The driver waits for the answers of all workers together. Between them it looks after the workers: signs of life,
-deadlines, machines that will go, those that have come.
+The driver waits for the answers of all workers together, and looks after the workers between them.
 """
 
 from __future__ import annotations
@@ -13,59 +13,30 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from distmeta.config import RuntimeConfig
-from distmeta.errors import WorkerError
+from distmeta.runtime.care import Care
 from distmeta.runtime.cluster import await_room, connect, no_room
 from distmeta.runtime.crew import Answer, Crew, Member
-from distmeta.runtime.decisions import (
-    Abort,
-    Failure,
-    LeaveOut,
-    Policy,
-    loses_worker,
-    on_failure,
-    on_worker_failure,
-)
+from distmeta.runtime.decisions import Failure
 from distmeta.runtime.executor import Executor, Feed, Incident, Recipe, Result
 from distmeta.runtime.groups import Groups, Held
-from distmeta.runtime.ray_errors import failure_of, final
+from distmeta.runtime.job import Job
+from distmeta.runtime.ray_errors import failure_of
 from distmeta.runtime.schedule import Key, Schedule
 from distmeta.runtime.wire import ReportWire, ResultWire, decode_value, encode_snapshot, join
 from distmeta.runtime.worker import Compression
 from distmeta.types import Report, Shard, Snapshot
 
 PLACEMENT_TIMEOUT_S = 60.0
-START_TIMEOUT_S = 180.0
-NOBODY_TIMEOUT_S = 600.0
 FETCH_TIMEOUT_S = 30.0
 POLL_S = 0.5
-LOOK_EVERY_S = 0.5
 ADD_FROM_BYTES = 1 << 20
 """Size of an update from which adding near the workers is worth a call more."""
-NODES_EVERY_S = 2.0
-
-
-@dataclass
-class _Job:
-    """One call of `map` or `stream`: shards by index with what they are computed from, and how they failed.
-
-    `groups`: reports are added near their workers before they come here.
-    """
-
-    epoch: int
-    kind: str
-    shards: dict[int, tuple[Shard, Snapshot]]
-    missing: int
-    feed: Feed | None = None
-    failures: dict[int, list[Failure]] = field(default_factory=dict)
-    groups: Groups | None = None
-    version: int = -1
 
 
 class RayExecutor(Executor):
@@ -91,12 +62,10 @@ class RayExecutor(Executor):
     ) -> None:
         super().__init__()
         self._config, self._placement_timeout_s = config, placement_timeout_s
-        self._policy = Policy(config.max_shard_retries, config.max_worker_failures)
         self._schedule = Schedule(speculate=config.speculate)
-        self._job = _Job(0, "", {}, 0)
+        self._job = Job(0, "", {}, 0)
         self._serial = 0
         self._sent: tuple[Snapshot, Any] | None = None
-        self._looked = self._looked_at_nodes = self._nobody_since = time.monotonic()
         self._begun = False
         with contextlib.ExitStack() as stack:
             cluster = connect(config)
@@ -104,6 +73,7 @@ class RayExecutor(Executor):
             await_room(config, cluster, placement_timeout_s)
             self._crew = Crew(config, recipe, compression, cluster)
             stack.callback(self._crew.close)
+            self._care = Care(config, self._crew, self._schedule, self, self._left_by, self._send_anew)
             for member in self._crew.members:
                 self._crew.spawn(member)
             self._stack = stack.pop_all()
@@ -131,12 +101,12 @@ class RayExecutor(Executor):
         self._schedule.begin(kind, shards, upcoming)
         named = {shard.index: (shard, snapshot) for shard in shards}
         groups = Groups.of(named) if self._adds_near_workers(snapshot) else None
-        return self._work(_Job(self._schedule.epoch, kind, named, len(shards), groups=groups, version=snapshot.version))
+        return self._work(Job(self._schedule.epoch, kind, named, len(shards), groups=groups, version=snapshot.version))
 
     def stream(self, kind: str, feed: Feed) -> Iterator[Result]:
         """See `Executor.stream`."""
         self._schedule.begin(kind, (), stream=True)
-        return self._work(_Job(self._schedule.epoch, kind, {}, 0, feed))
+        return self._work(Job(self._schedule.epoch, kind, {}, 0, feed))
 
     def again(self, result: Result) -> None:
         """See `Executor.again`."""
@@ -148,8 +118,8 @@ class RayExecutor(Executor):
         """See `Executor.close`. A cluster that was there before goes on."""
         self._stack.close()
 
-    def _work(self, job: _Job) -> Iterator[Result]:
-        self._job = job
+    def _work(self, job: Job) -> Iterator[Result]:
+        self._job = self._care.job = job
         while True:
             if self._schedule.epoch != job.epoch:
                 raise RuntimeError("another call was begun before this one's results were read")
@@ -168,7 +138,7 @@ class RayExecutor(Executor):
                 job.missing -= result.value.count if isinstance(result.value, Report) else 1
                 yield result
 
-    def _feed(self, job: _Job) -> None:
+    def _feed(self, job: Job) -> None:
         """Fetch a shard for each worker that has nothing to do."""
         while job.feed is not None and self._schedule.wants():
             fed = job.feed()
@@ -202,10 +172,8 @@ class RayExecutor(Executor):
                 key = answer.key if isinstance(error, RayTaskError) or failure.kind == "object_lost" else running
                 if answer.group is not None:
                     self._add_again(answer.group)
-                self._failed(answer.member, failure, error, key)
-        if time.monotonic() - self._looked >= LOOK_EVERY_S:
-            self._looked = time.monotonic()
-            self._look_after()
+                self._care.failed(answer.member, failure, error, key)
+        self._care.look_after()
         return results
 
     def _answered(self, answer: Answer) -> list[Result]:
@@ -275,6 +243,15 @@ class RayExecutor(Executor):
         if self._job.groups is not None and group in self._job.groups.adding:
             self._recompute(self._job.groups, group)
 
+    def _left_by(self, worker: int) -> None:
+        """A worker is gone: so are the sums that it was asked for."""
+        for group in self._job.groups.added_by(worker) if self._job.groups else ():
+            self._add_again(group)
+
+    def _send_anew(self) -> None:
+        """Whatever Ray has lost, the snapshot is put there once more."""
+        self._sent = None
+
     def _recompute(self, groups: Groups, group: int) -> None:
         """Hand out the shards of a group again, whose gradients may be lost with their node."""
         for held in groups.take(group):
@@ -290,7 +267,7 @@ class RayExecutor(Executor):
             except RayError as error:
                 member = self._crew.members[held.result.worker]
                 failure = Failure("object_lost", member.index, f"its gradient was lost ({type(error).__name__})")
-                self._note(member, failure, (self._job.epoch, held.result.shard), "retry")
+                self._care.note(member, failure, (self._job.epoch, held.result.shard), "retry")
                 self._schedule.again(self._job.shards[held.result.shard][0], exclude=None)
         return results
 
@@ -299,89 +276,6 @@ class RayExecutor(Executor):
         self._schedule.join(member.index, member.where.node if member.where else "")
         if self._begun:
             self.record(Incident("joined", member.index, member.node, None, "is at work"))
-
-    def _look_after(self) -> None:
-        """Signs of life and deadlines; workers whose rest is over; machines that will go."""
-        now = time.monotonic()
-        self._crew.feel_pulses()
-        self._crew.wake()
-        for member in self._crew.members:
-            if self._crew.silent(member):
-                limit = f"{self._config.heartbeat_timeout_s:g} s (runtime.heartbeat_timeout_s)"
-                self._failed(member, Failure("silent", member.index, f"no sign of life for {limit}"), None, None)
-            elif self._crew.overdue(member, self._config.shard_timeout_s):
-                limit = f"{self._config.shard_timeout_s:g} s (runtime.shard_timeout_s)"
-                failure = Failure("timed_out", member.index, f"no answer within {limit}")
-                self._failed(member, failure, None, member.calls[0])
-            elif member.state == "starting" and now - member.since > START_TIMEOUT_S:
-                failure = Failure("timed_out", member.index, f"did not start within {START_TIMEOUT_S:g} s")
-                self._failed(member, failure, None, None)
-        if now - self._looked_at_nodes >= NODES_EVERY_S:
-            self._looked_at_nodes = now
-            self._leave_nodes()
-        if self._crew.at_work():
-            self._nobody_since = now
-        elif now - self._nobody_since > NOBODY_TIMEOUT_S:
-            raise WorkerError(f"no worker has been at work for {NOBODY_TIMEOUT_S:g} s")
-
-    def _leave_nodes(self) -> None:
-        """Workers on machines that will go finish their shard; then they are started anew elsewhere."""
-        going = self._crew.nodes_going()
-        for member in self._crew.members:
-            if member.state == "ready" and member.where is not None and member.where.node in going:
-                member.state = "leaving"
-                for key in self._schedule.retire(member.index):
-                    self._crew.forget(member, key)
-                self.record(Incident("left", member.index, member.node, None, "its machine will go"))
-            if member.state == "leaving" and not self._schedule.busy(member.index):
-                self._schedule.leave(member.index)
-                self._crew.end(member)
-                self._crew.rest(member, 0.0)
-
-    def _failed(self, member: Member, failure: Failure, error: RayError | None, key: Key | None) -> None:
-        """Act on a failure: hand the shard out again or raise; replace the worker, let it rest, or leave it out."""
-        others = sum(other is not member for other in self._crew.at_work())
-        ours = key if key is not None and key[0] == self._job.epoch else None
-        if ours is not None:
-            failures = self._job.failures.setdefault(ours[1], [])
-            failures.append(failure)
-            decision = on_failure(ours[1], failures, self._policy, others)
-            if isinstance(decision, Abort):
-                self._note(member, failure, ours, "abort")
-                raise final(decision.reason, error, f"shard {ours[1]} on worker {member.index}")
-            self._schedule.failed(member.index, ours, time.monotonic(), decision.exclude)
-            self.counts["retries"] += 1
-        if loses_worker(failure.kind):
-            self._lost(member, failure, error, ours, others)
-        else:
-            self._sent = None  # whatever Ray lost, it is put there anew
-            self._note(member, failure, ours, "retry")
-
-    def _lost(self, member: Member, failure: Failure, error: RayError | None, key: Key | None, others: int) -> None:
-        """Act on the loss of a worker. What was queued on it is handed out again."""
-        self._schedule.leave(member.index)
-        self._crew.end(member, by_force=failure.kind in ("silent", "timed_out"))
-        for group in self._job.groups.added_by(member.index) if self._job.groups else ():
-            self._add_again(group)
-        member.failures.append(failure)
-        fate = on_worker_failure(member.failures, self._policy, others)
-        if isinstance(fate, Abort):
-            self._note(member, failure, key, "abort")
-            raise final(fate.reason, error, f"worker {member.index}")
-        if isinstance(fate, LeaveOut):
-            member.state = "out"
-            self._note(member, failure, key, "left out")
-            self.record(Incident("left_out", member.index, member.node, None, fate.reason, "", failure.traceback))
-            return
-        self.counts["restarts"] += 1
-        self._note(member, failure, key, "restart")
-        self._crew.rest(member, fate.after_s)
-
-    def _note(self, member: Member, failure: Failure, key: Key | None, outcome: str) -> None:
-        shard = None if key is None else key[1]
-        self.record(
-            Incident(failure.kind, member.index, member.node, shard, failure.detail, outcome, failure.traceback)
-        )
 
 
 def _result(value: ResultWire) -> Result:

@@ -4,36 +4,32 @@
     finished(...), failed(...)                 those of others, the last ones first; each has one queued ahead
     join(worker), leave(worker)                whatever a worker held goes back to the front of what is pending
 
-Each worker's pace (seconds a task: the median of its newest) is learned. A worker much slower than the others gets a
-shard only if it would be done with it before the others have done all the rest. A shard that is late when nothing else
-is left to do is given to an idle worker as well (backup tasks: Dean & Ghemawat 2004, "MapReduce", section 3.6); shards
-are pure functions of their snapshot, so the first report serves, and both have the same bits.
+Each worker's pace is learned (`distmeta.runtime.paces`). A worker much slower than the others gets a shard only if it
+would be done with it before the others have done all the rest. A shard that is late when nothing else is left to do is
+given to an idle worker as well (backup tasks: Dean & Ghemawat 2004, "MapReduce", section 3.6); shards are pure
+functions of their snapshot, so the first report serves, and both have the same bits.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-import statistics
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from distmeta.runtime.paces import Paces
 from distmeta.server.tree import FAN_IN
 from distmeta.types import Shard
 
 Key = tuple[int, int]
 """Number of the call (`Schedule.epoch`) and index of the shard."""
 
-SLOW = 1.5
-"""A worker this many times slower than the typical one is chosen for a shard only where that delays no step."""
 LATE, LATE_BY_S = 1.5, 0.02
 """A shard is late after this many times, and this long beyond, what its worker should need."""
 GAIN = 1.2
 """A copy must promise to be done this many of its own durations before the attempt that it doubles."""
 MOST_COPIES = 2
-FEWEST_SAMPLES = 3
-NEWEST_SAMPLES = 5
 FORGET_AFTER = 50
 """Calls after which a worker that was given nothing is taken for a typical one, so that it gets another chance."""
 
@@ -90,7 +86,7 @@ class Schedule:
         self._calls: dict[int, deque[_Attempt]] = {}
         self._retired: set[int] = set()
         self._nodes: dict[int, str] = {}
-        self._samples: dict[str, dict[int, deque[float]]] = {}
+        self._paces = Paces()
         self._last_sample: dict[int, int] = {}
         self._job = _Job("")
 
@@ -128,8 +124,7 @@ class Schedule:
         """A worker is gone. Returns how many shards nobody has on its account."""
         self._retired.discard(worker)
         calls = self._calls.pop(worker, deque())
-        for samples in self._samples.values():
-            samples.pop(worker, None)
+        self._paces.forget(worker)
         returned = sum(self._give_back(attempt) for attempt in reversed(calls))
         self._divide()
         return returned
@@ -149,7 +144,7 @@ class Schedule:
         self._job = _Job(kind, upcoming, {shard.index: shard for shard in shards}, size=len(shards), stream=stream)
         for worker in self._calls:
             if self.epoch - self._last_sample.get(worker, self.epoch) > FORGET_AFTER:
-                self._samples.get(kind, {}).pop(worker, None)
+                self._paces.forget(worker)
         self._divide()
 
     def add(self, shard: Shard) -> None:
@@ -181,7 +176,7 @@ class Schedule:
             return orders
         for calls in range(1, self._ahead):
             for worker in self.workers if self._job.pending else ():
-                if len(self._calls[worker]) == calls and not self._slow(worker):
+                if len(self._calls[worker]) == calls and not self._paces.slow(self._job.kind, worker):
                     own = self._own(worker)
                     if own is not None:
                         orders.append(self._give(worker, own, now))
@@ -206,8 +201,7 @@ class Schedule:
         if attempt is None or not computed:
             return False, []
         seconds = (now - attempt.since) / max(1, len(attempt.shard.specs))
-        samples = self._samples.setdefault(attempt.kind, {})
-        samples.setdefault(worker, deque(maxlen=NEWEST_SAMPLES)).append(seconds)
+        self._paces.record(attempt.kind, worker, seconds)
         self._last_sample[worker] = self.epoch
         if key[0] != self.epoch or self._job.held.pop(key[1], 0) == 0:
             return False, []
@@ -226,7 +220,7 @@ class Schedule:
     def wake(self, now: float) -> float:
         """When to call `hand_out` again if nothing happens: the next shard will be late then. Infinite if none can."""
         unfinished = self._job.held and not self._job.pending and not self._job.stream
-        if not (self._speculate and unfinished and self.idle) or self._typical() is None:
+        if not (self._speculate and unfinished and self.idle) or self._paces.typical(self._job.kind) is None:
             return math.inf
         limits = [self._late_at(worker, calls[0]) for worker, calls in self._calls.items() if calls]
         return max(now, min((limit for limit in limits if limit > now), default=math.inf))
@@ -308,23 +302,8 @@ class Schedule:
         excluded = self._job.excluded.get(index, ())
         return worker not in excluded or all(one in excluded for one in self.workers)
 
-    def _pace(self, worker: int) -> float | None:
-        """Seconds a task; a worker that has done nothing yet is taken for a typical one. None: nothing is known."""
-        samples = self._samples.get(self._job.kind, {})
-        return statistics.median(samples[worker]) if samples.get(worker) else self._typical()
-
-    def _typical(self) -> float | None:
-        samples = self._samples.get(self._job.kind, {})
-        if sum(map(len, samples.values())) < FEWEST_SAMPLES:
-            return None
-        return statistics.median_low([statistics.median(one) for one in samples.values() if one])
-
-    def _slow(self, worker: int) -> bool:
-        pace, typical = self._pace(worker), self._typical()
-        return pace is not None and typical is not None and pace > SLOW * typical
-
     def _duration(self, worker: int, shard: Shard) -> float:
-        return (self._pace(worker) or 0.0) * max(1, len(shard.specs))
+        return (self._paces.of(self._job.kind, worker) or 0.0) * max(1, len(shard.specs))
 
     def _late_at(self, worker: int, attempt: _Attempt) -> float:
         duration = self._duration(worker, attempt.shard)
@@ -344,7 +323,7 @@ class Schedule:
     def _would_delay(self, worker: int, shard: Shard, now: float) -> bool:
         """True if the others would have done all that is pending before this slow worker has done the shard."""
         others = [one for one in self.workers if one != worker]
-        if not others or not self._slow(worker):
+        if not others or not self._paces.slow(self._job.kind, worker):
             return False
         free = [((ends or [now])[-1], one) for one in others for ends in [self._ends(one, now)]]
         heap = [(begin + self._duration(one, shard), one) for begin, one in free]
@@ -357,8 +336,8 @@ class Schedule:
 
     def _double(self, now: float) -> list[Order]:
         """Give the attempts that will end last to idle workers as well, the fastest first, where that gains time."""
-        idle = sorted(self.idle, key=lambda worker: (self._pace(worker) or 0.0, worker))
-        if not idle or self._typical() is None:
+        idle = sorted(self.idle, key=lambda worker: (self._paces.of(self._job.kind, worker) or 0.0, worker))
+        if not idle or self._paces.typical(self._job.kind) is None:
             return []
         waiting = [
             (end, -attempt.shard.index, attempt.shard)

@@ -21,7 +21,7 @@ class Record:
 
     Args:
         executor: Whose incidents.
-        tracker: Where they are kept: `incidents/from-step-<first>.jsonl`, and `workers/worker-<n>.txt` with the last
+        tracker: Where they are kept: `incidents/from-step-<first>-<resumes>.jsonl`, and `workers/worker-<n>.txt` with the last
             traceback of a worker.
         progress: Where they are told.
         step: Outer steps made before this process.
@@ -33,7 +33,7 @@ class Record:
     ) -> None:
         self._executor, self._tracker, self._progress = executor, tracker, progress
         self._before = {name.removeprefix(COUNT): int(n) for name, n in before.items() if name.startswith(COUNT)}
-        self._path = f"incidents/from-step-{step:08d}.jsonl"
+        self._path = f"incidents/from-step-{step:08d}-{self._before.get('resumes', 0)}.jsonl"
         self._lines: deque[str] = deque(maxlen=_KEPT)
 
     def counts(self) -> dict[str, int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distmeta.scoring import Score, headline
+from distmeta.tracking.uris import mask_uri
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class TrainResult:
         names = ("name", "run_id", "address", "checkpoint", "pictures", "digest", "steps", "counts")
         return {
             **{name: getattr(self, name) for name in names},
+            "checkpoint": mask_uri(self.checkpoint),
             "train_s": round(self.train_s, 3),
             "tasks_per_s": round(self.tasks_per_s, 2),
             "meta_test": headline(self.scores, self.protocol).to_json() if self.scores else None,

@@ -116,6 +116,8 @@ class _Run:
     def go(self) -> TrainResult:
         """Train, evaluate, keep; from the checkpoint on that was found, if any."""
         config, budget = self._config, self._config.train.budget_s
+        if self._run_id is not None:
+            self._progress.note(f"mlflow  {self._tracker.address()}")
         if self._found is None:
             self._save(None)  # a run that is interrupted before its first checkpoint is due is gone on with as well
         else:
