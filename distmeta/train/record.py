@@ -21,8 +21,8 @@ class Record:
 
     Args:
         executor: Whose incidents.
-        tracker: Where they are kept: `incidents/from-step-<first>-<resumes>.jsonl`, and `workers/worker-<n>.txt` with the last
-            traceback of a worker.
+        tracker: Where they are kept: `incidents/from-step-<first>-<resumes>.jsonl`, and `workers/worker-<n>.txt` with
+            the last traceback of a worker.
         progress: Where they are told.
         step: Outer steps made before this process.
         before: Progress of the checkpoint that it goes on from.

@@ -118,7 +118,8 @@ def test_an_exception_at_the_start_surfaces(build: Build) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_that_dies_is_replaced_and_its_shard_run_again(build: Build, tmp_path: Path, workers: int) -> None:
-    executor = build(recipe=FakeRecipe("die", shard=4, folder=str(tmp_path), seconds=0.01), workers=workers)
+    recipe = FakeRecipe("die", shard=4, folder=str(tmp_path), seconds=0.01)
+    executor = build(recipe=recipe, workers=workers, speculate=False)
     assert_exact(executor)
     assert (executor.counts["restarts"], executor.counts["retries"]) == (1, 1)
     assert_exact(executor, version=1)
