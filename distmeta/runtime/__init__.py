@@ -7,13 +7,16 @@ from distmeta.runtime.executor import Executor, Recipe
 from distmeta.runtime.worker import Compression
 
 
-def build_executor(config: RuntimeConfig, recipe: Recipe, compression: Compression = "none") -> Executor:
+def build_executor(
+    config: RuntimeConfig, recipe: Recipe, compression: Compression = "none", update_bytes: int = 0
+) -> Executor:
     """Start the executor that `config` names.
 
     Args:
         config: Where and how to run.
         recipe: The program of the workers.
         compression: How updates are rounded on the way (`outer.compression`).
+        update_bytes: Size of the parameters, and so of an update.
 
     Raises:
         UserError: The Ray cluster cannot be reached, or has no room for the workers.
@@ -24,4 +27,4 @@ def build_executor(config: RuntimeConfig, recipe: Recipe, compression: Compressi
         return LocalExecutor(config, recipe, compression)
     from distmeta.runtime.ray import RayExecutor
 
-    return RayExecutor(config, recipe, compression)
+    return RayExecutor(config, recipe, compression, update_bytes)

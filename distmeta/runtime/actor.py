@@ -14,6 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distmeta.runtime.executor import Recipe
+from distmeta.runtime.memory import map_object_store
 from distmeta.runtime.wire import ParamsWire, ReportWire, ResultWire, SnapshotWire, split, sum_reports
 from distmeta.runtime.worker import Compression, Worker
 from distmeta.types import Shard
@@ -21,6 +22,8 @@ from distmeta.types import Shard
 PULSE = "pulse"
 """Concurrency group of the calls that are answered while a shard is computed."""
 
+LARGE_UPDATE = 1 << 20
+"""Bytes of an update from which its way is worth some care: memory mapped beforehand, sums near the workers."""
 _FORGOTTEN_AT_MOST = 256
 
 
@@ -38,6 +41,7 @@ class WorkerActor:
 
     def __init__(self) -> None:
         self._forgotten: dict[tuple[int, int], None] = {}
+        self._mapped = False
 
     def hello(self) -> Whereabouts:
         """The first answer: there was room for the actor, and its process runs."""
@@ -66,6 +70,9 @@ class WorkerActor:
         if key in self._forgotten:
             del self._forgotten[key]
             return None
+        if not self._mapped and wire.params.num_bytes >= LARGE_UPDATE:
+            self._mapped = True
+            map_object_store()
         return self._worker.run(kind, wire, shard, upcoming)
 
     def forget(self, key: tuple[int, int]) -> None:

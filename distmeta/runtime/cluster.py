@@ -24,6 +24,7 @@ from distmeta.config import RuntimeConfig
 from distmeta.errors import UserError
 from distmeta.logs import quiet
 
+OBJECT_STORE_BYTES = 1 << 30
 MIN_OBJECT_STORE_BYTES = 1 << 27
 OWN_PLACEMENT_TIMEOUT_S = 10.0
 REACH_TIMEOUT_S = 10.0
@@ -55,7 +56,7 @@ def connect(config: RuntimeConfig, object_store_bytes: int | None = None) -> Clu
 
     Args:
         config: Address, and the workers for which a cluster that is started needs room.
-        object_store_bytes: Size of its object store; None takes a quarter of the memory. It is used up as needed only.
+        object_store_bytes: Size of its object store; None takes a gibibyte.
 
     Raises:
         UserError: Nothing answers at the address, or it refuses this process.
@@ -66,7 +67,7 @@ def connect(config: RuntimeConfig, object_store_bytes: int | None = None) -> Clu
     if address and address != "local":
         _join(address, "runtime.address" if config.address else "RAY_ADDRESS")
     else:
-        _start(config, object_store_bytes or _object_store_bytes())
+        _start(config, _within_memory(object_store_bytes or OBJECT_STORE_BYTES))
     return Cluster(started=not address or address == "local", leave=ray.shutdown)
 
 
@@ -169,11 +170,11 @@ def _environment(threads: int) -> dict[str, str]:
     return {**forwarded, "OMP_NUM_THREADS": str(threads)}
 
 
-def _object_store_bytes() -> int:
-    """A quarter of the memory, but no more than half of what shared memory has left, where it lies."""
+def _within_memory(wanted: int) -> int:
+    """No more than half of the memory, and what is free of that which is shared, where the store lies."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     shared = shutil.disk_usage(_SHARED_MEMORY).free if os.path.isdir(_SHARED_MEMORY) else memory
-    return max(MIN_OBJECT_STORE_BYTES, min(memory // 4, shared // 2))
+    return max(MIN_OBJECT_STORE_BYTES, min(wanted, memory // 2, shared * 3 // 4))
 
 
 @contextlib.contextmanager

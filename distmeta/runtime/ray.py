@@ -19,13 +19,15 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from distmeta.config import RuntimeConfig
+from distmeta.runtime.actor import LARGE_UPDATE
 from distmeta.runtime.care import Care
-from distmeta.runtime.cluster import await_room, connect, no_room
+from distmeta.runtime.cluster import OBJECT_STORE_BYTES, await_room, connect, no_room
 from distmeta.runtime.crew import Answer, Crew, Member
 from distmeta.runtime.decisions import Failure
 from distmeta.runtime.executor import Executor, Feed, Incident, Recipe, Result
 from distmeta.runtime.groups import Groups, Held
 from distmeta.runtime.job import Job
+from distmeta.runtime.memory import map_object_store
 from distmeta.runtime.ray_errors import failure_of
 from distmeta.runtime.schedule import Key, Schedule
 from distmeta.runtime.wire import ReportWire, ResultWire, decode_value, encode_snapshot, join
@@ -35,8 +37,8 @@ from distmeta.types import Report, Shard, Snapshot
 PLACEMENT_TIMEOUT_S = 60.0
 FETCH_TIMEOUT_S = 30.0
 POLL_S = 0.5
-ADD_FROM_BYTES = 1 << 20
-"""Size of an update from which adding near the workers is worth a call more."""
+STEPS_IN_STORE = 4
+"""Steps whose updates the object store of a cluster started here has room for."""
 
 
 class RayExecutor(Executor):
@@ -46,6 +48,7 @@ class RayExecutor(Executor):
         config: Workers, their resources, deadlines and retries.
         recipe: The program. It is built while the constructor's caller goes on; what it raises, `map` raises.
         compression: How updates are rounded on the way (`outer.compression`).
+        update_bytes: Size of the parameters, and so of an update.
         placement_timeout_s: How long the cluster may take to find room for the workers (it may be growing).
 
     Raises:
@@ -57,6 +60,7 @@ class RayExecutor(Executor):
         config: RuntimeConfig,
         recipe: Recipe,
         compression: Compression = "none",
+        update_bytes: int = 0,
         *,
         placement_timeout_s: float = PLACEMENT_TIMEOUT_S,
     ) -> None:
@@ -68,7 +72,7 @@ class RayExecutor(Executor):
         self._sent: tuple[Snapshot, Any] | None = None
         self._begun = False
         with contextlib.ExitStack() as stack:
-            cluster = connect(config)
+            cluster = connect(config, max(OBJECT_STORE_BYTES, STEPS_IN_STORE * config.max_workers * update_bytes))
             stack.callback(cluster.leave)
             await_room(config, cluster, placement_timeout_s)
             self._crew = Crew(config, recipe, compression, cluster)
@@ -154,7 +158,10 @@ class RayExecutor(Executor):
         """The snapshot in the object store, put there once; the one before is let go."""
         if self._sent is None or self._sent[0] is not snapshot:
             self._serial += 1
-            self._sent = snapshot, ray.put(encode_snapshot(snapshot, self._serial))
+            wire = encode_snapshot(snapshot, self._serial)
+            self._sent = snapshot, ray.put(wire)
+            if self._serial == 1 and wire.params.num_bytes >= LARGE_UPDATE:
+                map_object_store()
         return self._sent[1]
 
     def _take(self, answers: Sequence[Answer]) -> list[Result]:
@@ -215,7 +222,7 @@ class RayExecutor(Executor):
         if self._config.aggregate != "auto":
             return self._config.aggregate == "node"
         nodes = {member.where.node for member in self._crew.at_work() if member.where}
-        return len(nodes) > 1 and sum(tensor.nbytes for tensor in snapshot.params.values()) >= ADD_FROM_BYTES
+        return len(nodes) > 1 and sum(tensor.nbytes for tensor in snapshot.params.values()) >= LARGE_UPDATE
 
     def _add(self, groups: Groups, group: int) -> None:
         """Ask a worker to add a group: one where most of it lies, if there is one."""

@@ -84,7 +84,12 @@ class Schedule:
         self.copies = 0
         self._ahead, self._speculate = ahead, speculate
         self._calls: dict[int, deque[_Attempt]] = {}
+        self._workers: tuple[int, ...] = ()
+        self._places_of: dict[int, int] = {}
         self._retired: set[int] = set()
+        self._idle: set[int] = set()
+        self._double_at = -math.inf
+        """No shard can be late before."""
         self._nodes: dict[int, str] = {}
         self._paces = Paces()
         self._last_sample: dict[int, int] = {}
@@ -93,18 +98,18 @@ class Schedule:
     @property
     def workers(self) -> tuple[int, ...]:
         """Those that get shards, in order."""
-        return tuple(sorted(self._calls.keys() - self._retired))
+        return self._workers
 
     @property
     def idle(self) -> list[int]:
         """Workers with nothing to do."""
-        return [worker for worker in self.workers if not self._calls[worker]]
+        return sorted(self._idle)
 
     def join(self, worker: int, node: str = "") -> None:
         """A worker is at hand, on a node."""
         self._calls[worker] = deque()
         self._nodes[worker] = node
-        self._divide()
+        self._muster()
 
     def retire(self, worker: int) -> list[Key]:
         """A worker may finish what it computes, and gets no more. Returns what was queued and now is for others."""
@@ -113,7 +118,7 @@ class Schedule:
         queued = [calls.pop() for _ in range(len(calls) - 1)]
         for attempt in queued:
             self._give_back(attempt)
-        self._divide()
+        self._muster()
         return [attempt.key for attempt in queued]
 
     def busy(self, worker: int) -> bool:
@@ -126,7 +131,7 @@ class Schedule:
         calls = self._calls.pop(worker, deque())
         self._paces.forget(worker)
         returned = sum(self._give_back(attempt) for attempt in reversed(calls))
-        self._divide()
+        self._muster()
         return returned
 
     def begin(
@@ -142,6 +147,7 @@ class Schedule:
         """
         self.epoch += 1
         self._job = _Job(kind, upcoming, {shard.index: shard for shard in shards}, size=len(shards), stream=stream)
+        self._double_at = -math.inf
         for worker in self._calls:
             if self.epoch - self._last_sample.get(worker, self.epoch) > FORGET_AFTER:
                 self._paces.forget(worker)
@@ -154,7 +160,7 @@ class Schedule:
 
     def wants(self) -> bool:
         """Whether a worker would be idle if no shard were added."""
-        return len(self.idle) > len(self._job.pending)
+        return len(self._idle) > len(self._job.pending)
 
     def again(self, shard: Shard, exclude: int | None) -> None:
         """A shard has to be computed again: its attempt failed, or its report is not accepted; not by `exclude`."""
@@ -175,12 +181,12 @@ class Schedule:
         if self._job.stream:
             return orders
         for calls in range(1, self._ahead):
-            for worker in self.workers if self._job.pending else ():
+            for worker in self._workers if self._job.pending else ():
                 if len(self._calls[worker]) == calls and not self._paces.slow(self._job.kind, worker):
                     own = self._own(worker)
                     if own is not None:
                         orders.append(self._give(worker, own, now))
-        if self._speculate and not self._job.pending and self._job.held:
+        if self._speculate and not self._job.pending and self._job.held and now >= self._double_at:
             orders += self._double(now)
         return orders
 
@@ -203,8 +209,9 @@ class Schedule:
         seconds = (now - attempt.since) / max(1, len(attempt.shard.specs))
         self._paces.record(attempt.kind, worker, seconds)
         self._last_sample[worker] = self.epoch
-        if key[0] != self.epoch or self._job.held.pop(key[1], 0) == 0:
-            return False, []
+        hands = self._job.held.pop(key[1], 0) if key[0] == self.epoch else 0
+        if hands < MOST_COPIES:
+            return hands == 1, []
         others = [other for other, calls in self._calls.items() if any(call.key == key for call in calls)]
         return True, others
 
@@ -220,10 +227,8 @@ class Schedule:
     def wake(self, now: float) -> float:
         """When to call `hand_out` again if nothing happens: the next shard will be late then. Infinite if none can."""
         unfinished = self._job.held and not self._job.pending and not self._job.stream
-        if not (self._speculate and unfinished and self.idle) or self._paces.typical(self._job.kind) is None:
-            return math.inf
-        limits = [self._late_at(worker, calls[0]) for worker, calls in self._calls.items() if calls]
-        return max(now, min((limit for limit in limits if limit > now), default=math.inf))
+        known = self._paces.typical(self._job.kind) is not None
+        return max(now, self._double_at) if self._speculate and unfinished and known and self._idle else math.inf
 
     def _drop(self, worker: int, key: Key, now: float) -> _Attempt | None:
         calls = self._calls.get(worker, deque())
@@ -234,6 +239,11 @@ class Schedule:
         calls.remove(attempt)
         if calls:
             calls[0].since = max(calls[0].since, now)
+        elif worker not in self._retired:
+            # The first one that is idle, or one that is faster than those, may double at once what a slow one has.
+            if not self._idle or self._paces.slow(self._job.kind, min(self._idle)):
+                self._double_at = -math.inf
+            self._idle.add(worker)
         return attempt
 
     def _give_back(self, attempt: _Attempt, *, divide: bool = False) -> int:
@@ -252,17 +262,26 @@ class Schedule:
     def _give(self, worker: int, shard: Shard, now: float) -> Order:
         self._job.pending.pop(shard.index, None)
         self._job.held[shard.index] = self._job.held.get(shard.index, 0) + 1
+        self._idle.discard(worker)
         self._calls[worker].append(_Attempt((self.epoch, shard.index), self._job.kind, shard, now))
         following = self._own(worker)
         if following is None and self._job.upcoming:
-            place = self.workers.index(worker)
+            place = self._places_of[worker]
             places = self._places(len(self._job.upcoming))
             following = next((one for one in self._job.upcoming if places[one.index % len(places)] == place), None)
         return Order(worker, shard, following)
 
+    def _muster(self) -> None:
+        """The workers have changed."""
+        self._workers = tuple(sorted(self._calls.keys() - self._retired))
+        self._places_of = {worker: place for place, worker in enumerate(self._workers)}
+        self._idle = {worker for worker in self._workers if not self._calls[worker]}
+        self._double_at = -math.inf
+        self._divide()
+
     def _divide(self) -> None:
         """Write down whose the pending shards are."""
-        self._job.own = [deque() for _ in self.workers]
+        self._job.own = [deque() for _ in self._workers]
         places = self._places(self._job.size)
         for index in self._job.pending if places else ():
             self._job.own[places[index % len(places)]].append(index)
@@ -277,12 +296,12 @@ class Schedule:
         for place, worker in enumerate(self.workers):
             at.setdefault(self._nodes[worker], []).append(place)
         if len(at) < 2 or size < len(at) * FAN_IN:
-            return list(range(len(self._calls.keys() - self._retired)))
+            return list(range(len(self._workers)))
         return [node[index % len(node)] for node in at.values() for index in range(FAN_IN)]
 
     def _own(self, worker: int) -> Shard | None:
         """The first of the worker's own shards that nobody has taken."""
-        own = self._job.own[self.workers.index(worker)]
+        own = self._job.own[self._places_of[worker]]
         while own and own[0] not in self._job.pending:
             own.popleft()
         return self._job.pending[own[0]] if own and self._allowed(worker, own[0]) else None
@@ -339,6 +358,8 @@ class Schedule:
         idle = sorted(self.idle, key=lambda worker: (self._paces.of(self._job.kind, worker) or 0.0, worker))
         if not idle or self._paces.typical(self._job.kind) is None:
             return []
+        limits = [self._late_at(worker, calls[0]) for worker, calls in self._calls.items() if calls]
+        self._double_at = min((limit for limit in limits if limit > now), default=math.inf)
         waiting = [
             (end, -attempt.shard.index, attempt.shard)
             for worker, calls in self._calls.items()
@@ -348,7 +369,12 @@ class Schedule:
         orders: list[Order] = []
         for end, _, shard in sorted(waiting, key=lambda one: one[:2], reverse=True):
             worker = next((one for one in idle if self._allowed(one, shard.index)), None)
-            if worker is None or now + GAIN * self._duration(worker, shard) >= end:
+            if worker is None:
+                break
+            gain_at = now + GAIN * self._duration(worker, shard)
+            if gain_at >= end:
+                # Not yet; one that is late already may be worth doubling when it is later still.
+                self._double_at = min(self._double_at, now + max(LATE_BY_S, gain_at - end))
                 break
             idle.remove(worker)
             self.copies += 1

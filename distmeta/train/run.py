@@ -67,9 +67,10 @@ def _train(config: RunConfig, resume: bool, quiet: bool) -> TrainResult:
     program = MetaProgram(config)
     params = program.algorithm.learner.init(config.seed)
     check_optimizer(config.outer)
+    size = sum(tensor.nbytes for tensor in params.values())
     found = checkpoints.resumable(config) if resume else None
     with contextlib.ExitStack() as stack:
-        executor = build_executor(config.runtime, MetaRecipe.of(config), config.outer.compression)
+        executor = build_executor(config.runtime, MetaRecipe.of(config), config.outer.compression, size)
         stack.callback(executor.close)
         server = build_server(config, params, stack)
         if found is not None:

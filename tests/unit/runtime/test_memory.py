@@ -6,9 +6,13 @@ import platform
 
 import pytest
 
-from distmeta.runtime.memory import keep_freed_memory
+from distmeta.runtime.memory import keep_freed_memory, map_object_store
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_glibc_accepts_the_setting() -> None:
     assert keep_freed_memory()
+
+
+def test_a_process_without_an_object_store_maps_nothing() -> None:
+    assert map_object_store() == 0
