@@ -77,16 +77,16 @@ class Sessions:
         self._started.append(Session(name, leader, log))
         return self._started[-1]
 
-    def survivors(self) -> list[str]:
-        """What runs: the members of all sessions, and processes elsewhere that bear the mark."""
+    def survivors(self) -> dict[psutil.Process, str]:
+        """What runs: the members of all sessions, and processes elsewhere that bear the mark; with descriptions."""
         for session in self._started:
             session.leader.poll()
         names = {session.leader.pid: session.name for session in self._started}
-        found = []
+        found = {}
         for process in _running():
             name = names.get(_session_of(process.pid), "")
             if name or self._bears_mark(process):
-                found.append(f"{name or 'elsewhere'}: {_describe(process)}")
+                found[process] = f"{name or 'elsewhere'}: {_describe(process)}"
         return found
 
     def wait_for_the_end(self, timeout_s: float) -> list[str]:
@@ -94,12 +94,16 @@ class Sessions:
         deadline = time.monotonic() + timeout_s
         while (left := self.survivors()) and time.monotonic() < deadline:
             time.sleep(0.5)
-        return left
+        return list(left.values())
 
-    def end(self) -> None:
+    def end(self, timeout_s: float = 30.0) -> None:
         """Kill everything."""
-        for session in self._started:
-            session.end()
+        for _ in until(timeout_s, "processes do not end"):
+            if not (left := self.survivors()):
+                return
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
 
     def _bears_mark(self, process: psutil.Process) -> bool:
         try:
