@@ -82,6 +82,43 @@ def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "bench_data.json").exists()
 
 
+def test_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", "server", "--workers", "2", "--payload", "0.1,1e9", "--steps", "2"]
+    assert run([*arguments, "--json", "--out", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    found = last_object(captured.out)
+    (row,) = found["rows"]
+    assert (row["workers"], row["payload_mb"], row["steps"]) == (2, 0.1, 2)
+    assert row["bytes"] == pytest.approx(2e5, rel=0.1)
+    assert 0 < row["send_s"] < row["overhead_s"]
+    assert row["x_copy"] == pytest.approx(row["overhead_s"] / row["copy_s"])
+    (refused,) = found["left_out"]
+    assert refused["payload_mb"] == 1e9
+    assert "2 workers, 1e+09 MB: left out: needs " in captured.err
+    assert found["goals"] == {"overhead": None, "growth": None}
+    assert json.loads((tmp_path / "bench_server.json").read_text())["rows"] == found["rows"]
+    assert (tmp_path / "bench_server.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measured = ["--calibrate", "1,2", "--calibrate-payload", "0.1,0.4", "--check", "2", "--check-payload", "0.2"]
+    predicted = ["--max-workers", "20", "--payload", "0.1,1", "--compute-ms", "5", "--per-machine", "4"]
+    arguments = ["bench", "scale", *measured, *predicted, "--steps", "2", "--json", "--out", str(tmp_path)]
+    assert run(arguments) == 0
+    found = last_object(capsys.readouterr().out)
+    assert [(cell["workers"], round(cell["payload"] / 1e5)) for cell in found["calibration"]] == [
+        (workers, size) for workers in (1, 2) for size in (1, 4)
+    ]
+    assert all(cost >= 0 for cost in found["costs"].values())
+    (check,) = found["checks"]
+    assert check["measured_s"] > 0.009  # two shards of about 5 ms
+    assert check["error"] == pytest.approx(check["predicted_s"] / check["measured_s"] - 1)
+    assert [point["workers"] for point in found["curve"]] == [1, 2, 4, 8, 16, 20] * 2
+    assert all(0 < point["efficiency"] <= 1 for point in found["curve"])
+    assert (tmp_path / "bench_scale.json").exists()
+    assert (tmp_path / "bench_scale.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -96,6 +133,12 @@ def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["memory", "--way", "1"], ("'--way'", "greater than or equal to 2")),
         (["memory", "--contenders", "loop/round"], ("unknown contender 'loop/round'", "loop/unrolled")),
         (["data", "--strategy", "fast"], ("--strategy: unknown value 'fast'", "vmap")),
+        (["server", "--workers", "2,0"], ("--workers: '2,0'", "positive whole numbers")),
+        (["server", "--payload", "0.5;20"], ("--payload: '0.5;20'", "sizes in MB")),
+        (["server", "--workers", "2", "--payload", "1e9"], ("--payload: no row fits", "smaller payloads")),
+        (["scale", "--calibrate", "2"], ("--calibrate: 2 alone", "two values or more")),
+        (["scale", "--calibrate-payload", "nan,1"], ("--calibrate-payload: 'nan,1'", "sizes in MB")),
+        (["scale", "--check-payload", "1e9"], ("--check: 32 workers need", "fewer workers")),
         (["speed"], ("no such command 'speed'",)),
     ],
 )

@@ -1,44 +1,32 @@
-"""`distmeta bench`: measure the engine on this machine, beside its peers."""
+"""`distmeta bench engine`, `memory` and `data`: the engine on this machine, beside its peers."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distmeta.bench.problems import PROBLEMS, find_problem
+from distmeta.cli.bench.output import (
+    OutOption,
+    RoundsOption,
+    names_in,
+    numbers_in,
+    print_machine,
+    print_wide,
+    write_json,
+)
 from distmeta.cli.output import JsonOption, choose, people_read, print_json, print_table
-from distmeta.errors import DistmetaError, UserError
+from distmeta.errors import DistmetaError
 
 if TYPE_CHECKING:
     from distmeta.bench.results import Row
 
-_EXAMPLES = """\b
-Examples:
-  distmeta bench engine --rows sine_25x1,conv4_5w1s_1q_5
-  distmeta bench engine --memory --out bench
-  distmeta bench memory --steps 5,10 --way 5 --shots 1
-  distmeta bench data --json
-"""
-_WIDTH = 140  # room for every column
-_BUSY = 0.15
 _ROWS = "\n\n".join(f"- {name}: {problem.about}, {problem.num_tasks} tasks" for name, problem in PROBLEMS.items())
-
-app = typer.Typer(
-    name="bench",
-    no_args_is_help=True,
-    epilog=_EXAMPLES,
-    help="Measure the engine on this machine, beside higher, torchopt and a plain loop.\n\n"
-    "higher and torchopt come with `pip install 'distmeta[dev]'`; without them their columns are left out.",
-)
+ENGINE_HELP = f"Verify that all gradients agree, then time them in turn. The rows:\n\n{_ROWS}"
 
 ThreadsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Threads of the peers, lanes of the engine.")]
-RoundsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Timed rounds; medians are reported.")]
 DeviceOption = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda or cuda:N.")]
-OutOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Write a JSON file and a picture there.")]
 LimitOption = Annotated[
     float, typer.Option("--limit-s", min=1, metavar="S", help="Seconds that a process of its own may take.")
 ]
@@ -48,7 +36,6 @@ ContendersOption = Annotated[
 ]
 
 
-@app.command("engine", help=f"Verify that all gradients agree, then time them in turn. The rows:\n\n{_ROWS}")
 def engine(
     rows: Annotated[
         list[str] | None, typer.Option(metavar="NAME[,NAME]", help="Rows (default: all); may be repeated.")
@@ -66,7 +53,7 @@ def engine(
     as_json: JsonOption = False,
 ) -> None:
     """Verify and time (the command's help is above, with the list of rows)."""
-    problems = [find_problem(name, "--rows") for name in _names(rows, PROBLEMS)]
+    problems = [find_problem(name, "--rows") for name in names_in(rows, PROBLEMS)]
     from distmeta.bench.contenders import ENGINE_CONTENDERS, check_contenders
     from distmeta.bench.engine import Settings, bench_problem
     from distmeta.bench.machine import busy_share, check_device, hardware, hardware_line
@@ -74,11 +61,11 @@ def engine(
     from distmeta.bench.results import bars
 
     check_device(device, "--device")
-    chosen = tuple(check_contenders(_names(contenders, ENGINE_CONTENDERS), "--contenders"))
+    chosen = tuple(check_contenders(names_in(contenders, ENGINE_CONTENDERS), "--contenders"))
     settings = Settings(chosen, rounds, threads, memory, limit_s)
     machine, found = hardware(device), []
     with people_read(as_json):
-        _print_machine(hardware_line(machine), busy := busy_share())
+        print_machine(hardware_line(machine), busy := busy_share())
         for problem in problems:
             row = bench_problem(problem.resized(tasks, device), settings)
             _print_row(row)
@@ -91,7 +78,7 @@ def engine(
         "agree": not any(row.disagreeing for row in found),
     }
     if out is not None:
-        _write(out / "bench_engine.json", result)
+        write_json(out / "bench_engine.json", result)
         ratio_bars(out / "bench_engine.png", bars(found), hardware_line(machine))
     if as_json:
         print_json(result)
@@ -100,7 +87,6 @@ def engine(
         raise DistmetaError(f"gradients disagree with the reference: {', '.join(wrong)}")
 
 
-@app.command("memory")
 def memory(
     steps: Annotated[str, typer.Option(metavar="K[,K]", help="Numbers of inner steps.")] = "5,10,20,50,100",
     way: Annotated[int, typer.Option(min=2, metavar="N", help="Classes of a task.")] = 20,
@@ -124,30 +110,29 @@ def memory(
     Each cell has a process of its own. Its peak is counted above what is held after imports, data and a first small
     run. Cells over a limit are shown as such, and larger ones skipped.
     """
-    counts = _numbers(steps, "--steps")
+    counts = numbers_in(steps, "--steps")
     from distmeta.bench import memory as sweeps
     from distmeta.bench.contenders import MEMORY_CONTENDERS, check_contenders
     from distmeta.bench.machine import busy_share, check_device, hardware, hardware_line
     from distmeta.bench.pictures import memory_curves
 
     check_device(device, "--device")
-    chosen = tuple(check_contenders(_names(contenders, MEMORY_CONTENDERS), "--contenders"))
+    chosen = tuple(check_contenders(names_in(contenders, MEMORY_CONTENDERS), "--contenders"))
     sweep = sweeps.Sweep(chosen, counts, way, shots, queries, tasks, threads, lanes, rounds, limit_s, limit_mib, device)
     machine = hardware(device)
     with people_read(as_json):
-        _print_machine(hardware_line(machine), busy := busy_share())
+        print_machine(hardware_line(machine), busy := busy_share())
         points = sweeps.run_sweep(sweep)
         print(f"\nconv4, {way}-way {shots}-shot, {queries} queries: peak MiB, seconds a task, by inner steps")
-        _print_wide(sweeps.table(points))
+        print_wide(sweeps.table(points))
     result = {"machine": machine, "busy_before": busy, **sweeps.to_json(points, sweep)}
     if out is not None:
-        _write(out / "bench_memory.json", result)
+        write_json(out / "bench_memory.json", result)
         memory_curves(out / "bench_memory.png", sweeps.curves(points), hardware_line(machine))
     if as_json:
         print_json(result)
 
 
-@app.command("data")
 def data(
     strategy: Annotated[str, typer.Option(metavar="NAME", help="The engine's strategy for the step.")] = "vmap",
     rounds: RoundsOption = 7,
@@ -168,22 +153,16 @@ def data(
     choose(strategy, STRATEGIES, "--strategy")
     machine, found = hardware(), []
     with people_read(as_json):
-        _print_machine(hardware_line(machine), busy := busy_share())
+        print_machine(hardware_line(machine), busy := busy_share())
         for name, problem in sources().items():
             found.append(bench_source(name, problem.resized(tasks), strategy, threads, rounds).to_json())
         print_table([{**row, "share": f"{100 * float(str(row['share'])):.1f}%"} for row in found])
     settings = {"strategy": strategy, "threads": threads, "rounds": rounds}
     result = {"machine": machine, "busy_before": busy, "settings": settings, "sources": found}
     if out is not None:
-        _write(out / "bench_data.json", result)
+        write_json(out / "bench_data.json", result)
     if as_json:
         print_json(result)
-
-
-def _print_machine(line: str, busy: float) -> None:
-    print(line)
-    if busy > _BUSY:
-        print(f"other work keeps {100 * busy:.0f}% of the processors busy: the numbers will not be this machine's best")
 
 
 def _print_row(row: Row) -> None:
@@ -191,46 +170,6 @@ def _print_row(row: Row) -> None:
     before, after = row.peak_gflops
     print(f"\n{row.name}: {row.about}, {row.num_tasks} tasks")
     print(f"{row.gflop:.3g} GFLOP in matrix products and convolutions; peak {before:.0f}, then {after:.0f} GFLOP/s")
-    _print_wide(row.table())
+    print_wide(row.table())
     for note in row.notes():
         print(f"  {note}")
-
-
-def _print_wide(lines: Sequence[Mapping[str, object]]) -> None:
-    """A table of numbers at its full width, also in a pipe or a narrow terminal."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for index, name in enumerate(lines[0]):
-        table.add_column(name, justify="right" if index else "left", no_wrap=True)
-    for line in lines:
-        table.add_row(*("-" if value is None else str(value) for value in line.values()))
-    console = Console(markup=False, highlight=False)
-    console.width = max(console.width, _WIDTH)
-    console.print(table)
-
-
-def _names(values: list[str] | None, default: Iterable[str]) -> list[str]:
-    """The names of a repeatable option that takes lists with commas; each once."""
-    if not values:
-        return list(default)
-    return list(dict.fromkeys(name.strip() for value in values for name in value.split(",")))
-
-
-def _numbers(text: str, option: str) -> tuple[int, ...]:
-    """Positive whole numbers with commas between them.
-
-    Raises:
-        UserError: Anything else.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"'{text}'", where=option, allowed="positive whole numbers, with commas between them: 5,10,20")
-    return tuple(dict.fromkeys(int(part) for part in parts))
-
-
-def _write(path: Path, result: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1))
