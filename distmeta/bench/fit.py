@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from distmeta.bench.costs import Costs, Site
 from distmeta.bench.payload import Step
-from distmeta.bench.simulate import Costs, Simulation, Site
+from distmeta.bench.simulate import Simulation
 
 Floats = npt.NDArray[np.float64]
 
@@ -65,6 +66,7 @@ def fit_costs(cells: Sequence[Cell], cores: int) -> Costs:
     begin_s, begin_byte_s = solve([one, payload], seconds(lambda cell: cell.step.send_s))
     outer_s, outer_byte_s = solve([one, payload], seconds(lambda cell: cell.step.outer_cpu_s))
     task_s, task_byte_s = solve([one, payload], seconds(lambda cell: cell.step.worker_cpu_s))
+    (add_byte_s,) = solve([workers * payload], seconds(lambda cell: cell.step.add_cpu_s))
     each = [one, payload, workers, workers * payload]
     _, _, call_s, answer_byte_s = solve(
         each, seconds(lambda cell: cell.step.serial_s - cell.step.outer_cpu_s - cell.step.pull_cpu_s)
@@ -82,6 +84,7 @@ def fit_costs(cells: Sequence[Cell], cores: int) -> Costs:
         outer_byte_s=outer_byte_s,
         task_s=task_s,
         task_byte_s=task_byte_s,
+        add_byte_s=add_byte_s,
         behind_s=behind_s,
         behind_byte_s=behind_byte_s,
     )

@@ -18,10 +18,11 @@ from dataclasses import asdict, dataclass
 
 import psutil
 
+from distmeta.bench.costs import Costs, Site
 from distmeta.bench.fit import Cell, fit_costs
 from distmeta.bench.payload import MB, OUTER, cluster, make_params, make_shards, medians, run_step
 from distmeta.bench.server import free_bytes, needed_bytes, store_bytes
-from distmeta.bench.simulate import Costs, Simulation, Site
+from distmeta.bench.simulate import Simulation
 from distmeta.bench.timing import median
 from distmeta.errors import UserError
 from distmeta.runtime.executor import Executor
@@ -249,11 +250,11 @@ def to_json(
 def cost_table(costs: Costs) -> list[dict[str, object]]:
     """The costs, for people: milliseconds, and milliseconds for each MB."""
     values = asdict(costs)
-    names = [name.removesuffix("_s") for name in values if not name.endswith("_byte_s")]
+    names = list(dict.fromkeys(name.removesuffix("_s").removesuffix("_byte") for name in values))
     return [
         {
             "cost": name,
-            "ms": f"{1e3 * values[name + '_s']:.3g}",
+            "ms": f"{1e3 * values[name + '_s']:.3g}" if name + "_s" in values else None,
             "ms / MB": f"{1e3 * MB * values[name + '_byte_s']:.3g}" if name + "_byte_s" in values else None,
         }
         for name in names

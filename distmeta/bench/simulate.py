@@ -6,7 +6,8 @@ The driver does one thing at a time, in the order of the real one:
 
 and the real scheduler (`distmeta.runtime.schedule`) says who gets what. Whatever needs a processor shares its machine's
 cores with all else there: k at once on C cores run at min(1, C / k) of their speed (processor sharing). A worker sleeps
-or computes, then checks and writes its update; answers from other machines share the driver's link.
+or computes, then checks and writes its update; answers from other machines share the driver's link. Where there are
+several machines and updates are large, groups of FAN_IN are added on their machines first, as the real workers do.
 
 Times are seconds, sizes bytes. No process, no clock: a thousand workers are as easily asked as two.
 """
@@ -18,56 +19,22 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from distmeta.bench.costs import Costs, Site
 from distmeta.bench.events import Action, Clock, Shared
-from distmeta.runtime.schedule import Key, Order, Schedule
+from distmeta.runtime.actor import LARGE_UPDATE
+from distmeta.runtime.schedule import Key, Schedule
+from distmeta.server.tree import FAN_IN
 from distmeta.types import Shard, TaskSpec
 
 
 @dataclass(frozen=True)
-class Costs:
-    """What the parts of a step cost, in processor seconds where nothing else is said. `..._byte_s` is for each byte.
+class _Task:
+    """A shard to compute, or (`adds`: how many) a group to add; `key` is that of the group's first shard then."""
 
-    Attributes:
-        begin_s, begin_byte_s: Driver, at the begin of a step: pull, encode, put.
-        order_s: Driver, for each order.
-        answer_s, answer_byte_s: Driver, for each answer: fetch, decode, add.
-        outer_s, outer_byte_s: Driver, at the end: the outer step.
-        task_s, task_byte_s: Worker, for each shard besides its computation: receive, check, write.
-        behind_s, behind_byte_s: Ray's own processes and threads on the driver's machine, for each answer.
-        latency_s: Of a message, either way; needs no processor.
-    """
-
-    begin_s: float = 0.0
-    begin_byte_s: float = 0.0
-    order_s: float = 0.0
-    answer_s: float = 0.0
-    answer_byte_s: float = 0.0
-    outer_s: float = 0.0
-    outer_byte_s: float = 0.0
-    task_s: float = 0.0
-    task_byte_s: float = 0.0
-    behind_s: float = 0.0
-    behind_byte_s: float = 0.0
-    latency_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Site:
-    """Machines. The driver is on the first one, with that one's workers.
-
-    Attributes:
-        workers: How many.
-        per_machine: Workers on a machine; the last one may have fewer.
-        cores: Of each machine.
-        link_bytes_s: What the driver's machine can receive, and can send, in a second; None: no limit.
-        computing_takes_core: Computing needs a core; else it is a sleep, as on an accelerator.
-    """
-
-    workers: int
-    per_machine: int
-    cores: int
-    link_bytes_s: float | None = None
-    computing_takes_core: bool = False
+    key: Key
+    compute_s: float = 0.0
+    adds: int = 0
+    remote: int = 0
 
 
 @dataclass
@@ -76,15 +43,18 @@ class _Worker:
 
     index: int
     machine: int
-    orders: deque[tuple[Key, Shard]] = field(default_factory=deque)
+    orders: deque[_Task] = field(default_factory=deque)
     forgotten: set[Key] = field(default_factory=set)
     busy: bool = False
 
 
 @dataclass(frozen=True)
 class _Answer:
-    worker: int
-    key: Key
+    """What comes back: `size` bytes of it to the driver; `computed` is False of a shard that was forgotten in time."""
+
+    worker: _Worker
+    task: _Task
+    size: float
     computed: bool
 
 
@@ -114,20 +84,23 @@ class Simulation:
         self._workers = [_Worker(index, index // site.per_machine) for index in range(site.workers)]
         machines = -(-site.workers // site.per_machine)
         self._cores = [Shared(self._clock, site.cores) for _ in range(machines)]
-        self._in, self._out = Shared(self._clock, 1.0), Shared(self._clock, 1.0)
+        self._in = [Shared(self._clock, 1.0) for _ in range(machines)]
+        self._out = Shared(self._clock, 1.0)
+        self._near = machines > 1 and payload >= LARGE_UPDATE
+        self._groups: dict[int, list[int]] = {}  # the machines of the reports that wait to be added
         self._schedule = Schedule(speculate=speculate)
         for worker in self._workers:
             self._schedule.join(worker.index, str(worker.machine))
         self._answers: deque[_Answer] = deque()
         self._resume: Action | None = None
-        self._has_snapshot: dict[int, bool] = {}
+        self._has_snapshot: set[int] = set()
         self._awaiting_snapshot: dict[int, list[Action]] = {}
 
     def step(self, seconds: Sequence[float]) -> float:
         """Make an outer step of shards that need so long to compute. Returns how long it takes."""
         started, done = self._clock.now, []
-        self._has_snapshot, self._awaiting_snapshot = {0: True}, {}
-        driver = self._drive([Shard(i, (TaskSpec(i, 0, "model"),)) for i in range(len(seconds))], seconds)
+        self._has_snapshot, self._awaiting_snapshot, self._groups = {0}, {}, {}
+        driver = self._drive(seconds)
 
         def go_on() -> None:
             try:
@@ -145,30 +118,59 @@ class Simulation:
             self._clock.advance()
         return self._clock.now - started
 
-    def _drive(self, shards: Sequence[Shard], seconds: Sequence[float]) -> Iterator[float | None]:
+    def _drive(self, seconds: Sequence[float]) -> Iterator[float | None]:
         """The driver: yields the processor seconds that it needs, or None to wait for an answer."""
-        costs, missing = self.costs, len(shards)
+        costs, missing = self.costs, len(seconds)
         yield costs.begin_s + costs.begin_byte_s * self.payload
-        self._schedule.begin("update", shards)
+        self._schedule.begin("update", [Shard(i, (TaskSpec(i, 0, "model"),)) for i in range(missing)])
         epoch = self._schedule.epoch
         while missing:
             for order in self._schedule.hand_out(self._clock.now):
                 yield costs.order_s
-                self._send(order, epoch, seconds)
+                key = epoch, order.shard.index
+                self._send(self._workers[order.worker], _Task(key, seconds[order.shard.index]))
             if not self._answers:
                 yield None
-            arrived = [self._answers.popleft() for _ in range(len(self._answers))]
-            for answer in arrived:
-                current = answer.key[0] == epoch
-                payload = self.payload if answer.computed else 0.0
-                yield costs.answer_s + costs.answer_byte_s * payload * current
-                first, others = self._schedule.finished(
-                    answer.worker, answer.key, self._clock.now, computed=answer.computed
-                )
-                for other in others:
-                    self._workers[other].forgotten.add(answer.key)
-                missing -= first
+            for answer in [self._answers.popleft() for _ in range(len(self._answers))]:
+                yield costs.answer_s + costs.answer_byte_s * answer.size * (answer.task.key[0] == epoch)
+                if answer.task.adds:
+                    missing -= answer.task.adds
+                elif self._finished(answer):
+                    group = self._hold(answer, len(seconds))
+                    missing -= group is None
+                    if group:
+                        yield costs.order_s
+                        self._add(answer.task.key, group)
         yield costs.outer_s + costs.outer_byte_s * self.payload
+
+    def _finished(self, answer: _Answer) -> bool:
+        """Tell the scheduler, and those who have the shard as well. Returns whether it is the shard's first report."""
+        worker, key = answer.worker.index, answer.task.key
+        first, others = self._schedule.finished(worker, key, self._clock.now, computed=answer.computed)
+        for other in others:
+            self._workers[other].forgotten.add(key)
+        return first
+
+    def _hold(self, answer: _Answer, num_shards: int) -> list[int] | None:
+        """Keep a report for its group, if it has one.
+
+        Returns:
+            The machines of a complete group's reports, none of another; None where there is no group.
+        """
+        group = answer.task.key[1] // FAN_IN
+        size = min(FAN_IN, num_shards - group * FAN_IN)
+        if not self._near or size == 1:
+            return None
+        waiting = self._groups.setdefault(group, [])
+        waiting.append(answer.worker.machine)
+        return waiting if len(waiting) == size else []
+
+    def _add(self, key: Key, machines: Sequence[int]) -> None:
+        """Have a group added where most of it lies, by the worker with the least to do."""
+        home = max(sorted(set(machines)), key=machines.count)
+        near = [worker for worker in self._workers if worker.machine == home]
+        adder = min(near, key=lambda worker: (len(worker.orders) + worker.busy, worker.index))
+        self._send(adder, _Task(key, adds=len(machines), remote=len(machines) - machines.count(home)))
 
     def _wait(self, then: Action) -> None:
         """Go on when an answer comes, or when the scheduler wants to be asked again."""
@@ -185,20 +187,22 @@ class Simulation:
             self._resume = None
             then()
 
-    def _send(self, order: Order, epoch: int, seconds: Sequence[float]) -> None:
+    def _send(self, worker: _Worker, task: _Task) -> None:
         """Bring an order to its worker."""
-        worker, key = self._workers[order.worker], (epoch, order.shard.index)
 
         def arrive() -> None:
-            worker.orders.append((key, order.shard))
+            worker.orders.append(task)
             if not worker.busy:
-                self._work(worker, seconds)
+                self._work(worker)
 
-        self._with_snapshot(worker.machine, lambda: self._clock.at(self._clock.now + self.costs.latency_s, arrive))
+        def leave() -> None:
+            self._clock.at(self._clock.now + self.costs.latency_s, arrive)
+
+        self._with_snapshot(worker.machine, leave)
 
     def _with_snapshot(self, machine: int, then: Action) -> None:
         """Go on when the machine has the step's snapshot, which is sent to each once."""
-        if self._has_snapshot.get(machine) or self.site.link_bytes_s is None:
+        if machine in self._has_snapshot or self.site.link_bytes_s is None:
             then()
             return
         waiting = self._awaiting_snapshot.setdefault(machine, [])
@@ -207,34 +211,39 @@ class Simulation:
             return
 
         def there() -> None:
-            self._has_snapshot[machine] = True
+            self._has_snapshot.add(machine)
             for one in self._awaiting_snapshot.pop(machine, []):
                 one()
 
         self._out.use(self.payload / self.site.link_bytes_s, there)
 
-    def _work(self, worker: _Worker, seconds: Sequence[float]) -> None:
-        """Do the first order: compute, check and write; then the next one."""
-        key, shard = worker.orders.popleft()
+    def _work(self, worker: _Worker) -> None:
+        """Do the first order: fetch or compute, check and write; then the next one."""
+        task = worker.orders.popleft()
         worker.busy, costs, cores = True, self.costs, self._cores[worker.machine]
-        computed = key not in worker.forgotten
+        computed = task.key not in worker.forgotten or task.adds > 0
 
         def written() -> None:
-            self._answer(_Answer(worker.index, key, computed), worker.machine)
+            carried = self.payload if computed and (task.adds or not self._near) else 0.0
+            self._answer(_Answer(worker, task, carried, computed))
             worker.busy = False
             if worker.orders:
-                self._work(worker, seconds)
+                self._work(worker)
 
         def write() -> None:
-            cores.use(costs.task_s + costs.task_byte_s * self.payload * computed, written)
+            size = self.payload * computed
+            cores.use(costs.task_s + costs.task_byte_s * size + costs.add_byte_s * size * task.adds, written)
 
-        compute_s = seconds[shard.index] * self._slowness[worker.index] if computed else 0.0
-        if self.site.computing_takes_core:
-            cores.use(compute_s, write)
+        if task.remote and self.site.link_bytes_s is not None:
+            self._in[worker.machine].use(task.remote * self.payload / self.site.link_bytes_s, write)
+        elif task.adds or not computed:
+            write()
+        elif self.site.computing_takes_core:
+            cores.use(task.compute_s * self._slowness[worker.index], write)
         else:
-            self._clock.at(self._clock.now + compute_s, write)
+            self._clock.at(self._clock.now + task.compute_s * self._slowness[worker.index], write)
 
-    def _answer(self, answer: _Answer, machine: int) -> None:
+    def _answer(self, answer: _Answer) -> None:
         """Bring an answer to the driver: over the link, past Ray's own processes."""
         costs = self.costs
 
@@ -245,11 +254,10 @@ class Simulation:
                 resume()
 
         def behind() -> None:
-            payload = self.payload if answer.computed else 0.0
-            needed = costs.behind_s + costs.behind_byte_s * payload
+            needed = costs.behind_s + costs.behind_byte_s * answer.size
             self._cores[0].use(needed, lambda: self._clock.at(self._clock.now + costs.latency_s, arrived))
 
-        if machine and self.site.link_bytes_s is not None and answer.computed:
-            self._in.use(self.payload / self.site.link_bytes_s, behind)
+        if answer.worker.machine and answer.size and self.site.link_bytes_s is not None:
+            self._in[0].use(answer.size / self.site.link_bytes_s, behind)
         else:
             behind()

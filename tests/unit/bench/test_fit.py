@@ -7,9 +7,10 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from distmeta.bench.costs import Costs, Site
 from distmeta.bench.fit import Cell, fit_costs, misfit, solve
 from distmeta.bench.payload import Step
-from distmeta.bench.simulate import Costs, Simulation, Site
+from distmeta.bench.simulate import Simulation
 
 COSTS = Costs(
     begin_s=2e-3,
@@ -21,6 +22,7 @@ COSTS = Costs(
     outer_byte_s=5e-10,
     task_s=2e-3,
     task_byte_s=4e-10,
+    add_byte_s=7e-11,
     behind_s=5e-4,
     behind_byte_s=2e-11,
     latency_s=1.9e-3,
@@ -41,7 +43,7 @@ def cell(workers: int, payload: float) -> Cell:
         outer_s=outer_s,
         serial_s=serial_s,
         pull_cpu_s=1e-4,
-        add_cpu_s=0.0,
+        add_cpu_s=workers * COSTS.add_byte_s * payload,
         outer_cpu_s=outer_s,
         process_cpu_s=serial_s + workers * COSTS.behind_byte_s * payload,
         worker_cpu_s=COSTS.task_s + COSTS.task_byte_s * payload,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from distmeta.bench.costs import Costs, Site
 from distmeta.bench.events import Clock, Shared
-from distmeta.bench.simulate import Costs, Simulation, Site
+from distmeta.bench.simulate import Simulation
 
 
 def steps(costs: Costs, site: Site, seconds: list[float], count: int = 1, payload: float = 0.0) -> list[float]:
@@ -69,6 +70,20 @@ def test_the_link_is_shared_by_the_other_machines() -> None:
     # The snapshot goes out to two machines (at 10 bytes a second both are there after 2 s); so do their answers.
     assert steps(Costs(), site, [0.0] * 3, payload=10.0) == [pytest.approx(4.0)]
     assert steps(Costs(), Site(1, 1, 1, link_bytes_s=10.0), [0.0], payload=10.0) == [pytest.approx(0.0)]
+
+
+def test_groups_are_added_on_their_machines() -> None:
+    # Two machines of 16 workers: a group each. Its sum comes back once, 16 payloads have been added where they lie.
+    size = 1e7
+    costs = Costs(answer_byte_s=1e-7, add_byte_s=1e-8)
+    apart = steps(costs, Site(32, 16, 64), [0.0] * 32, payload=size)
+    assert apart == [pytest.approx(16 * 0.1 + 2 * 1.0)]
+    assert steps(costs, Site(32, 32, 64), [0.0] * 32, payload=size) == [pytest.approx(32 * 1.0)]
+    # Small updates go to the driver one by one.
+    assert steps(costs, Site(32, 16, 64), [0.0] * 32, payload=1e3) == [pytest.approx(32 * 1e-4)]
+    # The sum of the other machine passes the link; so did the snapshot.
+    linked = steps(costs, Site(32, 16, 64, link_bytes_s=1e7), [0.0] * 32, payload=size)
+    assert linked == [pytest.approx(1.0 + 16 * 0.1 + 1.0 + 1.0)]
 
 
 def test_a_straggler_is_doubled() -> None:
