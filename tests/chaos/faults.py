@@ -94,6 +94,7 @@ class Chaos:
         self._began = time.monotonic()
         self._moved, self._moved_at = 0, self._began
         self._refusable_until = 0.0
+        self._saved_when_mended = -1
 
     def go(self, faults: list[Fault]) -> None:
         """Let the faults happen, one after the other, each when the run is at work; then wait until it is well."""
@@ -122,11 +123,14 @@ class Chaos:
         """Whether the run is there to be hit, and no other fault is in the way."""
         under_way = {heal.kind for heal in self._heals}
         mlflow = {"mlflow_stop", "mlflow_kill", "driver_kill_in_outage"}
-        if (fault.kind in mlflow and under_way & mlflow) or ("store" in under_way and _of_store(fault.kind)):
+        if fault.kind in mlflow and under_way & mlflow:
             return False
+        if _of_store(fault.kind):
+            # A run that still waits before it saves again would not notice.
+            return self._run.at_work and self._run.saved() > self._saved_when_mended
         if fault.early and fault.kind.startswith("worker"):
             return self._run.alive and bool(self._workers())
-        if fault.early and not _of_store(fault.kind):
+        if fault.early:
             return self._run.alive and time.time() - self._run.born > 10.0 * fault.choice
         return self._run.at_work
 
@@ -223,6 +227,7 @@ class Chaos:
         hit = self._run.lives > life or self._run.said().count(SAVING_FAILS) > before
         self._heals = [heal for heal in self._heals if heal.kind != "store"]
         mend()
+        self._saved_when_mended = self._run.saved()
         self._refusable_until = time.monotonic() + 30.0
         return f"for {time.monotonic() - since:.1f} s" if hit else ""
 
