@@ -15,7 +15,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # <malloc.h>
 LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc refuses more
 NEVER_TRIM = (1 << 31) - 1
 
-LARGEST_STORE = 8 << 30
+LARGEST_STORE = 4 << 30
 _STORE = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) rw-s .*/plasma\w+", re.MULTILINE)
 _POPULATE_WRITE = 23  # <sys/mman.h>, Linux 5.14
 
