@@ -148,8 +148,8 @@ class TrackingConfig(Frozen):
 
     Attributes:
         kind: `mlflow`, or `none`.
-        uri: MLflow's tracking URI; None takes MLFLOW_TRACKING_URI, or `sqlite:///mlflow.db` in the working folder (in a Ray
-            job, whose working folder is thrown away: in DISTMETA_HOME).
+        uri: MLflow's tracking URI; None takes MLFLOW_TRACKING_URI, or `sqlite:///mlflow.db` in the working folder
+            (in a Ray job, whose working folder is thrown away, in DISTMETA_HOME).
         experiment: MLflow experiment.
         model: Log the final model as a pyfunc that adapts and predicts.
     """
