@@ -2,7 +2,7 @@
 
 Each cost is a line `a + b * payload`, fitted to medians of instant steps (workers that report at once) at few workers:
 
-    begin        seconds until the first worker begins, when nothing else runs
+    begin        seconds until the first worker begins, when nothing else runs, less those of an order and its message
     orders, answers    processor seconds of the driver's thread, those of a step apart from those of each worker
     outer step, task   processor seconds
     behind       processor seconds of Ray's threads in the driver and of its own processes, for each answer
@@ -63,7 +63,7 @@ def fit_costs(cells: Sequence[Cell], cores: int) -> Costs:
     def seconds(of: Callable[[Cell], float]) -> Floats:
         return np.array([of(cell) for cell in cells])
 
-    begin_s, begin_byte_s = solve([one, payload], seconds(lambda cell: cell.step.send_s))
+    send_s, send_byte_s = solve([one, payload], seconds(lambda cell: cell.step.send_s))
     outer_s, outer_byte_s = solve([one, payload], seconds(lambda cell: cell.step.outer_cpu_s))
     task_s, task_byte_s = solve([one, payload], seconds(lambda cell: cell.step.worker_cpu_s))
     (add_byte_s,) = solve([workers * payload], seconds(lambda cell: cell.step.add_cpu_s))
@@ -75,8 +75,7 @@ def fit_costs(cells: Sequence[Cell], cores: int) -> Costs:
         each, seconds(lambda cell: cell.step.process_cpu_s - cell.step.serial_s + cell.daemons_s)
     )
     found = Costs(
-        begin_s=begin_s,
-        begin_byte_s=begin_byte_s,
+        begin_byte_s=send_byte_s,
         order_s=_ORDER_SHARE * call_s,
         answer_s=(1 - _ORDER_SHARE) * call_s,
         answer_byte_s=answer_byte_s,
@@ -88,10 +87,11 @@ def fit_costs(cells: Sequence[Cell], cores: int) -> Costs:
         behind_s=behind_s,
         behind_byte_s=behind_byte_s,
     )
-    return min(
-        (replace(found, latency_s=latency_s) for latency_s in (0.0, *LATENCIES_S)),
-        key=lambda costs: misfit(costs, cells, cores),
-    )
+    tried = [
+        replace(found, latency_s=latency_s, begin_s=max(0.0, send_s - found.order_s - latency_s))
+        for latency_s in (0.0, *LATENCIES_S)
+    ]
+    return min(tried, key=lambda costs: misfit(costs, cells, cores))
 
 
 def misfit(costs: Costs, cells: Sequence[Cell], cores: int) -> float:
