@@ -45,6 +45,7 @@ class Member:
         heard: Last answer of any kind.
         where: Its node and process, once known.
         calls: Shards that it has been asked for, in order, and since when the first of them is the first.
+        asked, asked_in_vain: When it was last asked for a sign of life, and first since it was heard.
         failures: Those in a row, without a shard in between.
         rest_until: End of its rest.
     """
@@ -58,6 +59,7 @@ class Member:
     calls: list[Key] = field(default_factory=list)
     first_since: float = 0.0
     asked: float = 0.0
+    asked_in_vain: float = 0.0
     failures: list[Failure] = field(default_factory=list)
     rest_until: float = 0.0
 
@@ -178,14 +180,18 @@ class Crew:
         for member in self.members:
             alive = member.state in ("starting", "ready", "leaving")
             if alive and now - max(member.heard, member.asked) >= every:
+                if member.asked <= member.heard:  # nobody has asked while the driver was elsewhere: that is no silence
+                    member.asked_in_vain = now
                 member.asked = now
                 self._expect(member, "pulse", member.actor.pulse.options(concurrency_group=PULSE).remote())
 
     def silent(self, member: Member) -> bool:
         """Whether a worker has left signs of life unanswered for too long."""
         alive = member.state in ("starting", "ready", "leaving")
-        late = time.monotonic() - member.heard > self._config.heartbeat_timeout_s
-        return alive and late and member.asked > member.heard and not self._answered(member)
+        unanswered = alive and member.asked > member.heard
+        patience_s = self._config.heartbeat_timeout_s * (1.0 - 1.0 / PULSES_IN_TIMEOUT)
+        late = time.monotonic() - member.asked_in_vain > patience_s
+        return unanswered and late and not self._answered(member)
 
     def overdue(self, member: Member, limit_s: float) -> bool:
         """Whether a worker has been at one shard for longer than `limit_s`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,15 @@ def test_a_worker_that_gives_no_sign_of_life_is_replaced(build: Build) -> None:
     executor.ready()
     while executor.num_workers < 2:  # the stopped process is ended and gives its place to the new one
         assert_exact(executor, version=1)
+
+
+def test_a_driver_that_was_elsewhere_takes_no_worker_for_silent(build: Build) -> None:
+    executor = build(recipe=FakeRecipe(seconds=1.0), workers=1, heartbeat_timeout_s=2.0)
+    executor.ready()
+    for version in range(2):
+        time.sleep(2.5 * version)
+        assert_exact(executor, count=2, version=version)
+    assert executor.counts["restarts"] == 0
 
 
 def test_a_worker_that_keeps_dying_is_left_out(build: Build, tmp_path: Path) -> None:
