@@ -51,12 +51,12 @@ def sine(algorithm: str) -> RunConfig:
     config = load_config(str(JOBS / "sinusoid_maml.py"), ["train.tasks_per_step=48", "runtime.shard_size=8"])
     if algorithm == "fomaml":
         return config.model_copy(update={"algorithm": fomaml(lr=0.01, steps=1, eval_steps=10)})
-    settings = reptile(lr=0.01, steps=10, batch=10, eval_steps=20)
-    phase = Phase(lr=0.01, steps=10)
+    settings = reptile()
+    phase = Phase(lr=0.02, steps=10)
     learner = settings.learner.model_copy(
         update={"phases": (phase,), "eval_phases": (phase.model_copy(update={"steps": 20}),)}
     )
-    outer = OuterConfig(optimizer="SGD", lr=0.5)
+    outer = OuterConfig(optimizer="SGD", lr=1.0)
     return config.model_copy(update={"algorithm": settings.model_copy(update={"learner": learner}), "outer": outer})
 
 
