@@ -25,7 +25,7 @@ from distmeta.types import Shard
 Key = tuple[int, int]
 """Number of the call (`Schedule.epoch`) and index of the shard."""
 
-LATE, LATE_BY_S = 1.5, 0.02
+LATE, LATE_BY_S = 1.5, 0.1
 """A shard is late after this many times, and this long beyond, what its worker should need."""
 GAIN = 1.2
 """A copy must promise to be done this many of its own durations before the attempt that it doubles."""
