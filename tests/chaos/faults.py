@@ -35,7 +35,7 @@ checkpoints; no room for them."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 EARLY = 0.2
-"""Share of faults that may come before a driver's first step."""
+"""Share of faults that may come before a driver's first step, or kill it while the store is broken."""
 _STANDSTILL_S = 400.0
 _NOTICE_S = 12.0
 """After the last fault: beyond a silent worker's time limit, so that it is noticed as well."""
@@ -95,6 +95,7 @@ class Chaos:
         self._moved, self._moved_at = 0, self._began
         self._refusable_until = 0.0
         self._saved_when_mended = -1
+        self._down: set[str] = set()
 
     def go(self, faults: list[Fault]) -> None:
         """Let the faults happen, one after the other, each when the run is at work; then wait until it is well."""
@@ -165,7 +166,8 @@ class Chaos:
         return f"{hit} for {fault.lasts_s:.1f} s" if hit else ""
 
     def _raylet_kill(self, fault: Fault) -> str:
-        names = [name for name in self._place.nodes if self._place.raylet(name) is not None]
+        up = [name for name in self._place.nodes if name not in self._down]
+        names = [name for name in up if self._place.raylet(name) is not None]
         # A worker must be left, so that it is a loss and not a pause.
         if len(names) < 2:
             return ""
@@ -174,11 +176,17 @@ class Chaos:
         alone = fault.choice * len(names) % 1 < 0.5
         if raylet is None:
             return ""
+        self._down.add(name)
         if alone:
             raylet.kill()
         else:
             self._place.nodes[name].end()
-        self._heal_later(fault, lambda: self._place.start_node(name))
+
+        def start() -> None:
+            self._place.start_node(name)
+            self._down.remove(name)
+
+        self._heal_later(fault, start)
         return f"{name}, {'alone' if alone else 'with all on it'}, a new one in {fault.lasts_s:.1f} s"
 
     def _driver_kill(self, fault: Fault) -> str:
@@ -211,7 +219,7 @@ class Chaos:
         return self._break_store(fault, self._place.fill, self._place.empty)
 
     def _break_store(self, fault: Fault, harm: Callable[[], None], mend: Callable[[], None]) -> str:
-        """Break the store until a save has failed."""
+        """Break the store until a save has failed, now and then until a driver has been killed as well."""
         before, life = self._run.said().count(SAVING_FAILS), self._run.lives
         harm()
         self._heals.append(_Heal(float("inf"), "store", mend))
@@ -225,11 +233,16 @@ class Chaos:
             )
         )
         hit = self._run.lives > life or self._run.said().count(SAVING_FAILS) > before
+        if hit and fault.early and self._run.alive:
+            # The one that is started now finds the store broken, or just mended.
+            self._run.kill(fault.choice)
+            self._pass(4.0 * fault.lasts_s * fault.choice)
         self._heals = [heal for heal in self._heals if heal.kind != "store"]
         mend()
         self._saved_when_mended = self._run.saved()
-        self._refusable_until = time.monotonic() + 30.0
-        return f"for {time.monotonic() - since:.1f} s" if hit else ""
+        self._refusable_until = time.monotonic() + 60.0
+        killed = ", the driver killed" if hit and self._run.lives > life else ""
+        return f"for {time.monotonic() - since:.1f} s{killed}" if hit else ""
 
     def _workers(self) -> list[psutil.Process]:
         """Those of the present driver that run."""
@@ -264,6 +277,7 @@ class Chaos:
             if reached():
                 return
             broken = any(heal.kind == "store" for heal in self._heals)
+            self._place.start_ended_nodes(but=self._down)
             self._run.look_after(may_be_refused=broken or time.monotonic() < self._refusable_until)
             self._must_move()
 

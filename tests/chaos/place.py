@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Collection
 from pathlib import Path
 
 import psutil
@@ -78,11 +79,16 @@ class Place:
         ports = [f"--dashboard-port={self._dashboard_port}", f"--ray-client-server-port={self._client_port}"]
         head = [f"--port={self._port}", "--num-cpus=0", "--include-dashboard=false", *ports]
         self._head = self._start_ray("head", 0, "--head", *head)
-        self._await_ray(self._head)
+        for _ in until(START_TIMEOUT_S, "the head does not come up", every_s=0.2):
+            if _STARTED in self._head.log.read_bytes():
+                break
+            assert self._head.alive, self._head.log.read_text()[-2000:]
         for name in self._names:
             self.start_node(name)
-        for name in self._names:
-            self._await_ray(self.nodes[name])
+            for _ in until(START_TIMEOUT_S, f"{name} does not come up", every_s=0.2):
+                self.start_ended_nodes()
+                if _STARTED in self.nodes[name].log.read_bytes():
+                    break
         for _ in until(START_TIMEOUT_S, "the MLflow server does not answer", every_s=0.3):
             if self._server_answers():
                 return
@@ -93,6 +99,12 @@ class Place:
             self.nodes[name].end()
         number = 1 + self._names.index(name)
         self.nodes[name] = self._start_ray(name, number, f"--address={self.address}", "--num-cpus=1")
+
+    def start_ended_nodes(self, *, but: Collection[str] = ()) -> None:
+        """Start those nodes again that have ended; on a busy machine a raylet may give up while it starts."""
+        for name, session in self.nodes.items():
+            if name not in but and not session.alive:
+                self.start_node(name)
 
     def actors(self, name: str) -> list[psutil.Process]:
         """The workers of runs on a node."""
@@ -176,13 +188,6 @@ class Place:
         command += [f"--dashboard-agent-listen-port={self._agent_ports[number]}"]
         command += [f"--temp-dir={self._folder / f'r{self._starts}'}"]
         return self.sessions.start(f"{name}-{self._starts}", command)
-
-    def _await_ray(self, session: Session) -> None:
-        for _ in until(START_TIMEOUT_S, f"{session.name} does not come up", every_s=0.2):
-            if _STARTED in session.log.read_bytes():
-                return
-            if not session.alive:
-                raise RuntimeError(f"{session.name}: {session.log.read_text()[-2000:]}")
 
     def _environment(self, home: Path) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}

@@ -29,6 +29,14 @@ def history(database: Path) -> tuple[str, History]:
     return runs[0][1], found
 
 
+def last_step(database: Path) -> int:
+    """The last step of any metric in a database that is in use."""
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30.0) as store:
+        [(step,)] = store.execute("SELECT max(step) FROM metrics").fetchall()
+    store.close()
+    return int(step or 0)
+
+
 def differences(found: History, wanted: History) -> list[str]:
     """What is missing, there twice, or of another value than in the undisturbed run."""
     told = [

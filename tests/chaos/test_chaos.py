@@ -27,7 +27,7 @@ from distmeta.data.catalog import import_store
 
 from .faults import KINDS, Chaos, Kind, plan
 from .place import ROOT, Place
-from .records import differences, history
+from .records import differences, history, last_step
 from .sessions import title, until
 from .supervised import Run
 
@@ -138,7 +138,8 @@ def disturbed(config: RunConfig, place: Place, folder: Path, seed: int) -> Ended
     print(f"\n{config.name}: {len(faults)} faults, seed {seed}, in {folder}", flush=True)
     began = time.monotonic()
     chaos.go(faults)
-    steps = run.saved() + LAST_STEPS
+    # Beyond what any driver has made, also one that was killed before it saved.
+    steps = max(run.step(), last_step(place.database)) + LAST_STEPS
     chaos.tell(f"ends at step {steps}")
     chaos.finish(steps)
     took_s = time.monotonic() - began

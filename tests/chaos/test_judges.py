@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .faults import KINDS, plan
-from .records import History, differences, history
+from .records import History, differences, history, last_step
 from .sessions import Sessions, title
 
 
@@ -36,6 +36,7 @@ def test_records_that_are_whole_pass(tmp_path: Path) -> None:
     rows = [("train/loss", 1, 0.5), ("train/loss", 2, math.nan), ("runtime/silent", 2, 1.0)]
     rows += [("perf/tasks_per_s", 1, 3.0), ("perf/tasks_per_s", 2, 4.0)]
     status, found = history(records(tmp_path, rows))
+    assert last_step(tmp_path / "records.db") == 2
     assert (status, differences(found, wanted())) == ("FINISHED", [])
 
 
