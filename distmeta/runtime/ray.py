@@ -19,8 +19,9 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from distmeta.config import RuntimeConfig
+from distmeta.errors import WorkerError
 from distmeta.runtime.actor import LARGE_UPDATE
-from distmeta.runtime.care import Care
+from distmeta.runtime.care import START_TIMEOUT_S, Care
 from distmeta.runtime.cluster import OBJECT_STORE_BYTES, await_room, connect, no_room
 from distmeta.runtime.crew import Answer, Crew, Member
 from distmeta.runtime.decisions import Failure
@@ -74,6 +75,7 @@ class RayExecutor(Executor):
         with contextlib.ExitStack() as stack:
             cluster = connect(config, max(OBJECT_STORE_BYTES, STEPS_IN_STORE * config.max_workers * update_bytes))
             stack.callback(cluster.leave)
+            self._owns_cluster = cluster.started
             await_room(config, cluster, placement_timeout_s)
             self._crew = Crew(config, recipe, compression, cluster)
             stack.callback(self._crew.close)
@@ -90,10 +92,14 @@ class RayExecutor(Executor):
     def ready(self) -> None:
         """See `Executor.ready`."""
         since = time.monotonic()
+        # In a cluster of our own nobody else takes room: whoever is missing is only slow to start.
+        patience_s = START_TIMEOUT_S if self._owns_cluster else self._placement_timeout_s
         while not self._begun:
             self._take(self._crew.answers(POLL_S))
             at_hand = sum(member.state in ("starting", "ready") for member in self._crew.members)
-            if at_hand < self._config.min_workers and time.monotonic() - since > self._placement_timeout_s:
+            if at_hand < self._config.min_workers and time.monotonic() - since > patience_s:
+                if self._owns_cluster:
+                    raise WorkerError(f"{self._config.min_workers - at_hand} workers did not start in {patience_s:g} s")
                 raise no_room(self._config)
             left = sum(member.state != "out" for member in self._crew.members)
             self._begun = self.num_workers >= min(self._config.min_workers, left)
