@@ -37,7 +37,7 @@ def overhead_curves(
     panels[1].axhline(goal, color=FAINT, linestyle="--", linewidth=1)
     for axes, label in zip(panels, ("overhead of a step, s", "overhead / copying its updates once"), strict=True):
         _by_workers(axes, label)
-        axes.set_yscale("log")
+        _logarithmic(axes)
     figure.suptitle(title, fontsize=8, x=0.01, ha="left")
     figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     save(figure, path)
@@ -67,7 +67,7 @@ def scaling_curves(
     _by_workers(left, "efficiency, % (predicted)")
     left.set_ylim(0, 105)
     _by_workers(right, "seconds a step (lines predicted, marks measured)")
-    right.set_yscale("log")
+    _logarithmic(right)
     for axes in (left, right):
         axes.legend(frameon=False, fontsize=7)
     figure.suptitle(title, fontsize=8, x=0.01, ha="left")
@@ -80,3 +80,12 @@ def _by_workers(axes: Axes, label: str) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(axis="y", color=FAINT, alpha=0.4, linewidth=0.6)
     plain(axes)
+
+
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic axis with plain numbers, also between the powers of ten where there are few of these."""
+    from matplotlib.ticker import LogFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2.0, 0.5)))
