@@ -75,7 +75,7 @@ def server(
 
 def scale(
     max_workers: Annotated[int, typer.Option(min=1, metavar="N", help="End of the curve.")] = 1000,
-    payload: Annotated[str, typer.Option(metavar="MB[,MB]", help="Sizes of an update in the curve.")] = "0.5,20,200",
+    payload: Annotated[str, typer.Option(metavar="MB[,MB]", help="Sizes of an update in the curve.")] = "0.5,20",
     shards_per_worker: Annotated[int, typer.Option(min=1, metavar="N", help="Shards of a step, a worker.")] = 2,
     compute_ms: Annotated[float, typer.Option(min=0.1, metavar="MS", help="Mean time that a shard computes.")] = 200.0,
     spread: Annotated[float, typer.Option(min=0, max=1, metavar="SHARE", help="Shards differ by so much.")] = 0.1,
