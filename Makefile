@@ -18,7 +18,7 @@ export DISTMETA_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install demo test check bench bench-curve test-slow test-cluster test-chaos test-gpu format clean
+.PHONY: help install demo test check bench bench-cluster bench-curve test-slow test-cluster test-chaos test-gpu format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,13 @@ check: $(STAMP) ## Formatting, lint and types
 bench: $(STAMP) ## The engine beside its peers: speed, then memory
 	$(BIN)/distmeta bench engine --out runs/bench
 	$(BIN)/distmeta bench memory --out runs/bench
+
+bench-cluster: $(STAMP) ## Server overhead, a model of many workers, stragglers, what Ray costs, asynchronous runs (half an hour)
+	$(BIN)/distmeta bench server --out runs/bench
+	$(BIN)/distmeta bench scale --out runs/bench
+	$(BIN)/python jobs/benchmarks/workers.py --out runs/bench
+	$(BIN)/python jobs/benchmarks/stragglers.py --out runs/bench
+	$(BIN)/python jobs/benchmarks/asynchronous.py --out runs/bench
 
 bench-curve: $(STAMP) ## Omniglot accuracy against seconds of training (BENCH_S=300)
 	$(BIN)/python jobs/benchmarks/omniglot_curve.py --seconds $(BENCH_S) --out runs/bench
