@@ -172,9 +172,8 @@ class Chaos:
         if len(names) < 2:
             return ""
         name = names[int(fault.choice * len(names))]
-        raylet = self._place.raylet(name)
         alone = fault.choice * len(names) % 1 < 0.5
-        if raylet is None:
+        if (raylet := self._place.raylet(name)) is None:
             return ""
         self._down.add(name)
         if alone:
