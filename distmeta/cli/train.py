@@ -8,7 +8,6 @@ import typer
 
 from distmeta.cli.output import JsonOption, SetOption, people_read, print_json, print_values
 from distmeta.cluster_env import in_ray_job
-from distmeta.config import RunConfig
 from distmeta.config.load import load_config, to_yaml
 from distmeta.tracking.uris import mask_uri, tracking_uri
 
@@ -63,16 +62,9 @@ def train(
     with people_read(as_json):
         if in_ray_job() and config.tracking.kind == "mlflow":
             print(f"{MLFLOW_LABEL}  {mask_uri(tracking_uri(config.tracking.uri))}", flush=True)
-        if auto_resume or (auto_resume is None and in_ray_job()):
-            resume = resume or _has_checkpoint(config)
-        result = run_training(config, resume=resume)
+        automatic = auto_resume or (auto_resume is None and in_ray_job())
+        result = run_training(config, resume=True if resume else "auto" if automatic else False)
     if as_json:
         print_json(result.to_json())
     else:  # the scores have been shown as a table
         print_values({name: value for name, value in result.to_json().items() if name not in ("meta_test", "scores")})
-
-
-def _has_checkpoint(config: RunConfig) -> bool:
-    from distmeta.checkpoint import latest
-
-    return latest(config.checkpoint.path, config.name) is not None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
@@ -21,6 +22,7 @@ from distmeta.algorithms import protocol_of
 from distmeta.artifacts import keep_pictures, local_folder
 from distmeta.config import RunConfig
 from distmeta.engine.auto import Choice
+from distmeta.errors import DistmetaError
 from distmeta.evaluate import evaluate_shards, make_shards
 from distmeta.program import CHOOSE, UPDATE, MetaProgram, MetaRecipe, kind_of
 from distmeta.runtime import build_executor
@@ -41,12 +43,12 @@ from distmeta.train.window import Window
 from distmeta.types import Params, Snapshot
 
 
-def train(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> TrainResult:
+def train(config: RunConfig, *, resume: bool | Literal["auto"] = False, quiet: bool = False) -> TrainResult:
     """Run a configuration to its end.
 
     Args:
         config: The run.
-        resume: Go on from the newest checkpoint of the run of this name.
+        resume: Go on from the newest checkpoint of the run of this name; `auto`: if it has one, and start otherwise.
         quiet: Write for people to standard error instead of standard output.
 
     Raises:
@@ -63,12 +65,12 @@ def train(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> Tr
         torch.set_num_threads(threads)
 
 
-def _train(config: RunConfig, resume: bool, quiet: bool) -> TrainResult:
+def _train(config: RunConfig, resume: bool | Literal["auto"], quiet: bool) -> TrainResult:
     program = MetaProgram(config)
     params = program.algorithm.learner.init(config.seed)
     check_optimizer(config.outer)
     size = sum(tensor.nbytes for tensor in params.values())
-    found = checkpoints.resumable(config) if resume else None
+    found = checkpoints.resumable(config) if resume is True or (resume and _has_checkpoint(config)) else None
     with contextlib.ExitStack() as stack:
         executor = build_executor(config.runtime, MetaRecipe.of(config), config.outer.compression, size)
         stack.callback(executor.close)
@@ -76,6 +78,11 @@ def _train(config: RunConfig, resume: bool, quiet: bool) -> TrainResult:
         if found is not None:
             server.load_state_dict(found.state)
         if found is None:
+            if resume and _has_checkpoint(config):
+                raise DistmetaError(
+                    f"checkpoints of '{config.name}' have appeared while it was about to start anew: their store may "
+                    "have been away; start it again, and it goes on from them"
+                )
             checkpoints.retire(config.checkpoint.path, config.name)
             checkpoints.probe(config)
         tracker = build_tracker(config.tracking)
@@ -84,6 +91,10 @@ def _train(config: RunConfig, resume: bool, quiet: bool) -> TrainResult:
         run_id = tracker.start(config.name, config.model_dump(mode="json"), resumed, pending) or None
         stack.push(lambda kind, error, trace: tracker.close(failed=kind is not None))
         return _Run(config, program, server, executor, tracker, run_id, quiet, found).go()
+
+
+def _has_checkpoint(config: RunConfig) -> bool:
+    return checkpoints.latest(config.checkpoint.path, config.name) is not None
 
 
 class _Run:
