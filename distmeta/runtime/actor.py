@@ -48,9 +48,10 @@ class WorkerActor:
         node: str = ray.get_runtime_context().get_node_id()
         return Whereabouts(node, ray.util.get_node_ip_address(), os.getpid())  # type: ignore[no-untyped-call]
 
-    def start(self, index: int, recipe: Recipe, threads: int, compression: Compression) -> None:
-        """Build the worker."""
+    def start(self, index: int, recipe: Recipe, threads: int, compression: Compression) -> Whereabouts:
+        """Build the worker. Says again where it is: this answer may be seen before that of `hello`."""
         self._worker = Worker(index, recipe, threads, compression)
+        return self.hello()
 
     def run_split(
         self, key: tuple[int, int], kind: str, wire: SnapshotWire, shard: Shard, upcoming: Shard | None

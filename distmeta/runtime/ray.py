@@ -192,9 +192,10 @@ class RayExecutor(Executor):
     def _answered(self, answer: Answer) -> list[Result]:
         value = ray.get(answer.ref, timeout=FETCH_TIMEOUT_S)
         member = answer.member
-        if answer.tag == "hello":
+        if answer.tag == "hello" and member.state == "waiting":
             member.where, member.state, member.since = value, "starting", time.monotonic()
         elif answer.tag == "started":
+            member.where = value
             self._joined(member)
         elif answer.group is not None:
             return self._added(answer.group, value)

@@ -86,6 +86,15 @@ def test_contract(build: Build, kind: str) -> None:
     executor.close()
 
 
+def test_workers_that_have_started_while_nobody_looked_are_ready(build: Build) -> None:
+    executors = [build(workers=2, cpus_per_worker=0.5) for _ in range(2)]
+    time.sleep(5.0)  # answers of all kinds lie there, to be taken in any order
+    for executor in executors:
+        executor.ready()
+        assert executor.num_workers == 2
+        assert_exact(executor)
+
+
 def test_the_next_calls_shards_are_prepared_by_those_who_will_run_them(build: Build) -> None:
     executor = build(recipe=FakeRecipe(seconds=0.1), workers=2)
     executor.ready()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from distmeta.config import RuntimeConfig
 from distmeta.runtime import build_executor
-from distmeta.runtime.actor import WorkerActor
+from distmeta.runtime.actor import Whereabouts, WorkerActor
 from distmeta.runtime.wire import encode_snapshot
 from distmeta.runtime.worker import Worker
 from distmeta.types import Snapshot
@@ -43,8 +45,15 @@ def test_a_worker_decodes_a_snapshot_once() -> None:
     assert worker.run("about", average, shard, None).value["snapshots"] == 2
 
 
+class WorkerOfThisProcess(WorkerActor):
+    """The actor's class without an actor around it."""
+
+    def hello(self) -> Whereabouts:
+        return Whereabouts("node", "127.0.0.1", os.getpid())
+
+
 def test_the_actors_class_is_a_worker_built_later() -> None:
-    actor = WorkerActor()
+    actor = WorkerOfThisProcess()
     actor.start(3, FakeRecipe(), torch.get_num_threads(), "none")
     wire, shard = encode_snapshot(Snapshot(0, make_params()), 1), make_shards(1)[0]
     result = actor.run((1, 0), "update", wire, shard, None)
@@ -53,7 +62,7 @@ def test_the_actors_class_is_a_worker_built_later() -> None:
 
 
 def test_a_shard_that_another_has_done_is_not_begun() -> None:
-    actor = WorkerActor()
+    actor = WorkerOfThisProcess()
     actor.start(3, FakeRecipe("raise", shard=0), torch.get_num_threads(), "none")
     wire, shard = encode_snapshot(Snapshot(0, make_params()), 1), make_shards(1)[0]
     actor.forget((1, 0))
