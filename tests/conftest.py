@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 def _raw_data() -> Path | None:
     root = os.environ.get("DISTMETA_DATA")
     return Path(root).resolve() if root and Path(root).is_dir() else None
+
+
+def pytest_configure() -> None:
+    """A suite that is started in the background ignores interrupts, and so would the commands that it interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
