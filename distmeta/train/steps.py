@@ -73,6 +73,10 @@ def build_steps(
     return Synchronous(config, source, server, executor)
 
 
+def _shards_of_step(config: RunConfig, source: TaskSource, step: int) -> tuple[Shard, ...]:
+    return make_shards(source, "train", step, config.train.tasks_per_step, config.runtime.shard_size)
+
+
 class Synchronous:
     """Every step waits for all its shards (rule: the result does not depend on who computes what, or when)."""
 
@@ -104,8 +108,7 @@ class Synchronous:
         return self._server.push_sum(report.version, report.shard, report.count, report.update, finite=report.finite)
 
     def _shards(self, step: int) -> tuple[Shard, ...]:
-        train = self._config.train
-        return make_shards(self._source, "train", step, train.tasks_per_step, self._config.runtime.shard_size)
+        return _shards_of_step(self._config, self._source, step)
 
     def _refused(self, step: int, result: Result, workers: Sequence[int]) -> None:
         """Act on an update that is not finite: have it computed elsewhere, go without it, or end the run."""
@@ -180,8 +183,7 @@ class Asynchronous:
         return shard
 
     def _shards_of(self, step: int) -> tuple[Shard, ...]:
-        train = self._config.train
-        return make_shards(self._source, "train", step, train.tasks_per_step, self._config.runtime.shard_size)
+        return _shards_of_step(self._config, self._source, step)
 
     def _refused(self, result: Result, verdict: Verdict) -> None:
         step = self._server.version

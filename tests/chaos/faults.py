@@ -13,8 +13,8 @@ from typing import Literal, get_args
 
 import psutil
 
+from ..waiting import until
 from .place import Place
-from .sessions import until
 from .supervised import SAVING_FAILS, Run
 
 Kind = Literal[

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from .sessions import Session, Sessions, title, until
+from ..waiting import until
+from .sessions import Session, Sessions, title
 
 ROOT = Path(__file__).parents[2]
 LOCAL = ROOT / "cluster" / "local.py"

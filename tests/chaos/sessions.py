@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from ..waiting import until
 
 MARK = "DISTMETA_CHAOS"
 
@@ -110,22 +112,6 @@ class Sessions:
             return process.environ().get(MARK) == self._mark
         except (psutil.Error, OSError):
             return False
-
-
-def until(timeout_s: float, failing: str, *, every_s: float = 0.1) -> Iterator[float]:
-    """Go round a loop until it is left.
-
-    Yields:
-        Seconds since the first round.
-
-    Raises:
-        TimeoutError: The loop was not left in time; `failing` says what that means.
-    """
-    began = time.monotonic()
-    while (passed := time.monotonic() - began) < timeout_s:
-        yield passed
-        time.sleep(every_s)
-    raise TimeoutError(f"{failing} after {timeout_s:g} s")
 
 
 def title(process: psutil.Process) -> str:

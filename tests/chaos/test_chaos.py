@@ -25,10 +25,11 @@ from distmeta.config import RunConfig
 from distmeta.config.load import change, load_config, to_yaml
 from distmeta.data.catalog import import_store
 
+from ..waiting import until
 from .faults import KINDS, Chaos, Kind, plan
 from .place import ROOT, Place
 from .records import differences, history, last_step
-from .sessions import title, until
+from .sessions import title
 from .supervised import Run
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(5400)]

@@ -18,7 +18,8 @@ from distmeta.config import RunConfig
 from distmeta.config.load import change, load_config, to_yaml
 from distmeta.train import train
 
-from .network import Host, titles, until
+from ..waiting import until
+from .network import Host, titles
 from .raylets import ROOT, Cluster
 
 JOB = ROOT / "jobs" / "sinusoid_maml.py"

@@ -15,10 +15,10 @@ import os
 import re
 import signal
 import subprocess
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..waiting import until
 
 NAMESPACES = Path("/run/netns")
 END_TIMEOUT_S = 30.0
@@ -146,22 +146,6 @@ def end(namespace: str, *, spare: frozenset[int] = frozenset()) -> None:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def until(timeout_s: float, failing: str, *, every_s: float = 0.1) -> Iterator[float]:
-    """Go round a loop until it is left.
-
-    Yields:
-        Seconds since the first round.
-
-    Raises:
-        TimeoutError: The loop was not left in time; `failing` says what that means.
-    """
-    began = time.monotonic()
-    while (passed := time.monotonic() - began) < timeout_s:
-        yield passed
-        time.sleep(every_s)
-    raise TimeoutError(f"{failing} after {timeout_s:g} s")
 
 
 def _sweep() -> None:

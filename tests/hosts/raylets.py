@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from .network import Host, Network, end, titles, until
+from ..waiting import until
+from .network import Host, Network, end, titles
 
 ROOT = Path(__file__).parents[2]
 GCS_PORT, JOBS_PORT, MLFLOW_PORT = 6379, 8265, 5000
