@@ -18,7 +18,7 @@ export DISTMETA_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install demo test check bench bench-cluster bench-curve test-slow test-cluster test-chaos test-gpu format clean
+.PHONY: help install demo test check golden bench bench-cluster bench-curve test-slow test-cluster test-chaos test-gpu format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ check: $(STAMP) ## Formatting, lint and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+golden: $(STAMP) ## Golden runs of a commit beside those of the working tree, bit for bit (BASE=COMMIT)
+	$(BIN)/python tests/golden/compare.py $(or $(BASE),HEAD)
 
 bench: $(STAMP) ## The engine beside its peers: speed, then memory
 	$(BIN)/distmeta bench engine --out runs/bench

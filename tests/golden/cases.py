@@ -1,0 +1,107 @@
+"""The golden runs: every method trained for a few steps in one process, with a fixed engine strategy.
+
+They take a second each and are small enough to be run on two commits and compared bit for bit (`make golden`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distmeta import checkpoint as checkpoints
+from distmeta.config import (
+    CheckpointConfig,
+    Conv4Config,
+    EngineConfig,
+    EvaluationConfig,
+    GlyphTasks,
+    MlpConfig,
+    OuterConfig,
+    RunConfig,
+    RuntimeConfig,
+    SinusoidTasks,
+    TrackingConfig,
+    TrainConfig,
+)
+from distmeta.methods import anil, fomaml, maml, meta_sgd, pretrain, protonet, reptile
+from distmeta.tensors import global_norm
+from distmeta.train import train
+
+_SMALL_IMAGES: dict[str, Any] = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 3, "size": 16}
+_ADAM = OuterConfig(optimizer="Adam", lr=3e-3, average=0.9, schedule="cosine", clip_norm=1.0)
+
+
+def _glyphs(**fields: Any) -> GlyphTasks:
+    return GlyphTasks.model_validate({**_SMALL_IMAGES, **fields})
+
+
+def _run(name: str, strategy: str, algorithm: Any, **sections: Any) -> RunConfig:
+    """A run of five steps of six tasks in shards of four."""
+    defaults: dict[str, Any] = {"tasks": _glyphs(), "model": Conv4Config(filters=6), "outer": _ADAM}
+    return RunConfig(
+        name=name,
+        seed=3,
+        algorithm=algorithm,
+        engine=EngineConfig.model_validate({"strategy": strategy}),
+        train=TrainConfig(steps=5, tasks_per_step=6),
+        runtime=RuntimeConfig(executor="local", shard_size=4),
+        evaluation=EvaluationConfig(every=0, final_tasks=6),
+        tracking=TrackingConfig(kind="none", model=False),
+        **{**defaults, **sections},
+    )
+
+
+_WAVES = {"model": MlpConfig(hidden=(16, 16)), "outer": OuterConfig(optimizer="Adam", lr=1e-2)}
+
+CASES: dict[str, RunConfig] = {
+    config.name: config
+    for config in (
+        _run("maml", "loop", maml(steps=2)),
+        _run("maml-vmap", "vmap", maml(steps=2)),
+        _run("maml-waves", "vmap", maml(lr=0.01, eval_steps=4), tasks=SinusoidTasks(), **_WAVES),
+        _run("fomaml", "loop", fomaml(steps=2), model=Conv4Config(filters=6, downsample="pool")),
+        _run("anil", "vmap", anil(steps=3)),
+        _run("meta_sgd", "loop", meta_sgd(steps=2)),
+        _run(
+            "reptile",
+            "loop",
+            reptile(steps=4, batch=5, eval_steps=6),
+            tasks=_glyphs(train_shots=3),
+            outer=OuterConfig(optimizer="SGD", lr=1.0, schedule="linear"),
+        ),
+        _run("protonet", "vmap", protonet(), tasks=_glyphs(train_way=5)),
+        _run("pretrain", "loop", pretrain(steps=4), tasks=_glyphs(joint=True)),
+        _run(
+            "pretrain-waves",
+            "loop",
+            pretrain(lr=0.01, steps=4, groups=("all",), fresh=False),
+            tasks=SinusoidTasks(joint=True),
+            **_WAVES,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of a golden run.
+
+    Attributes:
+        digest: sha256 of the meta-parameters; comparable on one machine only.
+        norm: Euclidean norm of the averaged meta-parameters.
+        scores: `protocol/metric` -> mean after each number of inner steps that is scored.
+    """
+
+    digest: str
+    norm: float
+    scores: dict[str, list[float]]
+
+
+def run_case(name: str, folder: Path) -> Outcome:
+    """Train a golden run below `folder`."""
+    config = CASES[name].model_copy(update={"checkpoint": CheckpointConfig(path=str(folder))})
+    result = train(config, quiet=True)
+    norm = global_norm(checkpoints.load(result.checkpoint).averaged)
+    scores = {f"{score.protocol}/{score.metric}": list(score.mean) for score in result.scores}
+    return Outcome(result.digest, norm, scores)
