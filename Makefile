@@ -60,12 +60,12 @@ bench: $(STAMP) ## The engine beside its peers: speed, then memory
 bench-cluster: $(STAMP) ## Server overhead, a model of many workers, stragglers, what Ray costs, asynchronous runs (half an hour)
 	$(BIN)/distmeta bench server --out runs/bench
 	$(BIN)/distmeta bench scale --out runs/bench
-	$(BIN)/python jobs/benchmarks/workers.py --out runs/bench
-	$(BIN)/python jobs/benchmarks/stragglers.py --out runs/bench
-	$(BIN)/python jobs/benchmarks/asynchronous.py --out runs/bench
+	$(BIN)/python -m benchmarks.cluster.workers --out runs/bench
+	$(BIN)/python -m benchmarks.cluster.stragglers --out runs/bench
+	$(BIN)/python -m benchmarks.cluster.asynchronous --out runs/bench
 
 bench-curve: $(STAMP) ## Omniglot accuracy against seconds of training (BENCH_S=300)
-	$(BIN)/python jobs/benchmarks/omniglot_curve.py --seconds $(BENCH_S) --out runs/bench
+	$(BIN)/python -m benchmarks.methods.omniglot_curve --seconds $(BENCH_S) --out runs/bench
 
 test-slow: $(STAMP) ## Tests that take minutes
 	$(BIN)/pytest -m slow

@@ -3,12 +3,12 @@
 The public API. Names are looked up when they are first used (PEP 562), so that `import distmeta` loads neither torch
 nor Ray nor MLflow:
 
-    RunConfig            the whole configuration of a run
-    load_config(path)    the RunConfig of a job file or a YAML file
-    load(path)           a trained learner: `predict = load(path).adapt(x, y); predict(q)`
-    train                the module with `train(config)`
-    evaluate             the module that measures checkpoints on unseen tasks
-    methods              the module with the table of methods
+    RunConfig             the whole configuration of a run
+    load_config(path)     the RunConfig of a job file or a YAML file
+    train(config)         meta-train
+    evaluate(checkpoint)  score a checkpoint on unseen tasks
+    load(path)            a trained learner: `predict = load(path).adapt(x, y); predict(q)`
+    methods               the module with the table of methods
 """
 
 from __future__ import annotations
@@ -17,25 +17,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import distmeta.evaluate as evaluate
     import distmeta.methods as methods
-    import distmeta.train as train
-    from distmeta.adapter import load
+    from distmeta.adapt.load import load
     from distmeta.config import RunConfig
     from distmeta.config.load import load_config
+    from distmeta.training.evaluate import evaluate
+    from distmeta.training.run import train
 
 __all__ = ["RunConfig", "__version__", "evaluate", "load", "load_config", "methods", "train"]
 __version__ = "0.1.0"
 
-# Submodules stand under their own names: importing one binds it here, so a function could not keep the name `train`.
-_MODULES = frozenset({"evaluate", "methods", "train"})
-_ATTRIBUTES = {"RunConfig": "distmeta.config", "load": "distmeta.adapter", "load_config": "distmeta.config.load"}
+_ATTRIBUTES = {
+    "RunConfig": "distmeta.config",
+    "evaluate": "distmeta.training.evaluate",
+    "load": "distmeta.adapt.load",
+    "load_config": "distmeta.config.load",
+    "train": "distmeta.training.run",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import what `name` stands for. An import fault inside it is raised as it is."""
-    if name in _MODULES:
-        return importlib.import_module(f"distmeta.{name}")
+    if name == "methods":
+        return importlib.import_module("distmeta.methods")
     if name in _ATTRIBUTES:
         value = globals()[name] = getattr(importlib.import_module(_ATTRIBUTES[name]), name)
         return value

@@ -69,7 +69,7 @@ def native(compiled_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> list[InterpretedGraph]:
     """Compiled strategies without a compiler; the list holds the graphs that they make."""
-    from distmeta.engine import compiled
+    from distmeta.engine.graphs import compiled
 
     from .interpreted import InterpretedGraph
 

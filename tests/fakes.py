@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import torch
 
-from distmeta.errors import UserError
-from distmeta.types import Params, Report, Shard, Snapshot, TaskSpec, Update
+from distmeta.core.errors import UserError
+from distmeta.core.types import Params, Report, Shard, Snapshot, TaskSpec, Update
 
 Trouble = Literal[
     "none",

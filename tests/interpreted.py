@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from distmeta.engine.native import _laid_out, _layout
+from distmeta.engine.graphs.native import _laid_out, _layout
 
 
 class InterpretedGraph:

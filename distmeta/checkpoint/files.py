@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from distmeta.config.run import RunConfig
+from distmeta.core.types import Params
 from distmeta.server.outer import AVERAGE, PARAMS, State
 from distmeta.tasks.base import TaskSignature
-from distmeta.types import Params
 
 FORMAT = 1
 """Version of the layout; raised whenever an older reader could misread a checkpoint."""
@@ -32,7 +32,7 @@ class StateFile(BaseModel):
         score: Value by which the best checkpoint is chosen, higher is better.
         metrics: Values to show.
         progress: What the training loop needs to go on, e.g. its elapsed seconds.
-        digest: sha256 of the meta-parameters (`distmeta.tensors.digest`).
+        digest: sha256 of the meta-parameters (`distmeta.core.tensors.digest`).
         sha256: sha256 of each other file.
         server: The server state's scalars.
         signature: What the network fits.

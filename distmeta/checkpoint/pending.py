@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from distmeta.checkpoint.files import PENDING
 from distmeta.checkpoint.storage import MARKER, Folder
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
 from distmeta.tracking.base import Point
 
 _POINT = TypeAdapter(Point)

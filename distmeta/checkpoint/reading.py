@@ -15,12 +15,12 @@ from safetensors.torch import load as from_bytes
 
 from distmeta.checkpoint.files import AVERAGED, FILES, FORMAT, META, SERVER, Checkpoint, StateFile, Summary
 from distmeta.checkpoint.storage import MARKER, Folder
-from distmeta.cluster_env import runs_path
 from distmeta.config.base import explain
 from distmeta.config.run import RunConfig
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
+from distmeta.core.places import runs_path
+from distmeta.core.types import Params
 from distmeta.server.outer import AVERAGE, PARAMS, State
-from distmeta.types import Params
 
 
 def load(path: str | os.PathLike[str], which: Literal["latest", "best"] = "latest") -> Checkpoint:

@@ -7,7 +7,7 @@ from typing import Any
 from distmeta.checkpoint.files import Checkpoint
 from distmeta.checkpoint.reading import latest, load, runs_folder
 from distmeta.config.run import RunConfig
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
 
 NEUTRAL = (
     "runtime.",

@@ -22,7 +22,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from distmeta.errors import DistmetaError, UserError
+from distmeta.core.errors import DistmetaError, UserError
 from distmeta.tracking.uris import mask_uri
 
 MARKER = "state.json"

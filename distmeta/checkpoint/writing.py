@@ -15,12 +15,12 @@ from distmeta.checkpoint.pending import pack
 from distmeta.checkpoint.reading import best_of, checkpoints, run_folder, runs_folder, step_of
 from distmeta.checkpoint.storage import MARKER, Folder, StoreError, store_errors
 from distmeta.config.run import RunConfig
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
+from distmeta.core.tensors import digest
+from distmeta.core.types import Params
 from distmeta.server.outer import AVERAGE, PARAMS, State
 from distmeta.tasks.base import TaskSignature
-from distmeta.tensors import digest
 from distmeta.tracking.base import Point
-from distmeta.types import Params
 
 _LOG = logging.getLogger(__name__)
 

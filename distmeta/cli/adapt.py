@@ -11,9 +11,9 @@ import numpy.typing as npt
 import typer
 
 from distmeta.cli.output import WHICH, JsonOption, people_read, print_json, print_table, which_option
+from distmeta.core.errors import UserError
 from distmeta.data.importers.decode import decode_images
 from distmeta.data.importers.folder import SUFFIXES
-from distmeta.errors import UserError
 
 EXAMPLES = """\b
 Example:
@@ -55,7 +55,7 @@ def adapt(
         raise UserError("holds no image", where=str(query), allowed=_kinds())
     if out is not None and not out.parent.is_dir():
         raise UserError("no such folder", where=str(out.parent), allowed="--out FILE in a folder that exists")
-    from distmeta.adapter import load
+    from distmeta.adapt.load import load
 
     with people_read(as_json):
         learner = load(checkpoint, which=chosen, protocol=protocol)

@@ -21,7 +21,7 @@ from distmeta import __version__
 from distmeta.cli import adapt, bench, checkpoint, data, evaluate, jobs, submit, train, ui
 from distmeta.cli.output import one_line
 from distmeta.config.base import explain
-from distmeta.errors import DistmetaError, UserError
+from distmeta.core.errors import DistmetaError, UserError
 
 _EXAMPLES = """\b
 A first session:
@@ -70,7 +70,7 @@ app.command("evaluate", short_help="Measure a checkpoint on unseen tasks.", epil
 app.command("adapt", short_help="Label your own images.", epilog=adapt.EXAMPLES)(adapt.adapt)
 app.add_typer(data.app, name="data", short_help="Import raw files into stores, and look into them.")
 app.add_typer(checkpoint.app, name="checkpoint", short_help="Look at checkpoints.")
-app.add_typer(bench.app, name="bench", short_help="Measure the engine on this machine.")
+app.command("bench", short_help="Measure the engine on this machine.", context_settings=bench.SETTINGS)(bench.bench)
 app.command("ui", short_help="Look at the runs in the browser.")(ui.ui)
 _GROUPS = ("data", "checkpoint", "bench", "jobs")
 

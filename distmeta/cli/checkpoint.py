@@ -28,7 +28,7 @@ _WhichOption = Annotated[str, typer.Option(help=f"Checkpoint of the run: {', '.j
 def digest(path: _PathArgument, which: _WhichOption = "latest", as_json: JsonOption = False) -> None:
     """Print the sha256 of the meta-parameters: equal exactly if they are bit-identical."""
     found = _load(path, which)
-    from distmeta.tensors import digest as digest_of
+    from distmeta.core.tensors import digest as digest_of
 
     value = digest_of(found.params)
     if as_json:

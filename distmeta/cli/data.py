@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from distmeta.cli.output import JsonOption, print_json, print_table, print_values
+from distmeta.core.errors import UserError
+from distmeta.core.places import data_home
 from distmeta.data.catalog import import_store, list_stores, open_store, stores_home
 from distmeta.data.fetch import REMOTE, fetch
 from distmeta.data.importers import IMPORTERS, ImportOptions
 from distmeta.data.inspect import contact_sheet, summary
 from distmeta.data.splits import DEFAULT_FRACTIONS
-from distmeta.errors import UserError
-from distmeta.home import data_home
 
 app = typer.Typer(
     name="data",

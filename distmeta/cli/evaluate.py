@@ -39,7 +39,7 @@ def evaluate(
     """
     choose(split, _SPLITS, "--split")
     chosen = which_option(which)
-    from distmeta.evaluate import evaluate_checkpoint
+    from distmeta.training.evaluate import evaluate as evaluate_checkpoint
 
     with people_read(as_json):
         result = evaluate_checkpoint(

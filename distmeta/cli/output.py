@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from distmeta.errors import UserError, nearest
+from distmeta.core.errors import UserError, nearest
 
 WHICH = ("latest", "best")
 JsonOption = Annotated[

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
 
 AT_THE_TOP = ("data", "datasets", "raw", "stores", "runs", "mlruns", "mlartifacts", "mlflow-unsent", "build", "dist")
 ANYWHERE = (".*", "__pycache__", "venv", "node_modules", "*.egg-info", "mlflow.db*", "*.arrow")

@@ -29,9 +29,9 @@ from distmeta.cli.packing import collect, write_package
 from distmeta.cli.train import MLFLOW_LABEL
 from distmeta.config import RunConfig
 from distmeta.config.load import load_config
-from distmeta.errors import DistmetaError, UserError
-from distmeta.home import data_home
-from distmeta.logs import quiet
+from distmeta.core.errors import DistmetaError, UserError
+from distmeta.core.logs import quiet
+from distmeta.core.places import data_home
 from distmeta.tracking.uris import mask_uri
 
 if TYPE_CHECKING:

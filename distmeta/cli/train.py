@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from distmeta.cli.output import JsonOption, SetOption, people_read, print_json, print_values
-from distmeta.cluster_env import in_ray_job
 from distmeta.config.load import load_config, to_yaml
+from distmeta.core.places import in_ray_job
 from distmeta.tracking.uris import mask_uri, tracking_uri
 
 EXAMPLES = """\b
@@ -57,7 +57,7 @@ def train(
         else:
             print(to_yaml(config), end="")
         return
-    from distmeta.train import train as run_training
+    from distmeta.training import train as run_training
 
     with people_read(as_json):
         if in_ray_job() and config.tracking.kind == "mlflow":

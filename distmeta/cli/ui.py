@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from distmeta.cli.output import JsonOption, print_json
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
 from distmeta.tracking.ui import MlflowServer
 from distmeta.tracking.uris import mask_uri, sqlite_file, tracking_uri
 

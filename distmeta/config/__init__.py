@@ -5,21 +5,19 @@ from distmeta.config.algorithm import (
     BackpropConfig,
     DisplacementConfig,
     GradientConfig,
-    OuterConfig,
     Phase,
     PrototypeConfig,
 )
+from distmeta.config.checkpoint import CheckpointConfig
+from distmeta.config.engine import EngineConfig
+from distmeta.config.evaluation import EvaluationConfig
 from distmeta.config.models import Conv4Config, MlpConfig
-from distmeta.config.run import (
-    CheckpointConfig,
-    EngineConfig,
-    EvaluationConfig,
-    RunConfig,
-    RuntimeConfig,
-    TrackingConfig,
-    TrainConfig,
-)
+from distmeta.config.outer import OuterConfig
+from distmeta.config.run import RunConfig
+from distmeta.config.runtime import RuntimeConfig
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks
+from distmeta.config.tracking import TrackingConfig
+from distmeta.config.train import TrainConfig
 
 __all__ = [
     "AlgorithmConfig",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from distmeta.errors import UserError, nearest
+from distmeta.core.errors import UserError, nearest
 
 _LONGEST_VALUE = 60
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from distmeta.config.base import explain
 from distmeta.config.override import apply_overrides
 from distmeta.config.run import RunConfig
-from distmeta.errors import UserError, nearest
+from distmeta.core.errors import UserError, nearest
 
 SUFFIXES = (".py", ".yaml", ".yml", ".json")
 _JOB_MODULE = "_distmeta_job"

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from distmeta.config.base import child, is_section, members, section_of, tag_of
-from distmeta.errors import UserError, nearest
+from distmeta.core.errors import UserError, nearest
 
 _WHERE = "--set"
 _EXAMPLE = "field=value, for example --set outer.lr=0.003"

@@ -3,161 +3,21 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import NonNegativeInt, field_validator, model_validator
 
-from distmeta.config.algorithm import AlgorithmConfig, GradientConfig, OuterConfig
+from distmeta.config.algorithm import AlgorithmConfig, GradientConfig
 from distmeta.config.base import Frozen
+from distmeta.config.checkpoint import CheckpointConfig
+from distmeta.config.engine import EngineConfig
+from distmeta.config.evaluation import EvaluationConfig
 from distmeta.config.models import Conv4Config, ModelConfig
+from distmeta.config.outer import OuterConfig
+from distmeta.config.runtime import RuntimeConfig
 from distmeta.config.tasks import SinusoidTasks, StoreTasks, TasksConfig
-
-
-class EngineConfig(Frozen):
-    """How a shard of tasks is computed on one device.
-
-    Attributes:
-        strategy: One task after the other (`loop`), or the tasks of a chunk at once (`vmap`); either as native code
-            (`compiled`, `compiled_vmap`). `auto` times them on the first shard and fixes the fastest for the run.
-        chunk: Tasks at once with `vmap` and `compiled_vmap`; None takes the whole shard.
-        memory: Keep what the way back through adaptation needs (`unrolled`), or only the states between inner steps,
-            computing the rest again (`flat`): the same gradient in memory that hardly grows with the number of steps.
-            `auto` is `flat` beyond 16 inner steps.
-        dtype: Floating-point type of parameters and data.
-        matmul: How float32 products are computed: exactly, or with factors rounded to `tf32` (CUDA) or `bf16`, at an
-            error that `jobs/benchmarks/precision.py` measures.
-    """
-
-    strategy: Literal["auto", "loop", "vmap", "compiled", "compiled_vmap"] = "auto"
-    chunk: PositiveInt | None = None
-    memory: Literal["auto", "unrolled", "flat"] = "auto"
-    dtype: Literal["float32", "float64"] = "float32"
-    matmul: Literal["float32", "tf32", "bf16"] = "float32"
-
-
-class RuntimeConfig(Frozen):
-    """Where shards are computed. None of these fields changes the result, except `shard_size` and `device`.
-
-    Attributes:
-        executor: This process (`local`) or Ray actors (`ray`).
-        workers: Ray actors: a number, or `MIN..MAX` for a cluster that grows and shrinks. Training begins with MIN of
-            them and takes in others, up to MAX, as there is room; either way it goes on with those that are left.
-        cpus_per_worker, gpus_per_worker: Shares of a machine that Ray reserves for each actor.
-        threads_per_worker: Tasks, or chunks of tasks, in flight in one worker (also in `local`), each on a thread.
-        shard_size: Tasks summed together by one worker.
-        address: Address of a running Ray cluster; None takes RAY_ADDRESS, or starts a local cluster.
-        device: Device of the workers.
-        shard_timeout_s: After this long without an answer, a shard's worker is replaced and the shard re-run.
-        heartbeat_timeout_s: After this long without a sign of life, a worker is replaced, whatever it was doing.
-        max_shard_retries: Failures of one shard before the run stops with the worker's own error.
-        max_worker_failures: Failures in a row, without a shard in between, after which a worker is left out.
-        aggregate: Where updates are added: by the driver as they come, or in groups on the nodes of their workers, so
-            that fewer bytes travel. `auto` is `node` for large updates of several nodes. The bits are the same.
-        speculate: Give the slowest shards at the end of a step to idle workers as well; the first report wins.
-    """
-
-    executor: Literal["local", "ray"] = "ray"
-    workers: int | str = 2
-    cpus_per_worker: PositiveFloat = 1.0
-    gpus_per_worker: float = Field(0.0, ge=0.0)
-    threads_per_worker: PositiveInt = 1
-    shard_size: PositiveInt = 16
-    address: str | None = None
-    device: str = "cpu"
-    shard_timeout_s: PositiveFloat = 600.0
-    heartbeat_timeout_s: PositiveFloat = 15.0
-    max_shard_retries: NonNegativeInt = 3
-    max_worker_failures: PositiveInt = 3
-    speculate: bool = True
-    aggregate: Literal["auto", "driver", "node"] = "auto"
-
-    @field_validator("workers", mode="before")
-    @classmethod
-    def _workers_are_a_number_or_a_range(cls, workers: object) -> int | str:
-        match = re.fullmatch(r"([1-9]\d*)(?:\.\.([1-9]\d*))?", str(workers))
-        if match is None or int(match[1]) > int(match[2] or match[1]):
-            raise ValueError(f"'{workers}' is not a number of workers; allowed: a whole number from 1, or MIN..MAX")
-        return str(workers) if match[2] else int(match[1])
-
-    @property
-    def min_workers(self) -> int:
-        """Workers to begin with."""
-        return self.workers if isinstance(self.workers, int) else int(self.workers.partition("..")[0])
-
-    @property
-    def max_workers(self) -> int:
-        """Workers to have when there is room for them."""
-        return self.workers if isinstance(self.workers, int) else int(self.workers.partition("..")[2])
-
-    @field_validator("device")
-    @classmethod
-    def _device_is_known(cls, device: str) -> str:
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-            raise ValueError(f"unknown device '{device}'; allowed: cpu, cuda, cuda:N")
-        return device
-
-
-class TrainConfig(Frozen):
-    """The outer loop.
-
-    Attributes:
-        steps: Outer steps.
-        tasks_per_step: Tasks of one outer step (the meta-batch).
-        budget_s: Stop early once the outer steps have taken this many seconds (evaluation and start-up not counted).
-        log_every: Steps between two records of the training metrics.
-    """
-
-    steps: PositiveInt = 1000
-    tasks_per_step: PositiveInt = 32
-    budget_s: PositiveFloat | None = None
-    log_every: PositiveInt = 10
-
-
-class EvaluationConfig(Frozen):
-    """Evaluation on unseen tasks.
-
-    Attributes:
-        every: Outer steps between two evaluations; 0 evaluates only at the end.
-        split: Tasks of the evaluations during training, `val` or `test`.
-        tasks: Tasks of an evaluation during training.
-        final_tasks: Tasks of the evaluation on `test` at the end; 0 leaves it out.
-    """
-
-    every: NonNegativeInt = 0
-    split: Literal["val", "test"] = "val"
-    tasks: PositiveInt = 200
-    final_tasks: NonNegativeInt = 600
-
-
-class CheckpointConfig(Frozen):
-    """Checkpoints.
-
-    Attributes:
-        path: Folder (any fsspec URL) that holds a folder for each run name.
-        every: Outer steps between two checkpoints; the last step is always saved.
-        keep_last: Checkpoints kept, the newest ones; the best one by validation is kept besides.
-    """
-
-    path: str = "runs"
-    every: PositiveInt = 500
-    keep_last: PositiveInt = 2
-
-
-class TrackingConfig(Frozen):
-    """Where the run can be watched.
-
-    Attributes:
-        kind: `mlflow`, or `none`.
-        uri: MLflow's tracking URI; None takes MLFLOW_TRACKING_URI, or `sqlite:///mlflow.db` in the working folder
-            (in a Ray job, whose working folder is thrown away, in DISTMETA_HOME).
-        experiment: MLflow experiment.
-        model: Log the final model as a pyfunc that adapts and predicts.
-    """
-
-    kind: Literal["mlflow", "none"] = "mlflow"
-    uri: str | None = None
-    experiment: str = "distmeta"
-    model: bool = True
+from distmeta.config.tracking import TrackingConfig
+from distmeta.config.train import TrainConfig
 
 
 class RunConfig(Frozen):

@@ -17,11 +17,11 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from distmeta.core.errors import UserError, nearest
+from distmeta.core.places import data_home
 from distmeta.data.importers import IMPORTERS, ImportOptions
 from distmeta.data.manifest import MANIFEST_NAME, NAME_PATTERN, Provenance
 from distmeta.data.store import ClassStore, require_examples, write_store
-from distmeta.errors import UserError, nearest
-from distmeta.home import data_home
 
 _LOG = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from distmeta.errors import UserError, nearest
+from distmeta.core.errors import UserError, nearest
 
 _BLOCK_BYTES = 1 << 20
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from distmeta.core.errors import UserError
+from distmeta.core.seeding import choice
 from distmeta.data.manifest import SplitSets
-from distmeta.errors import UserError
-from distmeta.seeding import choice
 
 SPLITS = ("train", "val", "test")
 OMNIGLOT_CLASSES = 1623

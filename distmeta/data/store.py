@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from distmeta.core.errors import UserError, nearest
 from distmeta.data.manifest import (
     EXAMPLES_NAME,
     MANIFEST_NAME,
@@ -31,7 +32,6 @@ from distmeta.data.manifest import (
     file_sha256,
     read_manifest,
 )
-from distmeta.errors import UserError, nearest
 
 Examples = npt.NDArray[np.uint8] | Sequence[str]
 

@@ -19,12 +19,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from distmeta.config import EngineConfig
-from distmeta.engine.cache import cache_folder, environment
+from distmeta.core.errors import UserError
+from distmeta.core.types import Episode, Params
 from distmeta.engine.engine import Engine, memory_of
-from distmeta.errors import UserError
-from distmeta.estimators.base import Estimator
-from distmeta.learners.base import Learner
-from distmeta.types import Episode, Params
+from distmeta.engine.graphs.cache import cache_folder, environment
+from distmeta.methods.estimators.base import Estimator
+from distmeta.methods.learners.base import Learner
 
 _LOG = logging.getLogger(__name__)
 CLOSE = 4.0

@@ -18,13 +18,13 @@ from typing import Any, Literal
 import torch
 
 from distmeta.config import EngineConfig
-from distmeta.engine.compiled import CompiledEstimator, canonical
-from distmeta.engine.eager import EagerOps
+from distmeta.core.types import Episode, Params, Update
+from distmeta.engine.graphs.compiled import CompiledEstimator, canonical
 from distmeta.engine.lanes import Lanes
+from distmeta.engine.ops import EagerOps
 from distmeta.engine.precision import library_precision, products
-from distmeta.estimators.base import Estimator, Metrics, TaskOps
-from distmeta.learners.base import Learner
-from distmeta.types import Episode, Params, Update
+from distmeta.methods.estimators.base import Estimator, Metrics, TaskOps
+from distmeta.methods.learners.base import Learner
 
 UNROLLED_STEPS = 16
 ONE_BY_ONE = frozenset({"auto", "loop", "compiled"})

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, vmap
 from torch.utils._pytree import tree_map
 
+from distmeta.core.types import Batch, Episode
 from distmeta.engine.trees import Structure, flatten
-from distmeta.types import Batch, Episode
 
 Function = Callable[..., Any]
 Lift = Callable[[Function], Function]

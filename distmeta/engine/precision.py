@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
 
 Matmul = Literal["float32", "tf32", "bf16"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from distmeta.types import Params
+from distmeta.core.types import Params
 
 
 class Backbone(ABC):

@@ -24,12 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distmeta.config import Conv4Config
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
+from distmeta.core.seeding import mix
+from distmeta.core.types import Params
 from distmeta.models.base import Backbone
 from distmeta.models.convolution import conv3x3
 from distmeta.models.normalization import batch_norm, batch_norm_by
-from distmeta.seeding import mix
-from distmeta.types import Params
 
 NUM_BLOCKS = 4
 

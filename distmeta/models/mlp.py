@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from distmeta.config import MlpConfig
+from distmeta.core.seeding import mix
+from distmeta.core.types import Params
 from distmeta.models.base import Backbone
-from distmeta.seeding import mix
-from distmeta.types import Params
 
 
 class Mlp(Backbone):

@@ -25,6 +25,6 @@ def build_executor(
         from distmeta.runtime.local import LocalExecutor
 
         return LocalExecutor(config, recipe, compression)
-    from distmeta.runtime.ray import RayExecutor
+    from distmeta.runtime.ray.executor import RayExecutor
 
     return RayExecutor(config, recipe, compression, update_bytes)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from distmeta.types import Shard, Snapshot
+from distmeta.core.types import Shard, Snapshot
 
 
 class Program(Protocol):
@@ -67,7 +67,7 @@ class Incident:
     """Something that went wrong, or a change among the workers, for the record.
 
     Attributes:
-        kind: A failure (`worker_died`, `node_lost`, ...; see `distmeta.runtime.decisions`) or `joined`, `left`.
+        kind: A failure (`worker_died`, `node_lost`, ...; see `distmeta.runtime.policy.decisions`) or `joined`, `left`.
         worker: The worker.
         node: Where it ran; empty if it had not got that far.
         shard: The shard it was at, if any.

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from distmeta.config import RuntimeConfig
-from distmeta.runtime.decisions import surfaced
+from distmeta.core.types import Shard, Snapshot
 from distmeta.runtime.executor import Executor, Feed, Recipe, Result
+from distmeta.runtime.policy.decisions import surfaced
 from distmeta.runtime.wire import SnapshotWire, decode_value, encode_snapshot
 from distmeta.runtime.worker import Compression, Worker
-from distmeta.types import Shard, Snapshot
 
 
 class LocalExecutor(Executor):

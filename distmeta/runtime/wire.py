@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distmeta.server.compression import Compressed, Compressor, Kind, decompress
+from distmeta.core.tensors import all_finite
+from distmeta.core.types import Params, Report, Snapshot, Update
+from distmeta.runtime.compression import Compressed, Compressor, Kind, decompress
 from distmeta.server.tree import sum_group
-from distmeta.tensors import all_finite
-from distmeta.types import Params, Report, Snapshot, Update
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype

@@ -10,11 +10,11 @@ from typing import Literal
 
 import torch
 
+from distmeta.core.types import Shard, Snapshot
+from distmeta.runtime.compression import Compressor
 from distmeta.runtime.executor import Program, Recipe
 from distmeta.runtime.memory import keep_freed_memory
 from distmeta.runtime.wire import ResultWire, SnapshotWire, decode_snapshot, encode_value
-from distmeta.server.compression import Compressor
-from distmeta.types import Shard, Snapshot
 
 Compression = Literal["none", "bf16", "int8"]
 

@@ -12,11 +12,11 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from distmeta.config.algorithm import OuterConfig
-from distmeta.errors import DistmetaError
+from distmeta.config.outer import OuterConfig
+from distmeta.core.errors import DistmetaError
+from distmeta.core.tensors import all_finite, cloned
+from distmeta.core.types import Params, Report, Snapshot, Update
 from distmeta.server.outer import OuterOptimizer, State
-from distmeta.tensors import all_finite, cloned
-from distmeta.types import Params, Report, Snapshot, Update
 
 
 class StepError(DistmetaError):

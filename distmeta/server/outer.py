@@ -19,10 +19,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from distmeta.config.algorithm import OuterConfig
-from distmeta.errors import UserError, nearest
-from distmeta.tensors import cloned, global_norm
-from distmeta.types import Params
+from distmeta.config.outer import OuterConfig
+from distmeta.core.errors import UserError, nearest
+from distmeta.core.tensors import cloned, global_norm
+from distmeta.core.types import Params
 
 State = dict[str, Tensor | bool | int | float | str | None]
 """Flat state: tensors, which go to a safetensors file, and scalars, which go to a JSON file."""

@@ -20,14 +20,14 @@ from typing import Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
-from distmeta.config.algorithm import OuterConfig
+from distmeta.config.outer import OuterConfig
+from distmeta.core.tensors import norm_of
+from distmeta.core.types import Params, Report, Snapshot, Update
 from distmeta.server.base import Server, StepError, StepRecord, Verdict, check_update, is_finite
-from distmeta.server.book import Book
+from distmeta.server.ledger import Book
 from distmeta.server.outer import AVERAGE, State, check_state, parameter_of
-from distmeta.server.parameter_server import ParameterServer, Reduced
+from distmeta.server.synchronous import ParameterServer, Reduced
 from distmeta.server.tree import check_group
-from distmeta.tensors import norm_of
-from distmeta.types import Params, Report, Snapshot, Update
 
 T = TypeVar("T")
 

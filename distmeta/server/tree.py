@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from distmeta.types import Params, Update
+from distmeta.core.types import Params, Update
 
 FAN_IN = 16
 """How many consecutive updates are added one after the other. It decides bits: results are comparable for one value."""

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distmeta.seeding import mix
-from distmeta.types import Episode, TaskSpec
+from distmeta.core.seeding import mix
+from distmeta.core.types import Episode, TaskSpec
 
 SPLITS = ("train", "val", "test")
 

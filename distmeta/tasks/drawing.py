@@ -18,7 +18,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from distmeta.seeding import Uint64, normal, uniform
+from distmeta.core.seeding import Uint64, normal, uniform
 
 Floats = npt.NDArray[np.float64]
 

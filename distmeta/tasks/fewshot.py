@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distmeta import seeding
 from distmeta.config.tasks import GlyphTasks, StoreTasks
-from distmeta.seeding import Uint64
+from distmeta.core import seeding
+from distmeta.core.seeding import Uint64
+from distmeta.core.types import Batch, Episode, TaskSpec, Term
 from distmeta.tasks.base import TaskSource
-from distmeta.types import Batch, Episode, TaskSpec, Term
 
 Ids = npt.NDArray[Any]
 NUMPY_DTYPES: dict[torch.dtype, type[np.floating[Any]]] = {torch.float32: np.float32, torch.float64: np.float64}

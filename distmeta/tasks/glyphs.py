@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distmeta import seeding
 from distmeta.config.tasks import GlyphTasks
-from distmeta.seeding import Uint64
+from distmeta.core import seeding
+from distmeta.core.seeding import Uint64
 from distmeta.tasks.base import SPLITS
 from distmeta.tasks.drawing import draw
 from distmeta.tasks.fewshot import FewShotSource, Ids

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distmeta import seeding
 from distmeta.config.tasks import GlyphTasks, StoreTasks
+from distmeta.core import seeding
+from distmeta.core.errors import UserError
+from distmeta.core.seeding import Uint64
 from distmeta.data.store import ClassStore, require_examples
-from distmeta.errors import UserError
-from distmeta.seeding import Uint64
 from distmeta.tasks.base import SPLITS
 from distmeta.tasks.fewshot import FewShotSource, Ids, layout
 

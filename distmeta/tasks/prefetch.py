@@ -9,8 +9,8 @@ from threading import Lock
 from types import TracebackType
 from typing import Self
 
+from distmeta.core.types import Episode, Shard, TaskSpec
 from distmeta.tasks.base import TaskSource
-from distmeta.types import Episode, Shard, TaskSpec
 
 MAX_AHEAD = 2
 

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distmeta import seeding
 from distmeta.config.tasks import SinusoidTasks
-from distmeta.errors import UserError
-from distmeta.seeding import Uint64
+from distmeta.core import seeding
+from distmeta.core.errors import UserError
+from distmeta.core.seeding import Uint64
+from distmeta.core.types import Batch, Episode, TaskSpec, Term
 from distmeta.tasks.base import TaskSource
 from distmeta.tasks.fewshot import split_and_seeds
-from distmeta.types import Batch, Episode, TaskSpec, Term
 
 Floats = npt.NDArray[np.float64]
 

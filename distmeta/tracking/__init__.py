@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distmeta.config.run import TrackingConfig
+from distmeta.config.tracking import TrackingConfig
 from distmeta.tracking.base import Tracker
 from distmeta.tracking.mlflow import MlflowTracker
 from distmeta.tracking.null import NullTracker

@@ -19,7 +19,7 @@ PLAIN_WIDTH = 120  # of tables in files and pipes, which have no width of their 
 
 
 class Scored(Protocol):
-    """A metric before and after adaptation; `distmeta.scoring.Score` is one."""
+    """A metric before and after adaptation; `distmeta.program.scoring.Score` is one."""
 
     @property
     def protocol(self) -> str:

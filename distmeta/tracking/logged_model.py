@@ -6,13 +6,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distmeta.logs import quiet
+from distmeta.core.logs import quiet
 from distmeta.tracking.environment import package_version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_SCRIPT = Path(__file__).with_name("pyfunc_model.py")
+_SCRIPT = Path(__file__).parents[1] / "adapt" / "pyfunc_model.py"
 _REQUIRED = ("distmeta", "mlflow", "numpy", "safetensors", "torch")
 
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
 from distmeta.tracking import environment
 from distmeta.tracking.base import Point, Tracker
 from distmeta.tracking.flatten import MAX_TAG_LENGTH, flatten, masked

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
 from distmeta.tracking.uris import artifact_folder, mask_uri, sqlite_file
 
 if TYPE_CHECKING:

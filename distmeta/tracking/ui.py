@@ -18,7 +18,7 @@ import urllib.request
 from types import TracebackType
 from typing import IO, Self
 
-from distmeta.errors import DistmetaError, UserError
+from distmeta.core.errors import DistmetaError, UserError
 from distmeta.tracking.uris import artifact_folder, is_server, mask_uri, sqlite_file
 
 _START_TIMEOUT_S = 120.0

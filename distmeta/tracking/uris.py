@@ -6,9 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from distmeta.cluster_env import in_ray_job
-from distmeta.errors import UserError
-from distmeta.home import data_home
+from distmeta.core.errors import UserError
+from distmeta.core.places import data_home, in_ray_job
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(?P<path>[^?]+)")

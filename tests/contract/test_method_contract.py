@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from distmeta.algorithms import Algorithm, build_algorithm, dtype_of
 from distmeta.config import Conv4Config, EngineConfig, GlyphTasks, MlpConfig, RunConfig, SinusoidTasks
+from distmeta.core.tensors import all_finite, cloned, digest
+from distmeta.core.types import Episode, Params, Update
 from distmeta.engine.engine import Engine
 from distmeta.engine.lanes import Lanes
 from distmeta.methods import METHODS, method
-from distmeta.scoring import score_shard
+from distmeta.methods.build import Algorithm, build_algorithm, dtype_of
+from distmeta.program.scoring import score_shard
 from distmeta.tasks import build_source
-from distmeta.tensors import all_finite, cloned, digest
-from distmeta.types import Episode, Params, Update
 
 TASKS = 6
 FEW_SHOT = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 3, "size": 16}

@@ -24,9 +24,9 @@ from distmeta.config import (
     TrackingConfig,
     TrainConfig,
 )
+from distmeta.core.tensors import global_norm
 from distmeta.methods import anil, fomaml, maml, meta_sgd, pretrain, protonet, reptile
-from distmeta.tensors import global_norm
-from distmeta.train import train
+from distmeta.training import train
 
 _SMALL_IMAGES: dict[str, Any] = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 3, "size": 16}
 _ADAM = OuterConfig(optimizer="Adam", lr=3e-3, average=0.9, schedule="cosine", clip_norm=1.0)

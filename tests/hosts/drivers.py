@@ -16,7 +16,7 @@ from typing import Any
 
 from distmeta.config import RunConfig
 from distmeta.config.load import change, load_config, to_yaml
-from distmeta.train import train
+from distmeta.training import train
 
 from ..waiting import until
 from .network import Host, titles

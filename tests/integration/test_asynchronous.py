@@ -9,8 +9,8 @@ import pytest
 from distmeta import checkpoint as checkpoints
 from distmeta.config import RunConfig
 from distmeta.config.load import load_config
-from distmeta.errors import UserError
-from distmeta.train import train
+from distmeta.core.errors import UserError
+from distmeta.training import train
 
 JOB = Path(__file__).parents[2] / "jobs" / "sinusoid_maml.py"
 

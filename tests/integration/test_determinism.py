@@ -17,7 +17,7 @@ import pytest
 from distmeta import checkpoint as checkpoints
 from distmeta.config import RunConfig
 from distmeta.config.load import change, load_config, to_yaml
-from distmeta.train import TrainResult, train
+from distmeta.training import TrainResult, train
 
 JOB = Path(__file__).parents[2] / "jobs" / "sinusoid_maml.py"
 STEPS = 30

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
 from distmeta.tracking.mlflow import MlflowTracker
 from distmeta.tracking.ui import MlflowServer
 

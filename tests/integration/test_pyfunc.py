@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 
 import distmeta
 from distmeta.config.load import load_config
-from distmeta.errors import UserError
-from distmeta.train import TrainResult, train
+from distmeta.core.errors import UserError
+from distmeta.training import TrainResult, train
 
 if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel

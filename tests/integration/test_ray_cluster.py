@@ -16,9 +16,9 @@ import ray
 from ray import cloudpickle
 
 from distmeta.config import RuntimeConfig
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
+from distmeta.core.types import Snapshot
 from distmeta.runtime import build_executor
-from distmeta.types import Snapshot
 
 from .. import fakes
 from ..fakes import FakeRecipe, make_params, make_shards
@@ -89,7 +89,7 @@ def driver() -> Iterator[subprocess.Popen[str]]:
     program = textwrap.dedent("""
         import ray, time
         from distmeta.config import RuntimeConfig
-        from distmeta.runtime.cluster import connect
+        from distmeta.runtime.ray.cluster import connect
         connect(RuntimeConfig(workers=2))
         print(ray.get_runtime_context().gcs_address, flush=True)
         time.sleep(600)

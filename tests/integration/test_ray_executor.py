@@ -13,13 +13,13 @@ import pytest
 from ray import cloudpickle
 
 from distmeta.config import RuntimeConfig
-from distmeta.errors import UserError, WorkerError
+from distmeta.core.errors import UserError, WorkerError
+from distmeta.core.types import Snapshot
 from distmeta.runtime import build_executor
-from distmeta.runtime.cluster import connect
 from distmeta.runtime.executor import Executor
-from distmeta.runtime.ray import RayExecutor
+from distmeta.runtime.ray.cluster import connect
+from distmeta.runtime.ray.executor import RayExecutor
 from distmeta.server.tree import FAN_IN, sum_group
-from distmeta.types import Snapshot
 
 from .. import fakes
 from ..fakes import FakeRecipe, Trouble, bits, expected_bits, make_params, make_shards

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distmeta.types import Params
+from distmeta.core.types import Params
 
 
 class Mlp(nn.Module):

@@ -18,15 +18,15 @@ from distmeta.config import (
     MlpConfig,
     Phase,
 )
+from distmeta.core.types import Batch, Episode, Params, Term, Update
 from distmeta.engine.engine import Engine
-from distmeta.estimators.backprop import Backprop
-from distmeta.estimators.base import Estimator
-from distmeta.estimators.displacement import Displacement
-from distmeta.learners.base import Learner
-from distmeta.learners.gradient import GradientLearner
+from distmeta.methods.estimators.backprop import Backprop
+from distmeta.methods.estimators.base import Estimator
+from distmeta.methods.estimators.displacement import Displacement
+from distmeta.methods.learners.base import Learner
+from distmeta.methods.learners.gradient import GradientLearner
 from distmeta.models import build_backbone
 from distmeta.models.base import Backbone
-from distmeta.types import Batch, Episode, Params, Term, Update
 
 WAY = 3
 LOOP = EngineConfig(strategy="loop")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from distmeta.config import Phase
-from distmeta.estimators.base import Estimator
-from distmeta.types import Batch, Episode, Params
+from distmeta.core.types import Batch, Episode, Params
+from distmeta.methods.estimators.base import Estimator
 
 from .problems import (
     DISPLACEMENT,

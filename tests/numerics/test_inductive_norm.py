@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from distmeta.config import Phase
-from distmeta.learners.base import Learner
-from distmeta.learners.prototype import PrototypeLearner
+from distmeta.core.types import Episode, Params
+from distmeta.methods.learners.base import Learner
+from distmeta.methods.learners.prototype import PrototypeLearner
 from distmeta.models.base import Backbone
-from distmeta.types import Episode, Params
 
 from . import networks
 from .problems import WAY, classification, conv4, gradient, perturbed, single_tasks

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from distmeta.config import EngineConfig, Phase
-from distmeta.learners.base import Learner
+from distmeta.methods.learners.base import Learner
 from distmeta.models.base import Backbone
 
 from .problems import EXACT, FIRST_ORDER, classification, conv4, gradient, mlp, perturbed, update

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from distmeta.config import MlpConfig, Phase
-from distmeta.estimators.base import Estimator
-from distmeta.learners.prototype import PrototypeLearner
+from distmeta.core.types import Episode, Params
+from distmeta.methods.estimators.base import Estimator
+from distmeta.methods.learners.prototype import PrototypeLearner
 from distmeta.models import build_backbone
 from distmeta.models.base import Backbone
-from distmeta.types import Episode, Params
 
 from . import networks
 from .problems import (

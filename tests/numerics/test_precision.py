@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from distmeta.config import EngineConfig, Phase
+from distmeta.core.types import Params
 from distmeta.engine.precision import Matmul, allowed_policies, library_precision, products
-from distmeta.estimators.base import Estimator
-from distmeta.learners.base import Learner
-from distmeta.learners.prototype import PrototypeLearner
+from distmeta.methods.estimators.base import Estimator
+from distmeta.methods.learners.base import Learner
+from distmeta.methods.learners.prototype import PrototypeLearner
 from distmeta.models.base import Backbone
-from distmeta.types import Params
 
 from .problems import (
     DISPLACEMENT,

@@ -8,12 +8,12 @@ from itertools import product
 import pytest
 
 from distmeta.config import EngineConfig, Phase
-from distmeta.engine import compiled
-from distmeta.estimators import ESTIMATORS
-from distmeta.estimators.base import Estimator
-from distmeta.learners import LEARNERS
-from distmeta.learners.base import Learner
-from distmeta.learners.prototype import PrototypeLearner
+from distmeta.engine.graphs import compiled
+from distmeta.methods.estimators import ESTIMATORS
+from distmeta.methods.estimators.base import Estimator
+from distmeta.methods.learners import LEARNERS
+from distmeta.methods.learners.base import Learner
+from distmeta.methods.learners.prototype import PrototypeLearner
 from distmeta.models.base import Backbone
 
 from .problems import (

@@ -33,7 +33,7 @@ def test_the_configuration_needs_neither_torch_nor_ray(statement):
     "statement",
     [
         "from distmeta.runtime.executor import Executor",  # runs the package files of runtime/ and what they import
-        "import distmeta.program, distmeta.evaluate, distmeta.adapter, distmeta.train",
+        "import distmeta.program.program, distmeta.training.evaluate, distmeta.adapt.load, distmeta.training",
     ],
 )
 def test_ray_mlflow_and_deepspeed_are_loaded_only_when_used(statement):

@@ -12,35 +12,29 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# A unit is a module or folder right below distmeta/. It may import the units of the layers above its own line, and
-# those beside it as long as no cycle arises, except that peers know nothing of each other.
+# A unit is a folder right below distmeta/. It may import the units of the layers above its own line, and those beside
+# it as long as no cycle arises, except that peers know nothing of each other.
 LAYERS = (
-    ("errors", "home", "logs", "cluster_env"),
-    ("types",),
-    ("tensors",),
-    ("seeding",),
+    ("core",),
     ("config",),
-    ("data", "models", "tracking", "server", "runtime.executor"),
+    ("data", "models", "server", "tracking"),
     ("tasks",),
-    ("learners",),
-    ("estimators",),
-    ("methods", "algorithms", "engine", "scoring", "analysis", "checkpoint"),
-    ("program", "adapter", "artifacts"),
+    ("methods",),
+    ("engine",),
+    ("program", "analysis"),
+    ("checkpoint",),
     ("runtime",),
-    ("evaluate",),
-    ("train", "bench"),
+    ("adapt", "training"),
     ("cli",),
     ("__main__",),
 )
-PEERS = frozenset({"data", "models", "tracking", "server", "runtime.executor"})
+PEERS = frozenset({"data", "models", "server", "tracking"})
 LEVEL = {unit: level for level, layer in enumerate(LAYERS) for unit in layer}
 
-# Everyone below the runtime may name the executor's interface; that needs it to be almost free of imports.
-EXECUTOR_MAY_IMPORT = frozenset({"errors", "types"})
-# Stay usable where torch is not loaded, so they may import only each other.
-TORCH_FREE = frozenset({"errors", "home", "logs", "cluster_env", "seeding", "config", "data"})
+# Usable where torch is not loaded: they import only each other.
+TORCH_FREE = ("core.errors", "core.logs", "core.places", "core.seeding", "config", "data", "methods.presets")
 # MLflow runs this file as a script wherever the model is served, with the whole package installed.
-SCRIPTS = frozenset({"distmeta/tracking/pyfunc_model.py"})
+SCRIPTS = frozenset({"distmeta/adapt/pyfunc_model.py"})
 
 PICKLE_MODULES = frozenset({"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve"})
 UNSAFE_LOADS = frozenset(
@@ -72,9 +66,13 @@ def module_files(root: Path) -> dict[str, Path]:
 def unit_of(module: str) -> str | None:
     """The unit that a module belongs to; None for the package itself, whose names are looked up lazily."""
     parts = module.split(".")[1:]
-    if parts[:2] == ["runtime", "executor"]:
-        return "runtime.executor"
     return parts[0] if parts else None
+
+
+def torch_free(module: str) -> bool:
+    """Whether a module, or a module of `distmeta` that an import names, is one of `TORCH_FREE`."""
+    path = module.removeprefix("distmeta.")
+    return any(path == free or path.startswith(f"{free}.") for free in TORCH_FREE)
 
 
 def imports_of(root: Path) -> Iterator[Import]:
@@ -122,16 +120,14 @@ def layering_faults(root: Path) -> list[str]:
             continue
         if target not in LEVEL:
             faults.append(f"{found}: import it from the module that defines it")
+        elif torch_free(found.source) and not torch_free(found.target):
+            faults.append(f"{found}: {found.source} stays free of torch, {found.target} is not")
         elif source == target:
             continue
         elif LEVEL[target] > LEVEL[source]:
             faults.append(f"{found}: {target} comes after {source}")
         elif {source, target} <= PEERS:
             faults.append(f"{found}: {source} and {target} are peers")
-        elif source == "runtime.executor" and target not in EXECUTOR_MAY_IMPORT:
-            faults.append(f"{found}: the executor's interface imports only {sorted(EXECUTOR_MAY_IMPORT)}")
-        elif source in TORCH_FREE and target not in TORCH_FREE:
-            faults.append(f"{found}: {source} stays free of torch, {target} is not")
         elif LEVEL[target] == LEVEL[source]:
             beside.setdefault(source, set()).add(target)
     try:
@@ -146,10 +142,10 @@ def library_faults(root: Path) -> list[str]:
     for found in imports_of(root):
         library, unit, name = found.target.split(".")[0], unit_of(found.source), Path(found.file).name
         allowed = {
-            "ray": unit == "runtime" or found.file == "distmeta/cli/submit.py",
-            "mlflow": unit == "tracking",
+            "ray": found.file.startswith("distmeta/runtime/ray/") or found.file == "distmeta/cli/submit.py",
+            "mlflow": unit == "tracking" or found.file in SCRIPTS,
             "deepspeed": name.startswith("zero3"),
-            "torch": unit not in TORCH_FREE,
+            "torch": not torch_free(found.source),
         }
         if found.file == "distmeta/__init__.py":  # loaded with every part of the package
             allowed = dict.fromkeys(allowed, False)
@@ -203,8 +199,8 @@ def test_package(check):
 @pytest.mark.parametrize(
     ("check", "file", "source", "fault"),
     [
-        (layering_faults, "models/a.py", "from distmeta.train import run", "train comes after models"),
-        (layering_faults, "models/a.py", "def f():\n    import distmeta.train", "train comes after models"),
+        (layering_faults, "models/a.py", "from distmeta.training import run", "training comes after models"),
+        (layering_faults, "models/a.py", "def f():\n    import distmeta.training", "training comes after models"),
         (layering_faults, "models/a.py", "from ..tasks import base", "tasks comes after models"),
         (layering_faults, "models/a.py", "from distmeta import tasks", "tasks comes after models"),
         (layering_faults, "models/a.py", "from distmeta import RunConfig", "import it from the module"),
@@ -216,22 +212,22 @@ def test_package(check):
         ),
         (layering_faults, "models/a.py", "import distmeta.data.b", "are peers"),
         (layering_faults, "models/a.py", "import jobs.demo", "knows no job"),
-        (layering_faults, "config/a.py", "from distmeta.types import Params", "stays free of torch"),
-        (layering_faults, "runtime/executor.py", "import distmeta.tensors", "imports only"),
-        (layering_faults, "engine/a.py", "import distmeta.analysis", "a cycle of imports"),
+        (layering_faults, "config/a.py", "from distmeta.core.types import Params", "stays free of torch"),
+        (layering_faults, "core/seeding.py", "import distmeta.core.types", "stays free of torch"),
+        (layering_faults, "adapt/a.py", "import distmeta.training.a", "a cycle of imports"),
         (layering_faults, "extras.py", "", "has no place in LAYERS"),
-        (library_faults, "train.py", "import ray", "not the place for ray"),
+        (library_faults, "training/a.py", "import ray", "not the place for ray"),
         (library_faults, "runtime/executor.py", "import ray", "not the place for ray"),
         (library_faults, "cli/ui.py", "from mlflow import server", "not the place for mlflow"),
         (library_faults, "models/big.py", "import deepspeed.comm", "not the place for deepspeed"),
         (library_faults, "data/b.py", "def f():\n    from torch import nn", "not the place for torch"),
         (library_faults, "__init__.py", "import torch", "not the place for torch"),
-        (pickle_faults, "train.py", "import pickle", "no pickle"),
-        (pickle_faults, "train.py", "from torch import load", "no pickle"),
-        (pickle_faults, "train.py", "import torch as t\nt.load('x')", "no pickle"),
-        (pickle_faults, "train.py", "import yaml\nyaml.load('x', yaml.Loader)", "no pickle"),
-        (pickle_faults, "train.py", "import yaml\nclass L(yaml.Loader): ...\nyaml.load('x', L)", "no pickle"),
-        (pickle_faults, "train.py", "import numpy as np\nnp.load('x', allow_pickle=True)", "allows pickle"),
+        (pickle_faults, "training/a.py", "import pickle", "no pickle"),
+        (pickle_faults, "training/a.py", "from torch import load", "no pickle"),
+        (pickle_faults, "training/a.py", "import torch as t\nt.load('x')", "no pickle"),
+        (pickle_faults, "training/a.py", "import yaml\nyaml.load('x', yaml.Loader)", "no pickle"),
+        (pickle_faults, "training/a.py", "import yaml\nclass L(yaml.Loader): ...\nyaml.load('x', L)", "no pickle"),
+        (pickle_faults, "training/a.py", "import numpy as np\nnp.load('x', allow_pickle=True)", "allows pickle"),
     ],
 )
 def test_faults_are_found(tmp_path, check, file, source, fault):
@@ -245,29 +241,31 @@ def test_a_clean_tree_has_no_faults(tmp_path):
     _synthetic_tree(
         tmp_path,
         {
-            "runtime/local.py": "import ray\nfrom distmeta.program import run\nfrom distmeta import __version__",
-            "program.py": "import yaml\nfrom distmeta.runtime.executor import Executor\nyaml.safe_load('1')",
+            "runtime/ray/actor.py": "import ray\nimport distmeta.program.program\nfrom distmeta import __version__",
+            "training/a.py": "import yaml\nfrom distmeta.runtime.executor import Executor\nyaml.safe_load('1')",
             "models/zero3_linear.py": "import deepspeed\nimport torch\nfrom . import a",
-            "tracking/pyfunc_model.py": "import mlflow\nfrom distmeta.adapter import load",
+            "adapt/pyfunc_model.py": "import mlflow\nfrom distmeta.adapt.load import load",
             "config/a.py": "import yaml\nclass L(yaml.SafeLoader): ...\nyaml.load('1', L)",
-            "data/b.py": "import numpy as np\nfrom distmeta.seeding import mix\nnp.load('x', allow_pickle=False)",
+            "data/b.py": "import numpy as np\nfrom distmeta.core.seeding import mix\nnp.load('x', allow_pickle=False)",
         },
     )
     assert [fault for check in (layering_faults, library_faults, pickle_faults) for fault in check(tmp_path)] == []
 
 
 def _synthetic_tree(root: Path, changes: dict[str, str]) -> None:
-    """A small package in the real one's shape. `analysis` already imports `engine`, so the way back is a cycle."""
+    """A small package in the real one's shape. `training` already imports `adapt`, so the way back is a cycle."""
     sources = {
         "__init__.py": "",
-        "types.py": "import torch",
+        "core/types.py": "import torch",
         "config/a.py": "",
+        "core/seeding.py": "",
         "data/b.py": "",
         "models/a.py": "",
         "tasks/base.py": "",
         "engine/a.py": "",
-        "analysis/a.py": "import distmeta.engine.a",
-        "train.py": "",
+        "program/program.py": "",
+        "adapt/load.py": "",
+        "training/a.py": "import distmeta.adapt.load",
         "runtime/__init__.py": "",
         **changes,
     }

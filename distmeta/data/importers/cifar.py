@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from distmeta.core.errors import UserError
 from distmeta.data.importers.base import ClassData, Importer, ImportOptions
 from distmeta.data.importers.decode import decode_images
 from distmeta.data.manifest import Source, file_sha256
 from distmeta.data.splits import by_name
-from distmeta.errors import UserError
 
 TABLE_NAME, CLASSES_NAME = "cifar100.parquet", "classes.json"
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
 
 _CHUNK = 256  # images of one pool job: large enough to hide the cost of a job
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from distmeta.core.errors import UserError
 from distmeta.data.importers.base import ClassData, Importer, ImportOptions
 from distmeta.data.importers.decode import decode_images
 from distmeta.data.manifest import Source
 from distmeta.data.splits import fractions
-from distmeta.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"})
 

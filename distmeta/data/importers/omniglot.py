@@ -11,11 +11,11 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from distmeta.core.errors import UserError
 from distmeta.data.importers.base import ClassData, Importer, ImportOptions
 from distmeta.data.importers.decode import decode_images
 from distmeta.data.manifest import Source, file_sha256
 from distmeta.data.splits import OMNIGLOT_CLASSES, fractions, omniglot
-from distmeta.errors import UserError
 
 ZIP_NAMES = ("images_background.zip", "images_evaluation.zip")
 DEFAULT_SIZE = 28

@@ -16,12 +16,12 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
+from distmeta.core.errors import UserError, nearest
 from distmeta.data.importers.base import ClassData, Importer, ImportOptions
 from distmeta.data.importers.decode import decode_images
 from distmeta.data.manifest import Source, file_sha256
 from distmeta.data.splits import fractions
 from distmeta.data.store import Examples
-from distmeta.errors import UserError, nearest
 
 
 def read_table(source: Path, options: ImportOptions) -> ClassData:

@@ -11,7 +11,7 @@ import pytest
 
 from distmeta.cli import packing
 from distmeta.cli.packing import collect, write_package
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
 
 SENT = ["jobs/waves.py", "notes/data/table.csv", "pictures/one.png", "run.yaml"]
 KEPT = [
@@ -106,7 +106,7 @@ def test_the_same_files_make_the_same_package(folder: Path, tmp_path: Path) -> N
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "one.zip") as archive:
         assert archive.read("run.yaml") == b"run.yaml"
-        assert "distmeta/errors.py" in archive.namelist()
+        assert "distmeta/core/errors.py" in archive.namelist()
 
 
 def test_a_package_that_ray_would_refuse_is_refused_here(

@@ -20,7 +20,7 @@ from distmeta.config import (
     TrackingConfig,
 )
 from distmeta.config.load import load_config, to_yaml
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
 
 JOB = """
 from dataclasses import dataclass

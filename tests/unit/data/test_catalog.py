@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distmeta.core.errors import UserError
+from distmeta.core.places import data_home
 from distmeta.data import catalog
 from distmeta.data.catalog import import_store, list_stores, open_store
 from distmeta.data.importers import ImportOptions
 from distmeta.data.store import ClassStore
-from distmeta.errors import UserError
-from distmeta.home import data_home
 
 
 def test_home_follows_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from distmeta.cli.data import app
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
 
 
 def _run(*arguments: str | Path) -> dict[str, Any]:

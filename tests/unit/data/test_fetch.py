@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from distmeta.core.errors import UserError
 from distmeta.data.fetch import REMOTE, RemoteData, RemoteFile, fetch
-from distmeta.errors import UserError
 
 _CONTENT = b"raw data" * 1000
 

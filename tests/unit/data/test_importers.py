@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from distmeta.core.errors import UserError
 from distmeta.data.catalog import import_store
 from distmeta.data.importers import ImportOptions
-from distmeta.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("home")
 Png = Callable[..., bytes]

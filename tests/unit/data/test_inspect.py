@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from distmeta.core.errors import UserError
 from distmeta.data.inspect import contact_sheet, summary
 from distmeta.data.store import ClassStore, write_store
-from distmeta.errors import UserError
 
 
 def test_summary_of_images(store: ClassStore) -> None:

@@ -6,8 +6,8 @@ from itertools import chain
 
 import pytest
 
+from distmeta.core.errors import UserError
 from distmeta.data import splits
-from distmeta.errors import UserError
 
 
 def test_omniglot_has_the_sizes_of_the_maml_paper() -> None:

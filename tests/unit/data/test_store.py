@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from distmeta.core.errors import UserError
 from distmeta.data import store as store_module
 from distmeta.data.store import ClassStore, write_store
-from distmeta.errors import UserError
 
 
 def test_images_come_back_as_they_were_written(store: ClassStore, pixels: npt.NDArray[np.uint8]) -> None:

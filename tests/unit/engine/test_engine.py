@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from distmeta.core.types import Batch, Episode, Term
 from distmeta.engine.engine import chunks
 from distmeta.engine.lifts import LIFTS
-from distmeta.types import Batch, Episode, Term
 
 
 @pytest.fixture

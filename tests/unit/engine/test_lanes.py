@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from distmeta.config import EngineConfig, Phase
+from distmeta.core.types import Params
 from distmeta.engine.engine import Engine
 from distmeta.engine.lanes import Lanes
-from distmeta.types import Params
 
 from ...numerics.problems import EXACT, as_type, classification, conv4, gradient, perturbed
 

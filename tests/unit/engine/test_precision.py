@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.func import grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from distmeta.core.errors import UserError
 from distmeta.engine.precision import Matmul, allowed_policies, check_policy, library_precision, products
-from distmeta.errors import UserError
 
 needs_bf16 = pytest.mark.skipif("bf16" not in allowed_policies("cpu"), reason="this processor has no bfloat16 products")
 

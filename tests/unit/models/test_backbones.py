@@ -7,7 +7,7 @@ import torch
 
 from distmeta.config import Conv4Config, MlpConfig
 from distmeta.config.models import ModelConfig
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
 from distmeta.models import BACKBONES, build_backbone
 
 ROWS: dict[str, tuple[ModelConfig, tuple[int, ...], int]] = {

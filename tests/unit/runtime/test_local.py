@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from distmeta.config import RuntimeConfig
+from distmeta.core.types import Snapshot
 from distmeta.runtime import build_executor
-from distmeta.runtime.actor import Whereabouts, WorkerActor
+from distmeta.runtime.ray.actor import Whereabouts, WorkerActor
 from distmeta.runtime.wire import encode_snapshot
 from distmeta.runtime.worker import Worker
-from distmeta.types import Snapshot
 
 from ...fakes import FakeRecipe, make_params, make_shards
 

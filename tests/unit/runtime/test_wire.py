@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from distmeta.core.types import Params, Report, Snapshot, Update
+from distmeta.runtime.compression import Compressor, Kind, decompress
 from distmeta.runtime.wire import (
     ALIGNMENT,
     LARGE,
@@ -24,8 +26,6 @@ from distmeta.runtime.wire import (
     encode_snapshot,
     encode_value,
 )
-from distmeta.server.compression import Compressor, Kind, decompress
-from distmeta.types import Params, Report, Snapshot, Update
 
 from ...fakes import bits, make_params
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from distmeta.config import OuterConfig
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
+from distmeta.core.tensors import cloned, digest, global_norm
+from distmeta.core.types import Params
 from distmeta.server.outer import OuterOptimizer, check_optimizer, learning_rate, optimizers, parameter_of
-from distmeta.tensors import cloned, digest, global_norm
-from distmeta.types import Params
 
 
 def make_params(dtype: torch.dtype = torch.float32) -> Params:

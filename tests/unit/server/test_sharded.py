@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from distmeta.config import OuterConfig
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
+from distmeta.core.tensors import digest
+from distmeta.core.types import Params, Report, Update
 from distmeta.server.base import StepError, Verdict
 from distmeta.server.outer import State, optimizers
-from distmeta.server.parameter_server import ParameterServer
 from distmeta.server.sharded import ShardedServer, partition
+from distmeta.server.synchronous import ParameterServer
 from distmeta.server.tree import FAN_IN, sum_group
-from distmeta.tensors import digest
-from distmeta.types import Params, Report, Update
 
 SHAPES = {"head.weight": (64, 9), "body.weight": (5, 7), "body.bias": (7,), "scale": (), "norm": (33,), "empty": (0,)}
 

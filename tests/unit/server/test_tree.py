@@ -7,9 +7,9 @@ import random
 import pytest
 import torch
 
+from distmeta.core.tensors import digest
+from distmeta.core.types import Update
 from distmeta.server.tree import FAN_IN, Tree, sum_group
-from distmeta.tensors import digest
-from distmeta.types import Update
 
 SHAPES = {"weight": (5, 7), "bias": (7,), "scale": ()}
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from distmeta.config.tasks import GlyphTasks
-from distmeta.seeding import bits
+from distmeta.core.seeding import bits
+from distmeta.core.types import Episode
 from distmeta.tasks.drawing import draw
 from distmeta.tasks.glyphs import BANK_CLASSES, GlyphSource, class_seeds
-from distmeta.types import Episode
 
 
 def source_of(**fields: object) -> GlyphSource:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from distmeta.config.tasks import SinusoidTasks
+from distmeta.core.types import Episode, Shard, TaskSpec
 from distmeta.tasks import Prefetcher
 from distmeta.tasks.base import TaskSource
 from distmeta.tasks.sinusoid import SinusoidSource
-from distmeta.types import Episode, Shard, TaskSpec
 
 WAIT_S = 10.0
 

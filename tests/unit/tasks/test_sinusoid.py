@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distmeta.config.tasks import SinusoidTasks
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
 from distmeta.tasks.sinusoid import SinusoidSource, waves
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TasksConfig
+from distmeta.core.types import Episode
 from distmeta.data.store import ClassStore
 from distmeta.tasks import SOURCES, TaskSource, build_source
-from distmeta.types import Episode
 
 FEW_SHOT = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 4}
 CONFIGS: dict[str, Callable[[str], TasksConfig]] = {

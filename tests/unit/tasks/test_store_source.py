@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from distmeta.config.tasks import StoreTasks
+from distmeta.core.errors import UserError
+from distmeta.core.types import Batch
 from distmeta.data.store import ClassStore
-from distmeta.errors import UserError
 from distmeta.tasks import build_source
 from distmeta.tasks.images import StoreSource
-from distmeta.types import Batch
 
 STEPS = 12
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from distmeta.config.run import TrackingConfig
+from distmeta.config.tracking import TrackingConfig
 from distmeta.tracking import MlflowTracker, NullTracker, build_tracker
 
 
@@ -27,7 +27,7 @@ def test_the_null_tracker_keeps_nothing(tmp_path: Path) -> None:
 def test_building_a_tracker_loads_and_opens_nothing(tmp_path: Path) -> None:
     assert isinstance(build_tracker(TrackingConfig()), MlflowTracker)
     code = (
-        "import sys, distmeta.tracking as t; from distmeta.config.run import TrackingConfig as C; t.build_tracker(C());"
+        "import sys, distmeta.tracking as t; from distmeta.config import TrackingConfig as C; t.build_tracker(C());"
         "import distmeta.tracking.plots, distmeta.tracking.ui;"
         "assert not {'mlflow', 'matplotlib', 'torch', 'ray'} & set(sys.modules), sorted(sys.modules)"
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from distmeta.cli.ui import ui
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
 from distmeta.tracking.ui import MlflowServer
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distmeta.errors import UserError
+from distmeta.core.errors import UserError
 from distmeta.tracking.uris import (
     artifact_folder,
     inner_path,

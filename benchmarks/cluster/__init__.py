@@ -1,0 +1,1 @@
+"""What a step costs besides computing: server, workers, stragglers."""

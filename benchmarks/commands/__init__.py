@@ -1,0 +1,30 @@
+"""`distmeta bench`: measure the engine and the server on this machine."""
+
+from __future__ import annotations
+
+import typer
+
+from benchmarks.commands import cluster, engine
+
+_EXAMPLES = """\b
+Examples:
+  distmeta bench engine --rows sine_25x1,conv4_5w1s_1q_5
+  distmeta bench engine --memory --out bench
+  distmeta bench memory --steps 5,10 --way 5 --shots 1
+  distmeta bench data --json
+  distmeta bench server --workers 2,8,32 --payload 20
+  distmeta bench scale --max-workers 1000 --out bench
+"""
+
+app = typer.Typer(
+    name="bench",
+    no_args_is_help=True,
+    epilog=_EXAMPLES,
+    help="Measure the engine on this machine, beside higher, torchopt and a plain loop; and the server.\n\n"
+    "higher and torchopt come with `pip install 'distmeta[dev]'`; without them their columns are left out.",
+)
+app.command("engine", help=engine.ENGINE_HELP)(engine.engine)
+app.command("memory")(engine.memory)
+app.command("data")(engine.data)
+app.command("server")(cluster.server)
+app.command("scale")(cluster.scale)

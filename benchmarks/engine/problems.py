@@ -1,0 +1,110 @@
+"""What the benchmarks compute: one outer step's meta-gradient of a method on a network, by name.
+
+Every problem is a run's configuration, made of the public presets. The images are drawn characters, so that nothing has
+to be at hand; what is in a picture does not change how long its gradient takes. Imports no torch.
+
+Names of the conv4 problems: ways `w`, shots `s`, queries per class `q`, inner steps. All of them have 64 filters and
+strides of 2 on 28x28 grey images, as MAML has on Omniglot (Finn et al. 2017, arXiv 1703.03400).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from distmeta.config import AlgorithmConfig, GradientConfig, RunConfig
+from distmeta.config.models import Conv4Config, MlpConfig, ModelConfig
+from distmeta.config.tasks import GlyphTasks, SinusoidTasks, TasksConfig
+from distmeta.core.errors import UserError, nearest
+from distmeta.methods import anil, maml, protonet, reptile
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One row of the benchmark.
+
+    Attributes:
+        name: The row's name.
+        about: What it is, in a few words.
+        config: Tasks, network and method; `train.tasks_per_step` is the number of tasks T.
+    """
+
+    name: str
+    about: str
+    config: RunConfig
+
+    @property
+    def num_tasks(self) -> int:
+        """T."""
+        return self.config.train.tasks_per_step
+
+    def resized(self, tasks: int | None = None, device: str = "cpu") -> Problem:
+        """The same with T tasks (None leaves their number), on a device."""
+        train = self.config.train.model_copy(update={"tasks_per_step": tasks or self.num_tasks})
+        runtime = self.config.runtime.model_copy(update={"device": device})
+        return replace(self, config=self.config.model_copy(update={"train": train, "runtime": runtime}))
+
+
+def problem(
+    name: str, about: str, tasks: TasksConfig, model: ModelConfig, algorithm: AlgorithmConfig, num_tasks: int
+) -> Problem:
+    """Make a problem of its parts.
+
+    Raises:
+        ValidationError: They do not fit.
+    """
+    values = {"tasks": tasks, "model": model, "algorithm": algorithm, "train": {"tasks_per_step": num_tasks}}
+    return Problem(name, about, RunConfig.model_validate({"name": name, **values}))
+
+
+def images(way: int, shots: int, queries: int, size: int = 28) -> GlyphTasks:
+    """Few-shot tasks on drawn characters."""
+    return GlyphTasks(way=way, shots=shots, queries=queries, size=size)
+
+
+def with_steps(config: RunConfig, steps: int) -> RunConfig:
+    """The same with another number of inner steps in every phase; learners without inner steps stay as they are."""
+    learner = config.algorithm.learner
+    if not isinstance(learner, GradientConfig):
+        return config
+    phases = tuple(phase.model_copy(update={"steps": steps}) for phase in learner.phases)
+    algorithm = config.algorithm.model_copy(update={"learner": learner.model_copy(update={"phases": phases})})
+    return config.model_copy(update={"algorithm": algorithm})
+
+
+_SINE, _MLP, _CONV4 = SinusoidTasks(), MlpConfig(hidden=(40, 40)), Conv4Config()
+_ROWS = (
+    problem("sine_100x5", "MAML, MLP 1-40-40-1, 100 tasks, 5 steps", _SINE, _MLP, maml(lr=0.01, steps=5), 100),
+    problem("sine_25x1", "MAML, MLP 1-40-40-1, 25 tasks, 1 step", _SINE, _MLP, maml(lr=0.01), 25),
+    problem("conv4_5w1s_15q_1", "MAML, 5-way 1-shot, 15 queries, 1 step", images(5, 1, 15), _CONV4, maml(), 32),
+    problem("conv4_5w1s_1q_5", "MAML, 5-way 1-shot, 1 query, 5 steps", images(5, 1, 1), _CONV4, maml(steps=5), 32),
+    problem(
+        "conv4_20w5s_5q_5",
+        "MAML, 20-way 5-shot, 5 queries, 5 steps",
+        images(20, 5, 5),
+        _CONV4,
+        maml(lr=0.1, steps=5),
+        4,
+    ),
+    problem("protonet_conv4", "ProtoNet, 20-way 1-shot, 5 queries", images(20, 1, 5), _CONV4, protonet(), 16),
+    problem("anil_conv4", "ANIL, 5-way 1-shot, 15 queries, 5 steps of the head", images(5, 1, 15), _CONV4, anil(), 32),
+    problem(
+        "reptile_conv4",
+        "Reptile, 5-way, 10 training shots, 5 Adam steps of 10",
+        images(5, 10, 1),
+        _CONV4,
+        reptile(),
+        5,
+    ),
+)
+PROBLEMS: dict[str, Problem] = {row.name: row for row in _ROWS}
+
+
+def find_problem(name: str, where: str) -> Problem:
+    """Look a problem up.
+
+    Raises:
+        UserError: There is none of this name; `where` is the option that names it.
+    """
+    if name not in PROBLEMS:
+        raise UserError(f"unknown row '{name}'", where=where, allowed=nearest(name, PROBLEMS))
+    return PROBLEMS[name]

@@ -1,0 +1,5 @@
+"""Using a trained learner: adapt to a few examples, then predict."""
+
+from distmeta.adapt.load import AdaptableLearner, Predictor, load
+
+__all__ = ["AdaptableLearner", "Predictor", "load"]

@@ -1,0 +1,1 @@
+"""Data types, tensors, random numbers, errors, logs and places. Imports nothing else of the package."""

@@ -1,0 +1,1 @@
+"""Meta-gradients as compiled graphs."""

@@ -1,0 +1,73 @@
+"""From a configuration to a working method: learner x estimator over a backbone that fits the tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from distmeta.config import Conv4Config, RunConfig
+from distmeta.methods.estimators import build_estimator
+from distmeta.methods.estimators.base import Estimator
+from distmeta.methods.learners import build_learner
+from distmeta.methods.learners.base import Learner
+from distmeta.models import build_backbone
+from distmeta.tasks.base import TaskSignature
+
+TRANSDUCTIVE, INDUCTIVE = "transductive", "inductive"
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A method, ready to run.
+
+    Attributes:
+        learner: How training tasks are adapted.
+        estimator: How the outer signal is computed.
+        evaluators: How evaluation tasks are adapted, by protocol: `transductive` (query statistics in batch norm),
+            `inductive` (support statistics). Networks without batch norm have the inductive protocol alone.
+    """
+
+    learner: Learner
+    estimator: Estimator
+    evaluators: dict[str, Learner]
+
+
+def dtype_of(config: RunConfig) -> torch.dtype:
+    """The floating-point type of a run."""
+    return {"float32": torch.float32, "float64": torch.float64}[config.engine.dtype]
+
+
+def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
+    """Make what a configuration names.
+
+    Raises:
+        UserError: A name is unknown, or the network does not fit the tasks.
+    """
+    settings, dtype = config.algorithm, dtype_of(config)
+    train_backbone = build_backbone(config.model, tasks.input_shape, tasks.num_train_outputs, dtype)
+    learner = build_learner(settings.learner, train_backbone, tasks.objective, evaluating=False)
+    return Algorithm(learner, build_estimator(settings.estimator), build_evaluators(config, tasks))
+
+
+def build_evaluators(config: RunConfig, tasks: TaskSignature) -> dict[str, Learner]:
+    """The learner of evaluation tasks under each protocol that the network knows."""
+    model = config.model
+    norms = {TRANSDUCTIVE: "batch", INDUCTIVE: "support"} if isinstance(model, Conv4Config) else {INDUCTIVE: None}
+    variants = {
+        protocol: model if norm is None else model.model_copy(update={"norm": norm}) for protocol, norm in norms.items()
+    }
+    return {
+        protocol: build_learner(
+            config.algorithm.learner,
+            build_backbone(variant, tasks.input_shape, tasks.num_outputs, dtype_of(config)),
+            tasks.objective,
+            evaluating=True,
+        )
+        for protocol, variant in variants.items()
+    }
+
+
+def protocol_of(config: RunConfig) -> str:
+    """The protocol a run is judged by: the one it trains under."""
+    return TRANSDUCTIVE if isinstance(config.model, Conv4Config) and config.model.norm == "batch" else INDUCTIVE

@@ -1,0 +1,32 @@
+"""The outer loss of one task: a weighted sum of its query terms."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distmeta.core.types import Episode, Params
+from distmeta.methods.estimators.base import Metrics
+from distmeta.methods.learners.base import Fast, Learner
+from distmeta.methods.objectives import find_objective
+
+
+def outer_loss(learner: Learner, meta: Params, fast: Fast, episode: Episode) -> tuple[Tensor, Metrics]:
+    """Weighted sum of the query terms, and the metrics of them: `loss` and what the objectives report."""
+    total: Tensor | None = None
+    metrics: Metrics = {}
+    for i, term in enumerate(episode.query):
+
+        def forward(inputs: Tensor, adapted: bool = term.adapted) -> Tensor:
+            return learner.predict(meta, fast, episode.support, inputs) if adapted else learner.forward(meta, inputs)
+
+        value, found = find_objective(term.objective, f"query term {i}")(forward, term.batch)
+        total = term.weight * value if total is None else total + term.weight * value
+        prefix = f"term{i}/" if i else ""
+        metrics |= {prefix + name: metric.detach() for name, metric in found.items()}
+    assert total is not None, "an episode has at least one query term"
+    return total, {"loss": total.detach(), **metrics}
+
+
+def needs_adaptation(episode: Episode) -> bool:
+    """True if some query term scores the adapted state."""
+    return any(term.adapted for term in episode.query)

@@ -1,0 +1,30 @@
+"""How one task is adapted. A new learner is a class and a row of `LEARNERS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distmeta.config.algorithm import GradientConfig, LearnerConfig, PrototypeConfig
+from distmeta.methods.learners.base import Learner
+from distmeta.methods.learners.gradient import GradientLearner
+from distmeta.methods.learners.prototype import PrototypeLearner
+from distmeta.models.base import Backbone
+
+LearnerFactory = Callable[[Any, Backbone, str, bool], Learner]
+
+
+def _gradient(config: GradientConfig, backbone: Backbone, objective: str, evaluating: bool) -> Learner:
+    return GradientLearner(config, backbone, objective, evaluating=evaluating)
+
+
+def _prototype(config: PrototypeConfig, backbone: Backbone, objective: str, evaluating: bool) -> Learner:
+    return PrototypeLearner(backbone, backbone.num_outputs)
+
+
+LEARNERS: dict[str, LearnerFactory] = {"gradient": _gradient, "prototype": _prototype}
+
+
+def build_learner(config: LearnerConfig, backbone: Backbone, objective: str, *, evaluating: bool) -> Learner:
+    """Make the learner that a configuration names, for training or for evaluation."""
+    return LEARNERS[config.kind](config, backbone, objective, evaluating)

@@ -1,0 +1,49 @@
+"""What inner and outer loops minimise. Inner phases and outer terms take their objectives from the same table.
+
+An objective receives the forward function, not its outputs: some score transformed inputs (rotation prediction), some
+re-score actions. It returns the loss and whatever else is worth reporting, all scalars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distmeta.core.errors import UserError, nearest
+from distmeta.core.types import Batch
+
+Forward = Callable[[Tensor], Tensor]
+Objective = Callable[[Forward, Batch], tuple[Tensor, dict[str, Tensor]]]
+
+
+def cross_entropy(forward: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean cross-entropy of [B, O] logits against int64 targets [B]; reports `accuracy`."""
+    assert batch.targets is not None
+    logits = forward(batch.inputs)
+    loss = F.cross_entropy(logits, batch.targets)
+    return loss, {"accuracy": (logits.argmax(-1) == batch.targets).to(logits.dtype).mean()}
+
+
+def mse(forward: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean squared error of [B, O] outputs against targets [B, O]."""
+    assert batch.targets is not None
+    return F.mse_loss(forward(batch.inputs), batch.targets), {}
+
+
+def entropy(forward: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean entropy of the predicted distribution over classes; needs no targets (TENT, Wang et al. 2021)."""
+    log_p = torch.log_softmax(forward(batch.inputs), dim=-1)
+    return -(log_p.exp() * log_p).sum(-1).mean(), {}
+
+
+OBJECTIVES: dict[str, Objective] = {"cross_entropy": cross_entropy, "mse": mse, "entropy": entropy}
+
+
+def find_objective(name: str, where: str) -> Objective:
+    """Look an objective up by name; `where` is the configuration field that names it."""
+    if name not in OBJECTIVES:
+        raise UserError(f"unknown objective '{name}'", where=where, allowed=nearest(name, OBJECTIVES))
+    return OBJECTIVES[name]

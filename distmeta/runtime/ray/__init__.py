@@ -1,0 +1,1 @@
+"""The executor over Ray actors: the one place, besides job submission, that imports Ray."""

@@ -1,0 +1,112 @@
+"""Evaluate a checkpoint on unseen tasks, on the same executors that train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from distmeta import checkpoint as checkpoints
+from distmeta.config import EngineConfig
+from distmeta.config.load import change
+from distmeta.core.types import Shard, Snapshot
+from distmeta.methods.build import protocol_of
+from distmeta.program.program import EVALUATE, MetaProgram, MetaRecipe, kind_of
+from distmeta.program.scoring import Score, headline, summarise
+from distmeta.runtime import build_executor
+from distmeta.runtime.executor import Executor
+from distmeta.tasks.base import TaskSource
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Scores of a checkpoint.
+
+    Attributes:
+        checkpoint: Where it lies.
+        step: Outer steps that made it.
+        split: Tasks it was scored on.
+        protocol: The protocol it was trained under, which is the headline.
+        scores: Every metric under every protocol.
+    """
+
+    checkpoint: str
+    step: int
+    split: str
+    protocol: str
+    scores: tuple[Score, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object."""
+        return {
+            "checkpoint": self.checkpoint,
+            "step": self.step,
+            "split": self.split,
+            "result": headline(self.scores, self.protocol).to_json(),
+            "scores": [score.to_json() for score in self.scores],
+        }
+
+    def rows(self) -> list[dict[str, str]]:
+        """A table: one row for each metric, protocol and number of inner steps."""
+        return [
+            {
+                "protocol": score.protocol,
+                "metric": score.metric,
+                "inner steps": str(point),
+                "mean": f"{mean:.4f}",
+                "95% interval": f"± {half:.4f}",
+            }
+            for score in self.scores
+            for point, mean, half in zip(score.points, score.mean, score.interval, strict=True)
+        ]
+
+
+def evaluate(
+    path: str,
+    *,
+    which: Literal["latest", "best"] = "latest",
+    split: str = "test",
+    tasks: int = 600,
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+) -> EvaluationResult:
+    """Score a checkpoint before adaptation and after each inner step.
+
+    Args:
+        path: A checkpoint, or a run's folder.
+        which: Which checkpoint of the folder.
+        split: `train`, `val` or `test`.
+        tasks: How many.
+        seed: Seed of the tasks; None takes the run's.
+        overrides: Changes of the run's configuration, `field=value` (for example `tasks.shots=5`).
+
+    Raises:
+        UserError: There is no sound checkpoint, or the changes do not fit it.
+    """
+    found = checkpoints.load(path, which)
+    config = change(found.config, overrides)
+    if seed is not None:
+        config = config.model_copy(update={"seed": seed})
+    program = MetaProgram(config)
+    executor = build_executor(config.runtime, MetaRecipe.of(config))
+    try:
+        shards = make_shards(program.source, split, 0, tasks, config.runtime.shard_size)
+        scores = evaluate_shards(executor, config.engine, Snapshot(found.step, found.averaged), shards)
+    finally:
+        executor.close()
+    return EvaluationResult(found.path, found.step, split, protocol_of(config), tuple(scores))
+
+
+def make_shards(source: TaskSource, split: str, step: int, count: int, shard_size: int) -> tuple[Shard, ...]:
+    """Cut a step's tasks into shards of fixed size, the last one possibly smaller."""
+    specs = source.specs(split, step, count)
+    begins = range(0, count, shard_size)
+    return tuple(Shard(index, specs[begin : begin + shard_size]) for index, begin in enumerate(begins))
+
+
+def evaluate_shards(
+    executor: Executor, engine: EngineConfig, snapshot: Snapshot, shards: Sequence[Shard]
+) -> list[Score]:
+    """Score shards on the workers; the summary does not depend on the order in which they come back."""
+    values = {result.shard: result.value for result in executor.map(kind_of(EVALUATE, engine), snapshot, shards)}
+    return summarise([values[shard.index] for shard in shards])

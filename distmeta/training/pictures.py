@@ -1,0 +1,136 @@
+"""Pictures of a finished run: its adaptation curve, and sample test tasks with what was predicted for them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import fsspec
+import torch
+
+from distmeta.core.types import Batch, Episode, Params
+from distmeta.methods.learners.base import Learner
+from distmeta.program.program import MetaProgram
+from distmeta.program.scoring import Score
+from distmeta.tracking import plots
+from distmeta.tracking.base import Tracker
+
+NUM_SAMPLES = 3
+FOLDER = "pictures"
+
+
+def keep_pictures(
+    program: MetaProgram, params: Params, scores: Sequence[Score], protocol: str, tracker: Tracker, folder: Path | None
+) -> list[Path]:
+    """Draw what the run learned, keep the pictures with the tracker, and in `folder` if there is one.
+
+    Args:
+        program: Its tasks and learners.
+        params: The meta-parameters that were evaluated.
+        scores: The evaluation; without one there is no adaptation curve.
+        protocol: The protocol to draw sample tasks under.
+        tracker: Where the pictures go.
+        folder: A local folder that keeps a copy.
+
+    Returns:
+        The pictures in `folder`.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        kept = folder or Path(scratch)
+        kept.mkdir(parents=True, exist_ok=True)
+        pictures = []
+        if scores:
+            pictures.append(_draw_curve(kept / "adaptation_curve.png", scores))
+        source = program.source
+        episode = source.episodes(source.specs("test", 0, NUM_SAMPLES))
+        learner = program.algorithm.evaluators[protocol]
+        draw = _draw_images if source.objective == "cross_entropy" else _draw_fits
+        pictures.append(draw(kept / "sample_tasks.png", learner, params, episode))
+        for picture in pictures:
+            tracker.artifact(picture, FOLDER)
+    return pictures if folder else []
+
+
+@contextmanager
+def local_folder(url: str) -> Iterator[Path]:
+    """The folder at an fsspec URL as a local path; what is remote is copied for the time being."""
+    files, path = fsspec.core.url_to_fs(url)
+    if "file" in ([files.protocol] if isinstance(files.protocol, str) else files.protocol):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch) / Path(path).name
+        files.get(path, str(target), recursive=True)
+        yield target
+
+
+def _draw_curve(path: Path, scores: Sequence[Score]) -> Path:
+    metric = "accuracy" if any(score.metric == "accuracy" for score in scores) else "loss"
+    chosen = [score for score in scores if score.metric == metric]
+    plots.adaptation_curve(
+        path,
+        {score.protocol: (score.points, score.mean, score.interval) for score in chosen},
+        ylabel=metric,
+        title=f"{chosen[0].tasks} unseen tasks, 95% intervals",
+    )
+    return path
+
+
+def _draw_images(path: Path, learner: Learner, params: Params, episode: Episode) -> Path:
+    batch = episode.query[0].batch
+    assert episode.support.targets is not None and batch.targets is not None
+    predictions = []
+    with torch.no_grad():
+        for task in _tasks(episode):
+            fast = learner.adapt(params, task.support)
+            outputs = learner.predict(params, fast, task.support, task.query[0].batch.inputs)
+            predictions.append(outputs.argmax(-1))
+    plots.sample_tasks(
+        path,
+        support_images=episode.support.inputs.numpy(),
+        support_labels=episode.support.targets.numpy(),
+        query_images=batch.inputs.numpy(),
+        query_labels=batch.targets.numpy(),
+        predictions=torch.stack(predictions).numpy(),
+    )
+    return path
+
+
+def _draw_fits(path: Path, learner: Learner, params: Params, episode: Episode) -> Path:
+    """Regression on one number: the true curve and the fit before and after adaptation."""
+    fits = []
+    for task in _tasks(episode):
+        support, query = task.support, task.query[0].batch
+        assert support.targets is not None and query.targets is not None
+        grid, order = query.inputs.sort(dim=0)
+        with torch.no_grad():
+            predictions = _predictions(learner, params, support, grid)
+        fits.append(
+            plots.Fit(
+                support=(support.inputs[:, 0].numpy(), support.targets[:, 0].numpy()),
+                truth=(grid[:, 0].numpy(), query.targets[order[:, 0], 0].numpy()),
+                grid=grid[:, 0].numpy(),
+                predictions={steps: values[:, 0].numpy() for steps, values in predictions.items()},
+            )
+        )
+    plots.regression_fits(path, fits)
+    return path
+
+
+def _tasks(episode: Episode) -> Iterator[Episode]:
+    """The tasks of a shard, one by one."""
+    for t in range(episode.num_tasks):
+        yield episode.map(lambda tensor, t=t: tensor[t])  # type: ignore[misc]
+
+
+def _predictions(learner: Learner, params: Params, support: Batch, grid: torch.Tensor) -> dict[int, torch.Tensor]:
+    """Predictions on the grid after 0, 1 and all inner steps."""
+    fast, found = learner.start(params, support), {}
+    for k in range(learner.num_steps + 1):
+        if k in (0, 1, learner.num_steps):
+            found[k] = learner.predict(params, fast, support, grid)
+        if k < learner.num_steps:
+            fast = learner.step(params, fast, support, k)
+    return found

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.machine import (
+    MemoryMeter,
+    check_device,
+    count_flop,
+    hardware,
+    hardware_line,
+    matrix_peak_gflops,
+)
+from distmeta.core.errors import UserError
+
+
+def test_the_hardware_line_names_processor_torch_and_date() -> None:
+    found = hardware()
+    line = hardware_line(found)
+    assert all(str(found[name]) in line for name in ("cpu", "cores", "torch", "date"))
+
+
+def test_a_product_counts_two_operations_for_each_multiplication() -> None:
+    left, right = torch.rand(3, 5), torch.rand(5, 7)
+    assert count_flop(lambda: left @ right) == 2 * 3 * 5 * 7
+
+
+def test_the_peak_is_a_rate() -> None:
+    assert matrix_peak_gflops(1, side=32, runs=2) > 0
+
+
+def test_the_meter_sees_what_was_held_for_a_moment() -> None:
+    meter = MemoryMeter()
+    meter.start()
+    meter.forget()
+    block = torch.ones(64 << 18)  # 64 MiB
+    del block
+    assert 48 <= meter.peak_mib() <= 160
+
+
+def test_an_absent_device_is_refused() -> None:
+    check_device("cpu", "--device")
+    with pytest.raises(UserError, match="--device: no device 'gpu' here; allowed: cpu"):
+        check_device("gpu", "--device")

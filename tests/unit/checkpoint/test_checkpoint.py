@@ -1,0 +1,380 @@
+"""Checkpoints: exact resumption, crashes, damage, and the commands that show them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fsspec.implementations.memory import MemoryFileSystem
+from typer.testing import CliRunner
+
+from distmeta import checkpoint
+from distmeta.checkpoint.storage import Folder, StoreError
+from distmeta.cli.checkpoint import app
+from distmeta.config import CheckpointConfig, OuterConfig, RunConfig
+from distmeta.core.errors import UserError
+from distmeta.core.tensors import digest
+from distmeta.core.types import Params, Report, Update
+from distmeta.server.outer import State
+from distmeta.server.synchronous import ParameterServer, Verdict
+from distmeta.tasks.base import TaskSignature
+
+SIGNATURE = TaskSignature(input_shape=(1, 28, 28), num_outputs=5, num_train_outputs=20, objective="cross_entropy")
+
+
+def make_params(dtype: torch.dtype = torch.float32) -> Params:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"body.weight": (4, 3), "body.bias": (4,), "scale": ()}
+    return {name: torch.randn(shape, generator=generator, dtype=dtype) for name, shape in shapes.items()}
+
+
+def make_config(root: Path | str, *, keep_last: int = 2, **outer: Any) -> RunConfig:
+    return RunConfig(
+        name="run-1", outer=OuterConfig(**outer), checkpoint=CheckpointConfig(path=str(root), keep_last=keep_last)
+    )
+
+
+def make_server(config: RunConfig, dtype: torch.dtype = torch.float32) -> ParameterServer:
+    return ParameterServer(make_params(dtype), config.outer, 10)
+
+
+def advance(server: ParameterServer, steps: int) -> None:
+    for _ in range(steps):
+        for shard in range(3):
+            generator = torch.Generator().manual_seed(100 * server.version + shard)
+            params = server.pull().params
+            grad = {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in params.items()}
+            assert server.push(Report(server.version, shard, Update(grad, 2.0))) is Verdict.ACCEPTED
+        server.step(3)
+
+
+def save_steps(config: RunConfig, scores: dict[int, float | None]) -> ParameterServer:
+    """Save a checkpoint for each step with its score."""
+    server = make_server(config)
+    for step, score in scores.items():
+        advance(server, 1)
+        save(config, step, server.state_dict(), score=score, run_id="abc", metrics={"loss": 0.5 * step})
+    return server
+
+
+def save(config: RunConfig, step: int, state: State, **extra: Any) -> str:
+    return checkpoint.save(config, step, state, signature=SIGNATURE, **extra)
+
+
+def steps_in(root: Path) -> list[str]:
+    return sorted(os.listdir(root / "run-1"))
+
+
+@pytest.fixture
+def memory() -> str:
+    """An empty place in memory."""
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
+    return "memory://bucket/runs"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "outer",
+    [
+        {"optimizer": "Adam"},
+        {"optimizer": "SGD"},
+        {"optimizer": "SGD", "options": {"momentum": 0.9}},
+        {"optimizer": "AdamW", "schedule": "cosine", "warmup_steps": 3, "clip_norm": 0.5, "average": 0.95},
+    ],
+    ids=["adam", "sgd", "momentum", "everything"],
+)
+def test_a_resumed_server_continues_to_the_same_bits(tmp_path: Path, outer: dict[str, Any], dtype: torch.dtype) -> None:
+    config = make_config(tmp_path, **outer)
+    straight = make_server(config, dtype)
+    advance(straight, 10)
+    first = make_server(config, dtype)
+    advance(first, 5)
+    path = save(config, 5, first.state_dict())
+    resumed = make_server(config, dtype)
+    resumed.load_state_dict(checkpoint.load(path).state)
+    advance(resumed, 5)
+    assert resumed.version == 10
+    assert digest(resumed.pull().params) == digest(straight.pull().params)
+    assert digest(resumed.averaged()) == digest(straight.averaged())
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    config = make_config(tmp_path, options={"betas": (0.8, 0.9)}, average=0.9)
+    server = make_server(config)
+    advance(server, 3)
+    metrics = {"loss": 1 / 3, "bad": float("nan"), "worse": float("-inf")}
+    path = save(config, 3, server.state_dict(), run_id="id", score=0.25, metrics=metrics, progress={"elapsed_s": 0.1})
+    found = checkpoint.load(path)
+    assert found.path == path == str(tmp_path / "run-1" / "step-00000003")
+    assert sorted(os.listdir(path)) == ["averaged.safetensors", "meta.safetensors", "server.safetensors", "state.json"]
+    assert (found.step, found.config, found.run_id, found.score) == (3, config, "id", 0.25)
+    assert found.progress == {"elapsed_s": 0.1}
+    assert found.signature == SIGNATURE
+    assert found.metrics == pytest.approx(metrics, nan_ok=True, rel=0, abs=0)
+    assert found.digest == digest(found.params) == digest(server.pull().params)
+    assert digest(found.averaged) == digest(server.averaged()) != found.digest
+
+
+def test_without_averaging_the_parameters_are_what_is_used(tmp_path: Path) -> None:
+    config = make_config(tmp_path, optimizer="SGD")
+    server = save_steps(config, {1: None})
+    found = checkpoint.load(tmp_path / "run-1")
+    assert sorted(os.listdir(found.path)) == ["meta.safetensors", "state.json"]
+    assert digest(found.averaged) == digest(found.params) == digest(server.pull().params)
+
+
+def test_latest_and_best(tmp_path: Path) -> None:
+    config = make_config(tmp_path, keep_last=2)
+    save_steps(config, {1: 0.5, 2: 0.9, 3: None, 4: 0.9, 5: 0.3, 6: float("nan")})
+    assert steps_in(tmp_path) == ["step-00000002", "step-00000005", "step-00000006"]
+    assert checkpoint.load(tmp_path / "run-1").step == 6
+    assert checkpoint.load(tmp_path / "run-1", "best").step == 2
+    latest = checkpoint.latest(tmp_path, "run-1")
+    assert latest is not None and checkpoint.load(latest).step == 6
+    assert checkpoint.latest(tmp_path, "other") is None
+    assert [(s.step, s.best) for s in checkpoint.summaries(tmp_path)] == [(2, True), (5, False), (6, False)]
+
+
+def test_the_best_of_a_run_without_scores_is_the_latest(tmp_path: Path) -> None:
+    save_steps(make_config(tmp_path), {1: None, 2: None})
+    assert checkpoint.load(tmp_path / "run-1", "best").step == 2
+
+
+def test_steps_sort_as_numbers(tmp_path: Path) -> None:
+    save_steps(make_config(tmp_path, keep_last=1), {99_999_999: None, 100_000_000: None})
+    assert steps_in(tmp_path) == ["step-100000000"]
+
+
+def test_what_was_just_saved_stays_even_among_later_steps(tmp_path: Path) -> None:
+    config = make_config(tmp_path, keep_last=1)
+    server = save_steps(config, {10: None})
+    save(config, 5, server.state_dict())
+    assert steps_in(tmp_path) == ["step-00000005", "step-00000010"]
+
+
+def test_a_step_can_be_saved_again(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    server = save_steps(config, {5: 0.1})
+    advance(server, 1)
+    save(config, 5, server.state_dict(), score=0.2)
+    assert steps_in(tmp_path) == ["step-00000005"]
+    found = checkpoint.load(tmp_path / "run-1")
+    assert (found.score, found.digest) == (0.2, digest(server.pull().params))
+
+
+def test_a_run_can_start_anew(tmp_path: Path, memory: str) -> None:
+    for root in (str(tmp_path), memory):
+        config = make_config(root)
+        assert checkpoint.retire(root, "run-1") is None
+        for number in (1, 2):
+            server = save_steps(config, {10 * number: None})
+            path = checkpoint.retire(root, "run-1")
+            assert path is not None and path.endswith(f"/run-1~{number}")
+            assert checkpoint.latest(root, "run-1") is None
+            assert checkpoint.load(path).digest == digest(server.pull().params)
+        save_steps(config, {1: None})
+        assert [summary.step for summary in checkpoint.summaries(root)] == [1, 10, 20]
+
+
+def test_files_are_the_same_bytes_for_the_same_state(tmp_path: Path) -> None:
+    save_steps(make_config(tmp_path / "a"), {1: None})
+    save_steps(make_config(tmp_path / "b"), {1: None})
+    for name in ("meta.safetensors", "server.safetensors"):
+        parts = [tmp_path / root / "run-1" / "step-00000001" / name for root in "ab"]
+        assert parts[0].read_bytes() == parts[1].read_bytes()
+
+
+def test_a_crash_in_the_middle_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(tmp_path)
+    server = save_steps(config, {1: None})
+    before = server.pull().params
+    flush, flushed = os.fsync, []
+
+    def crash_at_third_file(handle: int) -> None:
+        flushed.append(handle)
+        if len(flushed) == 3:
+            raise KeyboardInterrupt
+        flush(handle)
+
+    advance(server, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", crash_at_third_file)
+        with pytest.raises(KeyboardInterrupt):
+            save(config, 2, server.state_dict())
+    assert any(name.startswith(".saving-") for name in steps_in(tmp_path))
+    assert checkpoint.load(tmp_path / "run-1").digest == digest(before)
+    save(config, 2, server.state_dict())
+    assert steps_in(tmp_path) == ["step-00000001", "step-00000002"]
+
+
+def test_a_crash_in_memory_leaves_the_previous_checkpoint(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(memory)
+    server = save_steps(config, {1: None})
+    write = MemoryFileSystem.pipe_file
+
+    def crash_at_marker(self: MemoryFileSystem, path: str, value: bytes) -> None:
+        if path.endswith("state.json"):
+            raise KeyboardInterrupt
+        write(self, path, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "pipe_file", crash_at_marker)
+        with pytest.raises(KeyboardInterrupt):
+            save(config, 2, server.state_dict())
+    assert checkpoint.load(f"{memory}/run-1").step == 1
+    with pytest.raises(UserError, match="there is no checkpoint in it"):
+        checkpoint.load(f"{memory}/run-1/step-00000002")
+    save(config, 3, server.state_dict())
+    assert [child.name for child in Folder.at(f"{memory}/run-1").children()] == ["step-00000001", "step-00000003"]
+
+
+def test_memory_and_file_urls(tmp_path: Path, memory: str) -> None:
+    for root in (memory, f"file://{tmp_path}/runs"):
+        config = make_config(root, keep_last=1)
+        server = save_steps(config, {1: 0.9, 2: 0.1, 3: 0.2})
+        assert [summary.step for summary in checkpoint.summaries(root)] == [1, 3]
+        assert checkpoint.load(f"{root}/run-1", "best").step == 1
+        path = checkpoint.latest(root, "run-1")
+        assert path is not None
+        found = checkpoint.load(path)
+        assert found.path == path
+        assert found.digest == digest(found.params) == digest(server.pull().params)
+    assert (tmp_path / "runs" / "run-1" / "step-00000003" / "state.json").is_file()
+
+
+def truncate(folder: Path) -> None:
+    (folder / "meta.safetensors").write_bytes((folder / "meta.safetensors").read_bytes()[:-5])
+
+
+def flip(folder: Path) -> None:
+    content = bytearray((folder / "server.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "server.safetensors").write_bytes(bytes(content))
+
+
+def lose(folder: Path) -> None:
+    (folder / "meta.safetensors").unlink()
+
+
+def edit(**change: object) -> Any:
+    def damage(folder: Path) -> None:
+        content = json.loads((folder / "state.json").read_text())
+        (folder / "state.json").write_text(json.dumps({**content, **change}))
+
+    return damage
+
+
+def cut_json(folder: Path) -> None:
+    (folder / "state.json").write_text((folder / "state.json").read_text()[:100])
+
+
+def disguise(folder: Path) -> None:
+    """Another kind of file under the right name and sum."""
+    import hashlib
+
+    (folder / "meta.safetensors").write_bytes(b"not tensors")
+    edit(sha256={"meta.safetensors": hashlib.sha256(b"not tensors").hexdigest()})(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "meta.safetensors: the file is truncated or corrupted"),
+        (flip, "server.safetensors: the file is truncated or corrupted"),
+        (lose, "meta.safetensors: the file cannot be read"),
+        (disguise, "meta.safetensors: not a safetensors file"),
+        (cut_json, "state.json: the file is truncated or corrupted"),
+        (edit(format=2), "state.json: unknown checkpoint format 2; allowed: 1"),
+        (edit(step="soon"), "step: 'soon' is not valid; allowed: an integer"),
+        (edit(sha256={"../../x": "0"}), "state.json: it lists the files"),
+        (edit(sha256={}), "state.json: it lists the files"),
+        (edit(config={"name": "x", "sede": 1}), "state.json: sede: unknown field 'sede'; allowed: did you mean 'seed'"),
+        (edit(config={"name": "../x"}), "is not a run name"),
+        (shutil.rmtree, "there is no such file or folder"),
+        (
+            lambda folder: (folder / "state.json").unlink(),
+            "there is no checkpoint in it; allowed: a folder with state.json",
+        ),
+    ],
+)
+def test_damage_is_told_in_one_line(tmp_path: Path, damage: Any, message: str) -> None:
+    save_steps(make_config(tmp_path), {1: None})
+    folder = tmp_path / "run-1" / "step-00000001"
+    damage(folder)
+    with pytest.raises(UserError) as caught:
+        checkpoint.load(folder)
+    assert message in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_checkpoint_does_not_stop_the_next(tmp_path: Path) -> None:
+    config = make_config(tmp_path, keep_last=3)
+    server = save_steps(config, {1: 0.9, 2: 0.5})
+    cut_json(tmp_path / "run-1" / "step-00000001")
+    save(config, 3, server.state_dict(), score=0.1)
+    assert checkpoint.load(tmp_path / "run-1", "best").step == 2
+
+
+def test_unknown_protocols_and_places_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Protocol not known: nowhere"):
+        checkpoint.load("nowhere://x")
+    (tmp_path / "file").write_text("")
+    config = make_config(tmp_path / "file")
+    with pytest.raises(StoreError, match="the checkpoint cannot be written"):
+        save(config, 1, make_server(config).state_dict())
+    with pytest.raises(UserError, match="there is no checkpoint in it"):
+        checkpoint.load(tmp_path / "file")
+
+
+def test_a_run_name_cannot_lead_elsewhere() -> None:
+    for name in ("..", "../x", "a/b", "/etc", ".hidden", ""):
+        with pytest.raises(ValueError, match="is not a run name"):
+            RunConfig(name=name)
+
+
+def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
+    save_steps(make_config(tmp_path), {1: None})
+    folder = tmp_path / "run-1" / "step-00000001"
+    torch.save({"w": torch.zeros(1)}, folder / "meta.safetensors")
+    with pytest.raises(UserError, match=r"meta\.safetensors"):
+        checkpoint.load(folder)
+
+
+def invoke(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_commands_print_text(tmp_path: Path) -> None:
+    save_steps(make_config(tmp_path), {1: 0.9, 2: 0.1})
+    run = str(tmp_path / "run-1")
+    assert invoke("digest", run).strip() == checkpoint.load(run).digest
+    assert invoke("digest", run, "--which", "best").strip() == checkpoint.load(run, "best").digest
+    shown = invoke("show", run)
+    assert "metrics.loss" in shown and "config.outer.optimizer" in shown and "abc" in shown
+    assert checkpoint.load(run).digest[:12] in invoke("list", str(tmp_path))
+
+
+def test_commands_print_json(tmp_path: Path) -> None:
+    save_steps(make_config(tmp_path), {1: 0.9, 2: 0.1})
+    run = str(tmp_path / "run-1")
+    found = checkpoint.load(run)
+    last = {name: json.loads(invoke(name, run, "--json").splitlines()[-1]) for name in ("digest", "show", "list")}
+    assert last["digest"] == {"checkpoint": found.path, "step": 2, "digest": found.digest}
+    assert last["show"]["config"] == found.config.model_dump(mode="json")
+    assert (last["show"]["parameters"], last["show"]["metrics"]) == (17, {"loss": 1.0})
+    assert [(entry["step"], entry["best"]) for entry in last["list"]["checkpoints"]] == [(1, True), (2, False)]
+
+
+def test_commands_leave_errors_to_the_main_command(tmp_path: Path) -> None:
+    for name in ("digest", "show", "list"):
+        result = CliRunner().invoke(app, [name, str(tmp_path / "nothing")])
+        assert isinstance(result.exception, UserError)

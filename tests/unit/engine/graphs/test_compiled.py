@@ -1,0 +1,194 @@
+"""Compiled strategies: which graphs are made and when, and that native code of a few of them agrees with a loop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from distmeta.config import EngineConfig, Phase
+from distmeta.core.types import Episode, Params, Update
+from distmeta.engine.engine import Engine
+from distmeta.engine.graphs import compiled
+from distmeta.engine.graphs.compiled import canonical
+from distmeta.methods.estimators.base import Estimator
+from distmeta.methods.learners.base import Learner
+from distmeta.methods.learners.prototype import PrototypeLearner
+
+from ....interpreted import InterpretedGraph
+from ....numerics.problems import (
+    DISPLACEMENT,
+    EXACT,
+    LOOP,
+    WAY,
+    classification,
+    conv4,
+    gradient,
+    mlp,
+    perturbed,
+    relative_error,
+    update,
+)
+
+Graphs = list[InterpretedGraph]
+ADAM = {"lr": 0.01, "batch": 4, "optimizer": "adam"}
+
+
+@pytest.fixture
+def _operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph for each operation, however short the estimate."""
+    monkeypatch.setattr(compiled, "SHORT", -1)
+
+
+@pytest.fixture
+def _whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph for the estimate, however long."""
+    monkeypatch.setattr(compiled, "SHORT", 10**9)
+
+
+def config(strategy: str = "compiled", memory: str = "unrolled", chunk: int | None = None) -> EngineConfig:
+    return EngineConfig.model_validate({"strategy": strategy, "memory": memory, "chunk": chunk})
+
+
+def adam(steps: int) -> tuple[Learner, Params]:
+    """Meta-SGD over Adam with mini-batches: every step has numbers and rows of its own."""
+    learner = gradient(mlp(hidden=()), Phase(**ADAM, steps=steps), learned_lr=True)
+    return learner, perturbed(learner.init(0), size=0.05)
+
+
+def assert_agree(found: Update, expected: Update) -> None:
+    assert relative_error(found.grad, expected.grad) < 1e-10
+    assert found.metrics == pytest.approx(expected.metrics, rel=1e-10)
+    assert found.weight == expected.weight
+    assert all(tensor.is_contiguous() for tensor in found.grad.values())
+
+
+# Which graphs are made.
+
+
+def test_a_short_estimate_is_one_graph_and_a_long_one_a_graph_for_each_operation(interpreted: Graphs) -> None:
+    episodes, counts = classification(6), []
+    for steps in (1, 2, 40):
+        learner = gradient(mlp(), Phase(lr=0.01, steps=steps))
+        update(learner, EXACT, learner.init(0), episodes, config())
+        counts.append(len(interpreted))
+        interpreted.clear()
+    assert counts == [1, 1, 3], "a step there and back, and the score"
+
+
+@pytest.mark.usefixtures("_operations")
+@pytest.mark.parametrize(
+    ("strategy", "memory", "expected"),
+    [
+        ("compiled", "unrolled", 3),  # a step there and back, the score
+        ("compiled", "flat", 4),  # another one for the last step: the derivatives by its moments are zero
+        ("compiled_vmap", "unrolled", 5),  # the first step is one of its own
+        ("compiled_vmap", "flat", 6),
+    ],
+)
+def test_steps_of_a_phase_share_their_graphs(strategy: str, memory: str, expected: int, interpreted: Graphs) -> None:
+    for steps in (3, 6):
+        learner, meta = adam(steps)
+        interpreted.clear()
+        update(learner, EXACT, meta, classification(6), config(strategy, memory))
+        assert len(interpreted) == expected
+
+
+@pytest.mark.usefixtures("_operations")
+def test_graphs_without_a_product_are_not_compiled(interpreted: Graphs) -> None:
+    learner = gradient(mlp(), Phase(lr=0.1))
+    update(learner, DISPLACEMENT, learner.init(0), classification(6), config())
+    names = [{str(node.target) for node in graph.module.graph.nodes} for graph in interpreted]
+    assert len(names) == 2, "a step and the score; neither the start nor the displacement"
+    assert all("aten.mm.default" in found or "aten.addmm.default" in found for found in names)
+
+
+@pytest.mark.parametrize("short", ["_whole", "_operations"])
+def test_only_new_shapes_make_new_graphs(short: str, interpreted: Graphs, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(short)
+    learner = gradient(mlp(), Phase(lr=0.1, steps=2))
+    meta, engine = learner.init(0), Engine(learner, EXACT, config("compiled_vmap", chunk=2))
+    engine.update(meta, classification(6, tasks=4))
+    made = len(interpreted)
+    engine.update(perturbed(meta), classification(6, tasks=6, seed=1))
+    assert len(interpreted) == made > 0
+    engine.update(meta, classification(6, tasks=3))
+    assert len(interpreted) == 2 * made, "a smaller last chunk"
+    engine.update(meta, classification(6, tasks=2, shots=1))
+    assert len(interpreted) == 3 * made
+
+
+@pytest.mark.parametrize("short", ["_whole", "_operations"])
+def test_graphs_are_made_by_the_caller_not_by_lanes(
+    short: str, interpreted: Graphs, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(short)
+    learner, meta = adam(3)
+    engine = Engine(learner, EXACT, config("compiled_vmap", chunk=2), lanes=3)
+    engine.update(meta, classification(6, tasks=5))
+    assert {graph.thread for graph in interpreted} == {threading.get_ident()}
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("short", ["_whole", "_operations"])
+def test_terms_of_other_weights_are_other_graphs(short: str, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(short)
+    learner, episodes = gradient(mlp(), Phase(lr=0.1)), classification(6)
+    meta, engine = learner.init(0), Engine(learner, EXACT, config())
+    for changes in ({}, {"weight": 0.5}, {"objective": "entropy"}, {"adapted": False}):
+        others = Episode(episodes.support, tuple(replace(term, **changes) for term in episodes.query))
+        assert_agree(engine.update(meta, others), update(learner, EXACT, meta, others, LOOP))
+
+
+def test_canonical_tensors_keep_values_and_have_one_layout() -> None:
+    images = torch.rand(2, 3, 4, 5)
+    tree = {"images": images, "task": images[None].transpose(2, 3), "rows": images[0, 0].T, "none": None, "lr": 0.1}
+    found = canonical(tree)
+    assert found["none"] is None and found["lr"] == 0.1
+    assert all(torch.equal(found[name], tree[name]) for name in ("images", "task", "rows"))
+    assert found["images"].is_contiguous(memory_format=torch.channels_last)
+    assert found["task"][0].is_contiguous(memory_format=torch.channels_last)
+    assert found["rows"].is_contiguous()
+
+
+# Native code. Each graph takes seconds to compile: the whole product of learners, estimators and strategies is slow.
+
+NATIVE: dict[str, tuple[Callable[[], Learner], Estimator, tuple[int, ...], str]] = {
+    "displacement, vmap": (
+        lambda: gradient(mlp(hidden=(5,)), Phase(groups=("head",), lr=0.2)),
+        DISPLACEMENT,
+        (6,),
+        "compiled_vmap",
+    ),
+    "prototype, pooled": (lambda: PrototypeLearner(conv4(downsample="pool"), WAY), EXACT, (1, 16, 16), "compiled"),
+    "exact, strided": (lambda: gradient(conv4(), Phase(lr=0.2)), EXACT, (1, 16, 16), "compiled"),
+    "mini-batches": (lambda: gradient(mlp(hidden=()), Phase(lr=0.05, steps=2, batch=4)), EXACT, (6,), "compiled"),
+}
+MARKS = {
+    "prototype, pooled": pytest.mark.slow,
+}
+
+
+@pytest.mark.usefixtures("native", "_whole")
+@pytest.mark.parametrize("row", [pytest.param(row, marks=MARKS.get(row, ())) for row in NATIVE])
+def test_native_code_of_whole_estimates_agrees_with_a_loop(row: str) -> None:
+    make, estimator, shape, strategy = NATIVE[row]
+    learner, episodes = make(), classification(*shape)
+    meta = perturbed(learner.init(0), size=0.05)
+    assert_agree(
+        update(learner, estimator, meta, episodes, config(strategy)), update(learner, estimator, meta, episodes, LOOP)
+    )
+
+
+@pytest.mark.usefixtures("native", "_operations")
+@pytest.mark.parametrize("memory", ["unrolled", pytest.param("flat", marks=pytest.mark.slow)])
+def test_native_code_of_operations_agrees_with_a_loop_in_any_number_of_lanes(memory: str) -> None:
+    (learner, meta), episodes = adam(3), classification(6, tasks=5)
+    found = [Engine(learner, EXACT, config(memory=memory), lanes).update(meta, episodes) for lanes in (1, 2, 3)]
+    assert_agree(found[0], update(learner, EXACT, meta, episodes, LOOP))
+    for other in found[1:]:
+        assert other.metrics == found[0].metrics
+        assert all(torch.equal(other.grad[name], tensor) for name, tensor in found[0].grad.items())

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from distmeta.core.errors import UserError
+from distmeta.core.types import Batch
+from distmeta.methods.objectives import find_objective
+
+LOGITS = torch.tensor([[0.0, 1.0], [2.0, -1.0], [0.5, 0.0]], dtype=torch.float64)
+
+
+def outputs(inputs: Tensor) -> Tensor:
+    return inputs
+
+
+def test_cross_entropy_and_its_accuracy() -> None:
+    loss, found = find_objective("cross_entropy", "here")(outputs, Batch(LOGITS, torch.tensor([1, 0, 1])))
+    p = LOGITS.exp() / LOGITS.exp().sum(1, keepdim=True)
+    assert loss.item() == pytest.approx(-(p[0, 1].log() + p[1, 0].log() + p[2, 1].log()).item() / 3)
+    assert found["accuracy"].item() == pytest.approx(2 / 3)
+
+
+def test_mean_squared_error() -> None:
+    loss, found = find_objective("mse", "here")(outputs, Batch(LOGITS, torch.zeros_like(LOGITS)))
+    assert loss.item() == pytest.approx((1 + 4 + 1 + 0.25) / 6)
+    assert found == {}
+
+
+def test_entropy_needs_no_targets() -> None:
+    loss, _ = find_objective("entropy", "here")(outputs, Batch(torch.zeros(4, 8)))
+    assert loss.item() == pytest.approx(torch.tensor(8.0).log().item())
+
+
+def test_an_unknown_objective_is_refused() -> None:
+    with pytest.raises(UserError, match=r"unknown objective 'msee'.*mse"):
+        find_objective("msee", "query term 0")

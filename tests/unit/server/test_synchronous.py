@@ -1,0 +1,297 @@
+"""The parameter server, with threads only."""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from distmeta.config import OuterConfig
+from distmeta.core.tensors import cloned, digest, norm_of
+from distmeta.core.types import Params, Report, Update
+from distmeta.server.synchronous import ParameterServer, StepError, Verdict
+from distmeta.server.tree import FAN_IN, sum_group
+
+SHAPES = {"body.weight": (5, 7), "body.bias": (7,), "scale": ()}
+
+
+def make_params() -> Params:
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+
+
+def make_server(**outer: object) -> ParameterServer:
+    return ParameterServer(make_params(), OuterConfig(**outer), 100)
+
+
+def report_of(version: int, shard: int, *, seed: int = 0) -> Report:
+    """A shard's sums. Their sizes differ widely, so that another order of additions gives other bits."""
+    generator = torch.Generator().manual_seed(1_000_003 * seed + 1009 * version + shard)
+    size = 10.0 ** (shard % 5 - 2)
+    grad = {name: size * torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+    return Report(version, shard, Update(grad, 0.1 * (shard + 1), {"loss": 0.1 * (shard + 1) * size}))
+
+
+def push_from_threads(server: ParameterServer, reports: list[Report], chance: random.Random) -> list[Verdict]:
+    """Push all reports from several threads at once, in a random order; returns the verdicts."""
+    order = chance.sample(reports, len(reports))
+    num_threads = chance.randint(1, 6)
+    verdicts: list[Verdict] = []
+
+    def work(part: list[Report]) -> None:
+        for report in part:
+            verdicts.append(server.push(report))
+
+    threads = [threading.Thread(target=work, args=(order[start::num_threads],)) for start in range(num_threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return verdicts
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_order_of_arrival_gives_the_same_bits(seed: int) -> None:
+    chance = random.Random(seed)
+    num_shards = chance.randint(1, 12)
+    config = {"optimizer": chance.choice(["Adam", "SGD"]), "average": chance.choice([0.0, 0.99])}
+    ordered, shuffled = make_server(**config), make_server(**config)
+    for version in range(4):
+        reports = [report_of(version, shard, seed=seed) for shard in range(num_shards)]
+        for report in reports:
+            assert ordered.push(report) is Verdict.ACCEPTED
+        again = chance.sample(reports, chance.randint(0, num_shards))
+        late = [report_of(version - 1, shard, seed=seed) for shard in range(chance.randint(0, 3))]
+        verdicts = push_from_threads(shuffled, reports + again + late, chance)
+        assert verdicts.count(Verdict.ACCEPTED) == num_shards
+        assert verdicts.count(Verdict.DUPLICATE) == len(again)
+        assert verdicts.count(Verdict.STALE) == len(late)
+        assert ordered.step(num_shards) == shuffled.step(num_shards)
+    assert digest(ordered.pull().params) == digest(shuffled.pull().params)
+    assert digest(ordered.averaged()) == digest(shuffled.averaged())
+
+
+def test_the_order_of_additions_matters_in_this_file() -> None:
+    """Otherwise the test above would show nothing."""
+    updates = [report_of(0, shard).update for shard in range(6)]
+    forward = updates[0].merge(updates[1]).merge(updates[2]).merge(updates[3]).merge(updates[4]).merge(updates[5])
+    backward = updates[5].merge(updates[4]).merge(updates[3]).merge(updates[2]).merge(updates[1]).merge(updates[0])
+    assert digest(forward.grad) != digest(backward.grad)
+
+
+def test_a_step_divides_by_the_weight() -> None:
+    server = make_server(optimizer="SGD", lr=1.0)
+    before = server.pull().params
+    for shard, weight in enumerate((1.0, 3.0)):
+        grad = {name: torch.full(shape, float(shard + 1)) for name, shape in SHAPES.items()}
+        server.push(Report(0, shard, Update(grad, weight, {"loss": 2.0 * weight, "hits": weight * shard})))
+    record = server.step(2)
+    assert (record.version, record.weight) == (1, 4.0)
+    assert record.metrics == {"loss": 2.0, "hits": 0.75}
+    assert record.outer["lr"] == 1.0
+    after = server.pull()
+    assert after.version == server.version == 1
+    for name in SHAPES:
+        torch.testing.assert_close(before[name] - after.params[name], torch.full(SHAPES[name], 0.75))
+
+
+def test_verdicts() -> None:
+    server = make_server()
+    assert server.push(report_of(0, 0)) is Verdict.ACCEPTED
+    assert server.push(report_of(0, 0)) is Verdict.DUPLICATE
+    assert server.push(report_of(1, 1)) is Verdict.STALE
+    server.step(1)
+    assert server.push(report_of(0, 0)) is Verdict.STALE
+    assert server.push(report_of(1, 0)) is Verdict.ACCEPTED
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", ["grad", "weight"])
+def test_reports_that_are_not_finite_are_not_kept(value: float, place: str) -> None:
+    server = make_server()
+    good = report_of(0, 0)
+    grad = cloned(good.update.grad)
+    if place == "grad":
+        grad["body.weight"][3, 2] = value
+    bad = Update(grad, value if place == "weight" else 1.0)
+    assert server.push(Report(0, 0, bad)) is Verdict.NONFINITE
+    with pytest.raises(StepError, match=r"missing shards \[0\]"):
+        server.step(1)
+    assert server.push(good) is Verdict.ACCEPTED
+    assert server.step(1).version == 1
+
+
+@pytest.mark.parametrize(
+    ("shards", "num_shards", "message"),
+    [
+        ([], 1, r"version 0 cannot step with 0 updates for 1 shards: missing shards \[0\]"),
+        ([], 0, "with 0 updates for 0 shards"),
+        ([0, 2], 4, r"missing shards \[1, 3\], unexpected shards \[\]"),
+        ([0, 5], 1, r"unexpected shards \[5\]"),
+    ],
+)
+def test_steps_need_exactly_their_shards(shards: list[int], num_shards: int, message: str) -> None:
+    server = make_server()
+    before = digest(server.pull().params)
+    for shard in shards:
+        server.push(report_of(0, shard))
+    with pytest.raises(StepError, match=message):
+        server.step(num_shards)
+    assert server.version == 0
+    assert digest(server.pull().params) == before
+
+
+def test_steps_without_weight_are_refused() -> None:
+    server = make_server()
+    server.push(Report(0, 0, Update(report_of(0, 0).update.grad, 0.0)))
+    with pytest.raises(StepError, match="the weights sum to 0"):
+        server.step(1)
+
+
+def test_a_sum_that_overflows_is_refused() -> None:
+    server = make_server()
+    for shard in range(2):
+        server.push(Report(0, shard, Update({"scale": torch.tensor(3e38)}, 1.0)))
+    with pytest.raises(StepError, match="overflows"):
+        server.step(2)
+    assert server.version == 0
+
+
+@pytest.mark.parametrize(
+    "grad", [{"nothing": torch.zeros(3)}, {"scale": torch.zeros(3)}, {"scale": torch.zeros((), dtype=torch.float64)}]
+)
+def test_gradients_of_other_parameters_are_refused(grad: Params) -> None:
+    with pytest.raises(ValueError, match="shard 0: gradient"):
+        make_server().push(Report(0, 0, Update(grad, 1.0)))
+
+
+def test_parameters_that_no_shard_names_stay() -> None:
+    server = make_server(optimizer="AdamW")
+    before = server.pull().params
+    server.push(Report(0, 0, Update({"scale": torch.tensor(1.0)}, 1.0)))
+    server.push(Report(0, 1, Update({"scale": torch.tensor(1.0), "body.bias": torch.ones(7)}, 1.0)))
+    server.step(2)
+    after = server.pull().params
+    assert torch.equal(before["body.weight"], after["body.weight"])
+    assert not torch.equal(before["body.bias"], after["body.bias"])
+
+
+def test_what_is_pulled_is_a_copy() -> None:
+    server = make_server()
+    before = digest(server.pull().params)
+    for mine in (server.pull().params, server.averaged()):
+        for tensor in mine.values():
+            tensor.add_(1.0)
+    assert digest(server.pull().params) == before
+
+
+def test_the_average_is_apart_from_the_parameters() -> None:
+    plain, averaging = make_server(), make_server(average=0.9)
+    for server in (plain, averaging):
+        server.push(report_of(0, 0))
+        server.step(1)
+    assert digest(plain.averaged()) == digest(plain.pull().params) == digest(averaging.pull().params)
+    assert digest(averaging.averaged()) != digest(averaging.pull().params)
+
+
+def test_a_loaded_state_drops_pending_updates() -> None:
+    server = make_server()
+    state = server.state_dict()
+    server.push(report_of(0, 0))
+    server.load_state_dict(state)
+    assert server.push(report_of(0, 0)) is Verdict.ACCEPTED
+
+
+def test_what_the_worker_found_of_a_report_is_believed() -> None:
+    server = make_server()
+    assert server.push(replace(report_of(0, 0), finite=False)) is Verdict.NONFINITE
+    assert server.push(replace(report_of(0, 0), finite=True)) is Verdict.ACCEPTED
+    bad = Report(0, 1, Update({"scale": torch.tensor(math.nan)}, 1.0), finite=True)
+    assert server.push(bad) is Verdict.ACCEPTED
+    with pytest.raises(StepError, match="overflows"):
+        server.step(2)
+
+
+@pytest.mark.parametrize("num_shards", [5, 40])
+def test_groups_that_were_summed_elsewhere_give_the_same_bits(num_shards: int) -> None:
+    single, grouped = make_server(), make_server()
+    for version in range(3):
+        reports = [report_of(version, shard) for shard in range(num_shards)]
+        for report in reports:
+            single.push(report)
+        for first in reversed(range(0, num_shards, FAN_IN)):
+            part = [report.update for report in reports[first : first + FAN_IN]]
+            assert grouped.push_sum(version, first, len(part), sum_group(part)) is Verdict.ACCEPTED
+        assert single.step(num_shards) == grouped.step(num_shards)
+    assert digest(single.pull().params) == digest(grouped.pull().params)
+
+
+def test_verdicts_on_groups() -> None:
+    server = make_server()
+    total = sum_group([report_of(0, shard).update for shard in range(3)])
+    assert server.push_sum(1, 0, 3, total) is Verdict.STALE
+    assert server.push_sum(0, 0, 3, Update(total.grad, math.inf)) is Verdict.NONFINITE
+    assert server.push_sum(0, 0, 3, total, finite=False) is Verdict.NONFINITE
+    assert server.push(report_of(0, 2)) is Verdict.ACCEPTED
+    assert server.push_sum(0, 0, 3, total) is Verdict.DUPLICATE
+    assert server.push_sum(0, 0, 2, total) is Verdict.ACCEPTED
+    assert server.push(report_of(0, 1)) is Verdict.DUPLICATE
+    with pytest.raises(ValueError, match="no group"):
+        server.push_sum(0, 20, 3, total)
+    with pytest.raises(ValueError, match="shard 16: gradient 'nothing'"):
+        server.push_sum(0, 16, 1, Update({"nothing": torch.zeros(1)}, 1.0))
+    assert server.step(3).version == 1
+
+
+def test_a_step_goes_without_dropped_shards() -> None:
+    server = make_server(optimizer="SGD", lr=1.0)
+    before = server.pull().params
+    ones = {name: torch.ones(shape) for name, shape in SHAPES.items()}
+    server.push(Report(0, 0, Update(ones, 2.0, {"loss": 1.0})))
+    server.drop(1)
+    server.drop(1)
+    assert server.push(report_of(0, 1)) is Verdict.DUPLICATE
+    with pytest.raises(ValueError, match="shard 0 has been accepted"):
+        server.drop(0)
+    record = server.step(2)
+    assert (record.weight, record.metrics, record.outer["dropped"]) == (2.0, {"loss": 0.5}, 1.0)
+    after = server.pull().params
+    for name in SHAPES:
+        torch.testing.assert_close(before[name] - after[name], torch.full(SHAPES[name], 0.5))
+    server.push(report_of(1, 0))
+    assert "dropped" not in server.step(1).outer
+
+
+def test_a_step_needs_a_shard_that_is_not_dropped() -> None:
+    server = make_server()
+    server.drop(0)
+    server.drop(1)
+    with pytest.raises(StepError, match="all its 2 shards have been dropped"):
+        server.step(2)
+    assert server.version == 0
+
+
+def test_a_step_in_two_halves_is_the_step() -> None:
+    whole, halves = make_server(clip_norm=0.1, average=0.9), make_server(clip_norm=0.1, average=0.9)
+    for version in range(3):
+        for shard in range(20):
+            whole.push(report_of(version, shard))
+            halves.push(report_of(version, shard))
+        assert whole.step(20) == halves.apply(norm_of(halves.reduce(20).squares))
+    assert digest(whole.averaged()) == digest(halves.averaged())
+
+
+def test_a_second_half_needs_a_first() -> None:
+    server = make_server()
+    server.push(report_of(0, 0))
+    with pytest.raises(StepError, match="have not been reduced"):
+        server.apply(1.0)
+    server.reduce(1)
+    server.push(report_of(0, 1))
+    with pytest.raises(StepError, match="have not been reduced"):
+        server.apply(1.0)
+    assert server.step(2).version == 1
