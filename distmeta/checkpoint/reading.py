@@ -18,7 +18,7 @@ from distmeta.checkpoint.storage import MARKER, Folder
 from distmeta.config.base import explain
 from distmeta.config.run import RunConfig
 from distmeta.core.errors import UserError
-from distmeta.core.places import runs_path
+from distmeta.core.paths import runs_path
 from distmeta.core.types import Params
 from distmeta.server.outer import AVERAGE, PARAMS, State
 

@@ -9,7 +9,7 @@ import typer
 
 from distmeta.cli.output import JsonOption, print_json, print_table, print_values
 from distmeta.core.errors import UserError
-from distmeta.core.places import data_home
+from distmeta.core.paths import data_home
 from distmeta.data.catalog import import_store, list_stores, open_store, stores_home
 from distmeta.data.fetch import REMOTE, fetch
 from distmeta.data.importers import IMPORTERS, ImportOptions

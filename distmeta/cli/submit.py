@@ -31,7 +31,7 @@ from distmeta.config import RunConfig
 from distmeta.config.load import load_config
 from distmeta.core.errors import DistmetaError, UserError
 from distmeta.core.logs import quiet
-from distmeta.core.places import data_home
+from distmeta.core.paths import data_home
 from distmeta.tracking.uris import mask_uri
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import typer
 
 from distmeta.cli.output import JsonOption, SetOption, people_read, print_json, print_values
 from distmeta.config.load import load_config, to_yaml
-from distmeta.core.places import in_ray_job
+from distmeta.core.paths import in_ray_job
 from distmeta.tracking.uris import mask_uri, tracking_uri
 
 EXAMPLES = """\b

@@ -1,1 +1,1 @@
-"""Data types, tensors, random numbers, errors, logs and places. Imports nothing else of the package."""
+"""Data types, tensors, random numbers, errors, logging and paths. Imports no other package of distmeta."""

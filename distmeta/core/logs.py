@@ -1,4 +1,4 @@
-"""Other libraries' loggers, kept from talking out of turn."""
+"""Silence noisy loggers of other libraries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet(logger: str) -> Iterator[None]:
-    """Let one logger pass errors only."""
+    """Within the block, let `logger` pass errors only."""
     noisy = logging.getLogger(logger)
     level = noisy.level
     noisy.setLevel(logging.ERROR)

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from distmeta.core.errors import UserError, nearest
-from distmeta.core.places import data_home
+from distmeta.core.paths import data_home
 from distmeta.data.importers import IMPORTERS, ImportOptions
 from distmeta.data.manifest import MANIFEST_NAME, NAME_PATTERN, Provenance
 from distmeta.data.store import ClassStore, require_examples, write_store

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from distmeta.core.errors import UserError
-from distmeta.core.places import data_home, in_ray_job
+from distmeta.core.paths import data_home, in_ray_job
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(?P<path>[^?]+)")

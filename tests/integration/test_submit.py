@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from distmeta.cli import main
-from distmeta.core.places import JOB_VARIABLE
+from distmeta.core.paths import JOB_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 120.0

@@ -16,7 +16,7 @@ import torch
 
 from distmeta import __version__
 from distmeta.core.errors import UserError
-from distmeta.core.places import data_home
+from distmeta.core.paths import data_home
 
 
 def cache_folder() -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distmeta.core.errors import UserError
-from distmeta.core.places import data_home
+from distmeta.core.paths import data_home
 from distmeta.data import catalog
 from distmeta.data.catalog import import_store, list_stores, open_store
 from distmeta.data.importers import ImportOptions

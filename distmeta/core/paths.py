@@ -1,10 +1,10 @@
-"""Where things lie: what distmeta keeps for this user, and runs whose configuration names no absolute place.
+"""Folders that distmeta uses for its own data and for runs.
 
-A Ray job's working folder is a copy that the cluster throws away, so what is to last goes elsewhere. Environment:
+A Ray job's working folder is a copy that the cluster deletes, so data that must last is stored elsewhere. Environment:
 
-    DISTMETA_HOME: The folder of stores, compiled graphs and downloads. Default: `~/.cache/distmeta`.
-    DISTMETA_RUNS: The folder of runs, a local path or an fsspec URL. Relative `checkpoint.path`s lie in it, `runs`
-        being this folder itself. Default: the working folder's `runs`; in a Ray job, `runs` in DISTMETA_HOME.
+    DISTMETA_HOME: Folder of stores, compiled graphs and downloads. Default: `~/.cache/distmeta`.
+    DISTMETA_RUNS: Folder of runs, a local path or an fsspec URL. A relative `checkpoint.path` is resolved against it;
+        `runs` is this folder itself. Default: the working folder's `runs`; in a Ray job, `runs` in DISTMETA_HOME.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _RUNS = "runs"
 
 
 def data_home() -> Path:
-    """Return the folder of everything distmeta keeps for this user."""
+    """The folder for everything distmeta stores for this user."""
     return Path(os.environ.get("DISTMETA_HOME") or Path.home() / ".cache" / "distmeta").expanduser()
 
 
@@ -28,7 +28,7 @@ def in_ray_job() -> bool:
 
 
 def runs_path(path: str) -> str:
-    """Where a `checkpoint.path` leads to: an absolute path or URL as it is, a relative one in the folder of runs."""
+    """Resolve a `checkpoint.path`: absolute paths and URLs are unchanged, relative ones go into the folder of runs."""
     root = os.environ.get("DISTMETA_RUNS") or (str(data_home() / _RUNS) if in_ray_job() else "")
     if not root or "://" in path or path.startswith(("/", "~")):
         return path
