@@ -1,4 +1,4 @@
-"""Errors a user can mend: what is wrong, where, and what is allowed, in one line."""
+"""Errors that a user can fix. Messages are one line: `where: what is wrong; allowed: ...`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class UserError(DistmetaError):
 
     Args:
         what: What is wrong, with the offending value.
-        where: The place of it: a field (`outer.lr`), a file, an option.
+        where: A field (`outer.lr`), a file or an option.
         allowed: What would be accepted instead.
     """
 
@@ -28,12 +28,12 @@ class UserError(DistmetaError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Say which names are valid, the nearest one to `name` first: `did you mean 'x'? (x, y, z)`."""
+    """List the valid names, preceded by the one closest to `name`: `did you mean 'x'? (x, y, z)`."""
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     listed = ", ".join(names)
-    return f"did you mean '{close[0]}'? ({listed})" if close else listed
+    return f"did you mean '{matches[0]}'? ({listed})" if matches else listed
 
 
 class WorkerError(DistmetaError):
-    """A shard could not be computed: the program raised, or its workers kept dying."""
+    """A shard could not be computed: the program raised, or its workers died repeatedly."""

@@ -1,7 +1,7 @@
 """Counter-based random numbers: every draw is a pure function of (seed, split, step, task index).
 
-No generator carries state from one draw to the next, so any worker can make any task at any time, in any order, and get
-the same bits. The hash is SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators"),
+No generator carries state from one draw to the next, so any worker can build any task, in any order, and get the same
+bits. The hash is SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators"),
 applied to arrays: one call draws for all T tasks of a shard.
 
 Shapes: T tasks.
@@ -45,8 +45,8 @@ def bits(seeds: npt.ArrayLike, stream: str, count: int) -> Uint64:
     """Draw `count` 64-bit words for each seed.
 
     Args:
-        seeds: [T] integer seeds, one a task.
-        stream: Names the purpose of the draw; different streams are independent.
+        seeds: [T] integer seeds, one per task.
+        stream: Name of the draw; different streams are independent.
         count: Words per seed.
 
     Returns:
@@ -71,7 +71,7 @@ def normal(seeds: npt.ArrayLike, stream: str, count: int) -> npt.NDArray[np.floa
 
 
 def choice(seeds: npt.ArrayLike, stream: str, population: int, count: int) -> npt.NDArray[np.int64]:
-    """Draw `count` different numbers of `range(population)` for each seed: [T, count] int64, in random order.
+    """Draw `count` of `range(population)` without replacement for each seed: [T, count] int64, in random order.
 
     Raises:
         ValueError: `count` is larger than `population`.
