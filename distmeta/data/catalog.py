@@ -1,8 +1,8 @@
-"""The stores of this user: where they are, how they are made, how they are found by name.
+"""The class stores of this user: import them, list them, open them by name.
 
 Environment:
     DISTMETA_HOME: Holds `stores/` and `raw/` (default: `~/.cache/distmeta`).
-    DISTMETA_DATA: Raw files of well-known data sets (`omniglot/`, `cifar100/`); they are imported at first use.
+    DISTMETA_DATA: Raw files of benchmark data sets (`omniglot/`, `cifar100/`), which are imported at first use.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _LOG = logging.getLogger(__name__)
 
 
 def stores_home() -> Path:
-    """Return the folder of the stores that are found by name."""
+    """The folder of the stores that can be opened by name."""
     return data_home() / "stores"
 
 
 def list_stores() -> list[str]:
-    """Return the names of all stores below `stores_home()`, sorted."""
+    """Sorted names of all stores in `stores_home()`."""
     if not stores_home().is_dir():
         return []
     # Temporary folders and locks begin with a dot.
@@ -48,13 +48,13 @@ def import_store(
     min_examples: int = 1,
     replace: bool = False,
 ) -> ClassStore:
-    """Import raw files into a store below `stores_home()`.
+    """Import raw files into a store in `stores_home()`.
 
     Args:
         kind: Name of an importer.
-        source: The raw files: a folder or a table, as the importer wants it.
-        name: Name of the store; default: the importer's name for a well-known data set, otherwise the source's.
-        options: What the importer is asked for; an option that it does not take must be left at its default.
+        source: The raw files: a folder or a table, depending on the importer.
+        name: Name of the store; default: the importer's name for a benchmark data set, otherwise the source's.
+        options: Options of the import; those that this importer does not support must have their default value.
         min_examples: Examples that each class must have.
         replace: Replace a store of the same name.
 
@@ -64,15 +64,15 @@ def import_store(
     if kind not in IMPORTERS:
         raise UserError(f"no importer '{kind}'", where="data import", allowed=nearest(kind, IMPORTERS))
     importer, options, path = IMPORTERS[kind], options or ImportOptions(), Path(source).expanduser()
-    asked = _asked_options(kind, options)
+    importer_options = _importer_options(kind, options)
     if not path.exists():
         raise UserError("no such file or folder", where=str(path), allowed=importer.description)
     name = name or (kind if importer.raw_folder else path.resolve().stem)
     if not re.match(NAME_PATTERN, name):
         raise UserError(f"store name '{name}'", where="--name", allowed="letters, digits, '.', '_' and '-'")
-    if (stores_home() / name).exists() and not replace:  # said before the work, and checked again by write_store
+    if (stores_home() / name).exists() and not replace:  # fail before the work; write_store checks again
         raise UserError(
-            f"there is a store '{name}' already", where=str(stores_home()), allowed="--replace, or another --name"
+            f"a store '{name}' exists already", where=str(stores_home()), allowed="--replace, or another --name"
         )
     data = importer.read(path, options)
     require_examples(data.class_names, data.class_counts, min_examples, str(path))
@@ -84,7 +84,7 @@ def import_store(
         splits=data.splits,
         provenance=Provenance(
             importer=kind,
-            options=asked,
+            options=importer_options,
             sources=data.sources,
             versions={package: version(package) for package in ("numpy", "pillow", "pyarrow")},
         ),
@@ -93,15 +93,15 @@ def import_store(
 
 
 def open_store(name_or_path: str | os.PathLike[str]) -> ClassStore:
-    """Open a store by path or name; a well-known data set is imported first if its raw files are at hand.
+    """Open a store by path or name; a benchmark data set is imported first if its raw files are available.
 
-    Several processes may ask for the same data set at once: one imports, the others wait.
+    Safe for concurrent processes: one imports, the others wait.
 
     Args:
-        name_or_path: A folder with a manifest, or the name of a store below `stores_home()`.
+        name_or_path: A folder with a manifest, or the name of a store in `stores_home()`.
 
     Raises:
-        UserError: No such store; the message names the command that makes it, or the nearest name.
+        UserError: No such store; the message names the command that creates it, or the closest name.
     """
     name = os.fspath(name_or_path)
     path = Path(name).expanduser()
@@ -112,9 +112,10 @@ def open_store(name_or_path: str | os.PathLike[str]) -> ClassStore:
     target = stores_home() / name
     if (target / MANIFEST_NAME).exists():
         return ClassStore.open(target)
-    known = [kind for kind, importer in IMPORTERS.items() if importer.raw_folder]
-    if name not in known:
-        raise UserError(f"no data '{name}'", where=str(stores_home()), allowed=nearest(name, {*known, *list_stores()}))
+    importable = [kind for kind, importer in IMPORTERS.items() if importer.raw_folder]
+    if name not in importable:
+        allowed = nearest(name, {*importable, *list_stores()})
+        raise UserError(f"no data '{name}'", where=str(stores_home()), allowed=allowed)
     raw = _raw_folder(name)
     with _locked(stores_home() / f".{name}.lock"):
         if not (target / MANIFEST_NAME).exists():
@@ -136,18 +137,20 @@ def _raw_folder(name: str) -> Path:
     )
 
 
-def _asked_options(kind: str, options: ImportOptions) -> dict[str, str | int | float | bool | list[float] | None]:
-    """Collect the importer's own options for the manifest; any other option must have its default value."""
-    defaults, taken = asdict(ImportOptions()), IMPORTERS[kind].options
+def _importer_options(kind: str, options: ImportOptions) -> dict[str, str | int | float | bool | list[float] | None]:
+    """Select the options that the importer supports, for the manifest; all others must have their default value."""
+    defaults, supported = asdict(ImportOptions()), IMPORTERS[kind].options
     for field, value in asdict(options).items():
-        if field not in taken and value != defaults[field]:
-            flags = sorted(f"--{option.replace('_', '-')}" for option in taken)
+        if field not in supported and value != defaults[field]:
+            flags = sorted(f"--{option.replace('_', '-')}" for option in supported)
             raise UserError(
-                f"importer '{kind}' takes no --{field.replace('_', '-')}", where="data import", allowed=", ".join(flags)
+                f"importer '{kind}' does not support --{field.replace('_', '-')}",
+                where="data import",
+                allowed=", ".join(flags),
             )
     if options.size is not None and not 1 <= options.size <= 4096:
         raise UserError(f"size {options.size}", where="--size", allowed="1 to 4096 pixels")
-    values = {field: asdict(options)[field] for field in sorted(taken)}
+    values = {field: asdict(options)[field] for field in sorted(supported)}
     return {field: list(value) if isinstance(value, tuple) else value for field, value in values.items()}
 
 

@@ -1,7 +1,7 @@
-"""Download of raw files from their canonical places, each checked against a published digest.
+"""Download raw files from their official URLs, each checked against a published digest.
 
-Nothing unchecked is left: a file is streamed to `NAME.part`, its digest is compared, then it is renamed. CIFAR-100 is
-not here, because its canonical form is a pickle, and no pickle is ever loaded.
+A file is streamed to a temporary `.part` file and renamed only when its digest matches. CIFAR-100 is not included,
+because it is published as a pickle, and no pickle is ever loaded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class RemoteFile:
 
     Attributes:
         name: File name, below the data set's URL and in the destination.
-        algorithm: `sha256`, or `md5` where only that is published.
+        algorithm: `sha256`, or `md5` if that is all that is published.
         digest: Expected digest, hexadecimal.
     """
 
@@ -38,7 +38,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class RemoteData:
-    """The files of one data set, and the URL of the folder they lie in."""
+    """The files of one data set, and the URL of their folder."""
 
     url: str
     files: tuple[RemoteFile, ...]
@@ -88,13 +88,13 @@ REMOTE: dict[str, RemoteData] = {
 def fetch(
     name: str, destination: Path, *, remote: Mapping[str, RemoteData] = REMOTE, timeout_s: float = 30.0
 ) -> list[Path]:
-    """Download the files of a data set; a file that is there with the right digest is kept.
+    """Download the files of a data set; existing files with the right digest are not downloaded again.
 
     Args:
         name: Name of the data set.
-        destination: Folder for the files; it is made if need be.
-        remote: The known data sets.
-        timeout_s: Longest wait for the server, for each answer.
+        destination: Folder for the files; created if missing.
+        remote: Data sets by name.
+        timeout_s: Timeout of each network operation, in seconds.
 
     Returns:
         The files.
@@ -117,8 +117,8 @@ def fetch(
 
 def _fetch_file(url: str, expected: RemoteFile, path: Path, timeout_s: float) -> None:
     if path.is_file():
-        with path.open("rb") as present:
-            if hashlib.file_digest(present, expected.algorithm).hexdigest() == expected.digest:
+        with path.open("rb") as existing:
+            if hashlib.file_digest(existing, expected.algorithm).hexdigest() == expected.digest:
                 return
     descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
@@ -130,11 +130,11 @@ def _fetch_file(url: str, expected: RemoteFile, path: Path, timeout_s: float) ->
                     sink.write(block)
             if digest.hexdigest() != expected.digest:
                 raise UserError(
-                    f"the {expected.algorithm} digest is {digest.hexdigest()}", where=url, allowed=f"{expected.digest}"
+                    f"the {expected.algorithm} digest is {digest.hexdigest()}", where=url, allowed=expected.digest
                 )
             sink.flush()
             os.fsync(sink.fileno())
-        Path(part).chmod(0o644)  # mkstemp makes a file that only its owner can read
+        Path(part).chmod(0o644)  # mkstemp creates a file that only its owner can read
         Path(part).replace(path)
     except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
         raise UserError(f"cannot be downloaded: {error}", where=url, allowed="a working network connection") from error

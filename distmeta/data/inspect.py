@@ -1,4 +1,4 @@
-"""What a store holds: a summary for people and programs, and a contact sheet of its images."""
+"""Summary of a store's contents, and a contact sheet of its images."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from PIL import Image
 from distmeta.data.store import ClassStore
 
 _SAMPLE_EXAMPLES = 2000  # evenly spaced, for the pixel statistics
-_DEFAULT_CLASSES = 12
+_MAX_SHEET_CLASSES = 12
 _GAP_PIXELS = 2
-_MIN_TILE_PIXELS = 56  # smaller images are enlarged by a whole factor
+_MIN_TILE_PIXELS = 56  # smaller images are enlarged by an integer factor
 _BACKGROUND_GREY = 96
 
 
 def summary(store: ClassStore) -> dict[str, Any]:
-    """Describe a store in values that JSON can hold.
+    """Summarise a store as a JSON object.
 
     Returns:
         name, kind, shape, num_examples, num_classes, examples_per_class {min, median, max}, splits {set: {split:
@@ -53,35 +53,33 @@ def summary(store: ClassStore) -> dict[str, Any]:
     return result
 
 
-def contact_sheet(store: ClassStore, path: Path, *, classes: Sequence[int] | None = None, per_class: int = 10) -> None:
-    """Write a PNG with one row of images per class.
+def contact_sheet(store: ClassStore, path: Path, *, per_class: int = 10) -> None:
+    """Write a PNG with one row of images for each of up to 12 evenly spaced classes.
 
     Args:
         store: A store of images.
         path: The PNG file to write.
-        classes: Class indices; default: 12, evenly spaced.
-        per_class: Images of a class at most.
+        per_class: Maximum number of images of a class.
 
     Raises:
         UserError: The store holds texts.
     """
     images = store.images
-    if classes is None:
-        classes = np.unique(np.linspace(0, len(store.class_names) - 1, _DEFAULT_CLASSES).astype(np.int64)).tolist()
+    classes = np.unique(np.linspace(0, len(store.class_names) - 1, _MAX_SHEET_CLASSES).astype(np.int64)).tolist()
     _, height, width = store.shape
     scale = max(1, -(-_MIN_TILE_PIXELS // max(height, width)))
     step_y, step_x = height * scale + _GAP_PIXELS, width * scale + _GAP_PIXELS
     sheet = Image.new(
         "RGB", (per_class * step_x + _GAP_PIXELS, len(classes) * step_y + _GAP_PIXELS), (_BACKGROUND_GREY,) * 3
     )
-    for line, index in enumerate(classes):
+    for row, index in enumerate(classes):
         start, stop = store.class_offsets[index : index + 2]
-        for place, row in enumerate(range(start, min(stop, start + per_class))):
-            tile = np.broadcast_to(images[row].transpose(1, 2, 0), (height, width, 3))
+        for column, example in enumerate(range(start, min(stop, start + per_class))):
+            tile = np.broadcast_to(images[example].transpose(1, 2, 0), (height, width, 3))
             picture = Image.fromarray(np.ascontiguousarray(tile)).resize(
                 (width * scale, height * scale), Image.Resampling.NEAREST
             )
-            sheet.paste(picture, (_GAP_PIXELS + place * step_x, _GAP_PIXELS + line * step_y))
+            sheet.paste(picture, (_GAP_PIXELS + column * step_x, _GAP_PIXELS + row * step_y))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, format="PNG")
 

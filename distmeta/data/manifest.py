@@ -1,7 +1,7 @@
-"""The manifest of a class store: what `manifest.json` holds, read strictly and written canonically.
+"""Schema of a class store's `manifest.json`.
 
-The manifest names no path of the machine that made it, and no time: importing the same sources with the same options
-and library versions gives the same bytes.
+It contains no local path and no time stamp: importing the same sources with the same options and library versions
+gives the same bytes.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class _Record(BaseModel):
 
 
 class Source(_Record):
-    """One raw file (or one folder of files) that the examples came from."""
+    """A raw file, or a folder of files, that the examples were read from."""
 
     name: str
     sha256: str
 
 
 class Provenance(_Record):
-    """Where the examples came from and what was done to them."""
+    """Importer, options, sources and library versions that produced the examples."""
 
     importer: str = "python"
     options: dict[str, str | int | float | bool | list[float] | None] = {}
@@ -46,14 +46,14 @@ class Provenance(_Record):
 
 
 class ExamplesFile(_Record):
-    """The size and digest of `examples.arrow`."""
+    """Size and digest of `examples.arrow`."""
 
     sha256: str
     num_bytes: int
 
 
 class Manifest(_Record):
-    """Everything about a store but the examples themselves.
+    """Description of a store without the examples themselves.
 
     Attributes:
         shape: [channels, height, width] of an image; empty for text.
@@ -86,7 +86,7 @@ class Manifest(_Record):
             if len(set(indices)) != len(indices):
                 raise ValueError(f"split set '{set_name}' holds a class twice")
             if indices and (min(indices) < 0 or max(indices) >= len(self.class_names)):
-                raise ValueError(f"split set '{set_name}' names a class that is not there")
+                raise ValueError(f"split set '{set_name}' names a class that does not exist")
         return self
 
     def class_offsets(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -98,7 +98,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read `folder/manifest.json`.
 
     Raises:
-        UserError: No such file, not JSON, another format version, or fields that do not fit together.
+        UserError: No such file, not JSON, another format version, or inconsistent fields.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -125,6 +125,5 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

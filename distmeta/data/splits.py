@@ -1,11 +1,11 @@
-"""Class splits by name: which classes are for meta-training, meta-validation and meta-testing.
+"""Class splits: the classes for meta-training, meta-validation and meta-testing.
 
 - `omniglot`: Finn, Abbeel & Levine 2017 (arXiv:1703.03400): 1,200 random characters for training, the other 423 for
-  testing; 100 of the 1,200 validate. Rotations as classes are added by the task source, after the split, so that a
-  character and its rotations never fall into different splits.
+  testing; 100 of the 1,200 are used for validation. The task source adds rotations as further classes after the split,
+  so that a character and its rotations are always in the same split.
 - `cifar_fs` (Bertinetto et al. 2019, arXiv:1805.08136) and `fc100` (Oreshkin et al. 2018, arXiv:1805.10123): published
   lists of class names.
-- `fractions`: a seeded random split of any other set of classes.
+- `fractions`: a seeded random split of any set of classes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEFAULT_FRACTIONS = (0.64, 0.16, 0.2)
 
 
 def omniglot(seed: int = 0) -> SplitSets:
-    """Split the 1,623 characters into 1,100 train, 100 val and 423 test classes."""
+    """Random split of the 1,623 characters into 1,100 train, 100 val and 423 test classes."""
     return {"omniglot": _partition(OMNIGLOT_CLASSES, (1100, 100, 423), "omniglot", seed)}
 
 
@@ -30,10 +30,10 @@ def fractions(num_classes: int, parts: Sequence[float] = DEFAULT_FRACTIONS, seed
     """Split classes at random in the given proportions.
 
     Args:
-        num_classes: Classes to split.
-        parts: Shares of train, val and test; they add up to 1. A share above 0 gets at least one class, as far as
-            there are classes.
-        seed: Chooses the permutation.
+        num_classes: Number of classes to split.
+        parts: Shares of train, val and test, which add up to 1. Every share above 0 gets at least one class if there
+            are enough classes.
+        seed: Seed of the permutation.
 
     Raises:
         UserError: Not three shares that add up to 1.
@@ -45,10 +45,10 @@ def fractions(num_classes: int, parts: Sequence[float] = DEFAULT_FRACTIONS, seed
     num_val = min(int(parts[1] * num_classes + 0.5), num_classes)
     num_test = min(int(parts[2] * num_classes + 0.5), num_classes - num_val)
     counts = [num_classes - num_val - num_test, num_val, num_test]
-    for needy in range(3):
-        richest = max(range(3), key=lambda index: counts[index])
-        if parts[needy] > 0 and counts[needy] < 1 and counts[richest] > 1:
-            counts[needy], counts[richest] = counts[needy] + 1, counts[richest] - 1
+    for split in range(3):
+        largest = max(range(3), key=lambda index: counts[index])
+        if parts[split] > 0 and counts[split] < 1 and counts[largest] > 1:
+            counts[split], counts[largest] = counts[split] + 1, counts[largest] - 1
     return {"fractions": _partition(num_classes, counts, "fractions", seed)}
 
 
@@ -59,7 +59,7 @@ def by_name(set_name: str, lists: Mapping[str, Sequence[str]], class_names: Sequ
         set_name: Name of the split set.
         lists: {train/val/test: class names}.
         class_names: All classes, in the order of the store.
-        where: The file the lists come from, for the message.
+        where: The file of the lists, for error messages.
 
     Raises:
         UserError: A split is missing, or a listed class does not exist.

@@ -2,7 +2,7 @@
 
 A store is a folder with `examples.arrow` (an Arrow IPC file of one record batch, rows sorted by class) and
 `manifest.json`. Images are one fixed-size list column of uint8, so that the file maps to a numpy array [M, C, H, W]
-without a copy: every process of a machine shares the same pages, and a batch of episodes is one fancy index.
+without a copy: all processes of a machine share the same pages, and a batch of episodes is read with one fancy index.
 
 Shapes: M examples in the store, C classes (in `class_offsets`) or channels (in images), H height, W width.
 """
@@ -37,7 +37,7 @@ Examples = npt.NDArray[np.uint8] | Sequence[str]
 
 
 class ClassStore:
-    """An open store; reading it never copies the images. Use `ClassStore.open`.
+    """An open, memory-mapped store. Create one with `ClassStore.open`.
 
     Attributes:
         path: The folder.
@@ -53,22 +53,21 @@ class ClassStore:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> ClassStore:
-        """Map the store in folder `path`.
+        """Memory-map the store in folder `path`.
 
         Raises:
-            UserError: The manifest is missing, damaged or of another version, or the examples do not fit it.
+            UserError: The manifest is missing, damaged or of another version, or does not match the examples.
         """
         folder = Path(path)
         manifest = read_manifest(folder)
         return cls(folder, manifest, _map_column(folder / EXAMPLES_NAME, manifest))
 
     def __reduce__(self) -> tuple[Callable[[str], ClassStore], tuple[str]]:
-        """Travel as a path: the receiving process maps the file itself."""
+        """Pickle as a path: the receiving process maps the file itself."""
         return ClassStore.open, (str(self.path.resolve()),)
 
     @property
     def name(self) -> str:
-        """The name of the store, as in the manifest."""
         return self.manifest.name
 
     @property
@@ -83,12 +82,11 @@ class ClassStore:
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the C classes."""
         return self.manifest.class_names
 
     @property
     def num_examples(self) -> int:
-        """M, the examples of all classes together."""
+        """M, the number of examples of all classes together."""
         return self.manifest.num_examples
 
     @property
@@ -105,15 +103,15 @@ class ClassStore:
 
     @property
     def texts(self) -> Any:
-        """All texts: a `pyarrow.LargeStringArray` of M strings, mapped from the file."""
+        """All texts: a memory-mapped `pyarrow.LargeStringArray` of M strings."""
         self._require_kind("text")
         return self._column
 
     def split(self, set_name: str, split: str) -> npt.NDArray[np.int64]:
-        """Look up the class indices of one split of a split set.
+        """Class indices of one split of a split set.
 
         Raises:
-            UserError: The store has no such split set, or the set no such split.
+            UserError: No such split set, or no such split in it.
         """
         if set_name not in self.splits:
             raise UserError(
@@ -130,20 +128,8 @@ class ClassStore:
             )
         return np.asarray(split_set[split], dtype=np.int64)
 
-    def require_examples(self, minimum: int, where: str | None = None) -> None:
-        """Check that every class has at least `minimum` examples.
-
-        Args:
-            minimum: Examples a class must have, for instance shots plus queries.
-            where: What asks for them, named in the message.
-
-        Raises:
-            UserError: Names the first class with too few examples.
-        """
-        require_examples(self.class_names, self.manifest.class_counts, minimum, where or f"data '{self.name}'")
-
     def verify(self) -> None:
-        """Read all of `examples.arrow` and compare its digest with the manifest.
+        """Compare the digest of `examples.arrow` with the manifest.
 
         Raises:
             UserError: The digests differ.
@@ -160,7 +146,11 @@ class ClassStore:
 
 
 def require_examples(class_names: Sequence[str], class_counts: Sequence[int], minimum: int, where: str) -> None:
-    """Raise a UserError that names the first class with fewer than `minimum` examples, if there is one."""
+    """Check that every class has at least `minimum` examples.
+
+    Raises:
+        UserError: A class has too few examples; the message names the first one.
+    """
     for class_name, count in zip(class_names, class_counts, strict=True):
         if count < minimum:
             raise UserError(
@@ -180,30 +170,30 @@ def write_store(
     provenance: Provenance | None = None,
     replace: bool = False,
 ) -> ClassStore:
-    """Write a store, all of it or nothing: a temporary sibling folder is filled, synced and renamed.
+    """Write a store atomically: a temporary sibling folder is filled, synced and renamed.
 
     Args:
-        path: The folder to make; its last part is the name of the store.
+        path: The folder to create; its last part is the name of the store.
         examples: Images [M, C, H, W] uint8, or M texts; sorted by class.
         class_names: Names of the classes, in the order of the rows.
         class_counts: Examples of each class, in the same order.
         splits: {split set: {split: class indices}}.
-        provenance: Where the examples came from.
+        provenance: Origin of the examples.
         replace: Replace an existing store (but never a folder that is not a store).
 
     Returns:
         The new store, open.
 
     Raises:
-        UserError: There is a store already and `replace` is false, or a file that is no store.
-        ValueError: The arguments do not fit together.
+        UserError: The store exists already and `replace` is false, or `path` is something else than a store.
+        ValueError: The arguments are inconsistent.
     """
     target = Path(path).absolute()
     _require_free(target, replace)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
-        temporary.chmod(0o755)  # mkdtemp makes a folder that only its owner can read
+        temporary.chmod(0o755)  # mkdtemp creates a folder that only its owner can read
         column = _column(examples)
         _write_arrow(temporary / EXAMPLES_NAME, column)
         manifest = Manifest(
@@ -257,7 +247,7 @@ def _write_arrow(path: Path, column: Any) -> None:
 
 
 def _map_column(path: Path, manifest: Manifest) -> Any:
-    """Map the single column of the examples file, after checking that it is the one of the manifest."""
+    """Memory-map the single column of the examples file and check that it matches the manifest."""
     damaged = "is missing or damaged; import the data again"
     try:
         if path.stat().st_size != manifest.examples.num_bytes:
@@ -272,7 +262,7 @@ def _map_column(path: Path, manifest: Manifest) -> Any:
     image_type = pa.list_(item, int(np.prod(manifest.shape))) if manifest.kind == "image" else None
     expected = image_type or pa.large_string()
     if reader.num_record_batches != 1 or batch.num_rows != manifest.num_examples or batch.schema.types != [expected]:
-        raise UserError("does not fit the manifest; import the data again", where=str(path))
+        raise UserError("does not match the manifest; import the data again", where=str(path))
     return batch.column(0)
 
 
@@ -292,7 +282,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def _rename_over(temporary: Path, target: Path) -> None:
-    """Put `temporary` in the place of `target`; the old store is put back when that fails."""
+    """Replace `target` by `temporary`; restore the old store if that fails."""
     old = temporary.with_suffix(".old")
     if target.exists():
         target.rename(old)  # a folder cannot be renamed over one that is not empty

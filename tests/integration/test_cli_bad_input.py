@@ -301,7 +301,7 @@ ROWS = [
     Row(
         "undecodable image",
         with_broken_picture("data", "import", "images"),
-        ("class1/1.png: the image does not decode",),
+        ("class1/1.png: the image cannot be decoded",),
     ),
     Row(
         "class with too few examples",
@@ -381,7 +381,7 @@ ROWS_ON_RUNS = [
     # a user's own images
     Row("empty support", adapt(support=None), ("labelled: holds no sub-folder", "one sub-folder")),
     Row("no queries", adapt(queries=0), ("unsorted: no such folder",)),
-    Row("undecodable query", adapt(broken=True), ("unsorted/broken.png: the image does not decode",)),
+    Row("undecodable query", adapt(broken=True), ("unsorted/broken.png: the image cannot be decoded",)),
     Row("other number of classes", adapt(support=3), ("labelled: holds 3 class folders", "allowed: 2")),
     Row("learner of numbers", adapt(run="waves"), ("takes inputs of shape (1,)", "square images")),
     Row("unknown protocol", adapt(extra=("--protocol", "deductive")), ("'deductive'", "inductive")),

@@ -1,4 +1,4 @@
-"""Importers: what turns raw files into a class store, by name."""
+"""Importers, by name: each reads raw files into the arrays of a class store."""
 
 from __future__ import annotations
 

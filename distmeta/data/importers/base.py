@@ -1,4 +1,4 @@
-"""What every importer takes and gives."""
+"""Interface of importers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from distmeta.data.store import Examples
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """Options of all importers; each importer declares which of them it takes.
+    """Options of all importers; each importer declares which of them it supports.
 
     Attributes:
-        size: Height and width to resize to, in pixels; None keeps those of the source.
+        size: Height and width to resize to, in pixels; None keeps the source's.
         grey: Convert images to one channel.
-        seed: Chooses a random class split.
+        seed: Seed of a random class split.
         fractions: Shares of train, val and test classes.
         text_column: Column of a table that holds texts.
         image_column: Column of a table that holds images: encoded bytes, or paths relative to the table.
@@ -36,14 +36,14 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class ClassData:
-    """What an importer read: the arguments of `write_store`.
+    """Result of an importer: the arguments of `write_store`.
 
     Attributes:
         examples: Images [M, C, H, W] uint8 or M texts, sorted by class.
         class_names: Names of the classes, in the order of the rows.
         class_counts: Examples of each class.
         splits: {split set: {split: class indices}}.
-        sources: The raw files and their digests.
+        sources: Raw files and their digests.
     """
 
     examples: Examples
@@ -58,10 +58,10 @@ class Importer:
     """One kind of raw data.
 
     Attributes:
-        read: Turns the source into examples sorted by class; raises UserError on bad input.
-        description: One line for people.
-        options: The fields of ImportOptions that `read` looks at.
-        raw_folder: The folder of the raw files below DISTMETA_DATA, when the data set is a well-known one.
+        read: Reads the source into examples sorted by class; raises UserError on bad input.
+        description: One line for help texts and error messages.
+        options: Names of the fields of ImportOptions that `read` supports.
+        raw_folder: For a benchmark data set, the folder of its raw files in DISTMETA_DATA; None for user data.
     """
 
     read: Callable[[Path, ImportOptions], ClassData]

@@ -51,12 +51,12 @@ def read_cifar(source: Path, options: ImportOptions, split_set: str) -> ClassDat
     """Read CIFAR-100 with the class split `split_set`.
 
     Args:
-        source: The folder of the two files, or the one above it if that is called `cifar100`.
+        source: The folder of the two files, or its parent if the folder is called `cifar100`.
         options: `size` and `grey`.
         split_set: `cifar_fs` or `fc100`.
 
     Raises:
-        UserError: A file is missing or damaged, or the two do not fit together.
+        UserError: A file is missing or damaged, or the two files do not match.
     """
     folder = source / "cifar100" if (source / "cifar100" / TABLE_NAME).is_file() else source
     class_names, lists = _read_classes(folder / CLASSES_NAME, split_set)

@@ -1,4 +1,4 @@
-"""Decoding of image files to uint8 arrays, in a thread pool (Pillow releases the interpreter lock).
+"""Decode image files to uint8 arrays in a thread pool (Pillow releases the GIL).
 
 Shapes: M images, C channels (1 or 3), H height, W width.
 """
@@ -17,26 +17,26 @@ from PIL import Image
 
 from distmeta.core.errors import UserError
 
-_CHUNK = 256  # images of one pool job: large enough to hide the cost of a job
+_CHUNK = 256  # images per pool job, to amortise its overhead
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 
 def decode_images(
     names: Sequence[str], load: Callable[[int], bytes], *, size: int | None, grey: bool
 ) -> npt.NDArray[np.uint8]:
-    """Decode M encoded images to one array.
+    """Decode M encoded images into one array.
 
     Args:
-        names: What to call each image in a message, for instance its path.
-        load: Gives the encoded bytes of image i; called from several threads.
-        size: Height and width in pixels; None takes the images as they are, all of one size.
+        names: Name of each image in error messages, for instance its path.
+        load: Returns the encoded bytes of image i; called from several threads.
+        size: Height and width to resize to, in pixels; None keeps the images, which must all have one size.
         grey: One channel; otherwise three.
 
     Returns:
         [M, C, H, W] uint8.
 
     Raises:
-        UserError: Names the image that does not decode, or whose size differs from the first one's.
+        UserError: An image cannot be decoded, or its size differs from the first one's.
     """
     first = _decode(names[0], load, 0, size, grey)
     images = np.empty((len(names), *first.shape), dtype=np.uint8)
@@ -59,17 +59,17 @@ def decode_images(
 
 
 def _decode(name: str, load: Callable[[int], bytes], index: int, size: int | None, grey: bool) -> npt.NDArray[np.uint8]:
-    """One image as [C, H, W]."""
+    """Decode one image to [C, H, W]."""
     try:
         with Image.open(io.BytesIO(load(index))) as image:
             if image.mode not in _EIGHT_BIT_MODES:
                 raise UserError(f"has pixels of mode {image.mode}", where=name, allowed="images of 8 bits a channel")
             pixels: Image.Image = image.convert("L" if grey else "RGB")
-    # These are what Pillow's decoders raise on damaged files.
+    # All of these are raised by Pillow's decoders on damaged files.
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise UserError(f"the image does not decode: {error}", where=name) from error
+        raise UserError(f"the image cannot be decoded: {error}", where=name) from error
     if size is not None and pixels.size != (size, size):
-        # Converted first: Pillow resizes 1-bit images by nearest neighbour, whatever it is asked for.
+        # After the conversion, because Pillow always resizes 1-bit images by nearest neighbour.
         pixels = pixels.resize((size, size), Image.Resampling.LANCZOS)
     array = np.asarray(pixels, dtype=np.uint8)
     return array[None] if grey else array.transpose(2, 0, 1)

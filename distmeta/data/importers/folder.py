@@ -1,4 +1,4 @@
-"""Any folder of images with one sub-folder per class: `SRC/<class>/<image>`, sub-folders of a class included."""
+"""Import a folder of images with one sub-folder per class: `SRC/<class>/.../<image>`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", 
 
 
 def read_folder(source: Path, options: ImportOptions) -> ClassData:
-    """Read all images below `source`; classes and images are sorted by name.
+    """Read all images in the class folders of `source`; classes and images are sorted by name.
 
     Args:
-        source: The folder of the class folders. Hidden files and files that are not images are passed over.
+        source: The folder of the class folders. Hidden files and files that are not images are skipped.
         options: `size`, `grey`, `seed` and `fractions`.
 
     Raises:
-        UserError: No class folder, a class without an image, an image that does not decode or is of another size.
+        UserError: No class folder, a class without an image, an image that cannot be decoded or has another size.
     """
     if not source.is_dir():
         raise UserError("no such folder", where=str(source), allowed="a folder with one sub-folder per class")
@@ -45,15 +45,15 @@ def read_folder(source: Path, options: ImportOptions) -> ClassData:
         return content
 
     images = decode_images([str(path) for path in paths], load, size=options.size, grey=options.grey)
-    whole = hashlib.sha256()
+    combined = hashlib.sha256()
     for path, digest in zip(paths, digests, strict=True):
-        whole.update(path.relative_to(source).as_posix().encode() + b"\0" + digest)
+        combined.update(path.relative_to(source).as_posix().encode() + b"\0" + digest)
     return ClassData(
         examples=images,
         class_names=list(groups),
         class_counts=[len(group) for group in groups.values()],
         splits=fractions(len(groups), options.fractions, options.seed),
-        sources=[Source(name=f"{source.resolve().name}/ ({len(paths)} images)", sha256=whole.hexdigest())],
+        sources=[Source(name=f"{source.resolve().name}/ ({len(paths)} images)", sha256=combined.hexdigest())],
     )
 
 

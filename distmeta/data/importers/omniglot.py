@@ -1,7 +1,7 @@
 """Omniglot: 1,623 handwritten characters, each drawn by 20 people (Lake, Salakhutdinov & Tenenbaum 2015, Science 350).
 
 Reads `images_background.zip` and `images_evaluation.zip`. Drawings are resized from 105x105 (Lanczos) and inverted, so
-that ink is 255 and paper 0. Classes are called `Alphabet/characterNN`.
+that ink is 255 and paper is 0. Class names are `Alphabet/characterNN`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _MEMBER = re.compile(r"images_(?:background|evaluation)/(?P<class_name>[^/]+/cha
 def read_omniglot(source: Path, options: ImportOptions) -> ClassData:
     """Read both zips.
 
-    The split set is `omniglot` when all 1,623 characters are there, and `fractions` for a part of them.
+    The split set is `omniglot` if all 1,623 characters are present, otherwise `fractions`.
 
     Args:
-        source: The folder of the zips, or the one above it if that is called `omniglot`.
+        source: The folder of the zips, or its parent if the folder is called `omniglot`.
         options: `size` (28 pixels when None) and `seed`.
 
     Raises:
-        UserError: A zip is missing or damaged, or a drawing does not decode.
+        UserError: A zip is missing or damaged, or a drawing cannot be decoded.
     """
     folder = source / "omniglot" if (source / "omniglot" / ZIP_NAMES[0]).is_file() else source
     drawings: dict[str, list[tuple[str, bytes]]] = {}
@@ -46,12 +46,12 @@ def read_omniglot(source: Path, options: ImportOptions) -> ClassData:
     images = decode_images(
         [name for name, _ in items], lambda index: items[index][1], size=options.size or DEFAULT_SIZE, grey=True
     )
-    whole = len(drawings) == OMNIGLOT_CLASSES
+    is_complete = len(drawings) == OMNIGLOT_CLASSES
     return ClassData(
         examples=255 - images,
         class_names=list(drawings),
         class_counts=[len(group) for group in drawings.values()],
-        splits=omniglot(options.seed) if whole else fractions(len(drawings), seed=options.seed),
+        splits=omniglot(options.seed) if is_complete else fractions(len(drawings), seed=options.seed),
         sources=[Source(name=zip_name, sha256=file_sha256(folder / zip_name)) for zip_name in ZIP_NAMES],
     )
 
@@ -60,7 +60,7 @@ def read_zip(path: Path) -> dict[str, bytes]:
     """Read all PNG members of a zip into memory, sorted by name.
 
     Raises:
-        UserError: The zip is missing, truncated or damaged, holds no image, or a member's path leaves the zip.
+        UserError: The zip is missing, truncated or damaged, contains no image, or a member's path leaves the zip.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""Any csv, tsv, parquet or jsonl table with a column of texts or images and a column of labels.
+"""Import a csv, tsv, parquet or jsonl table with a column of texts or images and a column of labels.
 
 Images are encoded bytes, or paths relative to the table that stay inside its folder.
 """
@@ -28,12 +28,12 @@ def read_table(source: Path, options: ImportOptions) -> ClassData:
     """Read a table; rows keep their order within a class.
 
     Args:
-        source: The table; its suffix says what it is.
+        source: The table; its suffix gives the format.
         options: One of `text_column` (default `text`) and `image_column`, and `label_column`, `size`, `grey`, `seed`,
             `fractions`.
 
     Raises:
-        UserError: The table is damaged, a column is missing, a row has no label or example, an image does not decode.
+        UserError: The table is damaged, a column is missing, a row has no label or example, an image cannot be decoded.
     """
     if options.text_column and options.image_column:
         raise UserError(
@@ -66,7 +66,7 @@ def read_table(source: Path, options: ImportOptions) -> ClassData:
 
 
 def _load(path: Path, strings: list[str]) -> Any:
-    """Read the table; the columns `strings` stay text even where they look like numbers."""
+    """Read the table; the columns `strings` are read as text even if they look like numbers."""
     types = {name: pa.string() for name in strings}
     convert = pa.csv.ConvertOptions(column_types=types)
     parse = pa.csv.ParseOptions(newlines_in_values=True)
@@ -107,7 +107,7 @@ def _strings(column: Any, name: str, path: Path) -> list[str]:
 
 
 def _sorted_names(names: set[str]) -> list[str]:
-    """By number when all names are numbers, otherwise by letter."""
+    """In numerical order if all names are numbers, otherwise in alphabetical order."""
     return sorted(names, key=lambda name: (int(name), name) if all(n.isdecimal() for n in names) else (0, name))
 
 

@@ -1,4 +1,4 @@
-"""Small raw data and stores for the tests of the data plane."""
+"""Small raw data sets and stores."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def store(tmp_path: Path, pixels: npt.NDArray[np.uint8]) -> ClassStore:
 
 @pytest.fixture
 def png() -> Callable[..., bytes]:
-    """Makes the bytes of a PNG of one grey value."""
+    """Factory of the bytes of a PNG of one grey value."""
 
     def make(value: int = 0, mode: str = "L", size: tuple[int, int] = (8, 8)) -> bytes:
         buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Stores by name: import at first use, one import for many processes, and what unknown names say."""
+"""Stores by name: import at first use, one import for concurrent processes, errors of unknown names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_stores_open_by_name_and_by_path(home: Path, image_folder: Path) -> None
     assert open_store(home / "stores" / "pets").name == "pets"
 
 
-def test_a_well_known_data_set_is_imported_at_first_use(
+def test_a_benchmark_data_set_is_imported_at_first_use(
     home: Path, omniglot_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match=r"data 'omniglot' is not imported; .*`distmeta data import omniglot SRC`"):
@@ -44,27 +44,29 @@ def test_a_well_known_data_set_is_imported_at_first_use(
         open_store("fc100")
 
 
-def test_many_processes_share_one_import(home: Path, omniglot_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_processes_share_one_import(
+    home: Path, omniglot_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DISTMETA_DATA", str(omniglot_folder.parent))
     program = (
         "import logging; logging.basicConfig(level='INFO')\n"
         "from distmeta.data.catalog import open_store\n"
         "print(open_store('omniglot').images.sum())"
     )
-    asking = [
+    processes = [
         subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    answers = [process.communicate(timeout=120) for process in asking]
-    assert [process.returncode for process in asking] == [0, 0, 0], answers
-    assert len({out for out, _ in answers}) == 1
-    assert sum("importing omniglot" in err for _, err in answers) == 1
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    assert len({out for out, _ in outputs}) == 1
+    assert sum("importing omniglot" in err for _, err in outputs) == 1
 
 
-def test_the_lock_is_looked_behind_before_importing(
+def test_a_store_imported_while_waiting_for_the_lock_is_not_imported_again(
     home: Path, omniglot_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process made the store between the first look and the lock."""
+    """Another process imports the store between the first check and taking the lock."""
     monkeypatch.setenv("DISTMETA_DATA", str(omniglot_folder.parent))
     find = catalog._raw_folder
 
@@ -76,7 +78,7 @@ def test_the_lock_is_looked_behind_before_importing(
     assert open_store("omniglot").shape == (1, 2, 2)
 
 
-def test_unknown_names_get_the_nearest_one(home: Path, image_folder: Path) -> None:
+def test_unknown_names_suggest_the_closest_one(home: Path, image_folder: Path) -> None:
     import_store("images", image_folder)
     with pytest.raises(UserError, match=r"no data 'omniglt'; allowed: did you mean 'omniglot'\?"):
         open_store("omniglt")
@@ -93,12 +95,14 @@ def test_bad_import_requests_are_refused_before_reading(home: Path, image_folder
         import_store("images", image_folder / "nowhere")
     with pytest.raises(UserError, match=r"--name: store name '../up'"):
         import_store("images", image_folder, name="../up")
-    with pytest.raises(UserError, match="importer 'images' takes no --text-column; allowed: --fractions, --grey"):
+    with pytest.raises(
+        UserError, match="importer 'images' does not support --text-column; allowed: --fractions, --grey"
+    ):
         import_store("images", image_folder, options=ImportOptions(text_column="x"))
     with pytest.raises(UserError, match="--size: size 0; allowed: 1 to 4096 pixels"):
         import_store("images", image_folder, options=ImportOptions(size=0))
     import_store("images", image_folder)
-    with pytest.raises(UserError, match="there is a store 'pets' already; allowed: --replace"):
+    with pytest.raises(UserError, match="a store 'pets' exists already; allowed: --replace"):
         import_store("images", image_folder)
     assert import_store("images", image_folder, options=ImportOptions(grey=True), replace=True).shape == (1, 8, 8)
 
@@ -111,17 +115,17 @@ def test_importing_data_does_not_import_torch() -> None:
 
 @pytest.mark.omniglot
 def test_the_real_omniglot(home: Path, data_dir: Path) -> None:
-    made = import_store("omniglot", data_dir)
-    assert (made.shape, made.num_examples, len(made.class_names)) == ((1, 28, 28), 32460, 1623)
-    assert made.manifest.class_counts == [20] * 1623
-    assert {split: len(made.split("omniglot", split)) for split in ("train", "val", "test")} == {
+    store = import_store("omniglot", data_dir)
+    assert (store.shape, store.num_examples, len(store.class_names)) == ((1, 28, 28), 32460, 1623)
+    assert store.manifest.class_counts == [20] * 1623
+    assert {split: len(store.split("omniglot", split)) for split in ("train", "val", "test")} == {
         "train": 1100,
         "val": 100,
         "test": 423,
     }
-    assert len({name.split("/")[0] for name in made.class_names}) == 50
-    assert 0.07 < made.images.mean() / 255 < 0.1  # mostly paper, which is 0
+    assert len({name.split("/")[0] for name in store.class_names}) == 50
+    assert 0.07 < store.images.mean() / 255 < 0.1  # mostly paper, which is 0
     assert isinstance(open_store("omniglot"), ClassStore)
     # Braille/character01 of drawers 3 and 19 are the only two equal drawings of the data set.
-    dots = made.images[made.class_offsets[made.class_names.index("Braille/character01")] :][:20]
+    dots = store.images[store.class_offsets[store.class_names.index("Braille/character01")] :][:20]
     np.testing.assert_array_equal(dots[2], dots[18])

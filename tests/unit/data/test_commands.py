@@ -16,18 +16,20 @@ from distmeta.core.errors import UserError
 def _run(*arguments: str | Path) -> dict[str, Any]:
     result = CliRunner().invoke(app, [*map(str, arguments), "--json"], catch_exceptions=False)
     assert result.exit_code == 0
-    answer = json.loads(result.stdout.splitlines()[-1])
-    assert isinstance(answer, dict)
-    return answer
+    output = json.loads(result.stdout.splitlines()[-1])
+    assert isinstance(output, dict)
+    return output
 
 
 def test_commands(home: Path, image_folder: Path, tmp_path: Path) -> None:
-    made = _run("import", "images", image_folder, "--name", "p", "--size", "4", "--grey", "--fractions", "0.5,0,0.5")
-    assert (made["name"], made["shape"]) == ("p", [1, 4, 4])
-    assert made["splits"] == {"fractions": {"train": 1, "val": 0, "test": 1}}
+    imported = _run(
+        "import", "images", image_folder, "--name", "p", "--size", "4", "--grey", "--fractions", "0.5,0,0.5"
+    )
+    assert (imported["name"], imported["shape"]) == ("p", [1, 4, 4])
+    assert imported["splits"] == {"fractions": {"train": 1, "val": 0, "test": 1}}
     assert [row["name"] for row in _run("list")["stores"]] == ["p"]
-    looked = _run("inspect", "p", "--verify", "--sheet", tmp_path / "s.png")
-    assert looked["sha256"] == made["sha256"]
+    inspected = _run("inspect", "p", "--verify", "--sheet", tmp_path / "s.png")
+    assert inspected["sha256"] == imported["sha256"]
     assert (tmp_path / "s.png").is_file()
 
 

@@ -18,8 +18,8 @@ from distmeta.data.fetch import REMOTE, RemoteData, RemoteFile, fetch
 _CONTENT = b"raw data" * 1000
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    """Serves a folder; `short.bin` breaks off before its announced length."""
+class _Handler(SimpleHTTPRequestHandler):
+    """Serves a folder; `short.bin` ends before its announced Content-Length."""
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -39,7 +39,7 @@ def url(tmp_path: Path) -> Iterator[str]:
     served = tmp_path / "served"
     served.mkdir()
     (served / "a.bin").write_bytes(_CONTENT)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(served))) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(served))) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -55,7 +55,7 @@ def _remote(
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "md5"])
-def test_a_file_arrives(url: str, tmp_path: Path, algorithm: str) -> None:
+def test_a_file_is_downloaded_and_verified(url: str, tmp_path: Path, algorithm: str) -> None:
     (path,) = fetch("toy", tmp_path / "to", remote=_remote(url, algorithm=algorithm))
     assert path.read_bytes() == _CONTENT
     assert [path.name for path in (tmp_path / "to").iterdir()] == ["a.bin"]
@@ -63,7 +63,7 @@ def test_a_file_arrives(url: str, tmp_path: Path, algorithm: str) -> None:
 
 def test_a_good_file_is_kept_and_a_bad_one_replaced(url: str, tmp_path: Path) -> None:
     fetch("toy", tmp_path / "to", remote=_remote(url))
-    fetch("toy", tmp_path / "to", remote=_remote("http://127.0.0.1:9"))  # nothing is asked of this server
+    fetch("toy", tmp_path / "to", remote=_remote("http://127.0.0.1:9"))  # no request is made to this server
     (tmp_path / "to" / "a.bin").write_bytes(b"changed")
     (path,) = fetch("toy", tmp_path / "to", remote=_remote(url))
     assert path.read_bytes() == _CONTENT
@@ -102,7 +102,7 @@ def test_the_table_of_files_is_well_formed() -> None:
         assert all(len(file.digest) == {"sha256": 64, "md5": 32}[file.algorithm] for file in data.files)
 
 
-def test_published_digests_are_those_of_the_files_at_hand(data_dir: Path) -> None:
+def test_published_digests_match_the_local_files(data_dir: Path) -> None:
     for name in ("banking77", "clinc150"):
         for file in REMOTE[name].files:
             content = (data_dir / name / file.name).read_bytes()

@@ -1,4 +1,4 @@
-"""Importers: what good input becomes, and that bad input is named."""
+"""Importers: stores read from good input, and error messages that name bad input."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def _rejected(
 
 
 def test_omniglot_is_inverted_and_resized(omniglot_folder: Path) -> None:
-    made = import_store("omniglot", omniglot_folder, options=ImportOptions(size=4))
-    assert (made.name, made.shape, made.num_examples) == ("omniglot", (1, 4, 4), 6)
-    assert made.class_names == ["Latin/character01", "Latin/character02", "Tengwar/character01"]
-    assert made.images[0].min() == 255  # drawer 1 is all ink (0 in the PNG)
-    assert made.images[1].max() == 0
-    assert list(made.splits) == ["fractions"]  # not the 1,623 characters that the split set omniglot is defined for
+    store = import_store("omniglot", omniglot_folder, options=ImportOptions(size=4))
+    assert (store.name, store.shape, store.num_examples) == ("omniglot", (1, 4, 4), 6)
+    assert store.class_names == ["Latin/character01", "Latin/character02", "Tengwar/character01"]
+    assert store.images[0].min() == 255  # drawer 1 is all ink (0 in the PNG)
+    assert store.images[1].max() == 0
+    assert list(store.splits) == ["fractions"]  # not the 1,623 characters that the split set omniglot is defined for
     assert import_store("omniglot", omniglot_folder.parent, name="again").shape == (1, 28, 28)
 
 
@@ -89,10 +89,10 @@ def test_zip_members_that_leave_the_zip_are_refused(omniglot_folder: Path, membe
             b"",
             r"images_background.zip: 'images_background/Latin/a.png' is not Alphabet",
         ),
-        ("images_background/Latin/character01/9.png", b"no", r"Latin/character01/9.png: the image does not decode"),
+        ("images_background/Latin/character01/9.png", b"no", r"Latin/character01/9.png: the image cannot be decoded"),
     ],
 )
-def test_strange_zip_members_are_named(omniglot_folder: Path, member: str, content: bytes, message: str) -> None:
+def test_unexpected_zip_members_are_named(omniglot_folder: Path, member: str, content: bytes, message: str) -> None:
     with zipfile.ZipFile(omniglot_folder / "images_background.zip", "a") as archive:
         archive.writestr(member, content)
     _rejected("omniglot", omniglot_folder, message)
@@ -123,10 +123,10 @@ def cifar_folder(tmp_path: Path, png: Png) -> Path:
 
 @pytest.mark.parametrize("kind", ["cifar_fs", "fc100"])
 def test_cifar_rows_are_sorted_by_class(cifar_folder: Path, kind: str) -> None:
-    made = import_store(kind, cifar_folder)
-    assert made.shape == (3, 8, 8)
-    assert made.images[:, 0, 0, 0].tolist() == [10, 40, 20, 30, 0, 50]
-    assert made.splits == {kind: {"train": [0], "val": [2], "test": [1]}}
+    store = import_store(kind, cifar_folder)
+    assert store.shape == (3, 8, 8)
+    assert store.images[:, 0, 0, 0].tolist() == [10, 40, 20, 30, 0, 50]
+    assert store.splits == {kind: {"train": [0], "val": [2], "test": [1]}}
 
 
 def test_cifar_bad_input_is_named(cifar_folder: Path, png: Png) -> None:
@@ -136,7 +136,7 @@ def test_cifar_bad_input_is_named(cifar_folder: Path, png: Png) -> None:
     pq.write_table(pa.table({"label": [0, 1, 2, 3], "image": [png()] * 4}), table)
     _rejected("fc100", cifar_folder, r"cifar100.parquet: label 3 has no name in classes.json")
     pq.write_table(pa.table({"label": [0, 1, 2], "image": [png(), b"junk", png()]}), table)
-    _rejected("fc100", cifar_folder, r"cifar100.parquet, row 1: the image does not decode")
+    _rejected("fc100", cifar_folder, r"cifar100.parquet, row 1: the image cannot be decoded")
     pq.write_table(pa.table({"label": [0, 1, 2]}), table)
     _rejected("fc100", cifar_folder, r"cifar100.parquet: has no column")
     table.write_bytes(b"PAR1")
@@ -153,13 +153,13 @@ def test_cifar_bad_input_is_named(cifar_folder: Path, png: Png) -> None:
 def test_image_folder(image_folder: Path) -> None:
     (image_folder / ".hidden").mkdir()
     (image_folder / "cat" / "notes.txt").write_text("not an image", encoding="utf-8")
-    made = import_store("images", image_folder)
-    assert (made.name, made.shape, made.class_names) == ("pets", (3, 8, 8), ["cat", "dog"])
-    assert made.images[:, 0, 0, 0].tolist() == [0, 1, 2, 100, 101, 102]
+    store = import_store("images", image_folder)
+    assert (store.name, store.shape, store.class_names) == ("pets", (3, 8, 8), ["cat", "dog"])
+    assert store.images[:, 0, 0, 0].tolist() == [0, 1, 2, 100, 101, 102]
     small = import_store("images", image_folder, name="small", options=ImportOptions(size=3, grey=True))
     assert small.shape == (1, 3, 3)
     assert small.images[4].tolist() == [[[101] * 3] * 3]
-    assert small.manifest.provenance.sources == made.manifest.provenance.sources
+    assert small.manifest.provenance.sources == store.manifest.provenance.sources
 
 
 def test_image_folder_bad_input_is_named(image_folder: Path, png: Png) -> None:
@@ -170,9 +170,9 @@ def test_image_folder_bad_input_is_named(image_folder: Path, png: Png) -> None:
     dog.write_bytes(png(mode="I;16"))
     _rejected("images", image_folder, r"dog/1.png: has pixels of mode I;16")
     dog.write_bytes(png()[:-30])
-    _rejected("images", image_folder, r"dog/1.png: the image does not decode")
+    _rejected("images", image_folder, r"dog/1.png: the image cannot be decoded")
     dog.write_bytes(b"")
-    _rejected("images", image_folder, r"dog/1.png: the image does not decode")
+    _rejected("images", image_folder, r"dog/1.png: the image cannot be decoded")
     (image_folder / "eel").mkdir()
     _rejected("images", image_folder, r"pets/eel: class 'eel' holds no image")
     _rejected("images", image_folder / "cat", r"pets/cat: holds no sub-folder")
@@ -185,27 +185,27 @@ def test_image_folder_bad_input_is_named(image_folder: Path, png: Png) -> None:
 def test_csv_of_texts(tmp_path: Path) -> None:
     path = tmp_path / "mail.csv"
     path.write_text('text,label\n"two\nlines",10\n007,9\nhallo,10\n', encoding="utf-8")
-    made = import_store("table", path)
-    assert (made.name, made.kind, made.class_names) == ("mail", "text", ["9", "10"])
-    assert made.texts.to_pylist() == ["007", "two\nlines", "hallo"]
+    store = import_store("table", path)
+    assert (store.name, store.kind, store.class_names) == ("mail", "text", ["9", "10"])
+    assert store.texts.to_pylist() == ["007", "two\nlines", "hallo"]
 
 
 def test_jsonl_with_other_columns(tmp_path: Path) -> None:
     path = tmp_path / "mail.jsonl"
     path.write_text('{"q": "a", "intent": "x"}\n{"q": "b", "intent": "w"}\n', encoding="utf-8")
-    made = import_store("table", path, options=ImportOptions(text_column="q", label_column="intent"))
-    assert (made.class_names, made.texts.to_pylist()) == (["w", "x"], ["b", "a"])
+    store = import_store("table", path, options=ImportOptions(text_column="q", label_column="intent"))
+    assert (store.class_names, store.texts.to_pylist()) == (["w", "x"], ["b", "a"])
 
 
 def test_parquet_of_encoded_images(tmp_path: Path, png: Png) -> None:
     path, options = tmp_path / "pets.parquet", ImportOptions(image_column="image", grey=True)
     plain = [png(3), png(1), png(2)]
     pq.write_table(pa.table({"image": plain, "label": [1, 0, 0]}), path)
-    made = import_store("table", path, options=options)
-    assert made.images[:, 0, 0, 0].tolist() == [1, 2, 3]
+    store = import_store("table", path, options=options)
+    assert store.images[:, 0, 0, 0].tolist() == [1, 2, 3]
     pq.write_table(pa.table({"image": [{"bytes": data, "path": None} for data in plain], "label": [1, 0, 0]}), path)
     again = import_store("table", path, name="structs", options=options)
-    np.testing.assert_array_equal(made.images, again.images)
+    np.testing.assert_array_equal(store.images, again.images)
 
 
 def test_csv_of_image_paths(image_folder: Path) -> None:
@@ -214,7 +214,7 @@ def test_csv_of_image_paths(image_folder: Path) -> None:
     options = ImportOptions(image_column="file", grey=True)
     assert import_store("table", path, options=options).images[:, 0, 0, 0].tolist() == [2, 100]
     path.write_text("file,label\ncat/2.png,cat\ncat/9.png,dog\n", encoding="utf-8")
-    _rejected("table", path, r"index.csv, row 1 \(cat/9.png\): the image does not decode", options=options)
+    _rejected("table", path, r"index.csv, row 1 \(cat/9.png\): the image cannot be decoded", options=options)
     for escape in ("../secret.png", "/etc/passwd"):
         path.write_text(f"file,label\n{escape},cat\n", encoding="utf-8")
         _rejected("table", path, rf"index.csv: image path '{escape}' leaves the folder", options=options)

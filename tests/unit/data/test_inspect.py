@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -22,18 +23,30 @@ def test_summary_of_images(store: ClassStore) -> None:
 
 
 def test_summary_of_texts(tmp_path: Path) -> None:
-    made = write_store(tmp_path / "words", ["a", "bb", "cccc"], class_names=["x"], class_counts=[3])
-    assert summary(made)["characters"] == {"min": 1, "median": 2.0, "max": 4}
+    words = write_store(tmp_path / "words", ["a", "bb", "cccc"], class_names=["x"], class_counts=[3])
+    assert summary(words)["characters"] == {"min": 1, "median": 2.0, "max": 4}
     with pytest.raises(UserError, match="holds text examples"):
-        contact_sheet(made, tmp_path / "sheet.png")
+        contact_sheet(words, tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
 
 
 def test_contact_sheet_shows_classes_in_rows(store: ClassStore, tmp_path: Path) -> None:
-    contact_sheet(store, tmp_path / "new" / "sheet.png", classes=[2, 0], per_class=3)
+    contact_sheet(store, tmp_path / "new" / "sheet.png", per_class=3)
     with Image.open(tmp_path / "new" / "sheet.png") as sheet:
         scale = 19  # 3 pixels to at least 56
-        assert sheet.size == (2 + 3 * (3 * scale + 2), 2 + 2 * (2 * scale + 2))
-        assert sheet.getpixel((2, 2)) == (30, 30, 30)  # the first pixel of example 5, the first of class 2
-        assert sheet.getpixel((2, 2 + 2 * scale + 2)) == (0, 0, 0)  # example 0
-        assert sheet.getpixel((2 + 2 * (3 * scale + 2), 2 + 2 * scale + 2)) == (96, 96, 96)  # class 0 has two examples
+        row, column = 2 * scale + 2, 3 * scale + 2
+        assert sheet.size == (2 + 3 * column, 2 + 3 * row)
+        assert sheet.getpixel((2, 2)) == (0, 0, 0)  # example 0
+        assert sheet.getpixel((2 + 2 * column, 2)) == (96, 96, 96)  # class 0 has two examples
+        assert sheet.getpixel((2, 2 + 2 * row)) == (30, 30, 30)  # the first pixel of example 5, the first of class 2
+
+
+def test_contact_sheet_samples_many_classes_evenly(tmp_path: Path) -> None:
+    images = np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1) * np.ones((1, 1, 56, 56), dtype=np.uint8)
+    names = [f"{index}" for index in range(100)]
+    store = write_store(tmp_path / "many", images, class_names=names, class_counts=[1] * 100)
+    contact_sheet(store, tmp_path / "sheet.png", per_class=1)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        rows = [sheet.getpixel((2, 2 + 58 * row)) for row in range(12)]
+        assert sheet.size[1] == 2 + 12 * 58
+    assert [row[0] for row in rows] == [0, 9, 18, 27, 36, 45, 54, 63, 72, 81, 90, 99]

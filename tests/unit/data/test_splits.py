@@ -24,9 +24,9 @@ def test_fractions_are_disjoint_and_complete(num_classes: int, parts: tuple[floa
     split_set = splits.fractions(num_classes, parts, seed=3)["fractions"]
     assert list(split_set) == ["train", "val", "test"]
     assert sorted(chain.from_iterable(split_set.values())) == list(range(num_classes))
-    wanted = sum(part > 0 for part in parts)
+    num_nonzero = sum(part > 0 for part in parts)
     filled = sum(len(split_set[split]) > 0 for split, part in zip(split_set, parts, strict=True) if part > 0)
-    assert filled == min(wanted, num_classes)
+    assert filled == min(num_nonzero, num_classes)
 
 
 def test_fractions_are_close_to_the_shares() -> None:

@@ -1,4 +1,4 @@
-"""The class store: round trip, no copies, all or nothing, and what damaged stores say."""
+"""The class store: round trip, zero copy, atomic writes, error messages of damaged stores."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 
 from distmeta.core.errors import UserError
 from distmeta.data import store as store_module
-from distmeta.data.store import ClassStore, write_store
+from distmeta.data.store import ClassStore, require_examples, write_store
 
 
-def test_images_come_back_as_they_were_written(store: ClassStore, pixels: npt.NDArray[np.uint8]) -> None:
+def test_images_round_trip(store: ClassStore, pixels: npt.NDArray[np.uint8]) -> None:
     assert (store.kind, store.shape, store.num_examples, store.class_names) == ("image", (1, 2, 3), 9, ["a", "b", "c"])
     assert store.name == "tiny"
     assert store.class_offsets.dtype == np.int64
@@ -30,16 +30,16 @@ def test_three_channels_keep_their_order(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 3, 5, 7), dtype=np.uint8)
     # A view with strides, as the decoder makes it.
     view = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    made = write_store(tmp_path / "rgb", view, class_names=["x", "y"], class_counts=[2, 2])
-    np.testing.assert_array_equal(made.images, images)
+    rgb = write_store(tmp_path / "rgb", view, class_names=["x", "y"], class_counts=[2, 2])
+    np.testing.assert_array_equal(rgb.images, images)
 
 
-def test_texts_come_back_as_they_were_written(tmp_path: Path) -> None:
-    made = write_store(tmp_path / "words", ["eins", "zwölf\nzeilen", ""], class_names=["x", "y"], class_counts=[1, 2])
-    assert (made.kind, made.shape) == ("text", ())
-    assert made.texts.to_pylist() == ["eins", "zwölf\nzeilen", ""]
+def test_texts_round_trip(tmp_path: Path) -> None:
+    words = write_store(tmp_path / "words", ["eins", "zwölf\nzeilen", ""], class_names=["x", "y"], class_counts=[1, 2])
+    assert (words.kind, words.shape) == ("text", ())
+    assert words.texts.to_pylist() == ["eins", "zwölf\nzeilen", ""]
     with pytest.raises(UserError, match="data 'words': holds text examples, not image examples"):
-        _ = made.images
+        _ = words.images
 
 
 def test_images_are_views_of_the_mapped_file(store: ClassStore) -> None:
@@ -58,10 +58,10 @@ def test_images_outlive_the_store(store: ClassStore, pixels: npt.NDArray[np.uint
     np.testing.assert_array_equal(images, pixels)
 
 
-def test_a_store_travels_as_its_path(store: ClassStore, pixels: npt.NDArray[np.uint8]) -> None:
-    message = pickle.dumps(store)
-    assert len(message) < 500
-    np.testing.assert_array_equal(pickle.loads(message).images, pixels)
+def test_a_store_is_pickled_as_its_path(store: ClassStore, pixels: npt.NDArray[np.uint8]) -> None:
+    pickled = pickle.dumps(store)
+    assert len(pickled) < 500
+    np.testing.assert_array_equal(pickle.loads(pickled).images, pixels)
 
 
 def test_splits_are_looked_up_by_name(store: ClassStore) -> None:
@@ -74,9 +74,10 @@ def test_splits_are_looked_up_by_name(store: ClassStore) -> None:
 
 
 def test_the_first_class_with_too_few_examples_is_named(store: ClassStore) -> None:
-    store.require_examples(2)
+    counts = store.manifest.class_counts
+    require_examples(store.class_names, counts, 2, "task")
     with pytest.raises(UserError, match="task: class 'a' has 2 examples, 3 are needed"):
-        store.require_examples(3, where="task")
+        require_examples(store.class_names, counts, 3, "task")
 
 
 def test_the_same_data_give_the_same_bytes(tmp_path: Path, store: ClassStore, pixels: npt.NDArray[np.uint8]) -> None:
@@ -92,9 +93,9 @@ def test_a_store_is_replaced_only_when_asked(store: ClassStore, pixels: npt.NDAr
     with pytest.raises(UserError, match="a store of this name exists; allowed: --replace"):
         write_store(store.path, pixels[:2], class_names=["z"], class_counts=[2])
     mapped = store.images
-    made = write_store(store.path, pixels[:2], class_names=["z"], class_counts=[2], replace=True)
-    assert made.class_names == ["z"]
-    np.testing.assert_array_equal(mapped, pixels)  # whoever has the old file mapped keeps it
+    replaced = write_store(store.path, pixels[:2], class_names=["z"], class_counts=[2], replace=True)
+    assert replaced.class_names == ["z"]
+    np.testing.assert_array_equal(mapped, pixels)  # processes that have mapped the old file keep it
     assert [path.name for path in store.path.parent.iterdir()] == ["tiny"]
 
 
@@ -106,7 +107,7 @@ def test_a_folder_that_is_no_store_is_never_replaced(tmp_path: Path, pixels: npt
 
 @pytest.mark.parametrize("step", ["_write_arrow", "_write_synced", "_sync_folder", "_rename_over"])
 @pytest.mark.parametrize("replace", [False, True])
-def test_an_interrupted_write_changes_nothing(
+def test_an_interrupted_write_leaves_the_old_store(
     step: str, replace: bool, tmp_path: Path, pixels: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "stores" / "new"
@@ -125,7 +126,7 @@ def test_an_interrupted_write_changes_nothing(
         assert ClassStore.open(target).class_names == ["old"]
 
 
-def test_the_old_store_comes_back_when_the_rename_fails(
+def test_the_old_store_is_restored_when_the_rename_fails(
     store: ClassStore, pixels: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rename = Path.rename
@@ -172,21 +173,21 @@ def _overwrite(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], 
         (_edit(class_names=["a", "a", "c"]), "class_names must be unique"),
         (_edit(class_counts=[2, 3, 3]), "class_counts must be positive and add up"),
         (_edit(splits={"s": {"train": [0], "test": [0]}}), "split set 's' holds a class twice"),
-        (_edit(splits={"s": {"train": [3]}}), "split set 's' names a class that is not there"),
-        (_edit(shape=[1, 3, 3]), "examples.arrow: does not fit the manifest"),
+        (_edit(splits={"s": {"train": [3]}}), "split set 's' names a class that does not exist"),
+        (_edit(shape=[1, 3, 3]), "examples.arrow: does not match the manifest"),
         (lambda folder: (folder / "examples.arrow").unlink(), "examples.arrow: is missing or damaged"),
         (_overwrite("examples.arrow", lambda content: content[:-20]), "examples.arrow: has .* bytes, .* expected"),
         (_overwrite("examples.arrow", lambda content: bytes(len(content))), "examples.arrow: is missing or damaged"),
     ],
 )
-def test_damage_is_named(store: ClassStore, damage: Callable[[Path], None], message: str) -> None:
+def test_error_messages_name_the_damage(store: ClassStore, damage: Callable[[Path], None], message: str) -> None:
     damage(store.path)
     with pytest.raises(UserError, match=message) as caught:
         ClassStore.open(store.path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_changed_pixel_is_found_by_verify(store: ClassStore) -> None:
+def test_verify_detects_a_changed_pixel(store: ClassStore) -> None:
     path = store.path / "examples.arrow"
     content = bytearray(path.read_bytes())
     content[content.index(bytes(range(9)))] ^= 1
