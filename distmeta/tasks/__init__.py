@@ -38,11 +38,11 @@ SOURCES: dict[str, Callable[[Any, int, torch.dtype], TaskSource]] = {
     "glyphs": _glyphs,
     "sinusoid": _sinusoid,
 }
-"""Factory of each `tasks.source`. They import on use: sine waves need neither pyarrow nor the importers."""
+"""Factory for each `tasks.source`. Imports are lazy: sine waves need neither pyarrow nor the importers."""
 
 
 def build_source(config: TasksConfig, seed: int, dtype: torch.dtype) -> TaskSource:
-    """Make the task source of a configuration.
+    """Build the task source of a configuration.
 
     Args:
         config: The `tasks` section.
@@ -50,6 +50,6 @@ def build_source(config: TasksConfig, seed: int, dtype: torch.dtype) -> TaskSour
         dtype: Type of the examples: float32 or float64.
 
     Raises:
-        UserError: The data are missing, or have too few classes or examples for the tasks asked for.
+        UserError: The data is missing, or has too few classes or examples for the configured tasks.
     """
     return SOURCES[config.source](config, seed, dtype)

@@ -1,7 +1,7 @@
-"""N-way K-shot classification episodes, whatever the images are.
+"""N-way K-shot classification episodes, independent of the images.
 
-A source of images says which classes and examples exist and how to get the images; the layout of an episode is here.
-Everything is drawn for all tasks of a shard at once, from the tasks' own seeds.
+Subclasses choose classes and examples and load the images; this module arranges them into episodes. All tasks of a
+shard are drawn in one vectorised call, each from its own seed.
 
 Shapes: T tasks, W ways, K shots, Q queries per class, E = K + Q, N = W * K support examples.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from typing_extensions import override
 
 from distmeta.config.tasks import GlyphTasks, StoreTasks
 from distmeta.core import seeding
@@ -23,18 +24,18 @@ from distmeta.core.types import Batch, Episode, TaskSpec, Term
 from distmeta.tasks.base import TaskSource
 
 Ids = npt.NDArray[Any]
-NUMPY_DTYPES: dict[torch.dtype, type[np.floating[Any]]] = {torch.float32: np.float32, torch.float64: np.float64}
+_NUMPY_DTYPES: dict[torch.dtype, type[np.floating[Any]]] = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 class FewShotSource(TaskSource):
-    """Few-shot episodes over any classes of images.
+    """Base class of few-shot image tasks.
 
     Args:
         config: Ways, shots and queries.
         seed: The run's seed.
         dtype: Type of the images, float32 or float64.
         input_shape: (channels, height, width).
-        num_bank_classes: Classes of the training split that joint training tells apart.
+        num_joint_classes: Number of outputs in joint training: the classes of the training split.
     """
 
     objective = "cross_entropy"
@@ -45,21 +46,21 @@ class FewShotSource(TaskSource):
         seed: int,
         dtype: torch.dtype,
         input_shape: tuple[int, ...],
-        num_bank_classes: int,
+        num_joint_classes: int,
     ) -> None:
         self.seed = seed
         self.input_shape = input_shape
         self.num_outputs = config.way
-        self.num_train_outputs = num_bank_classes if config.joint else (config.train_way or config.way)
+        self.num_train_outputs = num_joint_classes if config.joint else (config.train_way or config.way)
         self._config = config
-        self._dtype = NUMPY_DTYPES[dtype]
+        self._dtype = _NUMPY_DTYPES[dtype]
 
+    @override
     def episodes(self, specs: Sequence[TaskSpec]) -> Episode:
-        """Make the tasks (see `TaskSource.episodes`); training tasks of a joint source are batches of all classes."""
         split, seeds = split_and_seeds(specs)
         if self._config.joint and split == "train":
             return self._joint_episode(seeds)
-        way, shots, queries = layout(self._config, split)
+        way, shots, queries = task_size(self._config, split)
         classes, examples = self._choose(split, seeds, way, shots + queries)
         labels = np.broadcast_to(np.arange(way)[:, None], (len(seeds), way, shots + queries))
         order = seeding.choice(seeds, "support order", way * shots, way * shots)
@@ -77,8 +78,8 @@ class FewShotSource(TaskSource):
         )
 
     def _joint_episode(self, seeds: Uint64) -> Episode:
-        """Random images of all training classes with their global labels; the support is a stand-in of one row."""
-        way, _, queries = layout(self._config, "train")
+        """Random images of all training classes with their global labels; the support is a placeholder of one row."""
+        way, _, queries = task_size(self._config, "train")
         labels, classes, examples = self._choose_joint(seeds, way * queries)
         batch = self._batch(classes, examples, labels)
         return Episode(batch.map(lambda tensor: tensor[:, :1].contiguous()), (Term(batch, adapted=False),))
@@ -89,26 +90,26 @@ class FewShotSource(TaskSource):
 
     @abstractmethod
     def _choose(self, split: str, seeds: Uint64, way: int, count: int) -> tuple[Ids, Ids]:
-        """Choose different classes [T, W] of a split, and different examples [T, W, E] of each."""
+        """Choose distinct classes [T, W] of a split, and distinct examples [T, W, E] of each."""
 
     @abstractmethod
     def _choose_joint(self, seeds: Uint64, count: int) -> tuple[Ids, Ids, Ids]:
-        """Choose labels, classes and examples, each [T, count], out of all training classes."""
+        """Choose labels, classes and examples, each [T, count], from all training classes."""
 
     @abstractmethod
     def _images(self, classes: Ids, examples: Ids) -> npt.NDArray[Any]:
-        """The images of classes and examples [T, N]: [T, N, *input_shape], numbers in [0, 1]."""
+        """Load the images of classes and examples [T, N]: [T, N, *input_shape], values in [0, 1]."""
 
 
-def layout(config: StoreTasks | GlyphTasks, split: str) -> tuple[int, int, int]:
-    """(ways, shots, queries per class) of the tasks of a split."""
+def task_size(config: StoreTasks | GlyphTasks, split: str) -> tuple[int, int, int]:
+    """Ways, shots and queries per class of the tasks of a split."""
     if split == "train":
         return config.train_way or config.way, config.train_shots or config.shots, config.queries
     return config.way, config.shots, config.eval_queries
 
 
 def split_and_seeds(specs: Sequence[TaskSpec]) -> tuple[str, Uint64]:
-    """The split that all specs belong to, and their seeds [T].
+    """The common split of all specs, and their seeds [T].
 
     Raises:
         ValueError: No specs, or specs of more than one split.

@@ -1,10 +1,10 @@
-"""Few-shot tasks on procedurally drawn characters: endless classes and drawers, no download.
+"""Few-shot tasks on procedurally drawn characters (`distmeta.tasks.drawing`), without a download.
 
-A class seed holds a 60-bit number and the split in its last two bits, so that no class of one split exists in another.
-Classes of a task are drawn independently: two equal ones have a probability of about 2^-60.
+The last two bits of a 62-bit class seed are the split, so that splits have no class in common. Classes of a task are
+drawn independently; two are equal with a probability of about 2^-60.
 
-Joint training needs a fixed set of classes: it takes a bank of 256 training characters, the same for every run.
-Training tasks of other runs draw from all 2^60 characters.
+Joint training needs a fixed set of classes: it uses the same 256 training characters in every run. Other training tasks
+draw from all 2^60 characters.
 
 Shapes: T tasks, W ways, E examples of a class, N examples of one role, H side of the images.
 """
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from typing_extensions import override
 
 from distmeta.config.tasks import GlyphTasks
 from distmeta.core import seeding
@@ -24,7 +25,7 @@ from distmeta.tasks.base import SPLITS
 from distmeta.tasks.drawing import draw
 from distmeta.tasks.fewshot import FewShotSource, Ids
 
-BANK_CLASSES = 256
+JOINT_CLASSES = 256
 
 
 class GlyphSource(FewShotSource):
@@ -39,23 +40,26 @@ class GlyphSource(FewShotSource):
     def __init__(self, config: GlyphTasks, seed: int, dtype: torch.dtype) -> None:
         self._size = config.size
         self._jitter = config.jitter
-        self._bank = class_seeds("train", np.zeros(1, dtype=np.uint64), BANK_CLASSES)[0]
-        super().__init__(config, seed, dtype, (1, config.size, config.size), BANK_CLASSES)
+        self._joint_classes = class_seeds("train", np.zeros(1, dtype=np.uint64), JOINT_CLASSES)[0]
+        super().__init__(config, seed, dtype, (1, config.size, config.size), JOINT_CLASSES)
 
+    @override
     def _choose(self, split: str, seeds: Uint64, way: int, count: int) -> tuple[Ids, Ids]:
         drawers = seeding.bits(seeds, "drawers", way * count).reshape(len(seeds), way, count)
         return class_seeds(split, seeds, way), drawers
 
+    @override
     def _choose_joint(self, seeds: Uint64, count: int) -> tuple[Ids, Ids, Ids]:
-        labels = (seeding.uniform(seeds, "joint", count) * BANK_CLASSES).astype(np.int64)
-        return labels, self._bank[labels], seeding.bits(seeds, "drawers", count)
+        labels = (seeding.uniform(seeds, "joint", count) * JOINT_CLASSES).astype(np.int64)
+        return labels, self._joint_classes[labels], seeding.bits(seeds, "drawers", count)
 
+    @override
     def _images(self, classes: Ids, examples: Ids) -> npt.NDArray[Any]:
         drawings = draw(classes.ravel(), examples.ravel(), self._size, self._jitter)
         return drawings.reshape(*classes.shape, 1, self._size, self._size).astype(self._dtype, copy=False)
 
 
 def class_seeds(split: str, seeds: Uint64, way: int) -> Uint64:
-    """Draw the seeds of `way` characters of a split for each task: [T, W]."""
+    """Draw the class seeds of `way` characters of a split for each task: [T, W]."""
     numbers = seeding.bits(seeds, "glyphs", way) >> np.uint64(4)
     return (numbers << np.uint64(2)) | np.uint64(SPLITS.index(split))

@@ -1,7 +1,7 @@
 """Few-shot tasks over a class store of images, with rotations as further classes (Santoro et al. 2016).
 
-Class ids: position of the class in its split, or 4 * position + quarter turns with rotations. Rotations are made after
-the class split, so that a class and its rotations are always in the same split.
+A class id is the position of the class in its split; with rotations, 4 * position + number of quarter turns. Rotations
+are added after the class split, so that a class and its rotations are always in the same split.
 
 Shapes: T tasks, W ways, E examples of a class, C classes of a split, N examples of one role.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from typing_extensions import override
 
 from distmeta.config.tasks import GlyphTasks, StoreTasks
 from distmeta.core import seeding
@@ -20,7 +21,7 @@ from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64
 from distmeta.data.store import ClassStore, require_examples
 from distmeta.tasks.base import SPLITS
-from distmeta.tasks.fewshot import FewShotSource, Ids, layout
+from distmeta.tasks.fewshot import FewShotSource, Ids, task_size
 
 
 class StoreSource(FewShotSource):
@@ -28,13 +29,13 @@ class StoreSource(FewShotSource):
 
     Args:
         config: Ways, shots, queries, split set, rotations.
-        store: The store; its images stay mapped, only those of the episodes are copied.
+        store: The store; its images stay memory-mapped, only those of the episodes are copied.
         seed: The run's seed.
         dtype: Type of the images, float32 or float64.
 
     Raises:
-        UserError: The store holds no images, has no such split set, has fewer classes than ways or fewer examples than
-            shots and queries, or its images are not square and rotations are asked for.
+        UserError: The store holds no images, lacks the split set, has fewer classes than ways or fewer examples than
+            shots plus queries, or its images are not square although `rotations` is set.
     """
 
     def __init__(self, config: StoreTasks, store: ClassStore, seed: int, dtype: torch.dtype) -> None:
@@ -48,18 +49,18 @@ class StoreSource(FewShotSource):
         self._turns = 4 if config.rotations else 1
         self._splits = {split: store.split(split_set, split) for split in SPLITS if split in store.splits[split_set]}
         for split in SPLITS:
-            self._require(config, split)
+            self._check_split(config, split)
         super().__init__(config, seed, dtype, store.shape, len(self._splits["train"]) * self._turns)
 
-    def _require(self, config: StoreTasks, split: str) -> None:
-        """Check that tasks of this split can be made. A val or test split may be empty as long as it is not used."""
-        way, shots, queries = layout(config, split)
+    def _check_split(self, config: StoreTasks, split: str) -> None:
+        """Check the numbers of classes and examples. An empty val or test split is an error only when it is used."""
+        way, shots, queries = task_size(config, split)
         indices = self._splits.setdefault(split, np.zeros(0, dtype=np.int64))
         if not len(indices) and split != "train":
             return
         joint = config.joint and split == "train"
         if not joint or not len(indices):
-            self._require_classes(config, split, way)
+            self._check_way(config, split, way)
         names = self._store.class_names
         sizes = np.diff(self._store.class_offsets)[indices]
         require_examples(
@@ -69,7 +70,7 @@ class StoreSource(FewShotSource):
             f"tasks: {shots} shots and {queries} queries of data '{self._store.name}', split '{split}'",
         )
 
-    def _require_classes(self, config: StoreTasks | GlyphTasks, split: str, way: int) -> None:
+    def _check_way(self, config: StoreTasks | GlyphTasks, split: str, way: int) -> None:
         num_classes = len(self._splits[split]) * self._turns
         if way > num_classes:
             field = "tasks.train_way" if split == "train" and config.train_way else "tasks.way"
@@ -79,15 +80,17 @@ class StoreSource(FewShotSource):
                 allowed=f"2 to {num_classes}" if num_classes > 1 else "a split with more classes",
             )
 
+    @override
     def _choose(self, split: str, seeds: Uint64, way: int, count: int) -> tuple[Ids, Ids]:
         indices = self._splits[split]
-        self._require_classes(self._config, split, way)
+        self._check_way(self._config, split, way)
         classes = seeding.choice(seeds, "classes", len(indices) * self._turns, way)
         first, sizes = self._rows(indices)
         position = classes // self._turns
         picked = _choose_rows(seeding.bits(seeds, "class seeds", way), sizes[position], int(sizes.max()), count)
         return classes, first[position][:, :, None] + picked
 
+    @override
     def _choose_joint(self, seeds: Uint64, count: int) -> tuple[Ids, Ids, Ids]:
         first, sizes = self._rows(self._splits["train"])
         class_draw, row_draw = seeding.uniform(seeds, "joint", 2 * count).reshape(len(seeds), 2, count).swapaxes(0, 1)
@@ -100,22 +103,23 @@ class StoreSource(FewShotSource):
         offsets = self._store.class_offsets
         return offsets[indices], offsets[indices + 1] - offsets[indices]
 
+    @override
     def _images(self, classes: Ids, examples: Ids) -> npt.NDArray[Any]:
         images = self._store.images[examples]
         for turns in range(1, self._turns):
-            turned = classes % self._turns == turns
-            images[turned] = np.rot90(images[turned], turns, axes=(-2, -1))
+            rotated = classes % self._turns == turns
+            images[rotated] = np.rot90(images[rotated], turns, axes=(-2, -1))
         return np.true_divide(images, 255, dtype=self._dtype)
 
 
 def _split_set(config: StoreTasks, store: ClassStore) -> str:
-    """Name of the split set to use: the one asked for (`ClassStore.split` refuses unknown ones), or the only one."""
+    """Name of the split set to use: the configured one, or the only one."""
     if config.split_set is not None:
-        store.split(config.split_set, "train")
+        store.split(config.split_set, "train")  # raises if there is no such split set
         return config.split_set
     if len(store.splits) != 1:
         raise UserError(
-            f"data '{store.name}' has {len(store.splits)} split sets and none is chosen",
+            f"data '{store.name}' has {len(store.splits)} split sets and none is configured",
             where="tasks.split_set",
             allowed=", ".join(sorted(store.splits)) or "import the data with a split set",
         )
@@ -123,19 +127,19 @@ def _split_set(config: StoreTasks, store: ClassStore) -> str:
 
 
 def _choose_rows(seeds: Uint64, sizes: Ids, largest: int, count: int) -> Ids:
-    """Draw `count` different row numbers below each class's own size, in random order.
+    """Draw `count` distinct rows of each class, in random order.
 
     Args:
         seeds: [T, W], one for each class of each task.
-        sizes: [T, W] rows of the class, at least `count`.
-        largest: Rows of the largest class of the split.
+        sizes: [T, W] number of rows of the class, at least `count`.
+        largest: Number of rows of the largest class of the split.
         count: E.
 
     Returns:
-        [T, W, E].
+        [T, W, E] row numbers within the class.
     """
     keys = seeding.bits(seeds.ravel(), "rows", largest)
-    # Rows that a smaller class does not have sort behind all others; halving keeps every real key below theirs.
+    # Give rows beyond the end of a smaller class the largest key; halving keeps all other keys below it.
     keys = np.where(np.arange(largest) < sizes.reshape(-1, 1), keys >> np.uint64(1), np.uint64(2**64 - 1))
     picked = np.argpartition(keys, count - 1, axis=1)[:, :count]
     order = np.argsort(np.take_along_axis(keys, picked, axis=1), axis=1, kind="stable")

@@ -2,8 +2,8 @@
 
     y = amplitude * sin(x - phase)
 
-Amplitude and phase are uniform over their ranges and fixed within a task; the x of support and query are uniform too,
-and independent. All splits draw from the same distribution, with different seeds.
+Amplitude and phase of a task are uniform over their ranges; the x of support and query are uniform and independent. All
+splits draw from the same distribution, with different seeds.
 
 Shapes: T tasks, N points of one role.
 """
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from typing_extensions import override
 
 from distmeta.config.tasks import SinusoidTasks
 from distmeta.core import seeding
@@ -28,15 +29,15 @@ Floats = npt.NDArray[np.float64]
 
 
 class SinusoidSource(TaskSource):
-    """Tasks of one sine wave each. Inputs and targets are [T, N, 1].
+    """One sine wave per task. Inputs and targets are [T, N, 1].
 
     Args:
-        config: Points and ranges.
+        config: Numbers of points, and ranges.
         seed: The run's seed.
         dtype: Type of inputs and targets.
 
     Raises:
-        UserError: A range whose end is before its start, or an input range of no width.
+        UserError: A range ends before it starts, or the input range is empty.
     """
 
     input_shape = (1,)
@@ -52,8 +53,8 @@ class SinusoidSource(TaskSource):
         self._config = config
         self._dtype = dtype
 
+    @override
     def episodes(self, specs: Sequence[TaskSpec]) -> Episode:
-        """Make the tasks (see `TaskSource.episodes`)."""
         split, seeds = split_and_seeds(specs)
         amplitude, phase = waves(self._config, seeds)
         queries = self._config.queries if split == "train" else self._config.eval_queries

@@ -1,4 +1,4 @@
-"""A small store in which every pixel says which class and example it is of."""
+"""A small store whose pixels encode the class and the example of an image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ StoreMaker = Callable[..., ClassStore]
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> StoreMaker:
-    """Makes stores: pixel (0, 0) holds the class + 1, (0, 1) the example + 1, (1, 0) is 200, all others are 0."""
+    """Factory of stores: pixel (0, 0) holds the class + 1, (0, 1) the example + 1, (1, 0) is 200, all others are 0."""
 
     def make(name: str = "small", width: int = SIDE, splits: dict[str, dict[str, list[int]]] = SPLITS) -> ClassStore:
         images = np.zeros((sum(COUNTS), 1, SIDE, width), dtype=np.uint8)

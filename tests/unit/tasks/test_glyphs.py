@@ -1,4 +1,4 @@
-"""Drawn characters: the renderer, and how hard the tasks are."""
+"""Drawn characters: the renderer, and the difficulty of the tasks."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from distmeta.config.tasks import GlyphTasks
 from distmeta.core.seeding import bits
 from distmeta.core.types import Episode
 from distmeta.tasks.drawing import draw
-from distmeta.tasks.glyphs import BANK_CLASSES, GlyphSource, class_seeds
+from distmeta.tasks.glyphs import JOINT_CLASSES, GlyphSource, class_seeds
 
 
 def source_of(**fields: object) -> GlyphSource:
     return GlyphSource(GlyphTasks(**fields), 0, torch.float32)
 
 
-def nearest_pixels(episode: Episode) -> float:
-    """Accuracy of the support image that is nearest in pixels."""
+def nearest_neighbour_accuracy(episode: Episode) -> float:
+    """Accuracy of a nearest-neighbour classifier on pixels."""
     support, query = episode.support.inputs.flatten(2), episode.query[0].batch.inputs.flatten(2)
-    guess = episode.support.targets.gather(1, torch.cdist(query, support).argmin(dim=2))
-    return float((guess == episode.query[0].batch.targets).double().mean())
+    predicted = episode.support.targets.gather(1, torch.cdist(query, support).argmin(dim=2))
+    return float((predicted == episode.query[0].batch.targets).double().mean())
 
 
 @pytest.mark.parametrize("size", [8, 28, 64])
-def test_ink_is_sparse_and_reaches_black_and_white(size: int) -> None:
+def test_images_are_mostly_background_and_use_the_full_range(size: int) -> None:
     seeds = bits(np.arange(2), "test", 100)
     images = draw(seeds[0], seeds[1], size)
     assert images.shape == (100, size, size)
@@ -59,9 +59,9 @@ def test_more_jitter_makes_drawings_less_alike() -> None:
 
 def test_splits_have_no_class_in_common() -> None:
     task_seeds = np.arange(2000, dtype=np.uint64)
-    found = [set(class_seeds(split, task_seeds, 5).ravel().tolist()) for split in ("train", "val", "test")]
-    assert [len(seeds) for seeds in found] == [10_000] * 3
-    assert [{seed % 4 for seed in seeds} for seeds in found] == [{0}, {1}, {2}]
+    classes = [set(class_seeds(split, task_seeds, 5).ravel().tolist()) for split in ("train", "val", "test")]
+    assert [len(seeds) for seeds in classes] == [10_000] * 3
+    assert [{seed % 4 for seed in seeds} for seeds in classes] == [{0}, {1}, {2}]
 
 
 def test_labels_are_balanced_and_support_rows_shuffled() -> None:
@@ -83,23 +83,23 @@ def test_rows_of_one_label_are_one_character_by_different_drawers() -> None:
     assert len({image.numpy().tobytes() for image in jittered.query[0].batch.inputs.flatten(0, 1)}) == 4 * 6
 
 
-def test_joint_batches_label_the_characters_of_the_bank() -> None:
+def test_joint_batches_label_the_joint_classes() -> None:
     source = source_of(way=5, queries=15, jitter=0.0, size=12, joint=True)
-    assert (source.num_outputs, source.num_train_outputs) == (5, BANK_CLASSES)
+    assert (source.num_outputs, source.num_train_outputs) == (5, JOINT_CLASSES)
     episode = source.episodes(source.specs("train", 0, 30))
     batch = episode.query[0].batch
     assert batch.inputs.shape == (30, 75, 1, 12, 12)
     labels, images = batch.targets.flatten(), batch.inputs.flatten(0, 1)
-    assert len(labels.unique()) == BANK_CLASSES
+    assert len(labels.unique()) == JOINT_CLASSES
     for label in labels.unique()[:20]:
         same = images[labels == label]
         assert (same == same[0]).all()
     other = GlyphSource(GlyphTasks(jitter=0.0, size=12, joint=True), 1, torch.float32)
     again = other.episodes(other.specs("train", 0, 30)).query[0].batch
     label = int(again.targets[0, 0])
-    assert torch.equal(again.inputs[0, 0], images[labels == label][0]), "the bank is the same for every run"
+    assert torch.equal(again.inputs[0, 0], images[labels == label][0]), "the joint classes are the same in every run"
 
 
-def test_pixels_alone_do_not_solve_the_tasks() -> None:
+def test_nearest_neighbours_on_pixels_do_not_solve_the_tasks() -> None:
     source = source_of(way=5, shots=1, eval_queries=5)
-    assert 0.55 < nearest_pixels(source.episodes(source.specs("test", 0, 100))) < 0.8
+    assert 0.55 < nearest_neighbour_accuracy(source.episodes(source.specs("test", 0, 100))) < 0.8

@@ -1,7 +1,8 @@
-"""The prefetcher: same episodes, at most two ahead, errors where they are waited for."""
+"""The prefetcher: same episodes, at most two prepared ahead, errors raised by `take`."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from threading import Event, current_thread
 
@@ -17,20 +18,20 @@ from distmeta.tasks.sinusoid import SinusoidSource
 WAIT_S = 10.0
 
 
-class WatchedSource(TaskSource):
-    """Sine waves; notes what was built by which thread, waits for `gate`, and fails for the split `bad`."""
+class RecordingSource(TaskSource):
+    """Sine waves; records which thread builds what, waits for `gate` in the background, fails for the split `bad`."""
 
     def __init__(self) -> None:
         self.inner = SinusoidSource(SinusoidTasks(), 0, torch.float32)
         self.seed = 0
         self.built: list[tuple[int, bool]] = []
-        self.begun = Event()
+        self.started = Event()
         self.gate = Event()
         self.gate.set()
 
     def episodes(self, specs: Sequence[TaskSpec]) -> Episode:
         in_background = current_thread().name.startswith("prefetch")
-        self.begun.set()
+        self.started.set()
         if in_background:
             assert self.gate.wait(WAIT_S)
         self.built.append((specs[0].index, in_background))
@@ -40,15 +41,16 @@ class WatchedSource(TaskSource):
 
 
 @pytest.fixture
-def source() -> WatchedSource:
-    return WatchedSource()
+def source() -> RecordingSource:
+    return RecordingSource()
 
 
 @pytest.fixture
-def prefetcher(source: WatchedSource) -> Iterator[Prefetcher]:
-    with Prefetcher(source) as prefetcher:
-        yield prefetcher
-        source.gate.set()
+def prefetcher(source: RecordingSource) -> Iterator[Prefetcher]:
+    prefetcher = Prefetcher(source)
+    yield prefetcher
+    source.gate.set()
+    prefetcher.close()
 
 
 def shard(source: TaskSource, index: int, split: str = "train") -> Shard:
@@ -59,7 +61,7 @@ def same(left: Episode, right: Episode) -> bool:
     return all(torch.equal(a, b) for a, b in zip(left.tensors(), right.tensors(), strict=True))
 
 
-def test_episodes_are_the_same_with_and_without_preparation(prefetcher: Prefetcher, source: WatchedSource) -> None:
+def test_episodes_are_the_same_with_and_without_preparation(prefetcher: Prefetcher, source: RecordingSource) -> None:
     expected = [source.inner.episodes(shard(source, index).specs) for index in range(4)]
     prefetcher.prepare(shard(source, 0))
     for index in range(4):
@@ -72,7 +74,7 @@ def test_episodes_are_the_same_with_and_without_preparation(prefetcher: Prefetch
     assert (12, False) in source.built
 
 
-def test_a_shard_is_known_by_its_specs(prefetcher: Prefetcher, source: WatchedSource) -> None:
+def test_shards_with_the_same_specs_are_built_once(prefetcher: Prefetcher, source: RecordingSource) -> None:
     prepared = shard(source, 1)
     prefetcher.prepare(prepared)
     prefetcher.prepare(Shard(7, prepared.specs))
@@ -81,11 +83,11 @@ def test_a_shard_is_known_by_its_specs(prefetcher: Prefetcher, source: WatchedSo
     assert len(source.built) == 1
 
 
-def test_at_most_two_are_ahead_and_the_oldest_gives_way(prefetcher: Prefetcher, source: WatchedSource) -> None:
+def test_at_most_two_are_prepared_and_the_oldest_is_dropped(prefetcher: Prefetcher, source: RecordingSource) -> None:
     source.gate.clear()
     prefetcher.prepare(shard(source, 0))
-    assert source.begun.wait(WAIT_S)
-    for index in (1, 2, 3):  # 0 is being built and dropped, 1 is dropped before it begins
+    assert source.started.wait(WAIT_S)
+    for index in (1, 2, 3):  # 0 is being built and dropped, 1 is dropped before it starts
         prefetcher.prepare(shard(source, index))
     source.gate.set()
     assert same(prefetcher.take(shard(source, 3))[0], source.inner.episodes(shard(source, 3).specs))
@@ -94,10 +96,10 @@ def test_at_most_two_are_ahead_and_the_oldest_gives_way(prefetcher: Prefetcher, 
     assert (4, False) in source.built
 
 
-def test_what_has_not_begun_is_built_by_the_caller(prefetcher: Prefetcher, source: WatchedSource) -> None:
+def test_a_build_that_has_not_started_is_done_by_the_caller(prefetcher: Prefetcher, source: RecordingSource) -> None:
     source.gate.clear()
     prefetcher.prepare(shard(source, 0))
-    assert source.begun.wait(WAIT_S)
+    assert source.started.wait(WAIT_S)
     prefetcher.prepare(shard(source, 1))
     prefetcher.take(shard(source, 1))
     assert source.built == [(4, False)]
@@ -105,7 +107,7 @@ def test_what_has_not_begun_is_built_by_the_caller(prefetcher: Prefetcher, sourc
 
 @pytest.mark.parametrize("prepare", [True, False])
 def test_errors_reach_the_caller_and_leave_the_rest_working(
-    prefetcher: Prefetcher, source: WatchedSource, prepare: bool
+    prefetcher: Prefetcher, source: RecordingSource, prepare: bool
 ) -> None:
     bad, good = shard(source, 0, "bad"), shard(source, 1)
     if prepare:
@@ -116,10 +118,13 @@ def test_errors_reach_the_caller_and_leave_the_rest_working(
     assert same(prefetcher.take(good)[0], source.inner.episodes(good.specs))
 
 
-def test_take_works_after_close(source: WatchedSource) -> None:
+def test_close_ends_the_thread_and_take_still_works(source: RecordingSource) -> None:
     prefetcher = Prefetcher(source)
+    threads = set(threading.enumerate())
     prefetcher.prepare(shard(source, 0))
+    assert len(set(threading.enumerate()) - threads) == 1
     prefetcher.close()
+    assert set(threading.enumerate()) <= threads
     prefetcher.prepare(shard(source, 1))
     assert same(prefetcher.take(shard(source, 1))[0], source.inner.episodes(shard(source, 1).specs))
     assert (4, False) in source.built

@@ -1,4 +1,4 @@
-"""Sine waves."""
+"""Sine-wave tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every task source: one table, a row for each."""
+"""Contract of all task sources: a table with a row for each."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def test_a_task_depends_on_its_own_spec_alone(config: TasksConfig, split: str) -
     assert together.num_tasks == 5
     assert same(together, again)
     for index, spec in enumerate(specs):
-        one = together.map(lambda tensor, index=index: tensor[index : index + 1])
-        assert same(source.episodes([spec]), one)
-    backwards = source.episodes(specs[::-1])
-    assert same(backwards, together.map(lambda tensor: tensor.flip(0)))
+        expected = together.map(lambda tensor, index=index: tensor[index : index + 1])
+        assert same(source.episodes([spec]), expected)
+    reversed_order = source.episodes(specs[::-1])
+    assert same(reversed_order, together.map(lambda tensor: tensor.flip(0)))
 
 
 def test_steps_splits_tasks_and_seeds_differ(config: TasksConfig) -> None:
@@ -66,7 +66,7 @@ def test_steps_splits_tasks_and_seeds_differ(config: TasksConfig) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_inputs_are_finite_and_of_the_asked_type_and_shape(config: TasksConfig, dtype: torch.dtype) -> None:
+def test_inputs_are_finite_and_have_the_requested_dtype_and_shape(config: TasksConfig, dtype: torch.dtype) -> None:
     source = build(config, dtype=dtype)
     for split in ("train", "test"):
         episode = source.episodes(source.specs(split, 0, 3))
@@ -81,14 +81,14 @@ def test_inputs_are_finite_and_of_the_asked_type_and_shape(config: TasksConfig, 
         assert {term.objective for term in episode.query} == {source.objective}
 
 
-def test_only_joint_training_scores_the_parameters_as_they_are(config: TasksConfig) -> None:
+def test_only_joint_training_scores_unadapted_parameters(config: TasksConfig) -> None:
     source = build(config)
     for split in ("train", "val", "test"):
         (term,) = source.episodes(source.specs(split, 0, 1)).query
         assert term.adapted == (not (config.joint and split == "train"))
 
 
-def test_tasks_of_two_splits_are_not_made_together(config: TasksConfig) -> None:
+def test_tasks_of_two_splits_cannot_share_an_episode(config: TasksConfig) -> None:
     source = build(config)
     with pytest.raises(ValueError, match="one split"):
         source.episodes([*source.specs("train", 0, 1), *source.specs("val", 0, 1)])

@@ -1,4 +1,4 @@
-"""Episodes over a class store. The pixels of the small store say where an image comes from (see conftest)."""
+"""Episodes over a class store. The pixels of the small store encode the origin of an image (see conftest)."""
 
 from __future__ import annotations
 
@@ -55,20 +55,20 @@ def test_labels_classes_and_examples(store: ClassStore, split: str, rotations: b
         support_y, query_y = episode.support.targets[task].numpy(), term.batch.targets[task].numpy()
         assert np.bincount(support_y, minlength=way).tolist() == [shots] * way
         assert np.bincount(query_y, minlength=way).tolist() == [queries] * way
-        found = set()
+        task_classes = set()
         for label in range(way):
             rows = [np.stack(part)[:, task, y == label].T for part, y in ((support, support_y), (query, query_y))]
             classes = {(int(c), int(turn)) for c, _, turn in np.concatenate(rows)}
             examples = [int(example) for _, example, _ in np.concatenate(rows)]
             assert len(classes) == 1, "one label, one class"
             assert len(set(examples)) == shots + queries, "support and query share no example"
-            found |= classes
-        assert len(found) == way, "one class, one label"
-        assert {c for c, _ in found} <= set(allowed.tolist())
-        assert {turn for _, turn in found} <= ({0, 1, 2, 3} if rotations else {0})
+            task_classes |= classes
+        assert len(task_classes) == way, "one class, one label"
+        assert {c for c, _ in task_classes} <= set(allowed.tolist())
+        assert {turn for _, turn in task_classes} <= ({0, 1, 2, 3} if rotations else {0})
 
 
-def test_every_class_turn_and_example_comes_up(store: ClassStore) -> None:
+def test_every_class_rotation_and_example_is_drawn(store: ClassStore) -> None:
     source = source_of(store, way=3, shots=2, queries=3, eval_queries=3, rotations=True)
     classes, examples, turns = origins(source.episodes(source.specs("val", 0, 400)).support)
     counts = np.diff(store.class_offsets)
@@ -107,18 +107,20 @@ def test_joint_batches_have_the_global_labels_of_all_training_classes(store: Cla
     assert evaluation.query[0].adapted
 
 
-def test_the_store_is_found_by_name_and_the_source_travels_by_path(make_store: Callable[..., ClassStore]) -> None:
+def test_the_store_is_opened_by_name_and_the_source_is_pickled_with_its_path(
+    make_store: Callable[..., ClassStore],
+) -> None:
     store = make_store("home/stores/mine")
     config = StoreTasks(store="mine", way=3, shots=2, queries=2, eval_queries=2)
     source = build_source(config, 0, torch.float32)
     assert store.name == "mine"
-    wire = pickle.dumps(source)
-    assert len(wire) < 4000
+    pickled = pickle.dumps(source)
+    assert len(pickled) < 4000
     specs = source.specs("train", 0, 2)
-    assert torch.equal(pickle.loads(wire).episodes(specs).support.inputs, source.episodes(specs).support.inputs)
+    assert torch.equal(pickle.loads(pickled).episodes(specs).support.inputs, source.episodes(specs).support.inputs)
 
 
-FITTING = {"way": 3, "shots": 2, "queries": 2, "eval_queries": 2}
+VALID = {"way": 3, "shots": 2, "queries": 2, "eval_queries": 2}
 IMPOSSIBLE = [
     ({"way": 4}, r"tasks\.way: 4 ways, but split 'val' of data 'small' has 3 classes; allowed: 2 to 3"),
     ({"train_way": 9}, r"tasks\.train_way: 9 ways, but split 'train' of data 'small' has 6 classes; allowed: 2 to 6"),
@@ -130,31 +132,33 @@ IMPOSSIBLE = [
 
 @pytest.mark.parametrize(("change", "message"), IMPOSSIBLE)
 def test_impossible_tasks_are_refused(store: ClassStore, change: dict[str, object], message: str) -> None:
-    source_of(store, **FITTING)
+    source_of(store, **VALID)
     with pytest.raises(UserError, match=message):
-        source_of(store, **FITTING | change)
+        source_of(store, **VALID | change)
 
 
 def test_rotations_need_square_images(make_store: Callable[..., ClassStore]) -> None:
     oblong = make_store(width=5)
-    source_of(oblong, **FITTING)
+    source_of(oblong, **VALID)
     with pytest.raises(UserError, match=r"tasks\.rotations: rotations of 4 x 5 images; allowed: square images"):
-        source_of(oblong, **FITTING, rotations=True)
+        source_of(oblong, **VALID, rotations=True)
 
 
-def test_one_of_several_split_sets_must_be_chosen(make_store: Callable[..., ClassStore]) -> None:
+def test_one_of_several_split_sets_must_be_configured(make_store: Callable[..., ClassStore]) -> None:
     split_set = {"train": [0, 1, 2], "val": [3, 4, 5], "test": [6, 7, 8]}
     two = make_store("two", splits={"one": split_set, "other": split_set})
-    assert source_of(two, **FITTING, split_set="other").input_shape == (1, 4, 4)
-    with pytest.raises(UserError, match=r"tasks\.split_set: .* 2 split sets and none is chosen; allowed: one, other"):
-        source_of(two, **FITTING)
+    assert source_of(two, **VALID, split_set="other").input_shape == (1, 4, 4)
+    with pytest.raises(
+        UserError, match=r"tasks\.split_set: .* 2 split sets and none is configured; allowed: one, other"
+    ):
+        source_of(two, **VALID)
     with pytest.raises(UserError, match=r"tasks\.split_set: .* 0 split sets"):
-        source_of(make_store("none", splits={}), **FITTING)
+        source_of(make_store("none", splits={}), **VALID)
 
 
 def test_a_split_without_classes_is_refused_only_when_it_is_used(make_store: Callable[..., ClassStore]) -> None:
     splits = {"train": [0, 1, 2], "val": [], "test": [6, 7, 8]}
-    source = source_of(make_store(splits={"uneven": splits}), **FITTING)
+    source = source_of(make_store(splits={"uneven": splits}), **VALID)
     source.episodes(source.specs("test", 0, 1))
     with pytest.raises(UserError, match="split 'val' of data 'small' has 0 classes"):
         source.episodes(source.specs("val", 0, 1))
