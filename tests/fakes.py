@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from distmeta.core.errors import UserError
-from distmeta.core.types import Params, Report, Shard, Snapshot, TaskSpec, Update
+from distmeta.core.types import Params, Report, Shard, Snapshot, TaskSpec, Update, Work
 
 Trouble = Literal[
     "none",
@@ -32,22 +32,22 @@ Trouble = Literal[
 
 @dataclass(frozen=True)
 class FakeProgram:
-    """Updates by `params * (1 + sum of seeds)`; kind `about` tells what is known of the worker instead."""
+    """Updates by `params * (1 + sum of seeds)`; work `about` reports on the worker instead."""
 
     recipe: FakeRecipe
     prepared: list[int]
     snapshots: list[Snapshot]
     healthy: bool = True
 
-    def prepare(self, kind: str, shard: Shard) -> None:
+    def prepare(self, work: Work, shard: Shard) -> None:
         self.prepared.append(shard.index)
 
-    def run(self, kind: str, snapshot: Snapshot, shard: Shard) -> Any:
+    def run(self, work: Work, snapshot: Snapshot, shard: Shard) -> Any:
         if shard.index == self.recipe.shard or not self.healthy:
             self._misbehave()
         time.sleep(self.recipe.seconds)
         self.snapshots.append(snapshot)  # kept, so that no two ever have one identity
-        if kind == "about":
+        if work.name == "about":
             return {
                 "pid": os.getpid(),
                 "prepared": tuple(self.prepared),
@@ -63,6 +63,9 @@ class FakeProgram:
 
     def timing(self) -> Mapping[str, float]:
         return {"data_wait_s": 0.25, "compute_s": 0.5}
+
+    def close(self) -> None:
+        pass
 
     def _misbehave(self) -> None:
         trouble = self.recipe.trouble
@@ -147,4 +150,4 @@ def expected_bits(snapshot: Snapshot, shards: Sequence[Shard]) -> Iterator[tuple
     """What `update` gives for each shard, computed without any executor."""
     program = FakeRecipe().build()
     for shard in shards:
-        yield shard.index, bits(program.run("update", snapshot, shard).update.grad)
+        yield shard.index, bits(program.run(Work("update"), snapshot, shard).update.grad)

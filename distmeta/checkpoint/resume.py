@@ -17,7 +17,6 @@ NEUTRAL = (
     "train.budget_s",
     "train.log_every",
     "outer.nonfinite",
-    "outer.parts",
 )
 """Fields that may differ when a run is resumed: they do not change the course of the meta-parameters."""
 CHOSEN = ("engine.strategy", "engine.chunk", "engine.memory")

@@ -14,7 +14,7 @@ from distmeta.config.evaluation import EvaluationConfig
 from distmeta.config.models import Conv4Config, MlpConfig
 from distmeta.config.outer import OuterConfig
 from distmeta.config.run import RunConfig
-from distmeta.config.runtime import RuntimeConfig
+from distmeta.config.runtime import RuntimeConfig, ToleranceConfig
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks
 from distmeta.config.tracking import TrackingConfig
 from distmeta.config.train import TrainConfig
@@ -37,6 +37,7 @@ __all__ = [
     "RuntimeConfig",
     "SinusoidTasks",
     "StoreTasks",
+    "ToleranceConfig",
     "TrackingConfig",
     "TrainConfig",
 ]

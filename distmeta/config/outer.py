@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from distmeta.config.base import Frozen
 
@@ -29,8 +29,6 @@ class OuterConfig(Frozen):
         compression: How updates travel to the server: as they are, rounded to `bf16`, or to `int8` in blocks with a
             scale each. What rounding loses is added to the same worker's next update (error feedback), so results
             depend on who computes what.
-        parts: Processes that the parameters, their averages and the optimizer's state are shared out over, by tensor;
-            1 keeps them in the driver. The bits are the same.
     """
 
     optimizer: str = "Adam"
@@ -45,4 +43,3 @@ class OuterConfig(Frozen):
     staleness: NonNegativeInt | None = None
     staleness_weight: Literal["inverse", "constant"] = "inverse"
     compression: Literal["none", "bf16", "int8"] = "none"
-    parts: PositiveInt = 1

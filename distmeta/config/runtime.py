@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from distmeta.config.base import Frozen
+
+
+class ToleranceConfig(Frozen):
+    """Failures and slow workers: deadlines, limits, copies. None of these fields changes the result.
+
+    Attributes:
+        shard_timeout_s: After this long without an answer, a shard's worker is replaced and the shard computed again.
+        heartbeat_timeout_s: After this long without a heartbeat, a worker is replaced, whatever it was doing.
+        max_shard_retries: Failures of one shard before the run stops with the worker's own error.
+        max_worker_failures: Failures in a row, without a finished shard in between, after which a worker is excluded.
+        speculate: Give the slowest shards at the end of a step to idle workers as well; the first report wins.
+        aggregate: Where updates are added: by the driver as they arrive, or in groups on the nodes of their workers, so
+            that fewer bytes travel. `auto` is `node` for large updates of several nodes.
+    """
+
+    shard_timeout_s: PositiveFloat = 600.0
+    heartbeat_timeout_s: PositiveFloat = 15.0
+    max_shard_retries: NonNegativeInt = 3
+    max_worker_failures: PositiveInt = 3
+    speculate: bool = True
+    aggregate: Literal["auto", "driver", "node"] = "auto"
 
 
 class RuntimeConfig(Frozen):
@@ -16,19 +37,13 @@ class RuntimeConfig(Frozen):
     Attributes:
         executor: This process (`local`) or Ray actors (`ray`).
         workers: Ray actors: a number, or `MIN..MAX` for a cluster that grows and shrinks. Training begins with MIN of
-            them and takes in others, up to MAX, as there is room; either way it goes on with those that are left.
+            them and adds others, up to MAX, as there is room; either way it goes on with those that are left.
         cpus_per_worker, gpus_per_worker: Shares of a machine that Ray reserves for each actor.
-        threads_per_worker: Tasks, or chunks of tasks, in flight in one worker (also in `local`), each on a thread.
-        shard_size: Tasks summed together by one worker.
+        threads_per_worker: Tasks, or chunks of tasks, that one worker computes at a time, each on a thread.
+        shard_size: Tasks that are summed together by one worker.
         address: Address of a running Ray cluster; None takes RAY_ADDRESS, or starts a local cluster.
         device: Device of the workers.
-        shard_timeout_s: After this long without an answer, a shard's worker is replaced and the shard re-run.
-        heartbeat_timeout_s: After this long without a sign of life, a worker is replaced, whatever it was doing.
-        max_shard_retries: Failures of one shard before the run stops with the worker's own error.
-        max_worker_failures: Failures in a row, without a shard in between, after which a worker is left out.
-        aggregate: Where updates are added: by the driver as they come, or in groups on the nodes of their workers, so
-            that fewer bytes travel. `auto` is `node` for large updates of several nodes. The bits are the same.
-        speculate: Give the slowest shards at the end of a step to idle workers as well; the first report wins.
+        tolerance: Deadlines, limits of failures, and copies of slow shards.
     """
 
     executor: Literal["local", "ray"] = "ray"
@@ -39,12 +54,7 @@ class RuntimeConfig(Frozen):
     shard_size: PositiveInt = 16
     address: str | None = None
     device: str = "cpu"
-    shard_timeout_s: PositiveFloat = 600.0
-    heartbeat_timeout_s: PositiveFloat = 15.0
-    max_shard_retries: NonNegativeInt = 3
-    max_worker_failures: PositiveInt = 3
-    speculate: bool = True
-    aggregate: Literal["auto", "driver", "node"] = "auto"
+    tolerance: ToleranceConfig = ToleranceConfig()
 
     @field_validator("workers", mode="before")
     @classmethod
@@ -70,3 +80,9 @@ class RuntimeConfig(Frozen):
         if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
             raise ValueError(f"unknown device '{device}'; allowed: cpu, cuda, cuda:N")
         return device
+
+    @model_validator(mode="after")
+    def _gpus_are_used(self) -> Self:
+        if self.gpus_per_worker and self.device == "cpu":
+            raise ValueError("runtime.gpus_per_worker reserves a GPU but runtime.device is 'cpu'; set it to 'cuda'")
+        return self

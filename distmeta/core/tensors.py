@@ -37,9 +37,12 @@ def _finite(tensor: Tensor) -> bool:
     return math.isfinite(low.item()) and math.isfinite(high.item())
 
 
-def squared_norms(params: Mapping[str, Tensor]) -> dict[str, float]:
-    """Sum of squares of each tensor's entries, in float64."""
-    return {name: _squared_norm(tensor.detach()) for name, tensor in params.items()}
+def global_norm(params: Mapping[str, Tensor]) -> float:
+    """Euclidean norm of all entries together, summed in float64 in the order of names."""
+    total = 0.0
+    for name in sorted(params):  # not `sum`, which compensates for rounding in some versions of Python
+        total += _squared_norm(params[name].detach())
+    return math.sqrt(total)
 
 
 def _squared_norm(tensor: Tensor) -> float:
@@ -48,19 +51,6 @@ def _squared_norm(tensor: Tensor) -> float:
     for piece in torch.split(tensor.reshape(-1), _PIECE):
         total += float(piece.to(torch.float64, copy=True).square_().sum())
     return total
-
-
-def norm_of(squares: Mapping[str, float]) -> float:
-    """Euclidean norm of all entries together, from the sums of squares, which are added in the order of names."""
-    total = 0.0
-    for name in sorted(squares):  # not `sum`, which compensates for rounding in some versions of Python
-        total += squares[name]
-    return math.sqrt(total)
-
-
-def global_norm(params: Mapping[str, Tensor]) -> float:
-    """Euclidean norm of all entries together, summed in float64 in the order of names."""
-    return norm_of(squared_norms(params))
 
 
 def digest(params: Mapping[str, Tensor]) -> str:

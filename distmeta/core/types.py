@@ -7,7 +7,7 @@ takes one to the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -116,6 +116,19 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a worker is asked to do with a shard. Throughput is measured for each value of its own.
+
+    Attributes:
+        name: A row of the program's table: `update`, `evaluate`, ... (`distmeta.program.program.HANDLERS`).
+        engine: How to compute it: settings that a run may choose while it runs. Hashable.
+    """
+
+    name: str
+    engine: Hashable = None
+
+
+@dataclass(frozen=True)
 class Update:
     """Sums over tasks. Adding two updates is the only operation on them.
 
@@ -129,15 +142,6 @@ class Update:
     weight: float
     metrics: Mapping[str, float] = field(default_factory=dict)
 
-    def merge(self, other: Update) -> Update:
-        """The sum of both: `self` first, so that the order of additions is the caller's."""
-        names = list(self.metrics) + [name for name in other.metrics if name not in self.metrics]
-        return Update(
-            {name: grad + other.grad[name] for name, grad in self.grad.items()},
-            self.weight + other.weight,
-            {name: self.metrics.get(name, 0.0) + other.metrics.get(name, 0.0) for name in names},
-        )
-
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -149,14 +153,14 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker sends for a shard: which snapshot it used and what it found.
+    """The update of a shard, or of a group of consecutive shards that were added near their workers.
 
     Attributes:
-        version: Of the snapshot.
-        shard: Index of the shard.
-        update: What was found.
-        finite: Whether every entry of the gradient is finite; None if nobody has looked.
-        count: Shards that the update is the sum of: `shard` and the ones after it.
+        version: Version of the snapshot that it was computed from.
+        shard: Index of the (first) shard.
+        update: Sums over its tasks.
+        finite: Whether every entry of the gradient is finite; None if it has not been checked.
+        count: Number of shards in the sum: `shard` and the ones after it.
     """
 
     version: int
@@ -164,3 +168,8 @@ class Report:
     update: Update
     finite: bool | None = None
     count: int = 1
+
+    @property
+    def shards(self) -> range:
+        """Indices of the shards that the update is the sum of."""
+        return range(self.shard, self.shard + self.count)

@@ -68,6 +68,10 @@ class Engine:
         with library_precision(self._matmul):
             return self._update(meta, episodes)
 
+    def close(self) -> None:
+        """End the lanes' threads."""
+        self._lanes.close()
+
     def _update(self, meta: Params, episodes: Episode) -> Update:
         parts = list(chunks(episodes, self._chunk))
         self._prepare(meta, parts)

@@ -49,3 +49,9 @@ class Lanes:
         for errand in [self._pool.submit(lane) for _ in range(min(self.count, len(given)))]:
             errand.result()
         return [found[turn] for turn in range(len(given))]
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None

@@ -1,6 +1,6 @@
-"""What a worker does with a shard: makes its episodes and computes their update, or scores them.
+"""What a worker does with a shard: make its episodes, then compute their update, score them, or choose an engine.
 
-A `MetaRecipe` (the configuration as JSON) travels to the workers; a `MetaProgram` is made of it there.
+A `MetaRecipe` (the configuration as JSON) travels to the workers; each builds a `MetaProgram` from it.
 """
 
 from __future__ import annotations
@@ -8,32 +8,46 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from distmeta.config import EngineConfig, RunConfig
-from distmeta.core.types import Episode, Params, Report, Shard, Snapshot
+from distmeta.core.types import Episode, Params, Report, Shard, Snapshot, Work
 from distmeta.engine.auto import Choice, choose
 from distmeta.engine.engine import Engine
 from distmeta.engine.lanes import Lanes
 from distmeta.engine.precision import check_policy
 from distmeta.methods.build import build_algorithm, dtype_of
-from distmeta.program.scoring import score_shard
+from distmeta.program.scoring import ShardScores, score_shard
 from distmeta.tasks import build_source
 from distmeta.tasks.prefetch import Prefetcher
 
 UPDATE, EVALUATE, CHOOSE = "update", "evaluate", "choose"
 
 
-def kind_of(name: str, engine: EngineConfig) -> str:
-    """What a worker is asked to do, and how: the engine's settings travel with it, as they may be chosen in the run."""
-    return f"{name} {engine.model_dump_json()}"
-
-
 def lanes_of(config: RunConfig) -> int:
-    """Chunks in flight in one worker."""
+    """Number of chunks that one worker computes at a time."""
     return config.runtime.threads_per_worker if config.runtime.device == "cpu" else 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """A shard on this worker's device, with what it is to be computed from and how.
+
+    Attributes:
+        engine: Engine settings.
+        version: Version of the snapshot.
+        shard: Index of the shard.
+        meta: Meta-parameters.
+        episodes: T tasks.
+    """
+
+    engine: EngineConfig
+    version: int
+    shard: int
+    meta: Params
+    episodes: Episode
 
 
 class MetaProgram:
@@ -54,46 +68,41 @@ class MetaProgram:
         self._timing = {"data_wait_s": 0.0, "compute_s": 0.0}
         self._placed: tuple[Snapshot, Params] | None = None
 
-    def prepare(self, kind: str, shard: Shard) -> None:
+    def prepare(self, work: Work, shard: Shard) -> None:
         """Make the shard's episodes on a background thread."""
         self._prefetcher.prepare(shard)
 
-    def run(self, kind: str, snapshot: Snapshot, shard: Shard) -> Any:
-        """The shard's `Report` for kind `update`, its `ShardScores` for `evaluate`, a `Choice` for `choose`."""
+    def run(self, work: Work, snapshot: Snapshot, shard: Shard) -> Any:
+        """Compute what `HANDLERS` has for the work: a `Report`, `ShardScores`, a `Choice`."""
         episodes, wait_s = self._prefetcher.take(shard)
         started = time.perf_counter()
         meta, device = self._on_device(snapshot), self._config.runtime.device
         episodes = episodes if device == "cpu" else episodes.map(lambda tensor: tensor.to(device, non_blocking=True))
-        name, _, settings = kind.partition(" ")
-        engine = EngineConfig.model_validate_json(settings) if settings else self._config.engine
-        value: Any
-        if name == UPDATE:
-            value = Report(snapshot.version, shard.index, self._engine(engine).update(meta, episodes))
-        elif name == CHOOSE:
-            value = self._choose(engine, meta, episodes)
-        else:
-            value = score_shard(self.algorithm.evaluators, meta, episodes, engine, self._lanes)
+        engine = work.engine if isinstance(work.engine, EngineConfig) else self._config.engine
+        value = HANDLERS[work.name](self, Request(engine, snapshot.version, shard.index, meta, episodes))
         self._timing = {"data_wait_s": wait_s, "compute_s": time.perf_counter() - started}
         return value
 
-    def _engine(self, config: EngineConfig) -> Engine:
-        if config not in self._engines:
-            algorithm = self.algorithm
-            self._engines[config] = Engine(algorithm.learner, algorithm.estimator, config, lanes_of(self._config))
-        return self._engines[config]
+    def update(self, request: Request) -> Report:
+        engine = self._engine(request.engine)
+        return Report(request.version, request.shard, engine.update(request.meta, request.episodes))
 
-    def _choose(self, engine: EngineConfig, meta: Params, episodes: Episode) -> Choice:
+    def evaluate(self, request: Request) -> ShardScores:
+        return score_shard(self.algorithm.evaluators, request.meta, request.episodes, request.engine, self._lanes)
+
+    def choose(self, request: Request) -> Choice:
+        """Time the engine's strategies on this shard and choose one for the run."""
         config, algorithm = self._config, self.algorithm
         method = json.dumps([config.algorithm.model_dump(mode="json"), config.model.model_dump(mode="json")])
-        # Of the whole run, whoever computes them: the choice must not depend on the number of workers.
+        # Tasks of the whole run, not of this worker: the choice must not depend on the number of workers.
         tasks = config.train.steps * config.train.tasks_per_step
         return choose(
             algorithm.learner,
             algorithm.estimator,
-            engine,
+            request.engine,
             lanes_of(config),
-            meta,
-            episodes,
+            request.meta,
+            request.episodes,
             method=method,
             tasks_ahead=tasks,
             seconds_ahead=config.train.budget_s or math.inf,
@@ -102,6 +111,19 @@ class MetaProgram:
     def timing(self) -> Mapping[str, float]:
         """Seconds of the last `run`."""
         return self._timing
+
+    def close(self) -> None:
+        """End background threads."""
+        self._prefetcher.close()
+        self._lanes.close()
+        for engine in self._engines.values():
+            engine.close()
+
+    def _engine(self, config: EngineConfig) -> Engine:
+        if config not in self._engines:
+            algorithm = self.algorithm
+            self._engines[config] = Engine(algorithm.learner, algorithm.estimator, config, lanes_of(self._config))
+        return self._engines[config]
 
     def _on_device(self, snapshot: Snapshot) -> Params:
         device = self._config.runtime.device
@@ -112,6 +134,14 @@ class MetaProgram:
         return self._placed[1]
 
 
+HANDLERS: dict[str, Callable[[MetaProgram, Request], Any]] = {
+    UPDATE: MetaProgram.update,
+    EVALUATE: MetaProgram.evaluate,
+    CHOOSE: MetaProgram.choose,
+}
+"""What a worker can be asked for, by `Work.name`."""
+
+
 @dataclass(frozen=True)
 class MetaRecipe:
     """A program on the wire: the run's configuration as JSON."""
@@ -120,9 +150,7 @@ class MetaRecipe:
 
     @staticmethod
     def of(config: RunConfig) -> MetaRecipe:
-        """The recipe of a run."""
         return MetaRecipe(config.model_dump_json())
 
     def build(self) -> MetaProgram:
-        """Make the program."""
         return MetaProgram(RunConfig.model_validate_json(self.config_json))

@@ -1,22 +1,28 @@
-"""Where shards are computed: in this process or by Ray actors. Only this package and job submission import Ray."""
+"""Where shards are computed: in this process or by Ray actors. Ray is imported in `runtime.ray` alone."""
 
 from __future__ import annotations
 
 from distmeta.config import RuntimeConfig
-from distmeta.runtime.executor import Executor, Recipe
-from distmeta.runtime.worker import Compression
+from distmeta.runtime.compression import Compression
+from distmeta.runtime.executor import Executor, Program, Recipe
 
 
 def build_executor(
-    config: RuntimeConfig, recipe: Recipe, compression: Compression = "none", update_bytes: int = 0
+    config: RuntimeConfig,
+    recipe: Recipe,
+    compression: Compression = "none",
+    update_bytes: int = 0,
+    *,
+    program: Program | None = None,
 ) -> Executor:
     """Start the executor that `config` names.
 
     Args:
         config: Where and how to run.
         recipe: The program of the workers.
-        compression: How updates are rounded on the way (`outer.compression`).
+        compression: How updates are rounded for transport (`outer.compression`).
         update_bytes: Size of the parameters, and so of an update.
+        program: The recipe's program, if this process has built it: the `local` executor uses it.
 
     Raises:
         UserError: The Ray cluster cannot be reached, or has no room for the workers.
@@ -24,7 +30,7 @@ def build_executor(
     if config.executor == "local":
         from distmeta.runtime.local import LocalExecutor
 
-        return LocalExecutor(config, recipe, compression)
+        return LocalExecutor(config, program or recipe.build(), compression)
     from distmeta.runtime.ray.executor import RayExecutor
 
     return RayExecutor(config, recipe, compression, update_bytes)

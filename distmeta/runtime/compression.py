@@ -29,6 +29,8 @@ from distmeta.core.tensors import all_finite
 from distmeta.core.types import Params
 
 Kind = Literal["bf16", "int8"]
+Compression = Literal["none", "bf16", "int8"]
+"""Values of `outer.compression`."""
 
 BLOCK = 1024
 """Entries with one scale."""

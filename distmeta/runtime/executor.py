@@ -13,20 +13,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from distmeta.core.types import Shard, Snapshot
+from distmeta.core.types import Shard, Snapshot, Work
 
 
 class Program(Protocol):
     """What a worker does with shards."""
 
-    def prepare(self, kind: str, shard: Shard) -> None:
+    def prepare(self, work: Work, shard: Shard) -> None:
         """Begin to make the shard's episodes on a background thread of the program; return at once.
 
         The shard may in the end be run by another worker: keep only the newest few.
         """
 
-    def run(self, kind: str, snapshot: Snapshot, shard: Shard) -> Any:
-        """Compute the shard's value: for kind `update` a Report, for `evaluate` arrays.
+    def run(self, work: Work, snapshot: Snapshot, shard: Shard) -> Any:
+        """Compute the shard's value: a Report for `update`, arrays or plain data for other work.
 
         Every attempt at a shard must give the same bits. The snapshot is the same object for all shards that come with
         it, and must not be changed.
@@ -34,6 +34,9 @@ class Program(Protocol):
 
     def timing(self) -> Mapping[str, float]:
         """Seconds of the last `run`: `data_wait_s`, `compute_s`."""
+
+    def close(self) -> None:
+        """End background threads."""
 
 
 class Recipe(Protocol):
@@ -117,17 +120,17 @@ class Executor(ABC):
 
     @abstractmethod
     def map(
-        self, kind: str, snapshot: Snapshot, shards: Sequence[Shard], upcoming: Sequence[Shard] = ()
+        self, work: Work, snapshot: Snapshot, shards: Sequence[Shard], upcoming: Sequence[Shard] = ()
     ) -> Iterator[Result]:
         """Run every shard once, yielding results as they come, in any order.
 
         One call is worked at a time: read one iterator to its end, or drop it, before the next call.
 
         Args:
-            kind: What to compute, passed on to the program.
+            work: What to compute, passed on to the program.
             snapshot: Meta-parameters, sent once a node.
             shards: The work; their indices differ.
-            upcoming: The next call's shards of the same kind; workers prepare them when they have nothing better to do.
+            upcoming: The next call's shards of the same work; workers prepare them when they have nothing better to do.
 
         Raises:
             WorkerError: A shard failed more often than allowed, or the program itself raised.
@@ -135,11 +138,11 @@ class Executor(ABC):
         """
 
     @abstractmethod
-    def stream(self, kind: str, feed: Feed) -> Iterator[Result]:
+    def stream(self, work: Work, feed: Feed) -> Iterator[Result]:
         """Run shards without end: a worker that has nothing to do gets the next one of `feed` at once.
 
         Args:
-            kind: What to compute, passed on to the program.
+            work: What to compute, passed on to the program.
             feed: Asked for one shard at a time; their indices differ.
 
         Raises:
@@ -147,7 +150,7 @@ class Executor(ABC):
         """
 
     @abstractmethod
-    def again(self, result: Result) -> None:
+    def recompute(self, result: Result) -> None:
         """Compute the shard of a result of the present call once more, on another worker where there is one.
 
         For results that the caller cannot use. The new one is yielded like any other.

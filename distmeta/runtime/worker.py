@@ -6,17 +6,13 @@ worker's start is mostly the import of torch.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
-from distmeta.core.types import Shard, Snapshot
-from distmeta.runtime.compression import Compressor
-from distmeta.runtime.executor import Program, Recipe
+from distmeta.core.types import Shard, Snapshot, Work
+from distmeta.runtime.compression import Compression, Compressor
+from distmeta.runtime.executor import Program
 from distmeta.runtime.memory import keep_freed_memory
 from distmeta.runtime.wire import ResultWire, SnapshotWire, decode_snapshot, encode_value
-
-Compression = Literal["none", "bf16", "int8"]
 
 
 class Worker:
@@ -24,24 +20,24 @@ class Worker:
 
     Args:
         index: Number of this worker.
-        recipe: The program to build.
+        program: What to do with them.
         threads: Threads of its tensor operations.
         compression: How its updates are rounded (`outer.compression`).
     """
 
-    def __init__(self, index: int, recipe: Recipe, threads: int, compression: Compression = "none") -> None:
+    def __init__(self, index: int, program: Program, threads: int, compression: Compression = "none") -> None:
         self._index = index
         torch.set_num_threads(threads)
         keep_freed_memory()
-        self._program: Program = recipe.build()
+        self._program = program
         self._compressor = None if compression == "none" else Compressor(compression)
         self._cached: tuple[int, Snapshot] | None = None
 
-    def run(self, kind: str, wire: SnapshotWire, shard: Shard, upcoming: Shard | None) -> ResultWire:
+    def run(self, work: Work, wire: SnapshotWire, shard: Shard, upcoming: Shard | None) -> ResultWire:
         """Compute a shard.
 
         Args:
-            kind: Passed on to the program.
+            work: Passed on to the program.
             wire: The meta-parameters; decoded once, however many shards come with them.
             shard: The tasks.
             upcoming: The shard to prepare meanwhile; it may in the end be run by another worker.
@@ -51,8 +47,8 @@ class Worker:
         """
         snapshot = self._decoded(wire)
         if upcoming is not None:
-            self._program.prepare(kind, upcoming)
-        value = self._program.run(kind, snapshot, shard)
+            self._program.prepare(work, upcoming)
+        value = self._program.run(work, snapshot, shard)
         timing = self._program.timing()
         return ResultWire(
             shard=shard.index,

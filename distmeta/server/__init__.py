@@ -2,15 +2,6 @@
 
 from distmeta.server.asynchronous import AsynchronousServer
 from distmeta.server.base import Server, StepError, StepRecord, Verdict
-from distmeta.server.sharded import ShardedServer
 from distmeta.server.synchronous import ParameterServer
 
-__all__ = [
-    "AsynchronousServer",
-    "ParameterServer",
-    "Server",
-    "ShardedServer",
-    "StepError",
-    "StepRecord",
-    "Verdict",
-]
+__all__ = ["AsynchronousServer", "ParameterServer", "Server", "StepError", "StepRecord", "Verdict"]

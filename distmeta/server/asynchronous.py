@@ -1,4 +1,4 @@
-"""The asynchronous server: nobody waits; updates of earlier versions count, if they are not too old.
+"""The asynchronous server: nobody waits; updates of earlier versions count, unless they are too old.
 
 An update that was computed at version v and arrives at version w is t = w - v versions old. Up to t = `outer.staleness`
 it is added with a factor c(t), gradient, weight and metrics alike, so that a step makes a weighted mean:
@@ -6,7 +6,7 @@ it is added with a factor c(t), gradient, weight and metrics alike, so that a st
     g = (sum over updates of c(t_i) * grad_i) / (sum over updates of c(t_i) * weight_i),   c(t) = 1 / (1 + t) or 1
 
 as in Zhang et al. (2016, "Staleness-aware async-SGD for distributed deep learning"), who divide the rate by t. Updates
-are added in the order of arrival: this is the one mode whose result depends on who was faster.
+are added in the order of arrival: this is the one mode whose result depends on timing.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor
+from typing_extensions import override
 
 from distmeta.config.outer import OuterConfig
 from distmeta.core.types import Report, Update
-from distmeta.server.base import HoldingServer, StepError, StepRecord, Verdict, check_update, is_finite
-from distmeta.server.tree import Memory, PartialSum
+from distmeta.server.base import InMemoryServer, StepError, StepRecord, Verdict, check_update, is_finite
+from distmeta.server.tree import BufferPool, PartialSum
 
 
-class AsynchronousServer(HoldingServer):
-    """Steps whenever enough updates have come (see `HoldingServer`).
+class AsynchronousServer(InMemoryServer):
+    """Steps whenever enough updates have arrived.
 
-    Shards are numbered over the whole run, from 0 again after a state has been loaded. A shard that is accepted, stale
-    or dropped is done with; its number never comes again.
+    Shards are numbered over the whole run, from 0 again after a state has been loaded. The number of a shard that was
+    accepted, stale or dropped is never used again.
 
     Args:
         params: The first meta-parameters (version 0); copied.
-        config: How to step; `staleness` is set.
+        config: The outer step; `staleness` is set.
         total_steps: Steps of the whole run, for the schedule.
 
     Raises:
@@ -40,103 +41,101 @@ class AsynchronousServer(HoldingServer):
         super().__init__(params, config, total_steps)
         if config.staleness is None:
             raise ValueError("the asynchronous server needs outer.staleness")
-        self._oldest, self._inverse = config.staleness, config.staleness_weight == "inverse"
-        self._memory = Memory()
+        self._max_age, self._inverse = config.staleness, config.staleness_weight == "inverse"
+        self._buffers = BufferPool()
         self._sum: PartialSum | None = None
         self._ages: list[int] = []
-        self._done = _Numbers()
+        self._finished = _IndexSet()
 
+    @override
     def push(self, report: Report) -> Verdict:
-        """Take a shard's sums.
-
-        Args:
-            report: Its version is that of the snapshot it was computed from.
+        """Add a shard's sums.
 
         Returns:
-            STALE if it is too old, or of a version that this server has not made. Its shard is then given up.
-
-        Raises:
-            ValueError: See `Server.push`.
+            STALE if it is too old, or of a version that this server has not made; its shard is then finished.
         """
-        check_update(report.shard, report.update, self._optimizer.params)
-        finite = is_finite(report.update, report.finite)
+        check_update(report, self._optimizer.params)
+        finite = is_finite(report)
         with self._lock:
             age = self.version - report.version
-            if report.shard in self._done:
+            if report.shard in self._finished:
                 return Verdict.DUPLICATE
-            if not 0 <= age <= self._oldest:
-                self._done.add(report.shard)
+            if not 0 <= age <= self._max_age:
+                self._finished.add(report.shard)
                 return Verdict.STALE
             if not finite:
                 return Verdict.NONFINITE
-            self._done.add(report.shard)
-            self._take(report.update, age)
+            self._finished.add(report.shard)
+            self._add(report.update, age)
             return Verdict.ACCEPTED
 
+    @override
     def drop(self, shard: int) -> None:
-        """Give up a shard; a report of it that comes later is a duplicate."""
+        """Give up a shard; a later report of it is a duplicate."""
         with self._lock:
-            self._done.add(shard)
+            self._finished.add(shard)
 
     def ready(self, num_shards: int) -> bool:
-        """Whether `num_shards` updates or more, however old, have been accepted since the last step."""
+        """Whether `num_shards` updates or more have been accepted since the last step."""
         with self._lock:
             return len(self._ages) >= num_shards
 
+    @override
     def step(self, num_shards: int) -> StepRecord:
         """Make the next version from all updates since the last one.
 
         Args:
-            num_shards: How many there must be at least.
+            num_shards: Minimum number of updates.
 
         Raises:
-            StepError: There are fewer, or their sum is of no use. Nothing is changed.
+            StepError: There are fewer, or their sum cannot be used. Nothing is changed.
         """
         with self._lock:
             if self._sum is None or len(self._ages) < num_shards:
                 have = f"{len(self._ages)} updates, fewer than {num_shards}" if self._ages else "no updates"
                 raise StepError(f"version {self.version} cannot step: it has {have}")
-            total, ages = self._sum.update, self._ages
-            about = {"staleness_mean": sum(ages) / len(ages), "staleness_max": float(max(ages))}
-            return self._advance(total, self._mean(total), about)
+            ages = self._ages
+            staleness = {"staleness_mean": sum(ages) / len(ages), "staleness_max": float(max(ages))}
+            return self._advance(self._sum.update, staleness)
 
+    @override
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """See `Server.load_state_dict`; shards are numbered from 0 again."""
         super().load_state_dict(state)
         with self._lock:
-            self._done = _Numbers()
+            self._finished = _IndexSet()
 
-    def _take(self, update: Update, age: int) -> None:
+    def _add(self, update: Update, age: int) -> None:
         scaled = _scaled(update, 1.0 / (1 + age) if self._inverse else 1.0)
         if self._sum is None:
-            self._sum = PartialSum(scaled, self._memory)
+            self._sum = PartialSum(scaled, self._buffers)
         else:
             self._sum.add(scaled)
         self._ages.append(age)
 
-    def _forget(self) -> None:
+    @override
+    def _discard_updates(self) -> None:
         if self._sum is not None:
             self._sum.release()
         self._sum = None
         self._ages = []
 
 
-class _Numbers:
-    """A set of whole numbers that grows from 0 on, almost without holes: what is below the first hole is one number."""
+class _IndexSet:
+    """A set of whole numbers that fills up from 0 almost without gaps, in memory of the size of the gaps."""
 
     def __init__(self) -> None:
-        self._hole = 0
+        self._first_gap = 0
         self._above: set[int] = set()
 
     def add(self, number: int) -> None:
-        if number >= self._hole:
+        if number >= self._first_gap:
             self._above.add(number)
-        while self._hole in self._above:
-            self._above.remove(self._hole)
-            self._hole += 1
+        while self._first_gap in self._above:
+            self._above.remove(self._first_gap)
+            self._first_gap += 1
 
     def __contains__(self, number: int) -> bool:
-        return number < self._hole or number in self._above
+        return number < self._first_gap or number in self._above
 
 
 def _scaled(update: Update, factor: float) -> Update:

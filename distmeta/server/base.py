@@ -1,4 +1,4 @@
-"""What every server has: meta-parameters, an outer optimizer, a version; and the words it speaks with."""
+"""The server interface: meta-parameters, an outer optimizer, a version, and the records it returns."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from enum import Enum
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from distmeta.config.outer import OuterConfig
 from distmeta.core.errors import DistmetaError
@@ -20,17 +21,17 @@ from distmeta.server.outer import OuterOptimizer, State
 
 
 class StepError(DistmetaError):
-    """The server cannot step: shards are missing, or their sum is of no use."""
+    """The server cannot step: shards are missing, or their sum cannot be used."""
 
 
 class Verdict(Enum):
-    """What became of a report.
+    """What the server did with a report.
 
     Attributes:
-        ACCEPTED: It is in the next step.
+        ACCEPTED: It is part of the next step.
         STALE: It was computed from another version, or from one that is too old.
-        DUPLICATE: Its shard has already been accepted or dropped.
-        NONFINITE: An entry or the weight is infinite or not a number. It is not kept; what to do is the caller's.
+        DUPLICATE: One of its shards has already been accepted or dropped.
+        NONFINITE: An entry or the weight is infinite or not a number. It is not kept; the caller decides what to do.
     """
 
     ACCEPTED = "accepted"
@@ -41,14 +42,14 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a step did.
+    """Result of an outer step.
 
     Attributes:
         version: The version it made.
         weight: Total weight of the updates.
         metrics: The workers' metrics, averaged: sums over the total weight.
-        outer: `grad_norm`, `clipped`, `lr` of the outer step; `dropped`, if the step went without some shards; of the
-            asynchronous server also `staleness_mean`, `staleness_max`.
+        outer: `grad_norm`, `clipped`, `lr` of the outer step; `dropped`, if shards were left out; in asynchronous mode
+            also `staleness_mean`, `staleness_max`.
     """
 
     version: int
@@ -63,55 +64,56 @@ class Server(ABC):
     @property
     @abstractmethod
     def version(self) -> int:
-        """Steps made since the first meta-parameters."""
+        """Number of outer steps made."""
 
     @abstractmethod
     def pull(self) -> Snapshot:
-        """A copy of the present meta-parameters."""
+        """A copy of the current meta-parameters."""
 
     @abstractmethod
     def averaged(self) -> Params:
-        """A copy of the averaged meta-parameters, or of the present ones where averaging is off."""
+        """A copy of the averaged meta-parameters, or of the current ones where averaging is off."""
 
     @abstractmethod
     def push(self, report: Report) -> Verdict:
-        """Take a shard's sums; they must not change before the next step.
+        """Add the sums of a shard, or of a group of shards; they must not change before the next step.
 
         Raises:
-            ValueError: The gradient names an unknown parameter, or has another shape or type than it.
+            ValueError: The gradient names an unknown parameter, or has another shape or type than it; or the report's
+                shards are no group (`distmeta.server.tree.check_group`).
         """
 
     @abstractmethod
     def drop(self, shard: int) -> None:
-        """Go without a shard."""
+        """Leave a shard out."""
 
     @abstractmethod
     def step(self, num_shards: int) -> StepRecord:
-        """Make the next version from the updates that have been accepted.
+        """Make the next version from the accepted updates.
 
         Raises:
-            StepError: Shards are missing, or their sum is of no use. Nothing is changed.
+            StepError: Shards are missing, or their sum cannot be used. Nothing is changed.
         """
 
     @abstractmethod
     def state_dict(self) -> State:
-        """Everything the following versions depend on, copied: tensors and scalars by name (see `OuterOptimizer`)."""
+        """A copy of everything the following versions depend on: tensors and scalars by name (see `OuterOptimizer`)."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Continue from a state; updates that have arrived are dropped.
+        """Continue from a state; pending updates are discarded.
 
         Raises:
             UserError: The state does not fit these parameters or this optimizer. Nothing is changed.
         """
 
 
-class HoldingServer(Server):
-    """A server that holds its meta-parameters itself, on the CPU.
+class InMemoryServer(Server):
+    """Keeps the meta-parameters in this process, on the CPU.
 
     Args:
         params: The first meta-parameters (version 0); copied.
-        config: How to step.
+        config: The outer step.
         total_steps: Steps of the whole run, for the schedule.
 
     Raises:
@@ -120,75 +122,74 @@ class HoldingServer(Server):
 
     def __init__(self, params: Mapping[str, Tensor], config: OuterConfig, total_steps: int) -> None:
         self._optimizer = OuterOptimizer(params, config, total_steps)
-        self._room: Params = {}  # for the mean: the memory of one step serves the next
+        self._mean_buffers: Params = {}  # reused from step to step
         self._lock = threading.Lock()
 
     @property
+    @override
     def version(self) -> int:
-        """See `Server.version`."""
         return self._optimizer.num_steps
 
+    @override
     def pull(self) -> Snapshot:
-        """See `Server.pull`."""
         with self._lock:
             return Snapshot(self.version, cloned(self._optimizer.params))
 
+    @override
     def averaged(self) -> Params:
-        """See `Server.averaged`."""
         with self._lock:
             return cloned(self._optimizer.params if self._optimizer.average is None else self._optimizer.average)
 
+    @override
     def state_dict(self) -> State:
-        """See `Server.state_dict`."""
         with self._lock:
             return self._optimizer.state_dict()
 
+    @override
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """See `Server.load_state_dict`."""
         with self._lock:
             self._optimizer.load_state_dict(state)
-            self._forget()
+            self._discard_updates()
 
     @abstractmethod
-    def _forget(self) -> None:
-        """Let all updates go. Called with the lock held."""
+    def _discard_updates(self) -> None:
+        """Forget all pending updates. Called with the lock held."""
+
+    def _advance(self, total: Update, extra: Mapping[str, float]) -> StepRecord:
+        """Step with the mean of the updates; `extra` goes into the record. Called with the lock held."""
+        outer = self._optimizer.step(self._mean(total))
+        self._discard_updates()
+        metrics = {name: value / total.weight for name, value in total.metrics.items()}
+        return StepRecord(self.version, total.weight, metrics, {**outer, **extra})
 
     def _mean(self, total: Update) -> Params:
-        """The sum over its weight, in memory that the next mean is written to."""
         if not total.weight > 0.0:
             raise StepError(f"version {self.version} cannot step: the weights sum to {total.weight}")
         mean: Params = {}
         for name, grad in total.grad.items():
-            if name not in self._room:
-                self._room[name] = torch.empty_like(self._optimizer.params[name])
-            mean[name] = torch.div(grad, total.weight, out=self._room[name])
+            if name not in self._mean_buffers:
+                self._mean_buffers[name] = torch.empty_like(self._optimizer.params[name])
+            mean[name] = torch.div(grad, total.weight, out=self._mean_buffers[name])
         if not all_finite(mean):
             raise StepError(f"version {self.version} cannot step: the sum of finite updates overflows")
         return mean
 
-    def _advance(
-        self, total: Update, mean: Params, about: Mapping[str, float], norm: float | None = None
-    ) -> StepRecord:
-        outer = self._optimizer.step(mean, norm)
-        self._forget()
-        metrics = {name: value / total.weight for name, value in total.metrics.items()}
-        return StepRecord(self.version, total.weight, metrics, {**outer, **about})
 
-
-def check_update(shard: int, update: Update, params: Mapping[str, Tensor]) -> None:
-    """Refuse an update that does not fit the parameters, of which only shapes and types are looked at.
+def check_update(report: Report, params: Mapping[str, Tensor]) -> None:
+    """Check that an update fits the parameters, by names, shapes and types.
 
     Raises:
         ValueError: The gradient names an unknown parameter, or has another shape or type than it.
     """
-    for name, grad in update.grad.items():
+    for name, grad in report.update.grad.items():
         param = params.get(name)
         if param is None or grad.shape != param.shape or grad.dtype != param.dtype:
             expected = "no such parameter" if param is None else f"expected {param.dtype} {list(param.shape)}"
-            found = f"{grad.dtype} {list(grad.shape)}"
-            raise ValueError(f"shard {shard}: gradient '{name}' is {found}; {expected}")
+            actual = f"{grad.dtype} {list(grad.shape)}"
+            raise ValueError(f"shard {report.shard}: gradient '{name}' is {actual}; {expected}")
 
 
-def is_finite(update: Update, known: bool | None) -> bool:
-    """Whether the weight and every entry are finite; `known` tells it of the entries, where somebody has looked."""
-    return math.isfinite(update.weight) and (all_finite(update.grad) if known is None else known)
+def is_finite(report: Report) -> bool:
+    """Whether the weight and every entry are finite; a worker's own check of the entries is trusted."""
+    update = report.update
+    return math.isfinite(update.weight) and (all_finite(update.grad) if report.finite is None else report.finite)

@@ -1,15 +1,15 @@
-"""Which shards of a version are there."""
+"""Which shards of a version have been reported."""
 
 from __future__ import annotations
 
 from distmeta.server.base import StepError, Verdict
 
 
-class Book:
-    """The shards of one version that have been accepted or dropped. Not to be used from several threads at once.
+class Ledger:
+    """The shards of one version that have been accepted or dropped. Not thread-safe.
 
     Attributes:
-        dropped: Those that the step goes without.
+        dropped: Shards that the step leaves out.
     """
 
     def __init__(self) -> None:
@@ -17,7 +17,7 @@ class Book:
         self._seen: set[int] = set()
 
     def verdict(self, version: int, reported: int, shards: range, *, finite: bool) -> Verdict:
-        """What to do with a report of `shards`, computed at `reported` where `version` is wanted."""
+        """What to do with a report of `shards` that was computed at version `reported`."""
         if reported != version:
             return Verdict.STALE
         if any(shard in self._seen for shard in shards):
@@ -25,11 +25,10 @@ class Book:
         return Verdict.ACCEPTED if finite else Verdict.NONFINITE
 
     def accept(self, shards: range) -> None:
-        """Note that shards have been accepted."""
         self._seen.update(shards)
 
     def drop(self, shard: int) -> bool:
-        """Note that a shard is dropped; False if it has been already.
+        """Record that a shard is dropped; False if it was dropped before.
 
         Raises:
             ValueError: It has been accepted.
@@ -43,22 +42,21 @@ class Book:
         return True
 
     def check_complete(self, version: int, num_shards: int) -> None:
-        """See that shards 0 to `num_shards - 1` are there, no others, and not all of them dropped.
+        """Check that exactly the shards 0 to `num_shards - 1` were reported, and that not all of them were dropped.
 
         Raises:
-            StepError: It is not so.
+            StepError: They were not.
         """
         missing = [shard for shard in range(num_shards) if shard not in self._seen]
-        surplus = sorted(shard for shard in self._seen if not 0 <= shard < num_shards)
-        if missing or surplus or num_shards < 1:
+        unexpected = sorted(shard for shard in self._seen if not 0 <= shard < num_shards)
+        if missing or unexpected or num_shards < 1:
             raise StepError(
                 f"version {version} cannot step with {len(self._seen)} updates for {num_shards} shards: "
-                f"missing shards {missing}, unexpected shards {surplus}"
+                f"missing shards {missing}, unexpected shards {unexpected}"
             )
         if len(self.dropped) == num_shards:
             raise StepError(f"version {version} cannot step: all its {num_shards} shards have been dropped")
 
     def clear(self) -> None:
-        """Begin another version."""
         self._seen.clear()
         self.dropped.clear()

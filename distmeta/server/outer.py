@@ -138,17 +138,16 @@ class OuterOptimizer:
         """The rate of the update that has `step` updates before it."""
         return learning_rate(self._config, self._total_steps, step)
 
-    def step(self, grad: Mapping[str, Tensor], norm: float | None = None) -> dict[str, float]:
+    def step(self, grad: Mapping[str, Tensor]) -> dict[str, float]:
         """Make one update. Parameters that `grad` does not name are left alone.
 
         Args:
             grad: The outer gradient, shaped as the parameters; not touched.
-            norm: Global norm of the gradient that `grad` is a part of; None if it is the whole.
 
         Returns:
             `grad_norm` before clipping, `clipped` (1 if it was), `lr`.
         """
-        norm, limit = global_norm(grad) if norm is None else norm, self._config.clip_norm
+        norm, limit = global_norm(grad), self._config.clip_norm
         clipped = limit is not None and norm > limit
         factor = limit / norm if limit is not None and clipped else 1.0
         rate = self.rate(self.num_steps)
@@ -181,13 +180,29 @@ class OuterOptimizer:
             state[AVERAGE + name] = tensor.clone()
         return state
 
+    def _check_state(self, state: Mapping[str, object]) -> None:
+        saved = state.get("optimizer")
+        if saved != self._config.optimizer:
+            what = f"the checkpoint's optimizer is {saved}, the configuration's {self._config.optimizer}"
+            raise UserError(what, where="outer.optimizer", allowed=str(saved))
+        num_steps = state.get("num_steps")
+        if not isinstance(num_steps, int):
+            raise UserError(f"num_steps is {num_steps!r}", where="server state", allowed="a whole number")
+        _check_fits(state, PARAMS, self.params)
+        if self.average is not None:
+            _check_fits(state, AVERAGE, self.params)
+        for entry in state:
+            if entry.startswith(_OPTIMIZER) and entry.removeprefix(_OPTIMIZER).rsplit("/", 1)[0] not in self.params:
+                what = f"the checkpoint does not fit: '{entry}' is of no parameter"
+                raise UserError(what, where="server state", allowed="a checkpoint of the same model and learner")
+
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Continue from a state; all of it is checked before anything is changed.
 
         Raises:
             UserError: The state is of other parameters, of another optimizer, or lacks the average.
         """
-        check_state(state, self._config, self.params)
+        self._check_state(state)
         params = _copied(state, PARAMS, self.params)
         average = None if self.average is None else _copied(state, AVERAGE, self.average)
         with torch.no_grad():
@@ -201,38 +216,6 @@ class OuterOptimizer:
                 name, key = full_name.removeprefix(_OPTIMIZER).rsplit("/", 1)
                 copy = value.detach().cpu().clone() if isinstance(value, Tensor) else value
                 self._optimizer.state[self.params[name]][key] = copy
-
-
-def parameter_of(entry: str) -> str | None:
-    """The parameter that an entry of a state belongs to; None if to all of them."""
-    if entry.startswith(_OPTIMIZER):
-        return entry.removeprefix(_OPTIMIZER).rsplit("/", 1)[0]
-    for prefix in (PARAMS, AVERAGE):
-        if entry.startswith(prefix):
-            return entry.removeprefix(prefix)
-    return None
-
-
-def check_state(state: Mapping[str, object], config: OuterConfig, params: Mapping[str, Tensor]) -> None:
-    """Refuse a state that does not fit the parameters, of which only shapes and types are looked at.
-
-    Raises:
-        UserError: It is of other parameters, of another optimizer, or lacks the average.
-    """
-    saved = state.get("optimizer")
-    if saved != config.optimizer:
-        what = f"the checkpoint's optimizer is {saved}, the configuration's {config.optimizer}"
-        raise UserError(what, where="outer.optimizer", allowed=str(saved))
-    num_steps = state.get("num_steps")
-    if not isinstance(num_steps, int):
-        raise UserError(f"num_steps is {num_steps!r}", where="server state", allowed="a whole number")
-    _check_fits(state, PARAMS, params)
-    if config.average:
-        _check_fits(state, AVERAGE, params)
-    for entry in state:
-        if entry.startswith(_OPTIMIZER) and parameter_of(entry) not in params:
-            what = f"the checkpoint does not fit: '{entry}' is of no parameter"
-            raise UserError(what, where="server state", allowed="a checkpoint of the same model and learner")
 
 
 def _check_fits(state: Mapping[str, object], prefix: str, like: Mapping[str, Tensor]) -> None:

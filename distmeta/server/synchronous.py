@@ -1,143 +1,80 @@
-"""The parameter server: names, tensors, weights and versions, and nothing else.
+"""The synchronous parameter server: names, tensors, weights and versions, and nothing else.
 
 It knows no algorithm, no model and no Ray. Sums arrive in any order and from any thread; they are added as they
-come, but along a tree that is fixed by the shards (`distmeta.server.tree`):
+arrive, along a tree that is fixed by the shards (`distmeta.server.tree`):
 
     g = (sum over shards of grad_s) / (sum over shards of weight_s)
 
-so that the bits of the result do not depend on who was faster.
+so that the bits of the result do not depend on the order of arrival.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from torch import Tensor
+from typing_extensions import override
 
 from distmeta.config.outer import OuterConfig
-from distmeta.core.tensors import squared_norms
-from distmeta.core.types import Params, Report, Update
-from distmeta.server.base import HoldingServer, StepError, StepRecord, Verdict, check_update, is_finite
-from distmeta.server.ledger import Book
+from distmeta.core.types import Report
+from distmeta.server.base import InMemoryServer, StepRecord, Verdict, check_update, is_finite
+from distmeta.server.ledger import Ledger
 from distmeta.server.tree import Tree, check_group
 
-__all__ = ["ParameterServer", "Reduced", "StepError", "StepRecord", "Verdict"]
 
-
-@dataclass(frozen=True)
-class Reduced:
-    """What a step needs to know of the mean update before it is made.
-
-    Attributes:
-        squares: Sum of squares of each tensor of the mean.
-    """
-
-    squares: Mapping[str, float]
-
-
-class ParameterServer(HoldingServer):
-    """The synchronous server: each step waits for all its shards (see `HoldingServer`)."""
+class ParameterServer(InMemoryServer):
+    """Each step waits for all its shards."""
 
     def __init__(self, params: Mapping[str, Tensor], config: OuterConfig, total_steps: int) -> None:
         super().__init__(params, config, total_steps)
         self._tree = Tree()
-        self._book = Book()
-        self._reduced: tuple[Update, Params] | None = None
+        self._ledger = Ledger()
 
+    @override
     def push(self, report: Report) -> Verdict:
-        """See `Server.push`; what has its turn is added at once."""
-        check_update(report.shard, report.update, self._optimizer.params)
-        shards = range(report.shard, report.shard + 1)
-        finite = is_finite(report.update, report.finite)
-        with self._lock:
-            verdict = self._book.verdict(self.version, report.version, shards, finite=finite)
-            if verdict is Verdict.ACCEPTED:
-                self._tree.add(report.shard, report.update)
-                self._book.accept(shards)
-                self._reduced = None
-            return verdict
+        """Add a shard's sums, or those of a group that `distmeta.server.tree.sum_group` made.
 
-    def push_sum(self, version: int, first: int, count: int, update: Update, *, finite: bool | None = None) -> Verdict:
-        """Take the sum of shards `first` to `first + count - 1`, made elsewhere by `distmeta.server.tree.sum_group`.
-
-        Args:
-            version: What they were computed from.
-            first: A multiple of `FAN_IN`.
-            count: At most `FAN_IN`; fewer where these are the last shards of the step, or the others come one by one.
-            update: Their sum. Shards that are to be dropped count, but are not in it.
-            finite: Whether every entry is finite; None if nobody has looked.
-
-        Returns:
-            The verdict on the group: DUPLICATE if any of its shards has been accepted or dropped.
-
-        Raises:
-            ValueError: See `Server.push`; or these shards are no group.
+        A group may be the first few shards of one where these are the last of the step, or the others are pushed one by
+        one. Shards that will be dropped count in it, but are not in its sum.
         """
-        check_group(first, count)
-        check_update(first, update, self._optimizer.params)
-        shards, known = range(first, first + count), is_finite(update, finite)
+        if report.count > 1:
+            check_group(report.shard, report.count)
+        check_update(report, self._optimizer.params)
+        finite = is_finite(report)
         with self._lock:
-            verdict = self._book.verdict(self.version, version, shards, finite=known)
+            verdict = self._ledger.verdict(self.version, report.version, report.shards, finite=finite)
             if verdict is Verdict.ACCEPTED:
-                self._tree.add_group(first, count, update)
-                self._book.accept(shards)
-                self._reduced = None
+                self._ledger.accept(report.shards)
+                if report.count > 1:
+                    self._tree.add_group(report.shard, report.count, report.update)
+                else:
+                    self._tree.add(report.shard, report.update)
             return verdict
 
+    @override
     def drop(self, shard: int) -> None:
-        """Let the present step go without a shard, as if its update and its weight were 0.
+        """Leave a shard out of the current step, as if its update and its weight were 0.
 
         Raises:
             ValueError: It has been accepted.
         """
         with self._lock:
-            if self._book.drop(shard):
+            if self._ledger.drop(shard):
                 self._tree.add(shard, None)
-                self._reduced = None
 
+    @override
     def step(self, num_shards: int) -> StepRecord:
-        """Divide the sum of shards 0 to `num_shards - 1` by their weight, make the next version.
+        """Make the next version from the sum of shards 0 to `num_shards - 1`, divided by their weight.
 
         Raises:
-            StepError: Other shards than these have been accepted, or their sum is of no use. Nothing is changed.
+            StepError: Other shards than these have been accepted, or their sum cannot be used. Nothing is changed.
         """
         with self._lock:
-            total = self._total(num_shards)
-            return self._finish(total, self._mean(total), None)
+            self._ledger.check_complete(self.version, num_shards)
+            dropped = len(self._ledger.dropped)
+            return self._advance(self._tree.total(), {"dropped": float(dropped)} if dropped else {})
 
-    def reduce(self, num_shards: int) -> Reduced:
-        """The first half of a step that several servers make together (`distmeta.server.sharded`).
-
-        Raises:
-            StepError: See `step`.
-        """
-        with self._lock:
-            total = self._total(num_shards)
-            mean = self._mean(total)
-            self._reduced = total, mean
-            return Reduced(squared_norms(mean))
-
-    def apply(self, norm: float) -> StepRecord:
-        """The second half of a step: `norm` is that of all servers' mean update together.
-
-        Raises:
-            StepError: Nothing has been reduced, or updates came since.
-        """
-        with self._lock:
-            if self._reduced is None:
-                raise StepError(f"version {self.version} cannot step: its updates have not been reduced")
-            return self._finish(*self._reduced, norm)
-
-    def _total(self, num_shards: int) -> Update:
-        self._book.check_complete(self.version, num_shards)
-        return self._tree.total()
-
-    def _finish(self, total: Update, mean: Params, norm: float | None) -> StepRecord:
-        dropped = len(self._book.dropped)
-        return self._advance(total, mean, {"dropped": float(dropped)} if dropped else {}, norm)
-
-    def _forget(self) -> None:
+    @override
+    def _discard_updates(self) -> None:
         self._tree.clear()
-        self._book.clear()
-        self._reduced = None
+        self._ledger.clear()

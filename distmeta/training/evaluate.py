@@ -9,13 +9,12 @@ from typing import Any, Literal
 from distmeta import checkpoint as checkpoints
 from distmeta.config import EngineConfig
 from distmeta.config.load import change
-from distmeta.core.types import Shard, Snapshot
+from distmeta.core.types import Shard, Snapshot, Work
 from distmeta.methods.build import protocol_of
-from distmeta.program.program import EVALUATE, MetaProgram, MetaRecipe, kind_of
+from distmeta.program.program import EVALUATE, MetaProgram, MetaRecipe
 from distmeta.program.scoring import Score, headline, summarise
 from distmeta.runtime import build_executor
 from distmeta.runtime.executor import Executor
-from distmeta.tasks.base import TaskSource
 
 
 @dataclass(frozen=True)
@@ -88,25 +87,19 @@ def evaluate(
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
     program = MetaProgram(config)
-    executor = build_executor(config.runtime, MetaRecipe.of(config))
+    executor = build_executor(config.runtime, MetaRecipe.of(config), program=program)
     try:
-        shards = make_shards(program.source, split, 0, tasks, config.runtime.shard_size)
+        shards = program.source.shards(split, 0, tasks, config.runtime.shard_size)
         scores = evaluate_shards(executor, config.engine, Snapshot(found.step, found.averaged), shards)
     finally:
         executor.close()
+        program.close()
     return EvaluationResult(found.path, found.step, split, protocol_of(config), tuple(scores))
-
-
-def make_shards(source: TaskSource, split: str, step: int, count: int, shard_size: int) -> tuple[Shard, ...]:
-    """Cut a step's tasks into shards of fixed size, the last one possibly smaller."""
-    specs = source.specs(split, step, count)
-    begins = range(0, count, shard_size)
-    return tuple(Shard(index, specs[begin : begin + shard_size]) for index, begin in enumerate(begins))
 
 
 def evaluate_shards(
     executor: Executor, engine: EngineConfig, snapshot: Snapshot, shards: Sequence[Shard]
 ) -> list[Score]:
     """Score shards on the workers; the summary does not depend on the order in which they come back."""
-    values = {result.shard: result.value for result in executor.map(kind_of(EVALUATE, engine), snapshot, shards)}
+    values = {result.shard: result.value for result in executor.map(Work(EVALUATE, engine), snapshot, shards)}
     return summarise([values[shard.index] for shard in shards])

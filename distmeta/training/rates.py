@@ -1,4 +1,4 @@
-"""Rates since the last record."""
+"""Throughput since the last logged step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from distmeta.runtime.executor import Result
 
 
-class Window:
+class Rates:
     """Sums over some steps."""
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Window:
         self._data_wait_s += sum(result.data_wait_s for result in results)
         self._compute_s += sum(result.compute_s for result in results)
 
-    def rates(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Tasks per second; shares of the workers' time."""
         return {
             "tasks_per_s": self._tasks / max(self._elapsed_s, 1e-9),

@@ -1,4 +1,4 @@
-"""What a run came to."""
+"""Result of a training run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distmeta.tracking.uris import mask_uri
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores during training, after `step` outer steps and `train_s` seconds of them."""
+    """Scores during training, after `step` outer steps and `train_s` seconds of training."""
 
     step: int
     train_s: float
@@ -20,23 +20,23 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to.
+    """Result of a training run.
 
     Attributes:
         name: The run's name.
         run_id: The tracker's id; None without tracking.
         address: Where to watch it.
-        checkpoint: The last checkpoint.
+        checkpoint: Path of the last checkpoint.
         digest: sha256 of the meta-parameters.
         steps: Outer steps made.
         train_s: Seconds that the outer steps took (evaluation, start-up and checkpoints left out).
         tasks_per_s: Training tasks per second of `train_s`.
-        scores: Evaluation on the test tasks; empty where `evaluation.final_tasks` is 0.
-        protocol: The protocol that the run is judged by.
+        scores: Evaluation on the test tasks; empty if `evaluation.final_tasks` is 0.
+        protocol: The protocol of the headline score.
         pictures: Local PNGs of the adaptation curve and of sample tasks.
-        evaluations: What was scored on the way (in this process; a resumed run has those since it was resumed).
-        counts: What happened on the way, by name: workers replaced (`restarts`), shards run again (`retries`),
-            failures of each kind, resumptions of the run (`resumes`), ...; over the whole run, resumed or not.
+        evaluations: Evaluations during training (of this process: a resumed run has those since it was resumed).
+        counts: Workers replaced (`restarts`), shards computed again (`retries`), failures of each kind, resumptions of
+            the run (`resumes`), ...; over the whole run, resumed or not.
     """
 
     name: str

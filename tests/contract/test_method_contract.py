@@ -18,6 +18,7 @@ from distmeta.engine.lanes import Lanes
 from distmeta.methods import METHODS, method
 from distmeta.methods.build import Algorithm, build_algorithm, dtype_of
 from distmeta.program.scoring import score_shard
+from distmeta.server.tree import sum_group
 from distmeta.tasks import build_source
 
 TASKS = 6
@@ -173,8 +174,8 @@ def test_arguments_are_left_alone(case: Case, strategy: str, requires_grad: bool
 def test_updates_of_shards_add_up_to_the_update_of_all_tasks(case: Case) -> None:
     whole = case.update()
     one, two, three = (case.update(part(case.train, *ends)) for ends in ((0, 1), (1, 3), (3, TASKS)))
-    assert_close(one.merge(two).merge(three), whole)
-    assert_close(one.merge(two.merge(three)), whole)
+    assert_close(sum_group((one, two, three)), whole)
+    assert_close(sum_group((one, sum_group((two, three)))), whole)
 
 
 def test_initial_parameters_are_a_function_of_the_seed(case: Case) -> None:

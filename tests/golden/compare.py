@@ -21,7 +21,7 @@ def outcomes(checkout: Path, home: Path) -> dict[str, Any]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DISTMETA_HOME": str(home), "PYTHONPATH": str(checkout)}
     script = checkout / "tests" / "golden" / "digests.py"
     done = subprocess.run(
-        [sys.executable, str(script)], cwd=checkout, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=True
+        [sys.executable, str(script)], cwd=checkout, env=environment, capture_output=True, text=True, check=True
     )
     found: dict[str, Any] = json.loads(done.stdout)
     return found

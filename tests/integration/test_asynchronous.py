@@ -12,7 +12,7 @@ from distmeta.config.load import load_config
 from distmeta.core.errors import UserError
 from distmeta.training import train
 
-JOB = Path(__file__).parents[2] / "jobs" / "sinusoid_maml.py"
+JOB = Path(__file__).parents[2] / "jobs" / "sinusoid.py:maml"
 
 
 def config(folder: Path, *changes: str) -> RunConfig:
@@ -57,8 +57,6 @@ def test_with_one_worker_nothing_is_stale_and_a_resumed_run_has_the_same_bits(tm
     assert "stale" not in whole.counts
 
 
-def test_exact_second_order_and_parts_are_refused(tmp_path: Path) -> None:
+def test_exact_second_order_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"outer\.staleness mixes gradients of several versions"):
         config(tmp_path, "algorithm.estimator.order=2")
-    with pytest.raises(UserError, match=r"outer\.staleness works with one server only"):
-        config(tmp_path, "outer.parts=2")

@@ -17,7 +17,7 @@ from ray import cloudpickle
 
 from distmeta.config import RuntimeConfig
 from distmeta.core.errors import UserError
-from distmeta.core.types import Snapshot
+from distmeta.core.types import Snapshot, Work
 from distmeta.runtime import build_executor
 
 from .. import fakes
@@ -60,7 +60,7 @@ def test_a_cluster_of_its_own_serves_more_workers_than_cores_and_goes_with_the_e
     executor = build_executor(RuntimeConfig(workers=workers, threads_per_worker=1), FakeRecipe())
     try:
         assert ray.cluster_resources()["CPU"] >= workers
-        results = list(executor.map("update", Snapshot(0, make_params()), make_shards(2 * workers)))
+        results = list(executor.map(Work("update"), Snapshot(0, make_params()), make_shards(2 * workers)))
         assert len(results) == 2 * workers
         started = descendants(os.getpid())
         assert any("raylet" in process.name() for process in started)
@@ -109,7 +109,7 @@ def test_a_cluster_that_was_there_before_is_used_and_left(
     monkeypatch.setenv("RAY_ADDRESS", driver.stdout.readline().strip())
     for _ in range(2):
         executor = build_executor(RuntimeConfig(workers=2, threads_per_worker=1), FakeRecipe())
-        results = list(executor.map("about", Snapshot(0, make_params()), make_shards(3)))
+        results = list(executor.map(Work("about"), Snapshot(0, make_params()), make_shards(3)))
         executor.close()
         assert len(results) == 3
         assert not ray.is_initialized()

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from ray import cloudpickle
 
-from distmeta.config import RuntimeConfig
+from distmeta.config import RuntimeConfig, ToleranceConfig
 from distmeta.core.errors import UserError, WorkerError
-from distmeta.core.types import Snapshot
+from distmeta.core.types import Snapshot, Work
 from distmeta.runtime import build_executor
 from distmeta.runtime.executor import Executor
 from distmeta.runtime.ray.cluster import connect
@@ -43,7 +43,9 @@ def build(cluster: None) -> Iterator[Build]:
     made: list[Executor] = []
 
     def make(kind: str = "ray", recipe: FakeRecipe | None = None, **fields: Any) -> Executor:
-        made.append(build_executor(RuntimeConfig(**{"executor": kind, **fields}), recipe or FakeRecipe()))
+        tolerance = {name: fields.pop(name) for name in ToleranceConfig.model_fields.keys() & fields.keys()}
+        config = RuntimeConfig(**{"executor": kind, "tolerance": tolerance, **fields})
+        made.append(build_executor(config, recipe or FakeRecipe()))
         return made[-1]
 
     yield make
@@ -53,7 +55,7 @@ def build(cluster: None) -> Iterator[Build]:
 
 def assert_exact(executor: Executor, count: int = 7, version: int = 0) -> None:
     snapshot, shards = Snapshot(version, make_params()), make_shards(count)
-    results = list(executor.map("update", snapshot, shards))
+    results = list(executor.map(Work("update"), snapshot, shards))
     assert sorted(result.shard for result in results) == list(range(count))
     found = {result.shard: bits(result.value.update.grad) for result in results}
     assert found == dict(expected_bits(snapshot, shards))
@@ -68,18 +70,18 @@ def test_contract(build: Build, kind: str) -> None:
     assert executor.num_workers == (1 if kind == "local" else 2)
     assert_exact(executor)
     assert_exact(executor, count=1, version=1)
-    assert list(executor.map("update", Snapshot(2, make_params()), [])) == []
+    assert list(executor.map(Work("update"), Snapshot(2, make_params()), [])) == []
 
     # A reader that leaves early does not disturb the next call, and a new snapshot of the same version is another one.
-    next(iter(executor.map("update", Snapshot(1, make_params()), make_shards(6))))
+    next(iter(executor.map(Work("update"), Snapshot(1, make_params()), make_shards(6))))
     doubled = Snapshot(1, {name: 2 * tensor for name, tensor in make_params().items()})
-    (result,) = executor.map("update", doubled, make_shards(1))
+    (result,) = executor.map(Work("update"), doubled, make_shards(1))
     assert [bits(result.value.update.grad)] == [value for _, value in expected_bits(doubled, make_shards(1))]
 
-    about = list(executor.map("about", Snapshot(3, make_params()), make_shards(8), make_shards(4, 1000)))
+    about = list(executor.map(Work("about"), Snapshot(3, make_params()), make_shards(8), make_shards(4, 1000)))
     assert all(result.value["writable"] and result.value["threads"] == 1 for result in about)
     executor.ready()
-    about = list(executor.map("about", Snapshot(3, make_params()), make_shards(8)))
+    about = list(executor.map(Work("about"), Snapshot(3, make_params()), make_shards(8)))
     assert {result.worker for result in about} == set(range(executor.num_workers))
     assert (executor.counts["restarts"], executor.counts["retries"]) == (0, 0)
     executor.close()
@@ -98,7 +100,7 @@ def test_workers_that_have_started_while_nobody_looked_are_ready(build: Build) -
 def test_the_next_calls_shards_are_prepared_by_those_who_will_run_them(build: Build) -> None:
     executor = build(recipe=FakeRecipe(seconds=0.1), workers=2)
     executor.ready()
-    results = list(executor.map("about", Snapshot(0, make_params()), make_shards(2), make_shards(2, 1000)))
+    results = list(executor.map(Work("about"), Snapshot(0, make_params()), make_shards(2), make_shards(2, 1000)))
     assert {result.shard: result.worker for result in results} == {0: 0, 1: 1}
     assert all(result.value["prepared"][-1] == result.worker for result in results)
 
@@ -111,12 +113,12 @@ def test_the_next_calls_shards_are_prepared_by_those_who_will_run_them(build: Bu
 def test_exceptions_surface(build: Build, kind: str, trouble: Trouble, error: type[Exception], message: str) -> None:
     executor = build(kind, FakeRecipe(trouble, shard=2), workers=1)
     with pytest.raises(error, match=message) as caught:
-        list(executor.map("update", Snapshot(0, make_params()), make_shards(4)))
+        list(executor.map(Work("update"), Snapshot(0, make_params()), make_shards(4)))
     if error is WorkerError:
         assert "shard 2" in str(caught.value)
         assert "_misbehave" in str(caught.value)
     # The worker lives on.
-    assert len(list(executor.map("update", Snapshot(1, make_params()), make_shards(2)))) == 2
+    assert len(list(executor.map(Work("update"), Snapshot(1, make_params()), make_shards(2)))) == 2
     assert executor.counts["restarts"] == 0
 
 
@@ -154,7 +156,7 @@ def test_a_shard_that_hangs_does_not_hold_up_the_step(build: Build, tmp_path: Pa
 def test_a_worker_that_gives_no_sign_of_life_is_replaced(build: Build) -> None:
     executor = build(recipe=FakeRecipe(seconds=0.01), workers=2, heartbeat_timeout_s=2.0, speculate=False)
     executor.ready()
-    about = list(executor.map("about", Snapshot(0, make_params()), make_shards(4)))
+    about = list(executor.map(Work("about"), Snapshot(0, make_params()), make_shards(4)))
     os.kill(about[0].value["pid"], signal.SIGSTOP)
     assert_exact(executor)
     assert (executor.counts["restarts"], executor.counts["silent"]) == (1, 1)
@@ -193,9 +195,9 @@ def test_a_result_that_cannot_be_used_is_computed_again_elsewhere(build: Build) 
     executor = build(workers=2, speculate=False)
     executor.ready()
     results = []
-    for result in executor.map("update", Snapshot(0, make_params()), make_shards(4)):
+    for result in executor.map(Work("update"), Snapshot(0, make_params()), make_shards(4)):
         if not results:
-            executor.again(result)
+            executor.recompute(result)
         results.append(result)
     assert [one.shard for one in results].count(results[0].shard) == 2
     assert len({one.worker for one in results if one.shard == results[0].shard}) == 2
@@ -206,16 +208,16 @@ def test_groups_are_added_near_their_workers_to_the_same_bits(build: Build) -> N
     executor.ready()
     params = {name: tensor for name, tensor in make_params().items() if tensor.is_floating_point()}
     snapshot, shards = Snapshot(3, params), make_shards(2 * FAN_IN + 1)
-    results = {result.shard: result.value for result in executor.map("update", snapshot, shards)}
+    results = {result.shard: result.value for result in executor.map(Work("update"), snapshot, shards)}
     assert {first: report.count for first, report in results.items()} == {0: FAN_IN, FAN_IN: FAN_IN, 2 * FAN_IN: 1}
     program = FakeRecipe().build()
-    updates = [program.run("update", snapshot, shard).update for shard in shards]
+    updates = [program.run(Work("update"), snapshot, shard).update for shard in shards]
     for first in (0, FAN_IN):
         expected = sum_group(updates[first : first + FAN_IN])
         assert bits(results[first].update.grad) == bits(expected.grad)
         assert results[first].update.weight == expected.weight
     assert executor.counts["groups"] == 2
-    about = list(executor.map("about", snapshot, make_shards(4)))
+    about = list(executor.map(Work("about"), snapshot, make_shards(4)))
     assert len(about) == 4
 
 
@@ -223,7 +225,7 @@ def test_a_group_with_a_report_that_is_not_finite_is_reported_one_by_one(build: 
     executor = build(recipe=FakeRecipe("nonfinite", shard=5), workers=2, aggregate="node")
     executor.ready()
     params = {"scale": make_params()["scale"]}
-    results = list(executor.map("update", Snapshot(0, params), make_shards(2 * FAN_IN)))
+    results = list(executor.map(Work("update"), Snapshot(0, params), make_shards(2 * FAN_IN)))
     assert sorted(result.shard for result in results) == list(range(FAN_IN + 1))
     assert {result.shard for result in results if not result.value.finite} == {5}
     assert sum(result.value.count for result in results) == 2 * FAN_IN
@@ -233,10 +235,10 @@ def test_rounded_updates_come_back_as_the_parameters_types(build: Build) -> None
     for kind in ("local", "ray"):
         executor = build_executor(RuntimeConfig(executor=kind, workers=1), FakeRecipe(), "int8")
         params = {"weight": make_params()["body.weight"]}
-        (result,) = executor.map("update", Snapshot(0, params), make_shards(1))
+        (result,) = executor.map(Work("update"), Snapshot(0, params), make_shards(1))
         executor.close()
         [(_, exact)] = [
-            (one.index, FakeRecipe().build().run("update", Snapshot(0, params), one)) for one in make_shards(1)
+            (one.index, FakeRecipe().build().run(Work("update"), Snapshot(0, params), one)) for one in make_shards(1)
         ]
         error = (result.value.update.grad["weight"] - exact.update.grad["weight"]).abs().max()
         assert 0 < error <= exact.update.grad["weight"].abs().max() / 254 * 1.01
@@ -248,7 +250,7 @@ def test_a_stream_runs_until_its_feed_ends(build: Build, kind: str) -> None:
     executor.ready()
     shards = make_shards(9)
     feed = iter((Snapshot(shard.index // 4, make_params()), shard) for shard in shards)
-    results = list(executor.stream("update", lambda: next(feed, None)))
+    results = list(executor.stream(Work("update"), lambda: next(feed, None)))
     assert sorted(result.shard for result in results) == list(range(9))
     assert {result.shard: result.value.version for result in results} == {index: index // 4 for index in range(9)}
     assert len({result.worker for result in results}) == executor.num_workers
@@ -264,16 +266,17 @@ def test_a_worker_that_dies_at_its_start_is_replaced(build: Build, tmp_path: Pat
 def test_a_shard_that_kills_every_worker_ends_the_run(build: Build) -> None:
     executor = build(recipe=FakeRecipe("die_always", shard=1), workers=2, max_shard_retries=1)
     with pytest.raises(
-        WorkerError, match=r"shard 1 failed 2 times \(runtime.max_shard_retries is 1\): worker \d: its process"
+        WorkerError,
+        match=r"shard 1 failed 2 times \(runtime.tolerance.max_shard_retries is 1\): worker \d: its process",
     ):
-        list(executor.map("update", Snapshot(0, make_params()), make_shards(4)))
+        list(executor.map(Work("update"), Snapshot(0, make_params()), make_shards(4)))
 
 
 def test_two_calls_at_once_are_refused(build: Build) -> None:
     executor = build(workers=1)
-    first = executor.map("update", Snapshot(0, make_params()), make_shards(2))
+    first = executor.map(Work("update"), Snapshot(0, make_params()), make_shards(2))
     next(first)
-    assert len(list(executor.map("update", Snapshot(1, make_params()), make_shards(1)))) == 1
+    assert len(list(executor.map(Work("update"), Snapshot(1, make_params()), make_shards(1)))) == 1
     with pytest.raises(RuntimeError, match="another call was begun"):
         next(first)
 

@@ -115,10 +115,8 @@ def on_failure(shard: int, failures: Sequence[Failure], policy: Policy, others: 
         if len(raised) > 1 or others == 0:
             return Abort(f"shard {shard} raised on worker {newest.worker}: {newest.detail}")
     if len(failures) > policy.max_shard_retries:
-        return Abort(
-            f"shard {shard} failed {len(failures)} times (runtime.max_shard_retries is {policy.max_shard_retries}): "
-            + _listed(failures)
-        )
+        limit = f"runtime.tolerance.max_shard_retries is {policy.max_shard_retries}"
+        return Abort(f"shard {shard} failed {len(failures)} times ({limit}): {_listed(failures)}")
     return Retry(exclude=None if newest.kind == "object_lost" else newest.worker)
 
 

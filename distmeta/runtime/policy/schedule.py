@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from distmeta.core.types import Shard
+from distmeta.core.types import Shard, Work
 from distmeta.runtime.policy.throughput import Paces
 from distmeta.server.tree import FAN_IN
 
@@ -48,7 +48,7 @@ class _Attempt:
     """A shard in a worker's hands, `since` it was handed out or became the first of its calls."""
 
     key: Key
-    kind: str
+    work: Work
     shard: Shard
     since: float
 
@@ -57,7 +57,7 @@ class _Attempt:
 class _Job:
     """The shards of one call: those that nobody has, and in how many hands the others are."""
 
-    kind: str
+    work: Work
     upcoming: Sequence[Shard] = ()
     pending: dict[int, Shard] = field(default_factory=dict)
     held: dict[int, int] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class Schedule:
         self._nodes: dict[int, str] = {}
         self._paces = Paces()
         self._last_sample: dict[int, int] = {}
-        self._job = _Job("")
+        self._job = _Job(Work(""))
 
     @property
     def workers(self) -> tuple[int, ...]:
@@ -135,18 +135,18 @@ class Schedule:
         return returned
 
     def begin(
-        self, kind: str, shards: Sequence[Shard], upcoming: Sequence[Shard] = (), *, stream: bool = False
+        self, work: Work, shards: Sequence[Shard], upcoming: Sequence[Shard] = (), *, stream: bool = False
     ) -> None:
         """Start a call. What is still computed of the one before is no longer wanted.
 
         Args:
-            kind: What is computed; each kind has paces of its own.
+            work: What is computed; each has a throughput of its own.
             shards: The work; their indices differ.
-            upcoming: The next call's shards, if it is of the same kind.
+            upcoming: The next call's shards, if it is of the same work.
             stream: Shards come one by one, by `add`; a worker has one at a time, and none is given to two.
         """
         self.epoch += 1
-        self._job = _Job(kind, upcoming, {shard.index: shard for shard in shards}, size=len(shards), stream=stream)
+        self._job = _Job(work, upcoming, {shard.index: shard for shard in shards}, size=len(shards), stream=stream)
         self._double_at = -math.inf
         for worker in self._calls:
             if self.epoch - self._last_sample.get(worker, self.epoch) > FORGET_AFTER:
@@ -182,7 +182,7 @@ class Schedule:
             return orders
         for calls in range(1, self._ahead):
             for worker in self._workers if self._job.pending else ():
-                if len(self._calls[worker]) == calls and not self._paces.slow(self._job.kind, worker):
+                if len(self._calls[worker]) == calls and not self._paces.slow(self._job.work, worker):
                     own = self._own(worker)
                     if own is not None:
                         orders.append(self._give(worker, own, now))
@@ -207,7 +207,7 @@ class Schedule:
         if attempt is None or not computed:
             return False, []
         seconds = (now - attempt.since) / max(1, len(attempt.shard.specs))
-        self._paces.record(attempt.kind, worker, seconds)
+        self._paces.record(attempt.work, worker, seconds)
         self._last_sample[worker] = self.epoch
         hands = self._job.held.pop(key[1], 0) if key[0] == self.epoch else 0
         if hands < MOST_COPIES:
@@ -227,7 +227,7 @@ class Schedule:
     def wake(self, now: float) -> float:
         """When to call `hand_out` again if nothing happens: the next shard will be late then. Infinite if none can."""
         unfinished = self._job.held and not self._job.pending and not self._job.stream
-        known = self._paces.typical(self._job.kind) is not None
+        known = self._paces.typical(self._job.work) is not None
         return max(now, self._double_at) if self._speculate and unfinished and known and self._idle else math.inf
 
     def _drop(self, worker: int, key: Key, now: float) -> _Attempt | None:
@@ -241,7 +241,7 @@ class Schedule:
             calls[0].since = max(calls[0].since, now)
         elif worker not in self._retired:
             # The first one that is idle, or one that is faster than those, may double at once what a slow one has.
-            if not self._idle or self._paces.slow(self._job.kind, min(self._idle)):
+            if not self._idle or self._paces.slow(self._job.work, min(self._idle)):
                 self._double_at = -math.inf
             self._idle.add(worker)
         return attempt
@@ -263,7 +263,7 @@ class Schedule:
         self._job.pending.pop(shard.index, None)
         self._job.held[shard.index] = self._job.held.get(shard.index, 0) + 1
         self._idle.discard(worker)
-        self._calls[worker].append(_Attempt((self.epoch, shard.index), self._job.kind, shard, now))
+        self._calls[worker].append(_Attempt((self.epoch, shard.index), self._job.work, shard, now))
         following = self._own(worker)
         if following is None and self._job.upcoming:
             place = self._places_of[worker]
@@ -322,7 +322,7 @@ class Schedule:
         return worker not in excluded or all(one in excluded for one in self.workers)
 
     def _duration(self, worker: int, shard: Shard) -> float:
-        return (self._paces.of(self._job.kind, worker) or 0.0) * max(1, len(shard.specs))
+        return (self._paces.of(self._job.work, worker) or 0.0) * max(1, len(shard.specs))
 
     def _late_at(self, worker: int, attempt: _Attempt) -> float:
         duration = self._duration(worker, attempt.shard)
@@ -342,7 +342,7 @@ class Schedule:
     def _would_delay(self, worker: int, shard: Shard, now: float) -> bool:
         """True if the others would have done all that is pending before this slow worker has done the shard."""
         others = [one for one in self.workers if one != worker]
-        if not others or not self._paces.slow(self._job.kind, worker):
+        if not others or not self._paces.slow(self._job.work, worker):
             return False
         free = [((ends or [now])[-1], one) for one in others for ends in [self._ends(one, now)]]
         heap = [(begin + self._duration(one, shard), one) for begin, one in free]
@@ -355,8 +355,8 @@ class Schedule:
 
     def _double(self, now: float) -> list[Order]:
         """Give the attempts that will end last to idle workers as well, the fastest first, where that gains time."""
-        idle = sorted(self.idle, key=lambda worker: (self._paces.of(self._job.kind, worker) or 0.0, worker))
-        if not idle or self._paces.typical(self._job.kind) is None:
+        idle = sorted(self.idle, key=lambda worker: (self._paces.of(self._job.work, worker) or 0.0, worker))
+        if not idle or self._paces.typical(self._job.work) is None:
             return []
         limits = [self._late_at(worker, calls[0]) for worker, calls in self._calls.items() if calls]
         self._double_at = min((limit for limit in limits if limit > now), default=math.inf)

@@ -11,13 +11,15 @@ from typing import Any
 
 import psutil
 import ray
+import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distmeta.core.types import Shard
+from distmeta.core.types import Shard, Work
+from distmeta.runtime.compression import Compression
 from distmeta.runtime.executor import Recipe
 from distmeta.runtime.memory import map_object_store
 from distmeta.runtime.wire import ParamsWire, ReportWire, ResultWire, SnapshotWire, split, sum_reports
-from distmeta.runtime.worker import Compression, Worker
+from distmeta.runtime.worker import Worker
 
 PULSE = "pulse"
 """Concurrency group of the calls that are answered while a shard is computed."""
@@ -50,14 +52,15 @@ class WorkerActor:
 
     def start(self, index: int, recipe: Recipe, threads: int, compression: Compression) -> Whereabouts:
         """Build the worker. Says again where it is: this answer may be seen before that of `hello`."""
-        self._worker = Worker(index, recipe, threads, compression)
+        torch.set_num_threads(threads)
+        self._worker = Worker(index, recipe.build(), threads, compression)
         return self.hello()
 
     def run_split(
-        self, key: tuple[int, int], kind: str, wire: SnapshotWire, shard: Shard, upcoming: Shard | None
+        self, key: tuple[int, int], work: Work, wire: SnapshotWire, shard: Shard, upcoming: Shard | None
     ) -> tuple[ResultWire | None, ParamsWire | None]:
         """See `run`; the gradient is a second object, which stays where it is until it is wanted somewhere."""
-        result = self.run(key, kind, wire, shard, upcoming)
+        result = self.run(key, work, wire, shard, upcoming)
         return (None, None) if result is None else split(result)
 
     def add(self, reports: Sequence[ReportWire], *grads: ParamsWire) -> ReportWire:
@@ -65,7 +68,7 @@ class WorkerActor:
         return sum_reports([replace(report, grad=grad) for report, grad in zip(reports, grads, strict=True)])
 
     def run(
-        self, key: tuple[int, int], kind: str, wire: SnapshotWire, shard: Shard, upcoming: Shard | None
+        self, key: tuple[int, int], work: Work, wire: SnapshotWire, shard: Shard, upcoming: Shard | None
     ) -> ResultWire | None:
         """See `Worker.run`; None if the shard `key` was to be forgotten before it was begun."""
         if key in self._forgotten:
@@ -74,7 +77,7 @@ class WorkerActor:
         if not self._mapped and wire.params.num_bytes >= LARGE_UPDATE:
             self._mapped = True
             map_object_store()
-        return self._worker.run(kind, wire, shard, upcoming)
+        return self._worker.run(work, wire, shard, upcoming)
 
     def forget(self, key: tuple[int, int]) -> None:
         """Another worker has done this shard."""

@@ -20,7 +20,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from distmeta.config import RuntimeConfig
 from distmeta.core.errors import WorkerError
-from distmeta.core.types import Report, Shard, Snapshot
+from distmeta.core.types import Report, Shard, Snapshot, Work
+from distmeta.runtime.compression import Compression
 from distmeta.runtime.executor import Executor, Feed, Incident, Recipe, Result
 from distmeta.runtime.memory import map_object_store
 from distmeta.runtime.policy.decisions import Failure
@@ -33,7 +34,6 @@ from distmeta.runtime.ray.job import Job
 from distmeta.runtime.ray.supervisor import START_TIMEOUT_S, Care
 from distmeta.runtime.ray.workers import Answer, Crew, Member
 from distmeta.runtime.wire import ReportWire, ResultWire, decode_value, encode_snapshot, join
-from distmeta.runtime.worker import Compression
 
 PLACEMENT_TIMEOUT_S = 60.0
 FETCH_TIMEOUT_S = 30.0
@@ -67,8 +67,8 @@ class RayExecutor(Executor):
     ) -> None:
         super().__init__()
         self._config, self._placement_timeout_s = config, placement_timeout_s
-        self._schedule = Schedule(speculate=config.speculate)
-        self._job = Job(0, "", {}, 0)
+        self._schedule = Schedule(speculate=config.tolerance.speculate)
+        self._job = Job(0, Work(""), {}, 0)
         self._serial = 0
         self._sent: tuple[Snapshot, Any] | None = None
         self._begun = False
@@ -105,21 +105,21 @@ class RayExecutor(Executor):
             self._begun = self.num_workers >= min(self._config.min_workers, left)
 
     def map(
-        self, kind: str, snapshot: Snapshot, shards: Sequence[Shard], upcoming: Sequence[Shard] = ()
+        self, work: Work, snapshot: Snapshot, shards: Sequence[Shard], upcoming: Sequence[Shard] = ()
     ) -> Iterator[Result]:
         """See `Executor.map`."""
-        self._schedule.begin(kind, shards, upcoming)
+        self._schedule.begin(work, shards, upcoming)
         named = {shard.index: (shard, snapshot) for shard in shards}
         groups = Groups.of(named) if self._adds_near_workers(snapshot) else None
-        return self._work(Job(self._schedule.epoch, kind, named, len(shards), groups=groups, version=snapshot.version))
+        return self._work(Job(self._schedule.epoch, work, named, len(shards), groups=groups, version=snapshot.version))
 
-    def stream(self, kind: str, feed: Feed) -> Iterator[Result]:
+    def stream(self, work: Work, feed: Feed) -> Iterator[Result]:
         """See `Executor.stream`."""
-        self._schedule.begin(kind, (), stream=True)
-        return self._work(Job(self._schedule.epoch, kind, {}, 0, feed))
+        self._schedule.begin(work, (), stream=True)
+        return self._work(Job(self._schedule.epoch, work, {}, 0, feed))
 
-    def again(self, result: Result) -> None:
-        """See `Executor.again`."""
+    def recompute(self, result: Result) -> None:
+        """See `Executor.recompute`."""
         self.counts["retries"] += 1
         self._job.missing += 1
         self._schedule.again(self._job.shards[result.shard][0], exclude=result.worker)
@@ -141,7 +141,7 @@ class RayExecutor(Executor):
                 snapshot = self._snapshot_ref(job.shards[order.shard.index][1])
                 member = self._crew.members[order.worker]
                 key = job.epoch, order.shard.index
-                self._crew.order(member, order, key, job.kind, snapshot, split=job.groups is not None)
+                self._crew.order(member, order, key, job.work, snapshot, split=job.groups is not None)
             self.counts["copies"] = self._schedule.copies
             timeout_s = max(0.0, min(POLL_S, self._schedule.wake(now) - now))
             for result in self._take(self._crew.answers(timeout_s)):
@@ -226,8 +226,8 @@ class RayExecutor(Executor):
 
     def _adds_near_workers(self, snapshot: Snapshot) -> bool:
         """Whether updates are added on their own nodes first: where that saves much on the way."""
-        if self._config.aggregate != "auto":
-            return self._config.aggregate == "node"
+        if self._config.tolerance.aggregate != "auto":
+            return self._config.tolerance.aggregate == "node"
         nodes = {member.where.node for member in self._crew.at_work() if member.where}
         return len(nodes) > 1 and sum(tensor.nbytes for tensor in snapshot.params.values()) >= LARGE_UPDATE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from distmeta.core.types import Shard, Snapshot
+from distmeta.core.types import Shard, Snapshot, Work
 from distmeta.runtime.executor import Feed
 from distmeta.runtime.policy.decisions import Failure
 from distmeta.runtime.ray.groups import Groups
@@ -16,7 +16,7 @@ class Job:
 
     Attributes:
         epoch: Its number.
-        kind: What is computed.
+        work: What is computed.
         shards: By index, each with what it is computed from.
         missing: Shards whose report has not been passed on.
         feed: Where further shards come from.
@@ -26,7 +26,7 @@ class Job:
     """
 
     epoch: int
-    kind: str
+    work: Work
     shards: dict[int, tuple[Shard, Snapshot]]
     missing: int
     feed: Feed | None = None

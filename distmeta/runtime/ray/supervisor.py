@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 
 from distmeta.config import RuntimeConfig
 from distmeta.core.errors import WorkerError
+from distmeta.core.types import Work
 from distmeta.runtime.executor import Executor, Incident
 from distmeta.runtime.policy.decisions import (
     Abort,
@@ -58,10 +59,10 @@ class Care:
         lost_worker: Callable[[int], None],
         lost_object: Callable[[], None],
     ) -> None:
-        self.job = Job(0, "", {}, 0)
+        self.job = Job(0, Work(""), {}, 0)
         self._config, self._crew, self._schedule, self._executor = config, crew, schedule, executor
         self._lost_worker, self._lost_object = lost_worker, lost_object
-        self._policy = Policy(config.max_shard_retries, config.max_worker_failures)
+        self._policy = Policy(config.tolerance.max_shard_retries, config.tolerance.max_worker_failures)
         self._looked = self._looked_at_nodes = self._nobody_since = time.monotonic()
 
     def look_after(self) -> None:
@@ -74,10 +75,10 @@ class Care:
         self._crew.wake()
         for member in self._crew.members:
             if self._crew.silent(member):
-                limit = f"{self._config.heartbeat_timeout_s:g} s (runtime.heartbeat_timeout_s)"
+                limit = f"{self._config.tolerance.heartbeat_timeout_s:g} s (runtime.tolerance.heartbeat_timeout_s)"
                 self.failed(member, Failure("silent", member.index, f"no sign of life for {limit}"), None, None)
-            elif self._crew.overdue(member, self._config.shard_timeout_s):
-                limit = f"{self._config.shard_timeout_s:g} s (runtime.shard_timeout_s)"
+            elif self._crew.overdue(member, self._config.tolerance.shard_timeout_s):
+                limit = f"{self._config.tolerance.shard_timeout_s:g} s (runtime.tolerance.shard_timeout_s)"
                 failure = Failure("timed_out", member.index, f"no answer within {limit}")
                 self.failed(member, failure, None, member.calls[0])
             elif member.state == "starting" and now - member.since > START_TIMEOUT_S:

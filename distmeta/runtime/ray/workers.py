@@ -18,13 +18,14 @@ import ray
 from ray._private.state import state as cluster_state
 
 from distmeta.config import RuntimeConfig
+from distmeta.core.types import Work
+from distmeta.runtime.compression import Compression
 from distmeta.runtime.executor import Recipe
 from distmeta.runtime.policy.decisions import Failure
 from distmeta.runtime.policy.schedule import Key, Order
 from distmeta.runtime.ray.actor import PULSE, Whereabouts, WorkerActor, end_process
 from distmeta.runtime.ray.cluster import Cluster
 from distmeta.runtime.wire import ReportWire
-from distmeta.runtime.worker import Compression
 
 State = Literal["waiting", "starting", "ready", "leaving", "resting", "out"]
 Tag = Literal["hello", "started", "pulse", "shard", "sum"]
@@ -131,13 +132,13 @@ class Crew:
         self._expect(member, "hello", member.actor.hello.remote())
         self._expect(member, "started", member.actor.start.remote(member.index, *self._start))
 
-    def order(self, member: Member, order: Order, key: Key, kind: str, snapshot: Any, *, split: bool) -> None:
+    def order(self, member: Member, order: Order, key: Key, work: Work, snapshot: Any, *, split: bool) -> None:
         """Ask for a shard; `split`: its gradient shall stay where it is."""
         if not member.calls:
             member.first_since = time.monotonic()
         member.calls.append(key)
         call = member.actor.run_split.options(num_returns=2) if split else member.actor.run
-        refs = call.remote(key, kind, snapshot, order.shard, order.following)
+        refs = call.remote(key, work, snapshot, order.shard, order.following)
         ref, grad = refs if split else (refs, None)
         self._expect(member, "shard", ref, key=key, grad=grad)
 
@@ -176,7 +177,7 @@ class Crew:
 
     def feel_pulses(self) -> None:
         """Ask those that have not been heard for a while for a sign of life."""
-        now, every = time.monotonic(), self._config.heartbeat_timeout_s / PULSES_IN_TIMEOUT
+        now, every = time.monotonic(), self._config.tolerance.heartbeat_timeout_s / PULSES_IN_TIMEOUT
         for member in self.members:
             alive = member.state in ("starting", "ready", "leaving")
             if alive and now - max(member.heard, member.asked) >= every:
@@ -189,7 +190,7 @@ class Crew:
         """Whether a worker has left signs of life unanswered for too long."""
         alive = member.state in ("starting", "ready", "leaving")
         unanswered = alive and member.asked > member.heard
-        patience_s = self._config.heartbeat_timeout_s * (1.0 - 1.0 / PULSES_IN_TIMEOUT)
+        patience_s = self._config.tolerance.heartbeat_timeout_s * (1.0 - 1.0 / PULSES_IN_TIMEOUT)
         late = time.monotonic() - member.asked_in_vain > patience_s
         return unanswered and late and not self._answered(member)
 

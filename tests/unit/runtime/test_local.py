@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distmeta.config import RuntimeConfig
-from distmeta.core.types import Snapshot
+from distmeta.core.types import Snapshot, Work
 from distmeta.runtime import build_executor
 from distmeta.runtime.ray.actor import Whereabouts, WorkerActor
 from distmeta.runtime.wire import encode_snapshot
@@ -20,7 +20,7 @@ from ...fakes import FakeRecipe, make_params, make_shards
 def test_the_number_of_threads_is_set_and_restored() -> None:
     before = torch.get_num_threads()
     executor = build_executor(RuntimeConfig(executor="local", threads_per_worker=before + 1), FakeRecipe())
-    (result,) = executor.map("about", Snapshot(0, make_params()), make_shards(1))
+    (result,) = executor.map(Work("about"), Snapshot(0, make_params()), make_shards(1))
     executor.close()
     assert result.value["threads"] == before + 1
     assert torch.get_num_threads() == before
@@ -30,19 +30,19 @@ def test_the_number_of_threads_is_set_and_restored() -> None:
 def test_every_next_shard_is_prepared_also_across_calls() -> None:
     executor = build_executor(RuntimeConfig(executor="local"), FakeRecipe())
     shards, later = make_shards(3), make_shards(2, first_seed=500)
-    results = list(executor.map("about", Snapshot(0, make_params()), shards, later))
+    results = list(executor.map(Work("about"), Snapshot(0, make_params()), shards, later))
     executor.close()
     assert [result.value["prepared"] for result in results] == [(1,), (1, 2), (1, 2, 0)]
 
 
 def test_a_worker_decodes_a_snapshot_once() -> None:
-    worker = Worker(0, FakeRecipe(), torch.get_num_threads())
+    worker = Worker(0, FakeRecipe().build(), torch.get_num_threads())
     first, shard = encode_snapshot(Snapshot(4, make_params()), serial=1), make_shards(1)[0]
-    assert worker.run("about", first, shard, None).value["snapshots"] == 1
-    assert worker.run("about", first, shard, None).value["snapshots"] == 1
+    assert worker.run(Work("about"), first, shard, None).value["snapshots"] == 1
+    assert worker.run(Work("about"), first, shard, None).value["snapshots"] == 1
     # An average of the parameters has the version of the parameters, and is another snapshot.
     average = encode_snapshot(Snapshot(4, {name: tensor * 0 for name, tensor in make_params().items()}), serial=2)
-    assert worker.run("about", average, shard, None).value["snapshots"] == 2
+    assert worker.run(Work("about"), average, shard, None).value["snapshots"] == 2
 
 
 class WorkerOfThisProcess(WorkerActor):
@@ -56,7 +56,7 @@ def test_the_actors_class_is_a_worker_built_later() -> None:
     actor = WorkerOfThisProcess()
     actor.start(3, FakeRecipe(), torch.get_num_threads(), "none")
     wire, shard = encode_snapshot(Snapshot(0, make_params()), 1), make_shards(1)[0]
-    result = actor.run((1, 0), "update", wire, shard, None)
+    result = actor.run((1, 0), Work("update"), wire, shard, None)
     assert result is not None
     assert (result.worker, result.data_wait_s, result.compute_s) == (3, 0.25, 0.5)
 
@@ -66,6 +66,6 @@ def test_a_shard_that_another_has_done_is_not_begun() -> None:
     actor.start(3, FakeRecipe("raise", shard=0), torch.get_num_threads(), "none")
     wire, shard = encode_snapshot(Snapshot(0, make_params()), 1), make_shards(1)[0]
     actor.forget((1, 0))
-    assert actor.run((1, 0), "update", wire, shard, None) is None
+    assert actor.run((1, 0), Work("update"), wire, shard, None) is None
     with pytest.raises(ValueError, match="boom"):
-        actor.run((2, 0), "update", wire, shard, None)
+        actor.run((2, 0), Work("update"), wire, shard, None)

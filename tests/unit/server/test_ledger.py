@@ -5,32 +5,32 @@ from __future__ import annotations
 import pytest
 
 from distmeta.server.base import StepError, Verdict
-from distmeta.server.ledger import Book
+from distmeta.server.ledger import Ledger
 
 
 def test_verdicts() -> None:
-    book = Book()
-    assert book.verdict(3, 2, range(0, 1), finite=False) is Verdict.STALE
-    assert book.verdict(3, 3, range(0, 1), finite=False) is Verdict.NONFINITE
-    assert book.verdict(3, 3, range(0, 4), finite=True) is Verdict.ACCEPTED
-    book.accept(range(2, 4))
-    assert book.verdict(3, 3, range(0, 4), finite=False) is Verdict.DUPLICATE
-    assert book.verdict(3, 3, range(0, 2), finite=True) is Verdict.ACCEPTED
-    book.drop(1)
-    assert book.verdict(3, 3, range(1, 2), finite=True) is Verdict.DUPLICATE
-    book.clear()
-    assert book.verdict(4, 4, range(0, 4), finite=True) is Verdict.ACCEPTED
+    ledger = Ledger()
+    assert ledger.verdict(3, 2, range(0, 1), finite=False) is Verdict.STALE
+    assert ledger.verdict(3, 3, range(0, 1), finite=False) is Verdict.NONFINITE
+    assert ledger.verdict(3, 3, range(0, 4), finite=True) is Verdict.ACCEPTED
+    ledger.accept(range(2, 4))
+    assert ledger.verdict(3, 3, range(0, 4), finite=False) is Verdict.DUPLICATE
+    assert ledger.verdict(3, 3, range(0, 2), finite=True) is Verdict.ACCEPTED
+    ledger.drop(1)
+    assert ledger.verdict(3, 3, range(1, 2), finite=True) is Verdict.DUPLICATE
+    ledger.clear()
+    assert ledger.verdict(4, 4, range(0, 4), finite=True) is Verdict.ACCEPTED
 
 
 def test_dropped_shards_are_not_accepted_ones() -> None:
-    book = Book()
-    book.accept(range(0, 2))
+    ledger = Ledger()
+    ledger.accept(range(0, 2))
     with pytest.raises(ValueError, match="shard 1 has been accepted"):
-        book.drop(1)
-    assert book.drop(2)
-    assert not book.drop(2)
-    assert book.dropped == {2}
-    book.check_complete(0, 3)
+        ledger.drop(1)
+    assert ledger.drop(2)
+    assert not ledger.drop(2)
+    assert ledger.dropped == {2}
+    ledger.check_complete(0, 3)
 
 
 @pytest.mark.parametrize(
@@ -42,14 +42,14 @@ def test_dropped_shards_are_not_accepted_ones() -> None:
     ],
 )
 def test_a_version_needs_exactly_its_shards(accepted: range, num_shards: int, message: str) -> None:
-    book = Book()
-    book.accept(accepted)
+    ledger = Ledger()
+    ledger.accept(accepted)
     with pytest.raises(StepError, match=message):
-        book.check_complete(7, num_shards)
+        ledger.check_complete(7, num_shards)
 
 
 def test_dropped_shards_alone_are_no_step() -> None:
-    book = Book()
-    book.drop(0)
+    ledger = Ledger()
+    ledger.drop(0)
     with pytest.raises(StepError, match="all its 1 shards have been dropped"):
-        book.check_complete(7, 1)
+        ledger.check_complete(7, 1)

@@ -11,7 +11,7 @@ from distmeta.config import OuterConfig
 from distmeta.core.errors import UserError
 from distmeta.core.tensors import cloned, digest, global_norm
 from distmeta.core.types import Params
-from distmeta.server.outer import OuterOptimizer, check_optimizer, learning_rate, optimizers, parameter_of
+from distmeta.server.outer import OuterOptimizer, check_optimizer, learning_rate, optimizers
 
 
 def make_params(dtype: torch.dtype = torch.float32) -> Params:
@@ -203,25 +203,3 @@ def test_a_state_without_the_average_is_refused() -> None:
     averaging = OuterOptimizer(make_params(), OuterConfig(optimizer="Adam", average=0.9), 10)
     with pytest.raises(UserError, match=r"average/ lacks .*outer.average"):
         averaging.load_state_dict(plain.state_dict())
-
-
-def test_the_norm_of_a_whole_clips_its_part() -> None:
-    config = OuterConfig(optimizer="SGD", lr=1.0, clip_norm=1.0)
-    optimizer = OuterOptimizer({"w": torch.zeros(2)}, config, 1)
-    record = optimizer.step({"w": torch.tensor([3.0, 0.0])}, norm=6.0)
-    assert (record["grad_norm"], record["clipped"]) == (6.0, 1.0)
-    assert optimizer.params["w"].tolist() == [-0.5, 0.0]
-
-
-@pytest.mark.parametrize(
-    ("entry", "name"),
-    [
-        ("params/body.weight", "body.weight"),
-        ("average/scale", "scale"),
-        ("optimizer/body.weight/exp_avg", "body.weight"),
-        ("optimizer", None),
-        ("num_steps", None),
-    ],
-)
-def test_entries_of_a_state_tell_their_parameter(entry: str, name: str | None) -> None:
-    assert parameter_of(entry) == name

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from distmeta.config import OuterConfig
-from distmeta.core.tensors import cloned, digest, norm_of
+from distmeta.core.tensors import cloned, digest
 from distmeta.core.types import Params, Report, Update
-from distmeta.server.synchronous import ParameterServer, StepError, Verdict
+from distmeta.server import ParameterServer, StepError, Verdict
 from distmeta.server.tree import FAN_IN, sum_group
 
 SHAPES = {"body.weight": (5, 7), "body.bias": (7,), "scale": ()}
@@ -78,9 +78,7 @@ def test_any_order_of_arrival_gives_the_same_bits(seed: int) -> None:
 def test_the_order_of_additions_matters_in_this_file() -> None:
     """Otherwise the test above would show nothing."""
     updates = [report_of(0, shard).update for shard in range(6)]
-    forward = updates[0].merge(updates[1]).merge(updates[2]).merge(updates[3]).merge(updates[4]).merge(updates[5])
-    backward = updates[5].merge(updates[4]).merge(updates[3]).merge(updates[2]).merge(updates[1]).merge(updates[0])
-    assert digest(forward.grad) != digest(backward.grad)
+    assert digest(sum_group(updates).grad) != digest(sum_group(updates[::-1]).grad)
 
 
 def test_a_step_divides_by_the_weight() -> None:
@@ -225,7 +223,7 @@ def test_groups_that_were_summed_elsewhere_give_the_same_bits(num_shards: int) -
             single.push(report)
         for first in reversed(range(0, num_shards, FAN_IN)):
             part = [report.update for report in reports[first : first + FAN_IN]]
-            assert grouped.push_sum(version, first, len(part), sum_group(part)) is Verdict.ACCEPTED
+            assert grouped.push(Report(version, first, sum_group(part), count=len(part))) is Verdict.ACCEPTED
         assert single.step(num_shards) == grouped.step(num_shards)
     assert digest(single.pull().params) == digest(grouped.pull().params)
 
@@ -233,17 +231,17 @@ def test_groups_that_were_summed_elsewhere_give_the_same_bits(num_shards: int) -
 def test_verdicts_on_groups() -> None:
     server = make_server()
     total = sum_group([report_of(0, shard).update for shard in range(3)])
-    assert server.push_sum(1, 0, 3, total) is Verdict.STALE
-    assert server.push_sum(0, 0, 3, Update(total.grad, math.inf)) is Verdict.NONFINITE
-    assert server.push_sum(0, 0, 3, total, finite=False) is Verdict.NONFINITE
+    assert server.push(Report(1, 0, total, count=3)) is Verdict.STALE
+    assert server.push(Report(0, 0, Update(total.grad, math.inf), count=3)) is Verdict.NONFINITE
+    assert server.push(Report(0, 0, total, finite=False, count=3)) is Verdict.NONFINITE
     assert server.push(report_of(0, 2)) is Verdict.ACCEPTED
-    assert server.push_sum(0, 0, 3, total) is Verdict.DUPLICATE
-    assert server.push_sum(0, 0, 2, total) is Verdict.ACCEPTED
+    assert server.push(Report(0, 0, total, count=3)) is Verdict.DUPLICATE
+    assert server.push(Report(0, 0, total, count=2)) is Verdict.ACCEPTED
     assert server.push(report_of(0, 1)) is Verdict.DUPLICATE
     with pytest.raises(ValueError, match="no group"):
-        server.push_sum(0, 20, 3, total)
+        server.push(Report(0, 20, total, count=3))
     with pytest.raises(ValueError, match="shard 16: gradient 'nothing'"):
-        server.push_sum(0, 16, 1, Update({"nothing": torch.zeros(1)}, 1.0))
+        server.push(Report(0, 16, Update({"nothing": torch.zeros(1)}, 1.0), count=2))
     assert server.step(3).version == 1
 
 
@@ -273,25 +271,3 @@ def test_a_step_needs_a_shard_that_is_not_dropped() -> None:
     with pytest.raises(StepError, match="all its 2 shards have been dropped"):
         server.step(2)
     assert server.version == 0
-
-
-def test_a_step_in_two_halves_is_the_step() -> None:
-    whole, halves = make_server(clip_norm=0.1, average=0.9), make_server(clip_norm=0.1, average=0.9)
-    for version in range(3):
-        for shard in range(20):
-            whole.push(report_of(version, shard))
-            halves.push(report_of(version, shard))
-        assert whole.step(20) == halves.apply(norm_of(halves.reduce(20).squares))
-    assert digest(whole.averaged()) == digest(halves.averaged())
-
-
-def test_a_second_half_needs_a_first() -> None:
-    server = make_server()
-    server.push(report_of(0, 0))
-    with pytest.raises(StepError, match="have not been reduced"):
-        server.apply(1.0)
-    server.reduce(1)
-    server.push(report_of(0, 1))
-    with pytest.raises(StepError, match="have not been reduced"):
-        server.apply(1.0)
-    assert server.step(2).version == 1

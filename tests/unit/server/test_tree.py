@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 
 import pytest
@@ -22,11 +23,17 @@ def update_of(shard: int, *, names: tuple[str, ...] = tuple(SHAPES)) -> Update:
     return Update(grad, 0.1 * (shard + 1), {"loss": 0.1 * size * (shard + 1)})
 
 
+def merged(first: Update, second: Update) -> Update:
+    names = [*first.metrics, *(name for name in second.metrics if name not in first.metrics)]
+    return Update(
+        {name: grad + second.grad[name] for name, grad in first.grad.items()},
+        first.weight + second.weight,
+        {name: first.metrics.get(name, 0.0) + second.metrics.get(name, 0.0) for name in names},
+    )
+
+
 def plain_sum(updates: list[Update]) -> Update:
-    total = updates[0]
-    for update in updates[1:]:
-        total = total.merge(update)
-    return total
+    return functools.reduce(merged, updates)
 
 
 def by_definition(updates: list[Update]) -> Update:

@@ -47,7 +47,7 @@ def test_one_failure_too_many_ends_the_run_and_lists_all() -> None:
     decision = on_failure(4, failures, POLICY, others=2)
     assert isinstance(decision, Abort)
     assert "shard 4 failed 3 times" in decision.reason
-    assert "runtime.max_shard_retries is 2" in decision.reason
+    assert "runtime.tolerance.max_shard_retries is 2" in decision.reason
     assert "worker 0: killed; worker 1: timed_out; worker 2: killed again" in decision.reason
 
 

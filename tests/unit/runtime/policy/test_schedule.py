@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from distmeta.core.types import Shard, TaskSpec
+from distmeta.core.types import Shard, TaskSpec, Work
 from distmeta.runtime.policy.schedule import FORGET_AFTER, Order, Schedule
 from distmeta.server.tree import FAN_IN
 
@@ -27,7 +27,7 @@ def given(orders: list[Order]) -> list[tuple[int, int]]:
 
 def simulate(schedule: Schedule, seconds: list[float], shards: list[Shard], start: float = 0.0) -> float:
     """Run one call with workers that need `seconds` a shard; returns when the last shard was reported."""
-    schedule.begin("update", shards)
+    schedule.begin(Work("update"), shards)
     now, missing = start, {shard.index for shard in shards}
     events: list[tuple[float, int]] = []
     calls: dict[int, list[int]] = {worker: [] for worker in schedule.workers}
@@ -55,7 +55,7 @@ def simulate(schedule: Schedule, seconds: list[float], shards: list[Shard], star
 
 def test_workers_get_their_own_shards_with_one_ahead() -> None:
     schedule = crew(2)
-    schedule.begin("update", SHARDS)
+    schedule.begin(Work("update"), SHARDS)
     assert given(schedule.hand_out(0.0)) == [(0, 0), (1, 1), (0, 2), (1, 3)]
     assert schedule.hand_out(0.0) == []
     assert schedule.finished(0, (1, 0), 1.0) == (True, [])
@@ -64,21 +64,21 @@ def test_workers_get_their_own_shards_with_one_ahead() -> None:
 
 def test_an_idle_worker_takes_the_last_shard_of_another() -> None:
     schedule = crew(2, ahead=1)
-    schedule.begin("update", SHARDS[:1] + SHARDS[2:3] + SHARDS[4:5])
+    schedule.begin(Work("update"), SHARDS[:1] + SHARDS[2:3] + SHARDS[4:5])
     assert given(schedule.hand_out(0.0)) == [(0, 0), (1, 4)]
 
 
 def test_the_following_shard_is_the_workers_own_now_or_in_the_next_call() -> None:
     schedule = crew(2, ahead=1)
     upcoming = [Shard(index, ()) for index in range(4)]
-    schedule.begin("update", SHARDS[:3], upcoming)
+    schedule.begin(Work("update"), SHARDS[:3], upcoming)
     following = {order.worker: order.following for order in schedule.hand_out(0.0)}
     assert following == {0: SHARDS[2], 1: upcoming[1]}
 
 
 def test_shards_of_a_worker_that_leaves_go_to_the_others_first() -> None:
     schedule = crew(2, speculate=False)
-    schedule.begin("update", SHARDS)
+    schedule.begin(Work("update"), SHARDS)
     schedule.hand_out(0.0)
     assert schedule.leave(0) == 2
     schedule.finished(1, (1, 1), 1.0)
@@ -90,7 +90,7 @@ def test_shards_of_a_worker_that_leaves_go_to_the_others_first() -> None:
 
 def test_a_failed_shard_goes_to_another_worker_at_once_but_back_if_there_is_none() -> None:
     schedule = crew(2, ahead=1)
-    schedule.begin("update", SHARDS[:2])
+    schedule.begin(Work("update"), SHARDS[:2])
     schedule.hand_out(0.0)
     assert schedule.failed(0, (1, 0), 1.0, exclude=0)
     assert schedule.hand_out(1.0) == []
@@ -102,7 +102,7 @@ def test_a_failed_shard_goes_to_another_worker_at_once_but_back_if_there_is_none
 
 def test_a_report_that_is_refused_is_made_again_elsewhere() -> None:
     schedule = crew(2)
-    schedule.begin("update", SHARDS[:1])
+    schedule.begin(Work("update"), SHARDS[:1])
     schedule.hand_out(0.0)
     schedule.finished(0, (1, 0), 1.0)
     schedule.again(SHARDS[0], exclude=0)
@@ -111,9 +111,9 @@ def test_a_report_that_is_refused_is_made_again_elsewhere() -> None:
 
 def test_answers_of_an_earlier_call_are_no_reports() -> None:
     schedule = crew(1)
-    schedule.begin("update", SHARDS[:2])
+    schedule.begin(Work("update"), SHARDS[:2])
     schedule.hand_out(0.0)
-    schedule.begin("update", SHARDS[:1])
+    schedule.begin(Work("update"), SHARDS[:1])
     assert schedule.finished(0, (1, 0), 1.0) == (False, [])
     assert schedule.finished(0, (1, 1), 1.0, computed=False) == (False, [])
     assert given(schedule.hand_out(1.0)) == [(0, 0)]
@@ -124,7 +124,7 @@ def paced(seconds: list[float], **options: object) -> Schedule:
     schedule = crew(len(seconds), **options)
     for worker, needs in enumerate(seconds):
         for _ in range(3):
-            schedule.begin("update", [SHARDS[worker]])
+            schedule.begin(Work("update"), [SHARDS[worker]])
             schedule._give(worker, SHARDS[worker], 0.0)
             schedule.finished(worker, (schedule.epoch, worker), needs)
     return schedule
@@ -132,7 +132,7 @@ def paced(seconds: list[float], **options: object) -> Schedule:
 
 def test_a_late_shard_is_given_to_an_idle_worker_and_the_first_report_serves() -> None:
     schedule = paced([1.0, 1.0])
-    schedule.begin("update", SHARDS[:2])
+    schedule.begin(Work("update"), SHARDS[:2])
     schedule.hand_out(10.0)
     schedule.finished(1, (schedule.epoch, 1), 11.0)
     assert schedule.hand_out(11.0) == []
@@ -146,7 +146,7 @@ def test_a_late_shard_is_given_to_an_idle_worker_and_the_first_report_serves() -
 
 def test_no_copies_where_they_are_switched_off_or_nothing_is_known() -> None:
     for schedule in (paced([1.0, 1.0], speculate=False), crew(2)):
-        schedule.begin("update", SHARDS[:2])
+        schedule.begin(Work("update"), SHARDS[:2])
         schedule.hand_out(0.0)
         schedule.finished(1, (schedule.epoch, 1), 1.0)
         assert schedule.hand_out(100.0) == []
@@ -155,7 +155,7 @@ def test_no_copies_where_they_are_switched_off_or_nothing_is_known() -> None:
 
 def test_a_worker_that_dies_with_a_copy_leaves_the_shard_to_the_other() -> None:
     schedule = paced([1.0, 1.0])
-    schedule.begin("update", SHARDS[:2])
+    schedule.begin(Work("update"), SHARDS[:2])
     schedule.hand_out(0.0)
     schedule.finished(1, (schedule.epoch, 1), 1.0)
     assert given(schedule.hand_out(2.0)) == [(1, 0)]
@@ -166,10 +166,10 @@ def test_a_worker_that_dies_with_a_copy_leaves_the_shard_to_the_other() -> None:
 def test_a_slow_worker_gets_only_what_it_finishes_in_time() -> None:
     schedule = paced([1.0, 1.0, 1.0, 8.0])
     few, many = SHARDS[:6], [Shard(index, (TaskSpec(index, 0, "train"),)) for index in range(60)]
-    schedule.begin("update", few)
+    schedule.begin(Work("update"), few)
     assert 3 not in {order.worker for order in schedule.hand_out(0.0)}
     schedule = paced([1.0, 1.0, 1.0, 8.0])
-    schedule.begin("update", many)
+    schedule.begin(Work("update"), many)
     assert [order.shard.index for order in schedule.hand_out(0.0) if order.worker == 3] == [3]
 
 
@@ -194,7 +194,7 @@ def test_a_worker_that_has_recovered_gets_work_again() -> None:
 
 def test_a_worker_that_retires_finishes_its_shard_and_gets_no_more() -> None:
     schedule = crew(2, speculate=False)
-    schedule.begin("update", SHARDS)
+    schedule.begin(Work("update"), SHARDS)
     schedule.hand_out(0.0)
     assert schedule.retire(0) == [(1, 2)]
     assert schedule.workers == (1,)
@@ -210,10 +210,10 @@ def test_shards_of_a_group_go_to_one_node_where_there_are_groups_enough() -> Non
     schedule = Schedule(ahead=len(shards))
     for worker, node in enumerate("abab"):
         schedule.join(worker, node)
-    schedule.begin("update", shards)
+    schedule.begin(Work("update"), shards)
     homes = {order.shard.index: "abab"[order.worker] for order in schedule.hand_out(0.0)}
     assert all(homes[index] == "ab"[index // FAN_IN % 2] for index in homes)
-    schedule.begin("update", shards[:4])
+    schedule.begin(Work("update"), shards[:4])
     for worker in schedule.workers:
         schedule.leave(worker)
         schedule.join(worker, "abab"[worker])
@@ -222,7 +222,7 @@ def test_shards_of_a_group_go_to_one_node_where_there_are_groups_enough() -> Non
 
 def test_a_stream_takes_one_shard_after_the_other() -> None:
     schedule = crew(2, ahead=1, speculate=False)
-    schedule.begin("update", [])
+    schedule.begin(Work("update"), [])
     assert schedule.idle == [0, 1]
     schedule.add(SHARDS[0])
     schedule.add(SHARDS[1])

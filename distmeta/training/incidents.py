@@ -1,4 +1,4 @@
-"""What happened to a run besides training: counted, told, and kept with it."""
+"""The record of what happened to a run besides training: counted, printed, and kept with the run."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from distmeta.tracking.console import Progress
 
 COUNT = "count/"
 """Prefix of the counts in a checkpoint's progress."""
-_KEPT = 1000
+_MAX_LINES = 1000
 
 
-class Record:
-    """Passes the executor's incidents on to people and to the tracker, and adds up counts over resumptions.
+class IncidentLog:
+    """Passes the executor's incidents on to the terminal and to the tracker, and adds up counts over resumptions.
 
     Args:
-        executor: Whose incidents.
-        tracker: Where they are kept: `incidents/from-step-<first>-<resumes>.jsonl`, and `workers/worker-<n>.txt` with
+        executor: Where incidents come from.
+        tracker: Where they are stored: `incidents/from-step-<first>-<resumes>.jsonl`, and `workers/worker-<n>.txt` with
             the last traceback of a worker.
-        progress: Where they are told.
+        progress: Where they are printed.
         step: Outer steps made before this process.
-        before: Progress of the checkpoint that it goes on from.
+        before: Progress of the checkpoint that the run is resumed from.
     """
 
     def __init__(
@@ -34,10 +34,10 @@ class Record:
         self._executor, self._tracker, self._progress = executor, tracker, progress
         self._before = {name.removeprefix(COUNT): int(n) for name, n in before.items() if name.startswith(COUNT)}
         self._path = f"incidents/from-step-{step:08d}-{self._before.get('resumes', 0)}.jsonl"
-        self._lines: deque[str] = deque(maxlen=_KEPT)
+        self._lines: deque[str] = deque(maxlen=_MAX_LINES)
 
     def counts(self) -> dict[str, int]:
-        """Over the whole run. Those of a run that people ask about are there even if they are 0."""
+        """Counts over the whole run; restarts, retries and copies are listed even if they are 0."""
         now = self._executor.counts
         names = dict.fromkeys(("restarts", "retries", "copies", *self._before, *now))
         return {name: self._before.get(name, 0) + now.get(name, 0) for name in names}
@@ -46,8 +46,8 @@ class Record:
         """The counts for a checkpoint."""
         return {COUNT + name: float(count) for name, count in self.counts().items() if count}
 
-    def note(self, step: int) -> None:
-        """Tell and keep what has happened since the last time."""
+    def flush(self, step: int) -> None:
+        """Print and store the incidents since the last call."""
         new = self._executor.incidents()
         for incident in new:
             self._progress.note(f"step {step}: {_line(incident)}")
