@@ -99,13 +99,9 @@ def score_shard(
         def task(
             episode: Episode, learner: Learner = learner, marks: tuple[int, ...] = marks
         ) -> dict[str, torch.Tensor]:
-            fast, found = learner.start(meta, episode.support), []
-            for k in range(learner.num_steps + 1):
-                if k in marks:
-                    found.append(outer_loss(learner, meta, fast, episode)[1])
-                if k < learner.num_steps:
-                    fast = learner.step(meta, fast, episode.support, k)
-            return {name: torch.stack([metrics[name] for metrics in found]) for name in found[0]}
+            states = (fast for k, fast in learner.walk(meta, episode.support) if k in marks)
+            scores = [outer_loss(learner, meta, fast, episode)[1] for fast in states]
+            return {name: torch.stack([metrics[name] for metrics in scores]) for name in scores[0]}
 
         lifted = torch.no_grad()(LIFTS[lift_of(config.strategy)](task))
         parts = lanes.map(lifted, chunks(episodes, chunk_of(config)))

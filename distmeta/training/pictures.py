@@ -1,4 +1,4 @@
-"""Pictures of a finished run: its adaptation curve, and sample test tasks with what was predicted for them."""
+"""Pictures of a finished run: its adaptation curve, and sample test tasks with predictions."""
 
 from __future__ import annotations
 
@@ -127,10 +127,6 @@ def _tasks(episode: Episode) -> Iterator[Episode]:
 
 def _predictions(learner: Learner, params: Params, support: Batch, grid: torch.Tensor) -> dict[int, torch.Tensor]:
     """Predictions on the grid after 0, 1 and all inner steps."""
-    fast, found = learner.start(params, support), {}
-    for k in range(learner.num_steps + 1):
-        if k in (0, 1, learner.num_steps):
-            found[k] = learner.predict(params, fast, support, grid)
-        if k < learner.num_steps:
-            fast = learner.step(params, fast, support, k)
-    return found
+    drawn = (0, 1, learner.num_steps)
+    states = ((k, fast) for k, fast in learner.walk(params, support) if k in drawn)
+    return {k: learner.predict(params, fast, support, grid) for k, fast in states}

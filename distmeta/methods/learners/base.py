@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,9 +94,17 @@ class Learner(ABC):
         stage = self.stage(k, support.inputs.shape[0])
         return self.advance(meta, fast, stage.select(support), stage.kind, stage.tensor(meta))
 
-    def adapt(self, meta: Params, support: Batch) -> Fast:
-        """All steps."""
+    def walk(self, meta: Params, support: Batch) -> Iterator[tuple[int, Fast]]:
+        """The adapted state after k = 0, 1, ..., K inner steps, as (k, state)."""
         fast = self.start(meta, support)
+        yield 0, fast
         for k in range(self.num_steps):
             fast = self.step(meta, fast, support, k)
+            yield k + 1, fast
+
+    def adapt(self, meta: Params, support: Batch) -> Fast:
+        """The adapted state after all inner steps."""
+        fast: Fast = None
+        for _, state in self.walk(meta, support):  # one state at a time: all of them may not fit into memory
+            fast = state
         return fast
