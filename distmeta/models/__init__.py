@@ -1,4 +1,4 @@
-"""Networks under adaptation. A new one is a class and a row of `BACKBONES`."""
+"""Backbone networks. To add one, write a `Backbone` class and add it to `BACKBONES`."""
 
 from __future__ import annotations
 
@@ -18,5 +18,4 @@ BACKBONES: dict[str, Callable[[Any, tuple[int, ...], int, torch.dtype], Backbone
 def build_backbone(
     config: ModelConfig, input_shape: tuple[int, ...], num_outputs: int, dtype: torch.dtype = torch.float32
 ) -> Backbone:
-    """Make the network that a configuration names."""
     return BACKBONES[config.kind](config, input_shape, num_outputs, dtype)

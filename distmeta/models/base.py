@@ -1,4 +1,4 @@
-"""The network under adaptation, as pure functions of a flat mapping of parameters."""
+"""Interface of backbone networks: pure functions of a flat mapping of parameters."""
 
 from __future__ import annotations
 
@@ -17,25 +17,23 @@ class Backbone(ABC):
 
     Attributes:
         num_outputs: O.
-        max_order: Highest derivative order the network supports; None is any.
     """
 
     num_outputs: int
-    max_order: int | None = None
 
     @abstractmethod
     def init(self, seed: int) -> Params:
-        """Fresh parameters, a pure function of the seed."""
+        """Initial parameters, a pure function of the seed."""
 
     @abstractmethod
     def features(self, params: Mapping[str, Tensor], inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        """The body.
+        """Compute the features of the body.
 
         Args:
             params: Parameters by name.
             inputs: [B, ...] examples.
-            context: [N, ...] examples (the support set) that inductive batch norm takes its statistics from; networks
-                without such a layer ignore it.
+            context: [N, ...] examples (the support set) whose statistics inductive batch norm uses; ignored by networks
+                without such a layer.
 
         Returns:
             [B, D].
@@ -51,4 +49,4 @@ class Backbone(ABC):
 
     @abstractmethod
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """Parameter names by group: `all`, `body`, `head`, and the network's own (`norm`, `block1`, ...)."""
+        """Parameter names by group: `all`, `body`, `head`, and groups of the network (`norm`, `block1`, ...)."""

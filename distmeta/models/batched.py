@@ -1,4 +1,4 @@
-"""Whether code runs under `vmap`: some of torch's operations are missing, or wrong, there."""
+"""Detect `vmap`, under which some of torch's operations are missing or wrong."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def is_batched(x: Tensor) -> bool:
-    """True for a tensor inside `vmap`, at any depth of transforms."""
+    """Whether a tensor has a `vmap` dimension at any level of nested functorch transforms."""
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(x):
         if functorch.is_batchedtensor(x):

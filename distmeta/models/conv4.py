@@ -1,17 +1,17 @@
 """The four-block convolutional network of few-shot learning (Vinyals et al. 2016; Finn et al. 2017).
 
-A block is a 3x3 convolution, batch norm and ReLU. `stride`: convolutions of stride 2 and global average pooling, as the
-MAML paper uses on Omniglot. `pool`: 2x2 max pooling after every block and flattening.
+A block is a 3x3 convolution, batch norm and ReLU. `stride`: convolutions of stride 2 and global average pooling, as in
+the MAML paper on Omniglot. `pool`: 2x2 max pooling after every block, then flattening.
 
-Batch norm keeps no running statistics. In `batch` mode the statistics are those of the batch at hand: a query batch
-normalises itself (transductive). In `support` mode they are those of the support set under the current parameters: the
-support examples ride along in the same pass and alone are counted (inductive).
+Batch norm has no running statistics. In `batch` mode it uses the statistics of the input batch, so that a query batch
+is normalised by itself (transductive). In `support` mode it uses those of the support set under the current parameters:
+the support examples are prepended to the batch, and only they enter the statistics (inductive).
 
-Parameters are those of the published network, the convolutions' biases included, although a norm after them leaves
-these without any effect.
+The parameters are those of the published network, including the biases of the convolutions, which have no effect
+because batch norm follows.
 
-Deviation from the paper: Xavier-uniform weights (Glorot & Bengio 2010) for all layers, where its code draws the head's
-and the convolutions' weights from different truncated normals.
+Deviation from the paper: Xavier-uniform weights (Glorot & Bengio 2010) in all layers; its code draws the weights of the
+head and of the convolutions from different truncated normals.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from distmeta.config import Conv4Config
 from distmeta.core.errors import UserError
@@ -29,28 +30,28 @@ from distmeta.core.seeding import mix
 from distmeta.core.types import Params
 from distmeta.models.base import Backbone
 from distmeta.models.convolution import conv3x3
-from distmeta.models.normalization import batch_norm, batch_norm_by
+from distmeta.models.normalization import batch_norm, context_batch_norm
 
 NUM_BLOCKS = 4
 
 
 class Conv4(Backbone):
-    """See the module.
+    """Four convolutional blocks and a linear head.
 
     Args:
-        config: Filters, downsampling and norm.
+        config: Number of filters, downsampling and norm.
         input_shape: (channels, height, width).
         num_outputs: O.
         dtype: Type of the parameters.
 
     Raises:
-        UserError: The input is not an image, or too small for four halvings.
+        UserError: The input is not an image, or too small for four downsamplings.
     """
 
     def __init__(self, config: Conv4Config, input_shape: tuple[int, ...], num_outputs: int, dtype: torch.dtype) -> None:
         if len(input_shape) != 3:
             raise UserError(
-                f"conv4 takes images, the tasks give inputs of shape {input_shape}",
+                f"conv4 takes images, but the inputs of the tasks have shape {input_shape}",
                 where="model.kind",
                 allowed="mlp, or tasks of images",
             )
@@ -68,8 +69,9 @@ class Conv4(Backbone):
             )
         self._num_features = config.filters * (1 if config.downsample == "stride" else side_h * side_w)
 
+    @override
     def init(self, seed: int) -> Params:
-        """Xavier-uniform weights, biases and shifts zero, scales one."""
+        """Weights Xavier-uniform, biases zero, norm scales one."""
         rng = torch.Generator().manual_seed(mix(seed, "conv4"))
 
         def xavier(*shape: int) -> Tensor:
@@ -89,26 +91,29 @@ class Conv4(Backbone):
         params["head.bias"] = torch.zeros(self.num_outputs, dtype=self._dtype)
         return params
 
+    @override
     def features(self, params: Mapping[str, Tensor], inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, D]; with `context` [N, C, H, W] and norm `support`, statistics are the context's."""
+        """[B, C, H, W] -> [B, D]. With norm `support`, the statistics are those of `context` [N, C, H, W]."""
         inductive = context is not None and self._config.norm == "support"
-        num_counted = context.shape[0] if context is not None and inductive else inputs.shape[0]
+        num_context = context.shape[0] if context is not None and inductive else inputs.shape[0]
         x = torch.cat((context, inputs)) if context is not None and inductive else inputs
         for block in range(1, NUM_BLOCKS + 1):
-            x = self._block(params, f"block{block}", x, num_counted)
-        x = x[num_counted:] if inductive else x
+            x = self._block(params, f"block{block}", x, num_context)
+        x = x[num_context:] if inductive else x
         return x.mean((2, 3)) if self._config.downsample == "stride" else x.flatten(1)
 
-    def _block(self, params: Mapping[str, Tensor], name: str, x: Tensor, num_counted: int) -> Tensor:
+    def _block(self, params: Mapping[str, Tensor], name: str, x: Tensor, num_context: int) -> Tensor:
         stride = 2 if self._config.downsample == "stride" else 1
         scale, shift = params[f"{name}.norm.weight"], params[f"{name}.norm.bias"]
-        # The convolution's bias moves every value of a channel alike, which the norm takes back: its effect and its
-        # derivatives are exactly zero, so it is not added.
+        # The bias of the convolution is not added: the norm subtracts the mean of each channel, so its effect and its
+        # derivatives are exactly zero.
         x = conv3x3(x, params[f"{name}.conv.weight"], stride)
-        whole = num_counted == x.shape[0]
-        x = torch.relu(batch_norm(x, scale, shift) if whole else batch_norm_by(x, num_counted, scale, shift))
+        transductive = num_context == x.shape[0]
+        x = batch_norm(x, scale, shift) if transductive else context_batch_norm(x, num_context, scale, shift)
+        x = torch.relu(x)
         return x if stride == 2 else F.max_pool2d(x, 2)
 
+    @override
     def groups(self) -> dict[str, tuple[str, ...]]:
         """`all`, `body`, `head`, `norm` (scales and shifts) and `block1` .. `block4`."""
         parts = ("conv.weight", "conv.bias", "norm.weight", "norm.bias")

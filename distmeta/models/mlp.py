@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from distmeta.config import MlpConfig
 from distmeta.core.seeding import mix
@@ -18,8 +19,8 @@ class Mlp(Backbone):
     """Hidden layers `block1 .. blockL`, then the linear head.
 
     Args:
-        config: Widths.
-        input_shape: Shape of one example; it is flattened.
+        config: Widths of the hidden layers.
+        input_shape: Shape of one example, which is flattened.
         num_outputs: O.
         dtype: Type of the parameters.
     """
@@ -29,6 +30,7 @@ class Mlp(Backbone):
         self._sizes = (math.prod(input_shape), *config.hidden, num_outputs)
         self._dtype = dtype
 
+    @override
     def init(self, seed: int) -> Params:
         """Weights uniform with variance 2 / (fan_in + fan_out) (Glorot & Bengio 2010), biases zero."""
         rng = torch.Generator().manual_seed(mix(seed, "mlp"))
@@ -41,6 +43,7 @@ class Mlp(Backbone):
             params[f"{name}.bias"] = torch.zeros(fan_out, dtype=self._dtype)
         return params
 
+    @override
     def features(self, params: Mapping[str, Tensor], inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """[B, ...] -> [B, last hidden width]."""
         x = inputs.flatten(1)
@@ -48,6 +51,7 @@ class Mlp(Backbone):
             x = torch.relu(x @ params[f"block{layer}.weight"].T + params[f"block{layer}.bias"])
         return x
 
+    @override
     def groups(self) -> dict[str, tuple[str, ...]]:
         """`all`, `body`, `head` and each `blockL`."""
         blocks = {

@@ -1,22 +1,27 @@
-"""Batch norm by the statistics of the batch at hand (Ioffe & Szegedy 2015), its derivatives in few passes over memory.
+"""Batch norm with batch statistics (Ioffe & Szegedy 2015), and its derivatives in few passes over memory.
 
-Per channel, over the M = B * H * W entries:  xh = (x - mean) * r,  r = 1 / sqrt(var + eps),  y = weight * xh + bias.
-With g the derivative by y, and overlines for means over the entries:
+Per channel, over its M = B * H * W values, with m[.] the mean over them:
 
-    dx      = weight * r * (g - _g_ - xh * _g xh_)        dweight = M * _g xh_        dbias = M * _g_
+    xh = (x - m[x]) * r        r = 1 / sqrt(var + eps)        y = weight * xh + bias
 
-and with v, a, c the derivatives by dx, dweight, dbias (reverse mode over the line above, xh and r depending on x):
+First derivatives, with g the gradient by y:
 
-    by g      weight * r * (v - _v_ - xh * _v xh_) + a * xh + c
-    by weight r * Q,                 Q = M * (_v g_ - _v_ _g_ - _v xh_ _g xh_)
-    by x      r * (h - _h_ - xh * _h xh_) - weight * Q * r^2 * xh / M,
-              with h = a * g - weight * r * (g * _v xh_ + v * _g xh_)
+    dx = weight * r * (g - m[g] - xh * m[g xh])        dweight = M * m[g xh]        dbias = M * m[g]
 
-Each line needs one pass for its means and one for its result. What torch derives by itself from the definition needs
-several times as many, and these passes, not the products, are what a compiled step would spend its time on.
+Second derivatives, with v, a, c the gradients by dx, dweight, dbias:
 
-Eager code takes torch's kernel, except under `vmap`: there its second derivative is wrong (torch 2.13), and the
+    by g       weight * r * (v - m[v] - xh * m[v xh]) + a * xh + c
+    by weight  r * Q                 with Q = M * (m[v g] - m[v] m[g] - m[v xh] m[g xh])
+    by x       r * (h - m[h] - xh * m[h xh]) - weight * Q * r^2 * xh / M
+               with h = a * g - weight * r * (g * m[v xh] + v * m[g xh])
+
+Each line takes one pass for its means and one for its result. Autograd of the definition takes several times as many,
+and compiled steps are limited by these passes over memory.
+
+Eager code uses torch's kernel, except under `vmap`, where its second derivative is wrong (torch 2.13): there the
 definition is used.
+
+Shapes: B images, C channels, H x W pixels.
 """
 
 from __future__ import annotations
@@ -31,22 +36,22 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from distmeta.models.batched import is_batched
 
 EPSILON = 1e-5
-_ENTRIES = (0, 2, 3)
+_BATCH_DIMS = (0, 2, 3)
 
 
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """[B, C, H, W] images normalised by their own statistics, scaled and shifted by `weight` and `bias` [C]."""
+    """Normalise images [B, C, H, W] by their own statistics; scale and shift by `weight` and `bias` [C]."""
     if get_proxy_mode() is None:
         if is_batched(x) or is_batched(weight):
-            return batch_norm_by(x, x.shape[0], weight, bias)
+            return context_batch_norm(x, x.shape[0], weight, bias)
         return torch.batch_norm(x, weight, bias, None, None, True, 0.0, EPSILON, torch.backends.cudnn.enabled)
     y: Tensor = _Norm.apply(x, weight, bias)[0]  # type: ignore[no-untyped-call]
     return y
 
 
-def batch_norm_by(x: Tensor, num_counted: int, weight: Tensor, bias: Tensor) -> Tensor:
-    """The same with the statistics of the first `num_counted` images alone."""
-    variance, mean = torch.var_mean(x[:num_counted], dim=_ENTRIES, correction=0, keepdim=True)
+def context_batch_norm(x: Tensor, num_context: int, weight: Tensor, bias: Tensor) -> Tensor:
+    """Batch norm of all images with the statistics of the first `num_context` ones."""
+    variance, mean = torch.var_mean(x[:num_context], dim=_BATCH_DIMS, correction=0, keepdim=True)
     return (x - mean) * (_channels(weight) * torch.rsqrt(variance + EPSILON)) + _channels(bias)
 
 
@@ -56,10 +61,10 @@ def _channels(x: Tensor) -> Tensor:
 
 
 def _mean(x: Tensor) -> Tensor:
-    """Over the entries of each channel, image by image first.
+    """Mean over each channel, first within images and then over images.
 
-    A compiler's sum runs through thousands of entries in a row. In drawings most of them are one and the same number,
-    the background's, whose rounding errors then all point the same way.
+    A compiled sum adds thousands of values sequentially. In drawings most of them equal the background's, so that the
+    rounding errors would all have the same sign.
     """
     return x.mean((2, 3), keepdim=True).mean(0, keepdim=True)
 
@@ -70,7 +75,7 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Norm(Function):
-    """(x, weight, bias) -> y, and mean and r [1, C, 1, 1] for the derivatives."""
+    """(x, weight, bias) -> y, and m[x] and r [1, C, 1, 1] for the derivatives."""
 
     generate_vmap_rule = True
 
@@ -92,7 +97,7 @@ class _Norm(Function):
 
 
 class _NormBack(Function):
-    """(g, x, weight) -> dx, dweight, dbias, and the means of g and g xh; mean and r are functions of x."""
+    """(g, x, weight) -> dx, dweight, dbias, and m[g] and m[g xh]; `mean` and `r` are functions of x."""
 
     generate_vmap_rule = True
 
@@ -101,8 +106,8 @@ class _NormBack(Function):
         xh = (x - mean) * r
         g1, g2 = _mean(g), _mean(g * xh)
         dx = (_channels(weight) * r) * (g - g1 - xh * g2)
-        entries = x.numel() // x.shape[1]
-        return dx, (g2 * entries).flatten(), (g1 * entries).flatten(), g1, g2
+        m = x.numel() // x.shape[1]
+        return dx, (g2 * m).flatten(), (g1 * m).flatten(), g1, g2
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -113,7 +118,7 @@ class _NormBack(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         g, x, weight, mean, r, g1, g2 = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a third derivative is wanted: let it see how these depend on x and g
+        if torch.is_grad_enabled():  # for a third derivative: recompute them as functions of x and g
             mean, r = _statistics(x)
             g1, g2 = _mean(g), _mean(g * ((x - mean) * r))
         v, a, c = grads[0], _channels(grads[1]), _channels(grads[2])

@@ -1,3 +1,5 @@
+"""Contract of all backbones: a table with a row for each."""
+
 from __future__ import annotations
 
 import math
@@ -36,20 +38,20 @@ def test_shapes_groups_and_types_fit_together(name: str) -> None:
     assert torch.equal(backbone.apply(params, inputs), backbone.head(params, features))
     groups = backbone.groups()
     assert list(groups["all"]) == list(params) == [*groups["body"], *groups["head"]]
-    in_blocks = [name for group, names in groups.items() if group.startswith("block") for name in names]
-    assert sorted(in_blocks) == sorted(groups["body"])
+    names_in_blocks = [name for group, names in groups.items() if group.startswith("block") for name in names]
+    assert sorted(names_in_blocks) == sorted(groups["body"])
     assert {tensor.dtype for tensor in params.values()} == {torch.float64}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_both_types_start_from_the_same_numbers(dtype: torch.dtype) -> None:
+def test_initial_parameters_are_the_same_in_both_dtypes(dtype: torch.dtype) -> None:
     for config, shape, _ in ROWS.values():
         exact = build_backbone(config, shape, 4, torch.float64).init(2)
-        found = build_backbone(config, shape, 4, dtype).init(2)
-        assert all(torch.equal(found[name], tensor.to(dtype)) for name, tensor in exact.items())
+        params = build_backbone(config, shape, 4, dtype).init(2)
+        assert all(torch.equal(params[name], tensor.to(dtype)) for name, tensor in exact.items())
 
 
-def test_conv4_starts_with_the_spread_of_glorot_and_bengio() -> None:
+def test_initial_weights_of_conv4_are_xavier_uniform() -> None:
     conv4 = build_backbone(Conv4Config(filters=64), (1, 28, 28), 4).init(0)
     bound = math.sqrt(6 / (9 * (64 + 64)))
     assert float(conv4["block2.conv.weight"].abs().max()) == pytest.approx(bound, rel=0.01)
@@ -63,6 +65,6 @@ def test_conv4_starts_with_the_spread_of_glorot_and_bengio() -> None:
         (Conv4Config(downsample="pool"), (1, 28, 15), "28x15 pixels are too small"),
     ],
 )
-def test_inputs_that_do_not_fit_are_refused(config: ModelConfig, shape: tuple[int, ...], message: str) -> None:
+def test_unsupported_input_shapes_are_refused(config: ModelConfig, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_backbone(config, shape, 5)

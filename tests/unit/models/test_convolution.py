@@ -1,4 +1,4 @@
-"""The traced convolution and all its derivatives are those of `F.conv2d`, alone and under `vmap`."""
+"""The traced convolution and its derivatives equal those of `F.conv2d`, with and without `vmap`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distmeta.models.convolution import conv3x3
 Conv = Callable[[Tensor, Tensor, int], Tensor]
 IMAGES, OUT, TASKS = 3, 4, 2
 SIDES = [(6, 6), (7, 4), (1, 2)]
-# Which of image and weight have a task axis.
+# The task axis of image and weight, if any.
 LIFTS: dict[str, tuple[int | None, int | None]] = {"images": (0, None), "weights": (None, 0), "both": (0, 0)}
 
 
@@ -29,7 +29,7 @@ def draw(*shape: int, seed: int) -> Tensor:
 
 
 def shapes(channels: int, side: tuple[int, int], stride: int) -> tuple[tuple[int, ...], ...]:
-    """Of image, weight and result."""
+    """Shapes of image, weight and output."""
     out = tuple((length - 1) // stride + 1 for length in side)
     return (IMAGES, channels, *side), (OUT, channels, 3, 3), (IMAGES, OUT, *out)
 
@@ -45,7 +45,7 @@ def first(conv: Conv, stride: int) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def second(conv: Conv, stride: int) -> Callable[..., tuple[Tensor, ...]]:
-    """(x, w, g, cotangents of `first`) -> what `first` gives, and the derivatives of it by x, w and g."""
+    """(x, w, g, cotangents of `first`) -> outputs of `first`, and its gradients by x, w and g."""
 
     def function(x: Tensor, weight: Tensor, g: Tensor, *cotangents: Tensor) -> tuple[Tensor, ...]:
         values, pullback = vjp(first(conv, stride), x, weight, g)
@@ -55,28 +55,28 @@ def second(conv: Conv, stride: int) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def third(conv: Conv, stride: int) -> Callable[..., tuple[Tensor, ...]]:
-    """The sum of the squares of what `second` gives, differentiated once more."""
+    """Gradient of half the sum of squares of the outputs of `second`."""
 
     def function(*arguments: Tensor) -> tuple[Tensor, ...]:
-        found, pullback = vjp(second(conv, stride), *arguments)
-        return pullback(found)
+        values, pullback = vjp(second(conv, stride), *arguments)
+        return pullback(values)
 
     return function
 
 
 def arguments(channels: int, side: tuple[int, int], stride: int, lift: Sequence[int | None] = ()) -> list[Tensor]:
-    """x, w, g and cotangents for `second`, with a task axis where `lift` has one (everywhere behind x and w)."""
+    """x, w, g and cotangents for `second`, with task axes as in `lift`; all tensors after x and w have one."""
     x, weight, y = shapes(channels, side, stride)
-    found = [x, weight, y, y, x, weight]
+    tensor_shapes = [x, weight, y, y, x, weight]
     dims = [*lift, *[0] * 4] if lift else [None] * 6
     return [
         draw(*(() if dim is None else (TASKS,)), *shape, seed=i)
-        for i, (shape, dim) in enumerate(zip(found, dims, strict=True))
+        for i, (shape, dim) in enumerate(zip(tensor_shapes, dims, strict=True))
     ]
 
 
-def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    for left, right in zip(found, expected, strict=True):
+def assert_close(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    for left, right in zip(outputs, expected, strict=True):
         assert left.shape == right.shape
         assert float((left - right).abs().max()) <= 1e-12 * max(1.0, float(right.abs().max()))
 
@@ -85,37 +85,39 @@ def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 @pytest.mark.parametrize("channels", [1, 2, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_values_and_derivatives_are_torchs_own(stride: int, channels: int, side: tuple[int, int]) -> None:
-    given = arguments(channels, side, stride)
-    module = make_fx(second(conv3x3, stride), tracing_mode="fake")(*given)
-    assert_close(module(*given), second(plain, stride)(*given))
+    inputs = arguments(channels, side, stride)
+    module = make_fx(second(conv3x3, stride), tracing_mode="fake")(*inputs)
+    assert_close(module(*inputs), second(plain, stride)(*inputs))
 
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("lift", LIFTS)
-def test_so_they_are_for_many_tasks_at_once(lift: str, stride: int, channels: int, side: tuple[int, int]) -> None:
-    given, in_dims = arguments(channels, side, stride, LIFTS[lift]), (*LIFTS[lift], 0, 0, 0, 0)
-    module = make_fx(vmap(second(conv3x3, stride), in_dims=in_dims), tracing_mode="fake")(*given)
-    assert_close(module(*given), vmap(second(plain, stride), in_dims=in_dims)(*given))
+def test_values_and_derivatives_under_vmap_are_torchs_own(
+    lift: str, stride: int, channels: int, side: tuple[int, int]
+) -> None:
+    inputs, in_dims = arguments(channels, side, stride, LIFTS[lift]), (*LIFTS[lift], 0, 0, 0, 0)
+    module = make_fx(vmap(second(conv3x3, stride), in_dims=in_dims), tracing_mode="fake")(*inputs)
+    assert_close(module(*inputs), vmap(second(plain, stride), in_dims=in_dims)(*inputs))
 
 
 @pytest.mark.parametrize("lift", [None, *LIFTS])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_third_derivatives_are_torchs_own(stride: int, lift: str | None) -> None:
-    given = arguments(2, (5, 6), stride, LIFTS[lift] if lift else ())
+    inputs = arguments(2, (5, 6), stride, LIFTS[lift] if lift else ())
 
     def lifted(conv: Conv) -> Callable[..., tuple[Tensor, ...]]:
         return vmap(third(conv, stride), in_dims=(*LIFTS[lift], 0, 0, 0, 0)) if lift else third(conv, stride)
 
-    module = make_fx(lifted(conv3x3), tracing_mode="fake")(*given)
-    assert_close(module(*given), lifted(plain)(*given))
+    module = make_fx(lifted(conv3x3), tracing_mode="fake")(*inputs)
+    assert_close(module(*inputs), lifted(plain)(*inputs))
 
 
 @pytest.mark.parametrize("lift", LIFTS)
 @pytest.mark.parametrize("stride", [1, 2])
-def test_derivatives_may_be_taken_outside_of_the_tasks(stride: int, lift: str) -> None:
-    given = arguments(2, (7, 6), stride, LIFTS[lift])[:3]
+def test_derivatives_may_be_taken_outside_of_vmap(stride: int, lift: str) -> None:
+    inputs = arguments(2, (7, 6), stride, LIFTS[lift])[:3]
 
     def outside(conv: Conv) -> Callable[..., tuple[Tensor, ...]]:
         def function(x: Tensor, weight: Tensor, g: Tensor) -> tuple[Tensor, ...]:
@@ -125,21 +127,23 @@ def test_derivatives_may_be_taken_outside_of_the_tasks(stride: int, lift: str) -
 
         return function
 
-    module = make_fx(outside(conv3x3), tracing_mode="fake")(*given)
-    assert_close(module(*given), outside(plain)(*given))
+    module = make_fx(outside(conv3x3), tracing_mode="fake")(*inputs)
+    assert_close(module(*inputs), outside(plain)(*inputs))
 
 
 @pytest.mark.parametrize("side", [(6, 6), (7, 5)])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_traced_derivatives_are_those_of_finite_differences(stride: int, side: tuple[int, int]) -> None:
-    x, weight, g, *_ = given = arguments(2, side, stride)
-    there = make_fx(first(conv3x3, stride), tracing_mode="fake")(x, weight, g)
-    back = make_fx(second(conv3x3, stride), tracing_mode="fake")(*given)
-    # Along a line, `first` is a polynomial of second degree: a central difference is exact for it at any distance.
-    along = [draw(*tensor.shape, seed=20 + i) for i, tensor in enumerate((x, weight, g))]
-    ahead, behind = (there(*(a + side * b for a, b in zip((x, weight, g), along, strict=True))) for side in (0.5, -0.5))
-    slope = sum(((a - b) * c).sum() for a, b, c in zip(ahead, behind, given[3:], strict=True))
-    expected = sum((a * b).sum() for a, b in zip(back(*given)[3:], along, strict=True))
+    x, weight, g, *_ = inputs = arguments(2, side, stride)
+    first_order = make_fx(first(conv3x3, stride), tracing_mode="fake")(x, weight, g)
+    second_order = make_fx(second(conv3x3, stride), tracing_mode="fake")(*inputs)
+    # Along a line, `first` is a polynomial of second degree, for which central differences of any step are exact.
+    direction = [draw(*tensor.shape, seed=20 + i) for i, tensor in enumerate((x, weight, g))]
+    ahead, behind = (
+        first_order(*(a + step * b for a, b in zip((x, weight, g), direction, strict=True))) for step in (0.5, -0.5)
+    )
+    slope = sum(((a - b) * c).sum() for a, b, c in zip(ahead, behind, inputs[3:], strict=True))
+    expected = sum((a * b).sum() for a, b in zip(second_order(*inputs)[3:], direction, strict=True))
     assert float(slope) == pytest.approx(float(expected), rel=1e-12)
 
 
@@ -149,8 +153,8 @@ def test_eager_code_is_torchs_own_operation() -> None:
 
 
 def test_second_derivatives_use_kernels_of_three_by_three_alone() -> None:
-    given = arguments(2, (8, 8), 1)
-    module = make_fx(second(conv3x3, 1), tracing_mode="fake")(*given)
+    inputs = arguments(2, (8, 8), 1)
+    module = make_fx(second(conv3x3, 1), tracing_mode="fake")(*inputs)
     weights = [node.args[1] for node in module.graph.nodes if str(node.target).startswith("aten.convolution.")]
     assert weights
     assert {tuple(node.meta["val"].shape[2:]) for node in weights} == {(3, 3)}
