@@ -192,7 +192,7 @@ up() {
     cat <<EOF
 a head, $workers workers and an MLflow server are up in $dir
   eval "\$(cluster/local.sh env$flag)"     # the token, and where MLflow is
-  distmeta submit jobs/sinusoid_maml.py --address $RAY_API_SERVER_ADDRESS --follow
+  distmeta submit jobs/sinusoid.py:maml --address $RAY_API_SERVER_ADDRESS --follow
   MLflow         $MLFLOW_TRACKING_URI
   Ray dashboard  $RAY_API_SERVER_ADDRESS  (asks for the token in $dir/token)
   cluster/local.sh down$flag

@@ -2,11 +2,12 @@
 
 The characters are drawn by the program itself (`glyphs`), so nothing is downloaded. Two Ray workers on this machine.
 
+    distmeta train jobs/demo.py
     make demo
+    python jobs/demo.py
 """
 
-import sys
-
+from distmeta.cli import run_job
 from distmeta.config import (
     CheckpointConfig,
     Conv4Config,
@@ -36,6 +37,4 @@ def config() -> RunConfig:
 
 
 if __name__ == "__main__":
-    from distmeta.cli import main
-
-    main(["train", __file__, *sys.argv[1:]])
+    run_job(__file__)

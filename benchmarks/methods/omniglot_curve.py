@@ -23,7 +23,7 @@ REFERENCE = {103: 89.8, 282: 92.9, 603: 94.7, 1069: 95.4, 1215: 95.6}
 
 def config(seconds: float, every: int, tasks: int) -> RunConfig:
     """The MAML job, scored on test tasks while it trains."""
-    job = Path(__file__).parents[2] / "jobs" / "omniglot_maml.py"
+    job = Path(__file__).parents[2] / "jobs" / "omniglot.py:maml"
     changes = {
         "name": "omniglot_curve",
         "train.budget_s": seconds,

@@ -36,7 +36,7 @@ def main() -> None:
     found = json.loads(chosen.out.read_text()) if chosen.out.exists() else {}
     rows = []
     for method in chosen.methods:
-        job = Path(__file__).parents[2] / "jobs" / f"omniglot_{method}.py"
+        job = Path(__file__).parents[2] / "jobs" / f"omniglot.py:{method}"
         result = train(load_config(str(job), [f"train.budget_s={chosen.seconds}", *chosen.set]))
         found[method] = result.to_json()
         chosen.out.write_text(json.dumps(found, indent=1))

@@ -13,7 +13,7 @@ from distmeta.program.scoring import headline
 from distmeta.tracking.plots import adaptation_curve
 from distmeta.training import train
 
-JOBS = {"MAML": "sinusoid_maml.py", "pre-trained": "sinusoid_pretrain.py"}
+JOBS = {"MAML": "sinusoid.py:maml", "pre-trained": "sinusoid.py:pretrain"}
 
 
 def main() -> None:

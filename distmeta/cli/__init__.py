@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -18,3 +19,23 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     from distmeta.cli.app import run  # here, so that one command's module can be imported without all the others
 
     raise SystemExit(run(argv))
+
+
+def run_job(file: str) -> NoReturn:
+    """Train a job file that is run as a script: `python FILE.py [NAME] [options of distmeta train]`.
+
+    The last two lines of a job:
+
+        if __name__ == "__main__":
+            run_job(__file__)
+
+    Args:
+        file: The job's `__file__`. NAME is one of its functions; without it, `config` is called.
+
+    Raises:
+        SystemExit: Always, with the exit code of `distmeta train`.
+    """
+    arguments = sys.argv[1:]
+    if arguments and not arguments[0].startswith("-"):
+        file = f"{file}:{arguments.pop(0)}"
+    main(["train", file, *arguments])

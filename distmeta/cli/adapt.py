@@ -17,7 +17,7 @@ from distmeta.data.importers.folder import SUFFIXES
 
 EXAMPLES = """\b
 Example:
-  distmeta adapt runs/demo --support my_letters --query unsorted --invert --out labels.csv
+  distmeta adapt runs/first_job --support my_letters --query unsorted --invert --out labels.csv
 """
 
 

@@ -25,10 +25,11 @@ from distmeta.core.errors import DistmetaError, UserError
 
 _EXAMPLES = """\b
 A first session:
-  distmeta train jobs/demo.py                     train MAML on drawn characters
-  distmeta evaluate runs/demo                     accuracy before and after adaptation
-  distmeta adapt runs/demo --support A --query B  label the images in B as those in A
-  distmeta ui                                     look at the runs in the browser
+  distmeta jobs init                                   write first_job.py, a job to begin with
+  distmeta train first_job.py                          train it: MAML on drawn characters
+  distmeta evaluate runs/first_job                     accuracy before and after adaptation
+  distmeta adapt runs/first_job --support A --query B  label the images in B as those in A
+  distmeta ui                                          look at the runs in the browser
 """
 
 app = typer.Typer(
@@ -65,7 +66,7 @@ def _distmeta(
 
 app.command("train", short_help="Meta-train a learner.", epilog=train.EXAMPLES)(train.train)
 app.command("submit", short_help="Send a job to a Ray cluster.", epilog=submit.EXAMPLES)(submit.submit)
-app.add_typer(jobs.app, name="jobs", short_help="Look at the jobs of a Ray cluster.")
+app.add_typer(jobs.app, name="jobs", short_help="Write a first job; look at the jobs of a Ray cluster.")
 app.command("evaluate", short_help="Measure a checkpoint on unseen tasks.", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("adapt", short_help="Label your own images.", epilog=adapt.EXAMPLES)(adapt.adapt)
 app.add_typer(data.app, name="data", short_help="Import raw files into stores, and look into them.")

@@ -12,9 +12,9 @@ _SPLITS = ("train", "val", "test")
 
 EXAMPLES = """\b
 Examples:
-  distmeta evaluate runs/demo
-  distmeta evaluate runs/demo --which best --tasks 1000 --json
-  distmeta evaluate runs/demo --set tasks.shots=5
+  distmeta evaluate runs/first_job
+  distmeta evaluate runs/first_job --which best --tasks 1000 --json
+  distmeta evaluate runs/first_job --set tasks.shots=5
 """
 
 

@@ -1,8 +1,11 @@
-"""`distmeta jobs`: look at the jobs of a Ray cluster, and stop them."""
+"""`distmeta jobs`: write a first job file; look at the jobs of a Ray cluster, and stop them."""
 
 from __future__ import annotations
 
+import shlex
 import time
+from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,10 +22,48 @@ from distmeta.cli.submit import (
     show_log,
     wait_for_end,
 )
+from distmeta.core.errors import UserError
 
-app = typer.Typer(name="jobs", no_args_is_help=True, help="Look at the jobs of a Ray cluster, and stop them.")
+FIRST_JOB = "first_job.py"
+"""The file that `init` writes: a copy of the module of this package."""
 
-_JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id, as `submit` and `list` tell it.")]
+app = typer.Typer(
+    name="jobs",
+    no_args_is_help=True,
+    help="Write a first job file; look at the jobs of a Ray cluster, and stop them.",
+)
+
+_JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id, as `submit` and `list` print it.")]
+
+
+@app.command()
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder to write to; made if it does not exist.")
+    ] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that exists.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write first_job.py, a documented job to train and to change. It takes half a minute on one core."""
+    path = folder / FIRST_JOB
+    text = resources.files(__package__).joinpath(FIRST_JOB).read_text(encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"cannot be made: {error.strerror}"
+        raise UserError(what, where=str(folder), allowed="a folder, or a path where one can be made") from error
+    try:
+        with path.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise UserError("exists already", where=str(path), allowed="another DIR, or --force to overwrite it") from error
+    except OSError as error:
+        raise UserError(f"cannot be written: {error.strerror}", where=str(path), allowed="another DIR") from error
+    command = shlex.join(["distmeta", "train", str(path)])
+    if as_json:
+        print_json({"job": str(path), "command": command})
+    else:
+        print_values({"written": path, "train it": command})
 
 
 @app.command("list")
@@ -41,15 +82,15 @@ def list_jobs(address: AddressOption = None, as_json: JsonOption = False) -> Non
 
 @app.command()
 def status(job: _JobArgument, address: AddressOption = None, as_json: JsonOption = False) -> None:
-    """Say how a job is doing, and where it can be watched."""
+    """Show a job's status and its run's address in MLflow."""
     with connected(address_of(address)) as client:
         details = client.get_job_info(job)
         link = mlflow_link(client.get_job_logs(job))
-    found = {**_describe(details), "mlflow": link, "message": (details.message or "").split("\n")[0]}
+    row = {**_describe(details), "mlflow": link, "message": (details.message or "").split("\n")[0]}
     if as_json:
-        print_json(found)
+        print_json(row)
     else:
-        print_values(found)
+        print_values(row)
 
 
 @app.command()
@@ -89,7 +130,7 @@ def stop(job: _JobArgument, address: AddressOption = None, as_json: JsonOption =
 
 
 def _describe(details: Any) -> dict[str, Any]:
-    """What there is to say about a job, Ray's `JobDetails`, in one row."""
+    """The row of a job, Ray's `JobDetails`, in the list of jobs."""
     return {
         "job": details.submission_id,
         "run": (details.metadata or {}).get(RUN_KEY),

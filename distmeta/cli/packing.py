@@ -1,4 +1,4 @@
-"""What a job takes to a cluster: the working folder without its data, and this package where it runs from a checkout.
+"""The files sent to a cluster with a job: the working folder without its data, and this package if it is a checkout.
 
 Left out, besides what git ignores:
 
@@ -6,8 +6,8 @@ Left out, besides what git ignores:
 - at the top of the folder: `data`, `datasets`, `raw`, `stores`, `runs`, `mlruns`, `mlartifacts`, `mlflow-unsent`,
   `build`, `dist`;
 - `*.arrow` (stores), archives (`*.zip`, `*.tar`, `*.tar.gz`, `*.tgz`), `mlflow.db*`;
-- DISTMETA_DATA, DISTMETA_HOME and the folder of the run's checkpoints, where they lie within;
-- files of more than 20 MiB, which are told.
+- DISTMETA_DATA, DISTMETA_HOME and the folder of the run's checkpoints, where they are below the working folder;
+- files of more than 20 MiB, which are reported.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ANYWHERE = (".*", "__pycache__", "venv", "node_modules", "*.egg-info", "mlflow.d
 ARCHIVES = ("*.zip", "*.tar", "*.tar.gz", "*.tgz")
 LARGE_FILE_BYTES = 20 << 20
 MAX_PACKAGE_BYTES = 100 << 20
-"""What Ray's job server takes (`DASHBOARD_CLIENT_MAX_SIZE`); the 500 MiB of its documentation is another limit."""
+"""Limit of Ray's job server (`DASHBOARD_CLIENT_MAX_SIZE`); the 500 MiB of its documentation is another limit."""
 _PACKAGE = Path(__file__).resolve().parents[1]
 _INSTALLED = ("site-packages", "dist-packages")
 _GIT_TIMEOUT_S = 30.0
@@ -40,7 +40,7 @@ class Contents:
 
     Attributes:
         folder: The working folder.
-        files: Where each file lies, by its name in the package.
+        files: Path of each file, by its name in the package.
         too_large: Files left out for their size alone.
     """
 
@@ -65,12 +65,12 @@ class Contents:
 
 
 def collect(folder: Path, *, excludes: Sequence[str] = (), keep_out: Iterable[Path] = ()) -> Contents:
-    """Find what is to be packed.
+    """Find the files to pack.
 
     Args:
         folder: The working folder.
         excludes: Further patterns of names (`*.csv`, `notebooks`), or of paths below the folder (`old/*`).
-        keep_out: Folders that are data wherever they lie.
+        keep_out: Further folders of data to leave out.
 
     Raises:
         UserError: There is no such folder.
@@ -97,7 +97,7 @@ def write_package(contents: Contents, path: Path) -> None:
     """Write a zip with the files.
 
     Raises:
-        UserError: It is larger than Ray takes, or a file cannot be read.
+        UserError: It is larger than `MAX_PACKAGE_BYTES`, or a file cannot be read.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, source in sorted(contents.files.items()):
@@ -137,11 +137,11 @@ def _is_left_out(path: PurePosixPath, excludes: Sequence[str]) -> bool:
 
 
 def _own_files() -> dict[str, Path]:
-    """The files of this package, unless it is installed: a checkout is what the cluster cannot have."""
+    """The files of this package if it runs from a checkout, which the cluster cannot have installed."""
     if set(_INSTALLED) & set(_PACKAGE.parts):
         return {}
-    found = (path for path in _PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return {f"{_PACKAGE.name}/{path.relative_to(_PACKAGE).as_posix()}": path for path in found}
+    paths = (path for path in _PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {f"{_PACKAGE.name}/{path.relative_to(_PACKAGE).as_posix()}": path for path in paths}
 
 
 def _too_much(contents: Contents) -> UserError:

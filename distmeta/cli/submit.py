@@ -1,7 +1,7 @@
-"""`distmeta submit`: a job sent to a Ray cluster, where its head drives it. And what `distmeta jobs` asks a cluster.
+"""`distmeta submit`: send a job to a Ray cluster, whose head runs the driver. And the client of `distmeta jobs`.
 
-Ray's job server takes the working folder and a command line. Ray's own variables hold the token (RAY_AUTH_MODE,
-RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, else ~/.ray/auth_token).
+Ray's job server takes the working folder and a command line. The token comes from Ray's own variables (RAY_AUTH_MODE,
+RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH) or ~/.ray/auth_token.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from distmeta.cli.output import JsonOption, SetOption, one_line, people_read, pr
 from distmeta.cli.packing import collect, write_package
 from distmeta.cli.train import MLFLOW_LABEL
 from distmeta.config import RunConfig
-from distmeta.config.load import load_config
+from distmeta.config.load import load_config, split_source
 from distmeta.core.errors import DistmetaError, UserError
 from distmeta.core.logs import quiet
 from distmeta.core.paths import data_home
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\b
 Examples:
-  distmeta submit jobs/sinusoid_maml.py --address http://HEAD:8265 --follow
-  distmeta submit jobs/omniglot_maml.py --set runtime.workers=16 --env OMP_NUM_THREADS=1
+  distmeta submit first_job.py --set runtime.executor=ray --address http://HEAD:8265 --follow
+  distmeta submit JOB --set runtime.workers=16 --env OMP_NUM_THREADS=1
   distmeta jobs list
 """
 RUN_KEY = "distmeta_run"
@@ -99,7 +99,8 @@ def submit(
     url = address_of(address)
     data = [data_home(), Path(config.checkpoint.path), *map(Path, filter(None, [os.environ.get("DISTMETA_DATA")]))]
     contents = collect(working_dir, excludes=exclude or (), keep_out=data)
-    command = _command(contents.name_of(job), overrides or ())
+    file, function = split_source(job)
+    command = _command(contents.name_of(str(file)), function, overrides or ())
     with people_read(as_json), connected(url) as client:
         if contents.too_large:
             print(f"not sent, for their size: {', '.join(contents.too_large)}", file=sys.stderr)
@@ -112,14 +113,14 @@ def submit(
                 runtime_env={"working_dir": str(package), "env_vars": {**_STOP, **variables}},
                 metadata={RUN_KEY: config.name},
             )
-        found = {"job": job_id, "run": config.name, "dashboard": f"{mask_uri(url)}/#/jobs/{job_id}"}
-        print_values({**found, "log": f"distmeta jobs logs {job_id} --follow"})
+        submitted = {"job": job_id, "run": config.name, "dashboard": f"{mask_uri(url)}/#/jobs/{job_id}"}
+        print_values({**submitted, "log": f"distmeta jobs logs {job_id} --follow"})
         sys.stdout.flush()
         with left_running(job_id):
             status = show_log(client, job_id) if follow else None
             link = _mlflow(client, job_id, 0.0 if follow else START_TIMEOUT_S)
     if as_json:
-        print_json({**found, "mlflow": link, "status": status or "SUBMITTED"})
+        print_json({**submitted, "mlflow": link, "status": status or "SUBMITTED"})
     else:
         print_values({"mlflow": link or f"not known yet: distmeta jobs status {job_id}"})
     require_success(job_id, status)
@@ -132,37 +133,41 @@ def address_of(address: str | None) -> str:
     """The URL of the job server: the option's, else the variable's.
 
     Raises:
-        UserError: There is none, or it is no such URL.
+        UserError: Neither is set, or it is not an HTTP URL.
     """
-    found, where = address or os.environ.get(ADDRESS_VARIABLE), "--address" if address else ADDRESS_VARIABLE
-    if not found:
+    url, where = address or os.environ.get(ADDRESS_VARIABLE), "--address" if address else ADDRESS_VARIABLE
+    if not url:
         allowed = f"http://HEAD:8265, here or in {ADDRESS_VARIABLE}"
         raise UserError("there is no cluster to ask", where="--address", allowed=allowed)
     try:
-        parts = urlsplit(found if "://" in found else f"http://{found}")
+        parts = urlsplit(url if "://" in url else f"http://{url}")
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
     if not usable:
-        raise UserError(f"'{mask_uri(found)}' is no job server", where=where, allowed="http://HEAD:8265")
+        raise UserError(f"'{mask_uri(url)}' is no job server", where=where, allowed="http://HEAD:8265")
     return parts.geturl().rstrip("/")
 
 
 @contextlib.contextmanager
 def connected(url: str) -> Iterator[JobSubmissionClient]:
-    """A client of the job server at `url`, whose errors inside are one line each.
+    """A client of the job server at `url`. Errors of the client inside the block are raised as errors of one line.
 
     Raises:
         UserError: Nothing answers there, it is no Ray cluster, it refuses this user, or it has no such job.
         DistmetaError: The connection broke.
     """
-    _touch(url)
+    _require_ray(url)
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     shown = mask_uri(url)
-    try:  # the import has set up the loggers: not before it can they be quietened
-        with quiet("ray.dashboard.modules.dashboard_sdk"), quiet("ray.dashboard.modules.job.sdk"), _asking(url):
+    try:  # Ray's import sets the levels of these loggers, so silence them after it
+        with (
+            quiet("ray.dashboard.modules.dashboard_sdk"),
+            quiet("ray.dashboard.modules.job.sdk"),
+            _client_settings(url),
+        ):
             yield JobSubmissionClient(url)
     except AuthenticationError as error:
         refused = "the token is wrong" if error.message.startswith("Authentication failed") else "there is no token"
@@ -171,14 +176,14 @@ def connected(url: str) -> Iterator[JobSubmissionClient]:
             where="RAY_AUTH_TOKEN",
             allowed="the token, or its file in RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token; RAY_AUTH_MODE not 'disabled'",
         ) from error
-    except RuntimeError as error:  # what the client makes of a refusal
+    except RuntimeError as error:  # the client's error for a response other than 200
         raise UserError(mask_uri(one_line(error))[:300], where=shown, allowed="a job of this cluster") from error
     except (OSError, ValueError) as error:
         raise DistmetaError(f"{shown} does not answer any more: {mask_uri(one_line(error))[:200]}") from error
 
 
 def show_log(client: JobSubmissionClient, job_id: str) -> str:
-    """Print what a job prints until it ends; returns how it ended: SUCCEEDED, FAILED or STOPPED."""
+    """Print a job's log until the job ends; returns its last status: SUCCEEDED, FAILED or STOPPED."""
     from aiohttp import ClientError
 
     async def show() -> None:
@@ -195,7 +200,7 @@ def show_log(client: JobSubmissionClient, job_id: str) -> str:
 
 
 def wait_for_end(client: JobSubmissionClient, job_id: str) -> str:
-    """Wait until a job ends; returns how it ended."""
+    """Wait until a job ends; returns its last status."""
     while not (status := client.get_job_status(job_id)).is_terminal():
         time.sleep(POLL_S)
     return status.value
@@ -203,7 +208,7 @@ def wait_for_end(client: JobSubmissionClient, job_id: str) -> str:
 
 @contextlib.contextmanager
 def left_running(job_id: str) -> Iterator[None]:
-    """Say so when Ctrl-C ends the waiting inside, and nothing else."""
+    """On Ctrl-C inside the block, say that the job goes on."""
     try:
         yield
     except KeyboardInterrupt:
@@ -212,26 +217,26 @@ def left_running(job_id: str) -> Iterator[None]:
 
 
 def require_success(job_id: str, status: str | None) -> None:
-    """Raise a DistmetaError if a job has ended, and not well."""
+    """Raise a DistmetaError if a job has ended without success."""
     if status not in (None, "SUCCEEDED"):
         raise DistmetaError(f"{job_id} has {status.lower()}; see: distmeta jobs logs {job_id}")
 
 
 def mlflow_link(log: str) -> str | None:
-    """Where a job can be watched, as its log tells: the last word counts, it is the most exact."""
-    found = _LINK.findall(log)
-    return mask_uri(found[-1]) if found else None
+    """The run's address in MLflow, from the job's log; the last one printed is the most exact."""
+    links = _LINK.findall(log)
+    return mask_uri(links[-1]) if links else None
 
 
 @contextlib.contextmanager
-def _asking(url: str) -> Iterator[None]:
-    """Let Ray ask the job server at `url`, and use a token if there is one."""
+def _client_settings(url: str) -> Iterator[None]:
+    """Make Ray's client use the job server at `url`, with a token if there is one."""
     from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
     with quiet("ray._private.authentication"):
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     before = os.environ.get(ADDRESS_VARIABLE)
-    os.environ[ADDRESS_VARIABLE] = url  # to Ray, the variable counts for more than the argument
+    os.environ[ADDRESS_VARIABLE] = url  # in Ray, the variable takes precedence over the argument
     try:
         yield
     finally:
@@ -241,8 +246,12 @@ def _asking(url: str) -> Iterator[None]:
             os.environ[ADDRESS_VARIABLE] = before
 
 
-def _touch(url: str) -> None:
-    """Find out who answers before Ray asks, which would wait without end."""
+def _require_ray(url: str) -> None:
+    """Check that a Ray cluster answers at `url`: Ray's client has no timeout.
+
+    Raises:
+        UserError: Nothing answers, or something else than Ray.
+    """
     shown = mask_uri(url)
     try:
         with urllib.request.urlopen(f"{url}/api/version", timeout=REACH_TIMEOUT_S) as response:
@@ -271,15 +280,17 @@ def _variables(settings: Sequence[str]) -> dict[str, str]:
     return dict(setting.split("=", 1) for setting in settings)
 
 
-def _command(name: str, overrides: Sequence[str]) -> str:
+def _command(file: str, function: str | None, overrides: Sequence[str]) -> str:
+    """The command line of the cluster's head that trains a job of the package that is sent."""
     if any(mask_uri(override) != override for override in overrides):
         raise UserError("a password is in it, and all users of a cluster can read a job's command", where="--set")
     sets = [part for override in overrides for part in ("--set", override)]
-    return shlex.join(["python", "-m", "distmeta", "train", name, "--auto-resume", *sets])
+    job = file if function is None else f"{file}:{function}"
+    return shlex.join(["python", "-m", "distmeta", "train", job, "--auto-resume", *sets])
 
 
 def _refuse_twice(client: JobSubmissionClient, config: RunConfig) -> None:
-    """Two drivers of one run would write the same checkpoints."""
+    """Refuse a run that a job of the cluster trains already: both would write the same checkpoints."""
     for other in client.list_jobs():
         if (other.metadata or {}).get(RUN_KEY) == config.name and not other.status.is_terminal():
             raise UserError(
@@ -290,7 +301,7 @@ def _refuse_twice(client: JobSubmissionClient, config: RunConfig) -> None:
 
 
 def _mlflow(client: JobSubmissionClient, job_id: str, timeout_s: float) -> str | None:
-    """The run's place in MLflow, once the job has told."""
+    """The run's address in MLflow, once the job has printed it; None after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:
         ended = client.get_job_status(job_id).is_terminal()

@@ -12,21 +12,23 @@ from distmeta.core.paths import in_ray_job
 from distmeta.tracking.uris import mask_uri, tracking_uri
 
 EXAMPLES = """\b
-Examples:
-  distmeta train jobs/demo.py
-  distmeta train jobs/sinusoid_maml.py --set runtime.executor=local --set train.steps=500
-  distmeta train jobs/demo.py --dry-run > demo.yaml
-  distmeta train demo.yaml --resume --json
+Examples (`distmeta jobs init` writes first_job.py):
+  distmeta train first_job.py
+  distmeta train first_job.py --set runtime.executor=ray --set train.steps=500
+  distmeta train first_job.py --dry-run > run.yaml
+  distmeta train run.yaml --resume --json
 """
 MLFLOW_LABEL = "mlflow"
-"""Begins the line by which a job tells where it can be watched."""
+"""Begins the line with the address of the run that a job prints."""
 
 
 def train(
     job: Annotated[
         str,
         typer.Argument(
-            metavar="JOB", help="A job in Python (def config() -> RunConfig), or a configuration in YAML or JSON."
+            metavar="JOB",
+            help="A job in Python, whose function config() returns a RunConfig; FILE.py:NAME, to call another function "
+            "of it; or a configuration in YAML or JSON.",
         ),
     ],
     overrides: SetOption = None,

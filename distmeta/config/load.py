@@ -1,30 +1,27 @@
 """Reading a configuration: from a job file in Python, from YAML or JSON, and changed by `--set`.
 
-A job file defines `def config() -> RunConfig`; it is run, so it may compute its values. YAML and JSON hold the fields
-of `RunConfig`; no tag of theirs can make a Python object. Numbers such as `1e-3` are numbers, as in YAML 1.2.
+A job file holds functions that return a `RunConfig` (`distmeta.config.job`). YAML and JSON hold the fields of
+`RunConfig`; no tag of theirs can make a Python object. Numbers such as `1e-3` are numbers, as in YAML 1.2.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
-import traceback
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
-from types import CodeType, ModuleType
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from distmeta.config.base import explain
+from distmeta.config.job import config_of_job
 from distmeta.config.override import apply_overrides
 from distmeta.config.run import RunConfig
 from distmeta.core.errors import UserError, nearest
 
 SUFFIXES = (".py", ".yaml", ".yml", ".json")
-_JOB_MODULE = "_distmeta_job"
 _FLOAT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
 
 
@@ -32,16 +29,34 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a configuration and apply overrides to it.
 
     Args:
-        source: Path of a job (`.py`) or of a configuration (`.yaml`, `.yml`, `.json`).
+        source: Path of a configuration (`.yaml`, `.yml`, `.json`) or of a job (`.py`), whose `config()` is called;
+            `FILE.py:NAME` calls another function of the job.
         overrides: Changes such as `outer.lr=0.003`, in order.
 
     Raises:
         UserError: The file cannot be used, or a value in it or in an override is unknown or impossible.
     """
-    path = Path(source).expanduser()
+    path, function = split_source(source)
     _require_file(path)
-    config = _from_job(path) if path.suffix == ".py" else _from_mapping(_read_mapping(path), str(path))
+    if path.suffix == ".py":
+        config = config_of_job(path, function)
+    elif function is not None:
+        raise UserError(f"':{function}' after a {path.suffix} file", where=str(path), allowed="FILE.py:NAME")
+    else:
+        config = _from_mapping(_read_mapping(path), str(path))
     return change(config, overrides)
+
+
+def split_source(source: str) -> tuple[Path, str | None]:
+    """Split `FILE.py:NAME` into the file and the name of a function; the name is None where there is none.
+
+    A path may contain colons: a file that exists under the whole of `source` is that file.
+    """
+    whole = Path(source).expanduser()
+    file, _, name = source.rpartition(":")
+    if whole.exists() or Path(file).suffix not in SUFFIXES or "/" in name:
+        return whole, None
+    return Path(file).expanduser(), name
 
 
 def change(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -158,47 +173,3 @@ def _require_unique(keys: Iterable[str], line: int | None) -> None:
             place = "" if line is None else f" in the mapping that starts on line {line + 1}"
             raise ValueError(f"the field '{key}' is given twice{place}")
         seen.add(key)
-
-
-# --- jobs ---
-
-
-def _from_job(path: Path) -> RunConfig:
-    module = _run_job(path)
-    function = vars(module).get("config")
-    if not callable(function):
-        raise UserError("defines no function config()", where=str(path), allowed="def config() -> RunConfig")
-    try:
-        config = function()
-    except (Exception, SystemExit) as error:  # whatever the user's own code raises
-        raise _job_error(error, path) from error
-    if not isinstance(config, RunConfig):
-        raise UserError(
-            f"config() returned {type(config).__name__}", where=str(path), allowed="def config() -> RunConfig"
-        )
-    return config
-
-
-def _run_job(path: Path) -> ModuleType:
-    """Run the file as a module of a private name. Compiled here, so that no byte code is written beside it."""
-    module = ModuleType(_JOB_MODULE)
-    module.__file__ = str(path)
-    sys.modules[_JOB_MODULE] = module  # dataclasses and typing look up the module of what they are given
-    try:
-        code: CodeType = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
-        exec(code, vars(module))
-    except (Exception, SystemExit) as error:  # whatever the user's own code raises
-        raise _job_error(error, path) from error
-    return module
-
-
-def _job_error(error: BaseException, path: Path) -> UserError:
-    if isinstance(error, SyntaxError) and error.filename:
-        return UserError(f"SyntaxError: {error.msg}", where=f"{error.filename}, line {error.lineno}")
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    where = f"{path}, line {lines[-1]}" if lines else str(path)
-    if isinstance(error, ValidationError):
-        return explain(error, source=where)
-    if isinstance(error, UserError):
-        return UserError(error.what, where=": ".join(filter(None, (where, error.where))), allowed=error.allowed)
-    return UserError(f"{type(error).__name__}: {error}", where=where)

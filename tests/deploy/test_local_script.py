@@ -98,7 +98,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     try:
         done = run("up", timeout=200, **home)
         assert done.returncode == 0, done.stderr
-        assert "distmeta submit jobs/sinusoid_maml.py --address http://127.0.0.1:" in done.stdout
+        assert "distmeta submit jobs/sinusoid.py:maml --address http://127.0.0.1:" in done.stdout
         yield folder / "cluster"
     finally:
         run("down", timeout=100, **home)

@@ -22,7 +22,7 @@ from ..waiting import until
 from .network import Host, titles
 from .raylets import ROOT, Cluster
 
-JOB = ROOT / "jobs" / "sinusoid_maml.py"
+JOB = ROOT / "jobs" / "sinusoid.py:maml"
 RUN_TIMEOUT_S = 240.0
 
 _AT_WORK = re.compile(r"ray::\w+\.run\b")

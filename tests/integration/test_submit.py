@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 120.0
 COMMAND_TIMEOUT_S = 240.0
 JOB = """
-import sys
+from distmeta.cli import run_job
 from distmeta.config import *
 
 def config() -> RunConfig:
@@ -45,8 +45,7 @@ def config() -> RunConfig:
     )
 
 if __name__ == "__main__":
-    from distmeta.cli import main
-    main(["train", __file__, *sys.argv[1:]])
+    run_job(__file__)
 """
 ENDLESS = ["--set", "train.steps=1000000", "--set", "tracking.kind=none"]
 
@@ -196,7 +195,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 def test_a_job_is_submitted_followed_and_found_again(head: Head, here: Path) -> None:
     shutil.rmtree(head.folder / "runs", ignore_errors=True)
-    out, log = distmeta(head.environment, "submit", "waves.py", "--follow", "--env", "WAVES=9", "--json")
+    out, log = distmeta(head.environment, "submit", "waves.py:config", "--follow", "--env", "WAVES=9", "--json")
     found = json.loads(out)
     assert (found["run"], found["status"]) == ("waves", "SUCCEEDED")
     assert found["dashboard"] == f"{head.address}/#/jobs/{found['job']}"

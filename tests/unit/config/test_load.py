@@ -174,9 +174,9 @@ def test_bad_files(tmp_path: Path, name: str, text: str, expected: str) -> None:
 
 
 def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
-    write(tmp_path / "sinusoid_maml.py", JOB)
-    with pytest.raises(UserError, match=r"no such file; allowed: did you mean 'sinusoid_maml.py'\?"):
-        load_config(str(tmp_path / "sinusoid_mam.py"))
+    write(tmp_path / "sinusoid.py", JOB)
+    with pytest.raises(UserError, match=r"no such file; allowed: did you mean 'sinusoid.py'\?"):
+        load_config(str(tmp_path / "sinusoi.py"))
 
 
 def test_a_folder_and_bytes_are_refused(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
-"""MAML on CIFAR-FS 5-way 1-shot (Bertinetto et al. 2019): conv4 with 32 filters and max pooling, as for miniImageNet.
+"""CIFAR-FS, 5-way 1-shot (Bertinetto et al. 2019): conv4 with 32 filters and max pooling, as for miniImageNet.
 
-distmeta train jobs/cifar_fs_maml.py
-distmeta train jobs/cifar_fs_maml.py --set tasks.store=fc100 --set name=fc100_maml
+distmeta train jobs/cifar_fs.py:maml
+distmeta train jobs/cifar_fs.py:maml --set tasks.store=fc100 --set name=fc100_maml
+python jobs/cifar_fs.py maml
 """
 
-import sys
-
+from distmeta import methods
+from distmeta.cli import run_job
 from distmeta.config import (
     CheckpointConfig,
     Conv4Config,
@@ -16,16 +17,15 @@ from distmeta.config import (
     StoreTasks,
     TrainConfig,
 )
-from distmeta.methods import maml
 
 
-def config() -> RunConfig:
-    """The run."""
+def maml() -> RunConfig:
+    """MAML, exact second order (Finn et al. 2017)."""
     return RunConfig(
         name="cifar_fs_maml",
         tasks=StoreTasks(store="cifar_fs", way=5, shots=1, queries=15),
         model=Conv4Config(filters=32, downsample="pool"),
-        algorithm=maml(lr=0.01, steps=5, eval_steps=10),
+        algorithm=methods.maml(lr=0.01, steps=5, eval_steps=10),
         outer=OuterConfig(optimizer="Adam", lr=1e-3),
         train=TrainConfig(steps=60_000, tasks_per_step=4),
         runtime=RuntimeConfig(workers=2, shard_size=2),
@@ -35,6 +35,4 @@ def config() -> RunConfig:
 
 
 if __name__ == "__main__":
-    from distmeta.cli import main
-
-    main(["train", __file__, *sys.argv[1:]])
+    run_job(__file__)

@@ -1,0 +1,109 @@
+"""The jobs of the repository, and the helper by which a job is run as a script."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distmeta import cli
+from distmeta.cli.submit import _command
+from distmeta.config.load import load_config
+
+ROOT = Path(__file__).resolve().parents[3]
+JOBS = {
+    "cifar_fs": ["maml"],
+    "omniglot": ["anil", "fomaml", "maml", "meta_sgd", "pretrain", "protonet", "reptile"],
+    "sinusoid": ["maml", "pretrain"],
+}
+
+
+def script(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(file), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_every_file_is_checked_here_and_none_is_a_package() -> None:
+    assert sorted(path.name for path in (ROOT / "jobs").glob("*.py")) == sorted([*(f"{n}.py" for n in JOBS), "demo.py"])
+
+
+@pytest.mark.parametrize(("file", "name"), [(file, name) for file, names in JOBS.items() for name in names])
+def test_a_run_is_named_by_its_file_and_function(file: str, name: str) -> None:
+    config = load_config(str(ROOT / "jobs" / f"{file}.py:{name}"))
+    assert config.name == f"{file}_{name}"
+    assert config.algorithm.method == name
+
+
+def test_the_demo_has_one_function() -> None:
+    assert load_config(str(ROOT / "jobs" / "demo.py")).name == "demo"
+
+
+@pytest.mark.parametrize("file", JOBS)
+def test_a_file_alone_lists_its_functions(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", str(ROOT / "jobs" / f"{file}.py")])
+    line = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert len(line.splitlines()) == 1
+    assert line.strip().endswith(f"allowed: {', '.join(JOBS[file])}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ["train", "job.py"]),
+        (["maml"], ["train", "job.py:maml"]),
+        (["maml", "--set", "seed=1"], ["train", "job.py:maml", "--set", "seed=1"]),
+        (["--set", "seed=1"], ["train", "job.py", "--set", "seed=1"]),
+    ],
+)
+def test_a_script_trains_the_function_that_is_named_first(
+    arguments: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed: list[list[str]] = []
+    monkeypatch.setattr(sys, "argv", ["jobs/job.py", *arguments])
+    monkeypatch.setattr(cli, "main", passed.append)
+    cli.run_job("job.py")
+    assert passed == [expected]
+
+
+def test_a_script_with_a_name(tmp_path: Path) -> None:
+    done = script(ROOT / "jobs" / "omniglot.py", "maml", "--set", "train.steps=10", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    config = yaml.safe_load(done.stdout)
+    assert (config["name"], config["train"]["steps"]) == ("omniglot_maml", 10)
+
+
+def test_a_script_without_a_name_says_the_same_as_the_command() -> None:
+    job = ROOT / "jobs" / "omniglot.py"
+    done = script(job)
+    command = subprocess.run(
+        [sys.executable, "-m", "distmeta", "train", str(job)], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == command.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_loading_a_job_imports_no_command() -> None:
+    code = (
+        "import sys; from distmeta.config.load import load_config; load_config('jobs/omniglot.py:maml'); "
+        "assert not {'typer', 'distmeta.cli.app', 'torch', 'ray', 'mlflow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT)
+
+
+def test_the_cluster_trains_the_same_function() -> None:
+    command = _command("jobs/omniglot.py", "maml", ["train.steps=3"])
+    assert command == "python -m distmeta train jobs/omniglot.py:maml --auto-resume --set train.steps=3"
+    assert _command("a b.py", None, []) == "python -m distmeta train 'a b.py' --auto-resume"
