@@ -81,7 +81,11 @@ EstimatorConfig = Annotated[BackpropConfig | DisplacementConfig, Field(discrimin
 
 
 class AlgorithmConfig(Frozen):
-    """A method: learner x estimator. `method` is its name in reports; `distmeta.methods` has the papers' settings."""
+    """A method: learner x estimator. The presets in `distmeta.methods` have the papers' settings.
+
+    Attributes:
+        method: The method's name in reports.
+    """
 
     method: str = "maml"
     learner: LearnerConfig = GradientConfig()

@@ -17,6 +17,7 @@ class OuterConfig(Frozen):
         lr: Outer learning rate.
         options: Further arguments of the optimizer, e.g. `{"betas": [0.9, 0.99]}`.
         schedule: Course of the rate over `train.steps`: to `final_lr_fraction * lr` along a line or a half cosine.
+        final_lr_fraction: Where the schedule ends, as a fraction of `lr`.
         warmup_steps: Steps over which the rate rises linearly from 0.
         clip_norm: Largest global norm of the outer gradient; None leaves it as it is.
         average: Decay of an exponential moving average of the meta-parameters, which is then what is evaluated and

@@ -21,7 +21,12 @@ from distmeta.config.train import TrainConfig
 
 
 class RunConfig(Frozen):
-    """Everything that determines a run. `name` is also the folder of its checkpoints."""
+    """Everything that determines a run.
+
+    Attributes:
+        name: The run's name in reports and in MLflow, and the folder of its checkpoints.
+        seed: Seed of the first meta-parameters and of all tasks.
+    """
 
     name: str
     seed: NonNegativeInt = 0
