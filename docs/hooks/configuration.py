@@ -33,7 +33,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def _run() -> Iterator[str]:
     """The fields of a run, then its sections."""
-    yield from _table(RunConfig, "The run", 2)
+    yield from _table(RunConfig, "", "The run", 2)
     for name, field in RunConfig.model_fields.items():
         yield from _sections(name, field.annotation, 2, set())
 
@@ -46,20 +46,24 @@ def _sections(path: str, annotation: Any, level: int, done: set[Section]) -> Ite
         yield f"\n{'#' * level} `{path}`\n\nOne of {len(classes)} classes.\n"
     for section in classes:
         depth, title = (level, f"`{path}`") if len(classes) == 1 else (level + 1, f"`{path}`, `{_tag(section)}`")
-        yield from _table(section, title, depth)
+        yield from _table(section, f"{path}.", title, depth)
         for name, field in section.model_fields.items():
             yield from _sections(f"{path}.{name}", field.annotation, depth + 1, done)
 
 
-def _table(section: Section, title: str, level: int) -> Iterator[str]:
+def _table(section: Section, prefix: str, title: str, level: int) -> Iterator[str]:
     text = (inspect.getdoc(section) or "").split("\nAttributes:")[0]
     yield f"\n{'#' * level} {title}\n\n{' '.join(text.split())} Class `{section.__name__}`.\n"
     yield "| field | type | default | meaning |\n|---|---|---|---|"
     descriptions = _descriptions(section)
     for name, field in section.model_fields.items():
-        if not (_is_tag(field) or name in descriptions or _classes(field.annotation)):
+        description = descriptions.get(name, "")
+        if _is_tag(field):
+            description = "Chooses the class."
+        elif _classes(field.annotation):
+            description = description or f"See [`{prefix}{name}`](#{(prefix + name).replace('.', '')})."
+        elif not description:
             _LOG.warning("configuration.md: %s.%s has no description", section.__name__, name)
-        description = "Chooses the class." if _is_tag(field) else descriptions.get(name, "A section.")
         yield f"| `{name}` | {_type(field.annotation, field.metadata)} | {_default(field)} | {description} |"
 
 
@@ -95,22 +99,23 @@ def _tag(section: Section) -> str:
 
 def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     """A type as people who write YAML know it, with its bounds."""
-    bounds = [
-        f"{sign} {getattr(each, name)}" for each in metadata for name, sign in _SIGNS.items() if hasattr(each, name)
-    ]
-    return " ".join([_type_name(annotation), ", ".join(bounds)]).strip()
-
-
-def _type_name(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _type(arguments[0], arguments[1:])
+    if origin in (Union, types.UnionType):
+        metadata = list(metadata)
+        return " or ".join(dict.fromkeys(_type(each, () if each is types.NoneType else metadata) for each in arguments))
+    bounds = [
+        f"{sign} {getattr(each, name)}" for each in metadata for name, sign in _SIGNS.items() if hasattr(each, name)
+    ]
+    return " ".join([_type_name(annotation, origin, arguments), ", ".join(bounds)]).strip()
+
+
+def _type_name(annotation: Any, origin: Any, arguments: tuple[Any, ...]) -> str:
     if _classes(annotation):
-        return "sections" if origin is tuple else "section"
+        return "list of sections" if origin is tuple else "section"
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_type(each) for each in arguments)
     if origin is tuple:
         return f"list of {_type(arguments[0])}" if arguments[-1] is Ellipsis else f"{len(arguments)} numbers"
     if origin is dict:
