@@ -15,17 +15,17 @@ from pydantic import TypeAdapter, ValidationError
 from distmeta.checkpoint.files import PENDING
 from distmeta.checkpoint.storage import MARKER, Folder
 from distmeta.core.errors import UserError
-from distmeta.tracking.base import Point
+from distmeta.tracking.base import MetricPoint
 
-_POINT = TypeAdapter(Point)
+_POINT = TypeAdapter(MetricPoint)
 
 
-def pack(points: Sequence[Point]) -> bytes:
+def pack(points: Sequence[MetricPoint]) -> bytes:
     """The content of `pending.jsonl`."""
     return "".join(json.dumps(dataclasses.asdict(point)) + "\n" for point in points).encode()
 
 
-def pending(path: str) -> list[Point]:
+def pending(path: str) -> list[MetricPoint]:
     """What the tracker has to be given again when a run goes on from the checkpoint at `path`; often nothing.
 
     Raises:

@@ -20,7 +20,7 @@ from distmeta.core.tensors import digest
 from distmeta.core.types import Params
 from distmeta.server.outer import AVERAGE, PARAMS, State
 from distmeta.tasks.base import TaskSignature
-from distmeta.tracking.base import Point
+from distmeta.tracking.base import MetricPoint
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def save(
     score: float | None = None,
     metrics: Mapping[str, float] | None = None,
     progress: Mapping[str, float] | None = None,
-    pending: Sequence[Point] = (),
+    pending: Sequence[MetricPoint] = (),
 ) -> str:
     """Write a checkpoint, whole or not at all, then remove what `config.checkpoint.keep_last` does not keep.
 

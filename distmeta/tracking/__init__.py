@@ -1,4 +1,4 @@
-"""Recording runs where they can be watched. Importing this loads neither MLflow nor matplotlib."""
+"""Experiment tracking. Importing this package loads neither MLflow nor matplotlib."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["MlflowTracker", "NullTracker", "Tracker", "build_tracker"]
 
 
 def build_tracker(config: TrackingConfig) -> Tracker:
-    """Make the tracker that the configuration names. Nothing is opened before `Tracker.start`."""
+    """Build the configured tracker. No store is opened before `Tracker.start`."""
     if config.kind == "none":
         return NullTracker()
     return MlflowTracker(config.uri, config.experiment)

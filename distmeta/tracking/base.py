@@ -1,4 +1,4 @@
-"""Where a run can be watched."""
+"""Interface of experiment trackers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Point:
-    """One value of one metric.
+class MetricPoint:
+    """A logged value of a metric.
 
     Attributes:
-        key: The metric's name.
-        value: Its value, which may be infinite or not a number.
-        time_ms: When it was logged, in milliseconds since 1970.
+        key: Name of the metric.
+        value: The value, which may be infinite or NaN.
+        time_ms: Time of logging, in milliseconds since the epoch.
         step: The outer step.
     """
 
@@ -26,52 +26,53 @@ class Point:
 
 
 class Tracker(ABC):
-    """Records one run. Every call returns quickly; nothing it does changes the run's result."""
+    """Records one run. Calls after `start` do not wait for the store, and failures of the store never end the run."""
 
     @abstractmethod
-    def start(self, name: str, config: Mapping[str, object], resume: str | None, pending: Sequence[Point] = ()) -> str:
-        """Open a run, or go on with `resume`; returns the run's id, empty where nothing is kept.
+    def start(
+        self, name: str, config: Mapping[str, object], resume: str | None, pending: Sequence[MetricPoint] = ()
+    ) -> str:
+        """Create a run, or continue the run `resume`.
 
         Args:
-            name: The run's name.
+            name: Name of the run.
             config: The resolved configuration, a JSON object.
-            resume: Id of the run to go on with.
-            pending: What `pending` told when the checkpoint was written from which the run goes on.
+            resume: Id of the run to continue.
+            pending: Result of `pending` at the checkpoint that the run resumes from.
+
+        Returns:
+            The id of the run; empty if nothing is recorded.
         """
 
     @abstractmethod
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record values at an outer step. A step that the resumed run has already recorded is left as it is."""
+        """Log metrics of an outer step. Steps that a resumed run has recorded before are skipped."""
 
     @abstractmethod
-    def pending(self) -> list[Point]:
-        """What has been logged, and is not known to be kept yet: a checkpoint carries it over a killed driver."""
-
-    @abstractmethod
-    def tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags of the run; one that is there is replaced. Secrets are masked."""
+    def pending(self) -> list[MetricPoint]:
+        """Logged values that the store has not confirmed. Checkpoints save them, in case the driver is killed."""
 
     @abstractmethod
     def text(self, content: str, path: str) -> None:
-        """Keep a text with the run; a later one of the same path replaces it. Secrets are masked.
+        """Save a text as an artifact; it replaces an earlier one of the same path. Secrets are masked.
 
         Args:
             content: The text.
-            path: Its name within the run, with folders: `workers/worker-3.txt`.
+            path: Path within the artifacts of the run, e.g. `workers/worker-3.txt`.
         """
 
     @abstractmethod
     def artifact(self, path: Path, folder: str) -> None:
-        """Keep a file, or a folder with all it holds, with the run."""
+        """Save a file or folder as an artifact in `folder`."""
 
     @abstractmethod
     def model(self, checkpoint: Path, name: str) -> None:
-        """Keep a checkpoint as a model that adapts and predicts."""
+        """Save a checkpoint as a model that adapts and predicts."""
 
     @abstractmethod
     def address(self) -> str | None:
-        """What to open, or to type, to see the run."""
+        """URL of the run, with the command that serves it if there is no server; None if nothing is recorded."""
 
     @abstractmethod
     def close(self, *, failed: bool = False) -> None:
-        """Write what is pending and end the run."""
+        """Write pending values and end the run."""

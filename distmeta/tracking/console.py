@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere, and the table at the end."""
+"""Console output of a run: a progress bar on a terminal, plain lines elsewhere, and the final table of scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 LINE_EVERY_S = 5.0
-PLAIN_WIDTH = 120  # of tables in files and pipes, which have no width of their own
+_PLAIN_WIDTH = 120  # width of tables in files and pipes
 
 
 class Scored(Protocol):
@@ -23,7 +23,7 @@ class Scored(Protocol):
 
     @property
     def protocol(self) -> str:
-        """Where batch norm took its statistics from."""
+        """Source of the batch norm statistics: `transductive`, `inductive`."""
 
     @property
     def metric(self) -> str:
@@ -47,14 +47,14 @@ class Scored(Protocol):
 
 
 class Progress:
-    """The progress of a run, as a context manager.
+    """Progress of a run, as a context manager.
 
     Args:
-        total: Steps of the run.
-        name: The run's name.
+        total: Number of steps of the run.
+        name: Name of the run.
         quiet: Show no progress; notes and tables go to standard error.
-        console: Where to write; None takes standard output (standard error if `quiet`).
-        clock: Seconds, for the time between two lines.
+        console: Output; None uses standard output (standard error if `quiet`).
+        clock: Monotonic clock in seconds, which spaces the lines.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Progress:
         self._total, self._name, self._quiet, self._clock = total, name, quiet, clock
         self._console = console or Console(file=sys.stderr if quiet else sys.stdout, highlight=False)
         if console is None and not self._console.is_terminal:
-            self._console.width = PLAIN_WIDTH
+            self._console.width = _PLAIN_WIDTH
         self._bar: Bar | None = None
         self._first: tuple[float, int] | None = None
         self._next_line_s = -math.inf
@@ -98,10 +98,10 @@ class Progress:
             self._bar.stop()
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show that `step` steps are done. Losses, accuracies and tasks per second of `metrics` are shown."""
+        """Show that `step` steps are done, with the losses, accuracies and tasks per second in `metrics`."""
         if self._quiet:
             return
-        values = describe(metrics)
+        values = _describe(metrics)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, values=values)
             return
@@ -116,25 +116,20 @@ class Progress:
         self._print(line)
 
     def note(self, text: str) -> None:
-        """Write a line, above the bar if there is one."""
+        """Print a line, above the bar if there is one."""
         self._print(text)
 
     def table(self, title: str, scores: Sequence[Scored]) -> None:
-        """Write the table of scores before and after adaptation; nothing if there are none."""
+        """Print a table of scores before and after adaptation; nothing if there are no scores."""
         if scores:
-            self._console.print(final_table(title, scores))
+            self._console.print(_score_table(title, scores))
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def final_table(title: str, scores: Sequence[Scored]) -> Table:
-    """A table with a row for each score.
-
-    Args:
-        title: Its title.
-        scores: Accuracies are shown in percent, other metrics as they are.
-    """
+def _score_table(title: str, scores: Sequence[Scored]) -> Table:
+    """A row for each score; accuracies are in percent."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for name in ("protocol", "metric"):
         table.add_column(name)
@@ -148,8 +143,8 @@ def final_table(title: str, scores: Sequence[Scored]) -> Table:
     return table
 
 
-def describe(metrics: Mapping[str, float]) -> str:
-    """The losses, accuracies and tasks per second of `metrics`, in that order, as one short text."""
+def _describe(metrics: Mapping[str, float]) -> str:
+    """Losses, accuracies and tasks per second in `metrics`, in this order."""
     losses = [f"{key} {value:.4g}" for key, value in metrics.items() if "loss" in key]
     accuracies = [f"{key} {_number(value, True)}" for key, value in metrics.items() if "accuracy" in key]
     rates = [f"{value:.4g} tasks/s" for key, value in metrics.items() if key == "tasks_per_s"]

@@ -1,4 +1,4 @@
-"""What a result depends on besides its configuration: code, versions and machine. And what the process takes of it."""
+"""What a result depends on besides its configuration: git state, versions, machine; and memory use of the process."""
 
 from __future__ import annotations
 
@@ -15,44 +15,41 @@ PACKAGES = ("distmeta", "torch", "ray", "mlflow", "numpy", "pyarrow")
 _GIT_TIMEOUT_S = 10.0
 
 
-def git_state(folder: Path | None = None) -> dict[str, str]:
-    """Commit, branch and whether tracked files differ from it.
-
-    Args:
-        folder: Any folder of the repository; None takes the working folder.
+def git_state() -> dict[str, str]:
+    """State of the repository of the working folder.
 
     Returns:
-        `commit`, `branch` and `dirty` (`true` or `false`); empty outside a repository, or without git.
+        `commit`, `branch` and `dirty` (`true` if tracked files are modified); empty without a repository or git.
     """
-    commit = _git(folder, "rev-parse", "HEAD")
+    commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {}
-    branch = _git(folder, "rev-parse", "--abbrev-ref", "HEAD")
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    branch = _git("rev-parse", "--abbrev-ref", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "branch": branch or "HEAD", "dirty": "true" if changed else "false"}
 
 
-def _git(folder: Path | None, *arguments: str) -> str | None:
+def _git(*arguments: str) -> str | None:
     command = ["git", "--no-optional-locks", *arguments]
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the installed packages that can change a result."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the installed packages that can change a result."""
+    result = {"python": platform.python_version()}
     for package in PACKAGES:
         version = package_version(package)
         if version is not None:
-            found[package] = version
-    return found
+            result[package] = version
+    return result
 
 
 def package_version(package: str) -> str | None:
-    """The installed version of a distribution; None if it is not installed."""
+    """Installed version of a distribution; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -60,7 +57,7 @@ def package_version(package: str) -> str | None:
 
 
 def machine() -> dict[str, str]:
-    """The driver's host, system, processors and accelerator."""
+    """Host name, system, number of CPUs and accelerator of the driver."""
     return {
         "host": platform.node(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -70,7 +67,7 @@ def machine() -> dict[str, str]:
 
 
 def _device() -> str:
-    import torch  # here, so that importing the trackers stays light
+    import torch  # a lazy import, so that importing the trackers does not load torch
 
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
@@ -78,7 +75,7 @@ def _device() -> str:
 
 
 def user() -> str:
-    """The account's name, or `unknown` in containers whose user id has none."""
+    """Name of the user, or `unknown` in containers whose user id has no name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -86,7 +83,7 @@ def user() -> str:
 
 
 def process_metrics() -> dict[str, float]:
-    """Memory that this process holds now and has held at most, in bytes."""
+    """Current and peak memory of this process, in bytes."""
     peak = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     peak *= 1.0 if sys.platform == "darwin" else 1024.0
     metrics = {"driver_peak_bytes": peak}

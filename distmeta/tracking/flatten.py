@@ -1,4 +1,4 @@
-"""A configuration as the flat, short strings that tracking stores take for parameters, and without its secrets."""
+"""Flatten a configuration to the parameters of a tracking store, and mask secrets in configurations and texts."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ MAX_TAG_LENGTH = 5000
 _SECRET = re.compile(
     r"(?:^|[._-])(?:password|passwd|pwd|secret|token|credentials?|(?:api|access|private|account)_?key)(?:$|[._-])", re.I
 )
-_TEXTS = (".cfg", ".csv", ".ini", ".log", ".md", ".toml", ".txt")
+_TEXT_SUFFIXES = (".cfg", ".csv", ".ini", ".json", ".jsonl", ".log", ".md", ".toml", ".txt", ".yaml", ".yml")
 
 
 def flatten(config: Mapping[str, object]) -> dict[str, str]:
-    """Turn a JSON object into `dotted.name -> text`.
+    """Flatten a JSON object to `dotted.name -> text`.
 
-    Lists of sections get their index as a name (`phases.0.lr`); lists of plain values stay one value. Secrets are
-    masked, and texts longer than the store takes are cut.
+    Lists of objects are flattened by index (`phases.0.lr`); lists of plain values stay one value. Secrets are masked,
+    and long texts are cut to the limit of the store.
     """
     return {name: text[:MAX_VALUE_LENGTH] for name, text in _leaves("", masked(config))}
 
 
 def masked(value: object) -> object:
-    """The same JSON value with the secrets in its URIs masked, and texts whose name says that they are one."""
+    """Mask the secrets of a JSON value: those in URIs, and texts whose key names a secret (`password`, ...)."""
     if isinstance(value, str):
         return mask_uri(value)
     if isinstance(value, Mapping):
@@ -41,11 +41,11 @@ def masked(value: object) -> object:
 
 
 def masked_text(content: str, name: str) -> str:
-    """The same text with its secrets masked.
+    """Mask the secrets of a text.
 
     Args:
         content: The text.
-        name: Its file's name: JSON (`.json`, `.jsonl`) is masked value by value, so that it stays JSON.
+        name: Name of its file. JSON (`.json`, `.jsonl`) is masked value by value, so that it stays valid.
     """
     if name.endswith(".json"):
         return _masked_json(content, indent=2)
@@ -55,20 +55,20 @@ def masked_text(content: str, name: str) -> str:
 
 
 def mask_file(path: Path) -> None:
-    """Mask the secrets in a text file that is ours to change; other files are left alone."""
-    if path.is_file() and path.suffix in (".json", ".jsonl", ".yaml", ".yml", *_TEXTS):
+    """Mask the secrets of a text file in place; other files are not changed."""
+    if path.is_file() and path.suffix in _TEXT_SUFFIXES:
         content = path.read_text(encoding="utf-8", errors="surrogateescape")
-        plain = masked_text(content, path.name)
-        if plain != content:
-            path.write_text(plain, encoding="utf-8", errors="surrogateescape")
+        safe = masked_text(content, path.name)
+        if safe != content:
+            path.write_text(safe, encoding="utf-8", errors="surrogateescape")
 
 
 def _masked_json(content: str, indent: int | None) -> str:
     try:
         value = json.loads(content)
-        plain = masked(value)
-        return content if plain == value else json.dumps(plain, indent=indent)
-    except ValueError:  # cut short, or no JSON at all
+        safe = masked(value)
+        return content if safe == value else json.dumps(safe, indent=indent)
+    except ValueError:  # truncated, or not JSON
         return mask_uri(content)
 
 

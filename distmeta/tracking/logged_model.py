@@ -1,4 +1,4 @@
-"""A checkpoint as an MLflow model, written with the client only: MLflow's global state stays as the user has it."""
+"""Save a checkpoint as an MLflow model. Only the client is used, so that MLflow's global state is not changed."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ _REQUIRED = ("distmeta", "mlflow", "numpy", "safetensors", "torch")
 
 
 def requirements() -> list[str]:
-    """The packages that the model needs, at the versions it was trained with.
+    """Requirements of the model: packages with the versions it was trained with.
 
-    A local build's suffix (`+cpu`) is left out: the machine that serves the model has a build of its own.
+    The suffix of a local build (`+cpu`) is left out, because the machine that serves the model may need another build.
     """
     installed = {package: package_version(package) for package in _REQUIRED}
     return [f"{package}=={version.partition('+')[0]}" for package, version in installed.items() if version]
 
 
 def log_checkpoint(client: MlflowClient, experiment_id: str, run_id: str, checkpoint: Path, name: str) -> str:
-    """Keep a checkpoint with a run as the model `name`.
+    """Save a checkpoint as the model `name` of a run.
 
-    The model is the script `pyfunc_model.py` and the checkpoint's files; there is no pickle in it.
+    The model consists of the script `pyfunc_model.py` and the files of the checkpoint, without a pickle.
 
     Args:
-        client: The store.
-        experiment_id: The run's experiment.
+        client: Client of the store.
+        experiment_id: Experiment of the run.
         run_id: The run.
         checkpoint: Folder of the checkpoint.
-        name: The model's name.
+        name: Name of the model.
 
     Returns:
-        The model's URI, for `mlflow.pyfunc.load_model`.
+        URI of the model, for `mlflow.pyfunc.load_model`.
     """
     from mlflow import pyfunc
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
@@ -46,7 +46,7 @@ def log_checkpoint(client: MlflowClient, experiment_id: str, run_id: str, checkp
 
     logged = client.create_logged_model(experiment_id, name=name, source_run_id=run_id, model_type="distmeta")
     model = Model(run_id=run_id, model_id=logged.model_id, artifact_path=logged.artifact_location)
-    # It says that it has inferred no signature; pyfunc_model.py says why there is none.
+    # Silence the warning that no signature was inferred; pyfunc_model.py explains why there is none.
     with quiet("mlflow.pyfunc"), tempfile.TemporaryDirectory(prefix="distmeta-model-") as folder:
         path = str(Path(folder) / "model")
         pyfunc.save_model(

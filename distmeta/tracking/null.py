@@ -1,42 +1,48 @@
-"""A tracker that keeps nothing."""
+"""A tracker that records nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from distmeta.tracking.base import Point, Tracker
+from typing_extensions import override
+
+from distmeta.tracking.base import MetricPoint, Tracker
 
 
 class NullTracker(Tracker):
-    """For `tracking.kind = none`, and wherever a run is not worth recording."""
+    """The tracker of `tracking.kind = none`."""
 
-    def start(self, name: str, config: Mapping[str, object], resume: str | None, pending: Sequence[Point] = ()) -> str:
-        """There is no run, hence no id."""
+    @override
+    def start(
+        self, name: str, config: Mapping[str, object], resume: str | None, pending: Sequence[MetricPoint] = ()
+    ) -> str:
         return ""
 
+    @override
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Keep nothing."""
+        pass
 
-    def pending(self) -> list[Point]:
-        """There is nothing pending."""
+    @override
+    def pending(self) -> list[MetricPoint]:
         return []
 
-    def tags(self, tags: Mapping[str, str]) -> None:
-        """Keep nothing."""
-
+    @override
     def text(self, content: str, path: str) -> None:
-        """Keep nothing."""
+        pass
 
+    @override
     def artifact(self, path: Path, folder: str) -> None:
-        """Keep nothing."""
+        pass
 
+    @override
     def model(self, checkpoint: Path, name: str) -> None:
-        """Keep nothing."""
+        pass
 
+    @override
     def address(self) -> str | None:
-        """There is nothing to open."""
         return None
 
+    @override
     def close(self, *, failed: bool = False) -> None:
-        """There is nothing pending."""
+        pass

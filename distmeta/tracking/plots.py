@@ -1,6 +1,6 @@
-"""Pictures of a run, as PNG files. matplotlib is loaded when the first one is drawn, and needs no display.
+"""Plots of a run, as PNG files. matplotlib is imported lazily and needs no display.
 
-Shapes: K inner steps, N support examples, Q queries, S tasks (or pictures of them), P points of a curve.
+Shapes: N support examples, Q queries, S tasks, P points of a curve, H x W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-# Okabe and Ito (2008): told apart with any kind of colour vision, and in grey.
+# Okabe and Ito (2008): distinguishable with any kind of colour vision, and in greyscale.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-RIGHT, WRONG, FAINT = "#009E73", "#D55E00", "#999999"
+CORRECT, WRONG, FAINT = "#009E73", "#D55E00", "#999999"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -31,13 +31,13 @@ def adaptation_curve(
     ylabel: str,
     title: str,
 ) -> None:
-    """Draw how a metric changes with the inner steps.
+    """Plot a metric over inner steps.
 
     Args:
         path: The PNG.
         curves: label -> (numbers of inner steps [P], mean [P], half-width of its 95% interval [P]).
-        ylabel: The metric's name.
-        title: The picture's title.
+        ylabel: Name of the metric.
+        title: Title of the plot.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -59,15 +59,15 @@ def training_curves(
     reference: tuple[str, npt.ArrayLike, npt.ArrayLike] | None = None,
     title: str = "",
 ) -> None:
-    """Draw metrics over steps or seconds.
+    """Plot metrics over steps or seconds.
 
     Args:
         path: The PNG.
         series: label -> (x [P], y [P]).
         xlabel: Name of the x axis, with its unit.
         ylabel: Name of the y axis, with its unit.
-        reference: Label, x and y of points to compare with (published or measured elsewhere).
-        title: The picture's title.
+        reference: Label, x and y of published or separately measured points to compare with.
+        title: Title of the plot.
     """
     figure, axes = _figure(6.5, 4.0)
     for index, (label, (x, y)) in enumerate(series.items()):
@@ -88,9 +88,9 @@ def sample_tasks(
     predictions: Array | None = None,
     max_queries: int = 10,
 ) -> None:
-    """Draw few-shot image tasks below each other: the support set on the left, queries on the right.
+    """Draw few-shot image tasks in rows: the support set on the left, queries on the right.
 
-    A right prediction has a green frame, a wrong one an orange frame, a cross and the true label.
+    Correct predictions have a green frame, wrong ones an orange frame, a cross and the true label.
 
     Args:
         path: The PNG.
@@ -99,34 +99,34 @@ def sample_tasks(
         query_images: [S, Q, H, W] or [S, Q, C, H, W].
         query_labels: [S, Q].
         predictions: [S, Q] predicted labels.
-        max_queries: Queries shown of each task.
+        max_queries: Maximum number of queries shown of each task.
     """
     num_support, num_query = support_images.shape[1], min(max_queries, query_images.shape[1])
     figure, grid = _grid(len(support_images), [1.0] * num_support + [0.4] + [1.0] * num_query)
     for s, row in enumerate(grid):
         for axes, n in zip(row, np.argsort(support_labels[s], kind="stable"), strict=False):
-            _picture(axes, support_images[s, n], str(support_labels[s, n]), FAINT)
-        for axes, q in zip(row[num_support + 1 :], _some_of_each(query_labels[s], num_query), strict=True):
+            _show_image(axes, support_images[s, n], str(support_labels[s, n]), FAINT)
+        for axes, q in zip(row[num_support + 1 :], _sample_of_classes(query_labels[s], num_query), strict=True):
             truth = query_labels[s, q]
             predicted = truth if predictions is None else predictions[s, q]
             if predicted == truth:
-                _picture(axes, query_images[s, q], str(truth), FAINT if predictions is None else RIGHT)
+                _show_image(axes, query_images[s, q], str(truth), FAINT if predictions is None else CORRECT)
             else:
-                _picture(axes, query_images[s, q], f"✗ {predicted} (is {truth})", WRONG)
-    _over(grid[0][0], "support: label")
-    _over(grid[0][num_support + 1], "queries: label" if predictions is None else "queries: predicted label")
+                _show_image(axes, query_images[s, q], f"✗ {predicted} (is {truth})", WRONG)
+    _set_header(grid[0][0], "support: label")
+    _set_header(grid[0][num_support + 1], "queries: label" if predictions is None else "queries: predicted label")
     save(figure, path)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A regression task on one number, to show.
+    """A scalar regression task to plot.
 
     Attributes:
-        support: x and y [N] of the points to adapt on.
-        truth: x and y [P] of the true curve.
-        grid: [P] where the learner's curves are taken.
-        predictions: Number of inner steps -> [P] the learner's curve after them.
+        support: x and y [N] of the support points.
+        truth: x and y [P] of the true function.
+        grid: [P] x of the predictions.
+        predictions: Number of inner steps -> [P] predictions after them.
     """
 
     support: tuple[Array, Array]
@@ -136,12 +136,12 @@ class Fit:
 
 
 def regression_fits(path: Path, fits: Sequence[Fit], title: str = "") -> None:
-    """Draw true curves, the points adapted on, and the learner's curves before and after some inner steps.
+    """Plot true functions, support points, and predictions before and after some inner steps.
 
     Args:
         path: The PNG.
         fits: [S] tasks, side by side.
-        title: The picture's title.
+        title: Title of the plot.
     """
     from matplotlib.figure import Figure
 
@@ -151,7 +151,7 @@ def regression_fits(path: Path, fits: Sequence[Fit], title: str = "") -> None:
         axes.plot(*fit.truth, color="black", linewidth=1.5, label="true function")
         for index, (steps, values) in enumerate(sorted(fit.predictions.items())):
             colour, style = (FAINT, ":") if steps == 0 else (COLOURS[index % len(COLOURS)], "--")
-            axes.plot(fit.grid, values, color=colour, linestyle=style, label=_after(steps))
+            axes.plot(fit.grid, values, color=colour, linestyle=style, label=_steps_label(steps))
         axes.plot(*fit.support, "^", color=COLOURS[3], markersize=6, label="support points")
         axes.set_xlabel("x")
         plain(axes)
@@ -163,12 +163,12 @@ def regression_fits(path: Path, fits: Sequence[Fit], title: str = "") -> None:
     save(figure, path)
 
 
-def _after(steps: int) -> str:
+def _steps_label(steps: int) -> str:
     return "before" if steps == 0 else f"after {steps} step{'s' if steps > 1 else ''}"
 
 
-def _some_of_each(labels: Array, count: int) -> Array:
-    """Indices of `count` examples, taken from all classes in turn, then ordered by class."""
+def _sample_of_classes(labels: Array, count: int) -> Array:
+    """Indices of `count` examples, taken from the classes in turn and sorted by class."""
     ranks = np.zeros(len(labels), dtype=int)
     for label in np.unique(labels):
         ranks[labels == label] = np.arange((labels == label).sum())
@@ -193,7 +193,7 @@ def _grid(rows: int, widths: Sequence[float]) -> tuple[Figure, list[list[Axes]]]
     return figure, [list(row) for row in grid]
 
 
-def _picture(axes: Axes, image: Array, text: str, colour: str) -> None:
+def _show_image(axes: Axes, image: Array, text: str, colour: str) -> None:
     pixels = np.moveaxis(image, 0, -1) if image.ndim == 3 else image
     axes.set_axis_on()
     axes.imshow(np.clip(pixels, 0.0, 1.0), cmap="gray", vmin=0.0, vmax=1.0)
@@ -203,7 +203,7 @@ def _picture(axes: Axes, image: Array, text: str, colour: str) -> None:
         spine.set(color=colour, linewidth=0.8 if colour == FAINT else 2.0)
 
 
-def _over(axes: Axes, text: str) -> None:
+def _set_header(axes: Axes, text: str) -> None:
     axes.set_title(text, fontsize=8, loc="left")
 
 
@@ -219,11 +219,11 @@ def _finish(figure: Figure, axes: Axes, path: Path, *, xlabel: str, ylabel: str,
 
 
 def plain(axes: Axes) -> None:
-    """Leave out the frame's top and right."""
+    """Hide the top and right spines."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, its folder included."""
+    """Write a PNG; create its folder if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")

@@ -1,4 +1,4 @@
-"""Private copies of what is to be sent: the original may be gone by then (checkpoints rotate). Secrets are masked."""
+"""Private, masked copies of files to upload, because the originals may be deleted first (checkpoints rotate)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LOG = logging.getLogger(__name__)
 
 
 class Staging:
-    """A folder with a copy of each thing to send."""
+    """A temporary folder with a copy of each file to upload."""
 
     def __init__(self) -> None:
         self._root = Path(tempfile.mkdtemp(prefix="distmeta-tracking-"))
         self._count = 0
 
     def copy(self, path: Path) -> Path | None:
-        """Copy a file or folder; None, with a warning, where that fails."""
+        """Copy a file or folder; on failure log a warning and return None."""
         try:
             staged = self._new(path.resolve().name)
             if path.is_dir():
@@ -38,7 +38,7 @@ class Staging:
         return staged
 
     def text(self, content: str, name: str) -> Path | None:
-        """Write a file; None, with a warning, where that fails."""
+        """Write a text file; on failure log a warning and return None."""
         try:
             staged = self._new(name)
             staged.write_text(masked_text(content, name), encoding="utf-8")
@@ -48,7 +48,7 @@ class Staging:
         return staged
 
     def discard(self, uploads: Iterable[Upload]) -> None:
-        """Remove the copies of what needs no sending any more."""
+        """Remove the copies of uploads that are done or replaced."""
         for upload in uploads:
             shutil.rmtree(upload.staged.parent, ignore_errors=True)
 
@@ -63,8 +63,8 @@ class Staging:
         return folder / name
 
 
-def keep(unsent: Unsent, folder: Path, run_id: str) -> None:
-    """Leave what the store did not take in `folder/run_id`, and tell so."""
+def save_unsent(unsent: Unsent, folder: Path, run_id: str) -> None:
+    """Move what could not be sent to `folder/run_id`, and log a warning with its path."""
     if not unsent.points and not unsent.uploads:
         return
     folder = folder / run_id
@@ -77,7 +77,7 @@ def keep(unsent: Unsent, folder: Path, run_id: str) -> None:
         for index, upload in enumerate(unsent.uploads):
             shutil.move(upload.staged, folder / f"{index}-{upload.staged.name}")
     except OSError as error:
-        _LOG.warning("tracking: what the store has not taken could not be kept in %s: %s", folder, error)
+        _LOG.warning("tracking: unsent values and artifacts could not be saved to %s: %s", folder, error)
         return
     counts = f"{len(unsent.points)} metric values and {len(unsent.uploads)} artifacts"
-    _LOG.warning("tracking: the store has not taken %s; they are in %s", counts, folder.absolute())
+    _LOG.warning("tracking: %s could not be sent to the store; saved to %s", counts, folder.absolute())

@@ -1,4 +1,4 @@
-"""Opening an MLflow store, and what its errors mean. MLflow is imported here when a store is opened, not before."""
+"""Open an MLflow store, classify its errors and retry. MLflow is imported lazily."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _LOG = logging.getLogger(__name__)
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
-# MLflow's own settings, unless the user has made them. Its client would sit on one failed call for minutes; waiting is
-# the sender's work. And a run reports to its store and to no one else.
+# Defaults for MLflow's settings. The sender retries, not MLflow's client, which would block for minutes on one failed
+# call; and no telemetry is sent.
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-FIRST_CALL_PATIENCE_S = 3.0
-"""How long a server that is just starting is waited for, in seconds."""
+FIRST_CALL_TIMEOUT_S = 3.0
+"""How long to retry the first call, because the server may still be starting, in seconds."""
 _MAX_WAIT_S = 10.0
-_PASSING = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
-
-_PASSING_CODES = (408, 425, 429)
+_TRANSIENT_ERRORS = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
+_TRANSIENT_STATUS_CODES = (408, 425, 429)
 
 
 def open_store(uri: str) -> MlflowClient:
-    """Make a client of a store; a SQLite file, with the folders above it, is made if there is none."""
+    """Create a client of a store; the parent folder of a SQLite file is created if missing."""
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
     database = sqlite_file(uri)
@@ -42,77 +41,77 @@ def open_store(uri: str) -> MlflowClient:
         database.parent.mkdir(parents=True, exist_ok=True)
     from mlflow import MlflowClient
 
-    # It tells of each new table, and prints whole stack traces of failed writes, which the sender reports in one line.
+    # This logger reports every new table, and full stack traces of failed writes, which the sender logs in one line.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return MlflowClient(uri)
 
 
 def find_experiment(client: MlflowClient, uri: str, name: str) -> str:
-    """The id of the experiment `name`, which is made if there is none.
+    """Id of the experiment `name`, which is created if it does not exist.
 
-    The artifacts of a SQLite store go beside its file, wherever the run is started.
+    Artifacts of a SQLite store are stored beside its file, independent of the working folder.
 
     Raises:
         UserError: The experiment has been deleted.
     """
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         database = sqlite_file(uri)
         location = artifact_folder(database).as_uri() if database else None
         try:
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:
-            found = client.get_experiment_by_name(name)  # another run may just have made it
-            if found is None:
+            experiment = client.get_experiment_by_name(name)  # another run may have created it concurrently
+            if experiment is None:
                 raise
-    if found.lifecycle_stage == "deleted":
+    if experiment.lifecycle_stage == "deleted":
         raise UserError(
             f"the experiment '{name}' has been deleted in the store",
             where="tracking.experiment",
-            allowed=f"another name, or `mlflow experiments restore --experiment-id {found.experiment_id}`",
+            allowed=f"another name, or `mlflow experiments restore --experiment-id {experiment.experiment_id}`",
         )
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
-def wait_out(call: Callable[[], _Answer], patience_s: float) -> _Answer:
-    """Call until the store answers.
+def retry_outages(call: Callable[[], _Result], timeout_s: float) -> _Result:
+    """Call, and retry with backoff while the store is unavailable.
 
     Args:
-        call: A call of the store that may be repeated.
-        patience_s: How long to try again while the store is away, in seconds. A wait of more than a few is told.
+        call: An idempotent call of the store.
+        timeout_s: How long to retry, in seconds. A wait longer than FIRST_CALL_TIMEOUT_S is logged.
 
     Returns:
-        What `call` returns.
+        The result of `call`.
 
     Raises:
-        Exception: What `call` raises, if it is no outage, or still after `patience_s`.
+        Exception: The error of `call`, if it is no outage or the timeout has passed.
     """
-    give_up_s, wait_s = time.monotonic() + patience_s, 1.0
-    told = patience_s <= FIRST_CALL_PATIENCE_S
+    deadline_s, wait_s = time.monotonic() + timeout_s, 1.0
+    silent = timeout_s <= FIRST_CALL_TIMEOUT_S
     while True:
         try:
             return call()
         except store_errors() as error:
-            left_s = give_up_s - time.monotonic()
+            left_s = deadline_s - time.monotonic()
             if left_s <= 0.0 or not is_outage(error):
                 raise
-            if not told:
+            if not silent:
                 reason = mask_uri(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
-                _LOG.warning("tracking: the store does not answer; waiting for it, up to %.0f s: %s", left_s, reason)
-            told = True
+                _LOG.warning("tracking: the store is unavailable; waiting up to %.0f s for it: %s", left_s, reason)
+            silent = True
         time.sleep(min(left_s, wait_s))
         wait_s = min(2.0 * wait_s, _MAX_WAIT_S)
 
 
 def last_steps(run: Run) -> dict[str, int]:
-    """The last step that the store has of each metric: one answer for all of them, however long they are."""
+    """Last recorded step of each metric, without fetching the history of the metrics."""
     return {metric.key: metric.step for metric in run.data.to_proto().metrics}
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """What a store that cannot be used raises: MLflow itself, the network, the database or its missing driver."""
+    """Errors of a store that cannot be used: from MLflow, the network, the database or its missing driver."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
@@ -121,20 +120,21 @@ def store_errors() -> tuple[type[Exception], ...]:
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether the store may take the same call later: no connection, a time-out, a busy or failing server."""
+    """Whether an error is transient: no connection, a timeout, a busy or failing server."""
     from mlflow.exceptions import MlflowException, RestException
     from requests import HTTPError, RequestException
     from sqlalchemy.exc import OperationalError
 
     if isinstance(error, MlflowException):
-        # Without the server's own account (a gateway's 502), MLflow has only the text; its default code says nothing.
-        told = isinstance(error, RestException) and error.error_code == "INTERNAL_ERROR"
-        if told or error.error_code in _PASSING or "failed with error code 50" in str(error):
+        # An INTERNAL_ERROR counts only if the server sent it, because it is also MLflow's default code. For a gateway's
+        # 502, MLflow has nothing but the message.
+        server_error = isinstance(error, RestException) and error.error_code == "INTERNAL_ERROR"
+        if server_error or error.error_code in _TRANSIENT_ERRORS or "failed with error code 50" in str(error):
             return True
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, HTTPError) and cause.response is not None:
-            return cause.response.status_code >= 500 or cause.response.status_code in _PASSING_CODES
+            return cause.response.status_code >= 500 or cause.response.status_code in _TRANSIENT_STATUS_CODES
         if isinstance(cause, (ConnectionError, TimeoutError, RequestException, OperationalError)):
             return True
         cause = cause.__cause__ or cause.__context__

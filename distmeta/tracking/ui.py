@@ -1,7 +1,7 @@
-"""MLflow's server for a store on this machine, as a process of ours that ends with us.
+"""Run an MLflow server for a local store as a child process.
 
-Against DNS rebinding, the server answers only to `localhost` and private addresses; MLFLOW_SERVER_ALLOWED_HOSTS adds
-others.
+To prevent DNS rebinding, MLflow accepts only `localhost` and private addresses as host names;
+MLFLOW_SERVER_ALLOWED_HOSTS adds others.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _POLL_S = 0.2
 
 
 class MlflowServer:
-    """The server as a context manager: inside, it answers at `address`.
+    """An MLflow server as a context manager, available at `address` within the block.
 
     Args:
         uri: The store, `sqlite:///FILE` or another database.
@@ -35,7 +35,7 @@ class MlflowServer:
         port: Port to listen on.
 
     Raises:
-        UserError: `uri` is a server already, or the port is taken.
+        UserError: `uri` is a server already, or the port is in use.
     """
 
     def __init__(self, uri: str, host: str = "127.0.0.1", port: int = 5000) -> None:
@@ -50,10 +50,10 @@ class MlflowServer:
         self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def __enter__(self) -> Self:
-        """Start the server and wait until it answers.
+        """Start the server and wait until it is available.
 
         Raises:
-            DistmetaError: It has ended, or did not answer in time; tells its last words.
+            DistmetaError: The server exited, or did not start in time; the message includes the end of its output.
         """
         self._output: IO[bytes] = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
@@ -62,7 +62,7 @@ class MlflowServer:
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches us alone, and we end the server with the workers it has started
+            start_new_session=True,  # Ctrl-C reaches this process only, which then ends the server's process group
         )
         try:
             self._wait()
@@ -80,10 +80,10 @@ class MlflowServer:
         """Block until the server ends.
 
         Raises:
-            DistmetaError: It has ended by itself; tells its last words.
+            DistmetaError: The server exited; the message includes the end of its output.
         """
         code = self._process.wait()
-        raise DistmetaError(f"the MLflow server has ended with code {code}: {self._last_words()}")
+        raise DistmetaError(f"the MLflow server exited with code {code}: {self._output_tail()}")
 
     def _command(self) -> list[str]:
         command = [sys.executable, "-m", "mlflow", "server", "--host", self._host, "--port", str(self._port)]
@@ -94,7 +94,7 @@ class MlflowServer:
         return command
 
     def _environment(self) -> dict[str, str]:
-        # The URI goes here and not on the command line, where every user of the machine could read its password.
+        # Not on the command line, where every user of the machine could read the URI's password.
         return {
             **os.environ,
             "MLFLOW_BACKEND_STORE_URI": self._uri,
@@ -106,13 +106,13 @@ class MlflowServer:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise DistmetaError(f"the MLflow server could not start: {self._last_words()}")
-            if self._answers():
+                raise DistmetaError(f"the MLflow server could not start: {self._output_tail()}")
+            if self._is_available():
                 return
             time.sleep(_POLL_S)
-        raise DistmetaError(f"the MLflow server did not answer within {_START_TIMEOUT_S:.0f} s: {self._last_words()}")
+        raise DistmetaError(f"the MLflow server did not start within {_START_TIMEOUT_S:.0f} s: {self._output_tail()}")
 
-    def _answers(self) -> bool:
+    def _is_available(self) -> bool:
         try:
             with urllib.request.urlopen(f"{self.address}/health", timeout=1.0):
                 return True
@@ -120,7 +120,7 @@ class MlflowServer:
             return False
 
     def _stop(self) -> None:
-        """End the server and its workers, which form a process group: politely, then for certain."""
+        """End the process group of the server and its workers: SIGTERM, then SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -130,14 +130,14 @@ class MlflowServer:
         self._process.wait()
         self._output.close()
 
-    def _last_words(self) -> str:
+    def _output_tail(self) -> str:
         self._output.seek(0)
         lines = self._output.read().decode(errors="replace").split("\n")
         return mask_uri(" / ".join(line.strip() for line in lines if line.strip())[-500:])
 
 
 def _check_free(host: str, port: int) -> None:
-    """Raise a UserError unless `port` can be listened on at `host`."""
+    """Raise a UserError if the port is not available."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""Tracking URIs: which one applies, where its artifacts lie, and how to print it without its secrets."""
+"""Tracking URIs: resolve the default, locate artifacts, and mask secrets."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _HEADER = re.compile(r"(?P<name>authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|
 
 
 def tracking_uri(configured: str | None) -> str:
-    """The URI of the configuration, else MLFLOW_TRACKING_URI, else a SQLite file.
+    """The configured URI, or MLFLOW_TRACKING_URI, or a SQLite file.
 
-    It lies in the working folder. In a Ray job, whose working folder does not last, it lies in DISTMETA_HOME.
+    The file is in the working folder; in a Ray job, whose working folder is deleted, it is in DISTMETA_HOME.
     """
     default = f"sqlite:///{data_home().absolute() / 'mlflow.db'}" if in_ray_job() else DEFAULT_URI
     return configured or os.environ.get("MLFLOW_TRACKING_URI") or default
 
 
 def unsent_folder() -> Path:
-    """Where runs leave what their store did not take: beside the default store."""
+    """Folder for values and artifacts that could not be sent to the store: beside the default store."""
     return (data_home().absolute() if in_ray_job() else Path()) / "mlflow-unsent"
 
 
 def mask_uri(text: str) -> str:
-    """Replace passwords, tokens and keys in `text` by `***`: of every URI, and of variables and headers like them.
+    """Replace passwords, tokens and keys in `text` by `***`: in URIs, environment variables and HTTP headers.
 
-    When in doubt it hides too much: a password may hold any character, so all between the user's name and the last `@`
-    goes.
+    Masks too much rather than too little: a password may contain any character, so everything between the user name and
+    the last `@` is masked.
     """
     text = _PASSWORD.sub(r"\g<scheme>\g<user>:***@", text)
     text = _TOKEN.sub(r"\g<scheme>***@", text)
@@ -50,27 +50,27 @@ def mask_uri(text: str) -> str:
 
 
 def inner_path(path: str) -> str:
-    """A path within a run's artifacts, as it is.
+    """Check a path within the artifacts of a run, and return it unchanged.
 
     Raises:
-        UserError: It leads elsewhere.
+        UserError: The path leaves the artifacts, or is not canonical.
     """
     if any(part in ("", ".", "..") for part in path.split("/")) or "\\" in path or ":" in path or "\0" in path:
-        raise UserError(f"'{path}' is not a name of an artifact", allowed="names with / between them, none of them ..")
+        raise UserError(f"'{path}' is not an artifact path", allowed="a relative path without empty, '.' or '..' parts")
     return path
 
 
 def is_server(uri: str) -> bool:
-    """Whether an MLflow server is behind `uri`, rather than a database that this process opens."""
+    """Whether `uri` is an MLflow server, rather than a database that this process opens."""
     return uri.startswith(("http://", "https://"))
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The absolute path of a SQLite store's file; None for other stores."""
+    """Absolute path of a SQLite store's file; None for other stores."""
     match = _SQLITE.match(uri)
     return Path(match["path"]).absolute() if match else None
 
 
 def artifact_folder(database: Path) -> Path:
-    """Where runs of a SQLite store keep their artifacts: beside the database file."""
+    """Artifact folder of a SQLite store: beside the database file."""
     return database.parent / "mlartifacts"

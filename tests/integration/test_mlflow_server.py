@@ -1,4 +1,4 @@
-"""A real MLflow server on loopback: runs in it, outages of it, and the command that starts it."""
+"""A real MLflow server on loopback: runs, outages, and the command that starts it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tracker_of(server: str, tmp_path: Path, close_timeout_s: float = 60.0) -> Ml
     return MlflowTracker(server, "tests", unsent=tmp_path / "unsent", interval_s=0.05, close_timeout_s=close_timeout_s)
 
 
-def test_an_outage_in_the_run_loses_and_doubles_nothing(
+def test_an_outage_neither_loses_nor_duplicates_values(
     port: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, logger="distmeta")
@@ -58,7 +58,7 @@ def test_an_outage_in_the_run_loses_and_doubles_nothing(
         assert tracker.address() == address
     assert not (tmp_path / "unsent").exists()
 
-    # The run goes on, and its server does not come back before it ends.
+    # The run is resumed, and its server stays unavailable until the run ends.
     with MlflowServer(uri, port=port) as server:
         tracker = tracker_of(server.address, tmp_path, close_timeout_s=1.0)
         assert tracker.start("run", {"a": 1}, run_id) == run_id
@@ -66,14 +66,14 @@ def test_an_outage_in_the_run_loses_and_doubles_nothing(
     tracker.log(4, {"loss": 0.125})
     tracker.artifact(tmp_path / "plot.png", "pictures")
     tracker.close()
-    kept = tmp_path / "unsent" / run_id
-    lines = [json.loads(line) for line in (kept / "metrics.jsonl").read_text().splitlines()]
+    unsent = tmp_path / "unsent" / run_id
+    lines = [json.loads(line) for line in (unsent / "metrics.jsonl").read_text().splitlines()]
     assert [(line["key"], line["step"], line["value"]) for line in lines] == [("loss", 4, 0.125)]
-    assert (kept / "0-plot.png").read_bytes() == b"png"
-    assert str(kept) in caplog.text
+    assert (unsent / "0-plot.png").read_bytes() == b"png"
+    assert str(unsent) in caplog.text
 
 
-def test_a_server_that_is_not_there_is_one_clear_line(port: int, tmp_path: Path) -> None:
+def test_an_unavailable_server_is_reported_in_one_line(port: int, tmp_path: Path) -> None:
     tracker = tracker_of(f"http://me:secret@127.0.0.1:{port}", tmp_path)
     with pytest.raises(
         UserError, match=rf"tracking\.uri: the store http://me:\*\*\*@127\.0\.0\.1:{port} cannot"
@@ -82,10 +82,10 @@ def test_a_server_that_is_not_there_is_one_clear_line(port: int, tmp_path: Path)
     assert "secret" not in str(raised.value)
 
 
-def test_a_taken_port_and_a_server_s_uri_are_refused(port: int) -> None:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", port))
-        holder.listen()
+def test_a_port_in_use_and_the_uri_of_a_server_are_refused(port: int) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
         with pytest.raises(UserError, match=rf"--port: port {port} of 127\.0\.0\.1 cannot be used"):
             MlflowServer("sqlite:///mlflow.db", port=port)
     with pytest.raises(UserError, match="is a server already"):
@@ -102,8 +102,8 @@ def test_the_command_serves_the_store_and_ends_cleanly(port: int, tmp_path: Path
         assert process.stdout is not None
         address = json.loads(process.stdout.readline())["address"]
         assert address == f"http://127.0.0.1:{port}"
-        with urllib.request.urlopen(f"{address}/health") as answer:
-            assert answer.status == 200
+        with urllib.request.urlopen(f"{address}/health") as response:
+            assert response.status == 200
         process.send_signal(number)
         assert process.wait(60) == 0
     with socket.socket() as probe:

@@ -25,7 +25,7 @@ CONFIG: dict[str, object] = {
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without runs: MLflow takes seconds to make one, and no time to use a copy."""
+    """A store without runs, to be copied: MLflow takes seconds to create one."""
     path = tmp_path_factory.mktemp("store") / "empty.db"
     tracker = MlflowTracker(f"sqlite:///{path}", "other")
     tracker.start("first", {}, None)
@@ -52,7 +52,9 @@ def artifacts(uri: str, run_id: str, folder: str | None = None) -> set[str]:
     return {file.path for file in MlflowClient(uri).list_artifacts(run_id, folder)}
 
 
-def test_everything_is_on_record_before_step_0(make: Callable[[], MlflowTracker], uri: str, tmp_path: Path) -> None:
+def test_configuration_and_environment_are_recorded_at_the_start(
+    make: Callable[[], MlflowTracker], uri: str, tmp_path: Path
+) -> None:
     tracker = make()
     run_id = tracker.start("run", CONFIG, None)
     run = MlflowClient(uri).get_run(run_id)
@@ -74,7 +76,7 @@ def test_everything_is_on_record_before_step_0(make: Callable[[], MlflowTracker]
     assert MlflowClient(uri).get_run(run_id).info.status == "FINISHED"
 
 
-def test_values_and_files_are_kept(make: Callable[[], MlflowTracker], uri: str, tmp_path: Path) -> None:
+def test_values_and_files_are_recorded(make: Callable[[], MlflowTracker], uri: str, tmp_path: Path) -> None:
     tracker = make()
     run_id = tracker.start("run", CONFIG, None)
     checkpoint = tmp_path / "step-3"
@@ -89,13 +91,13 @@ def test_values_and_files_are_kept(make: Callable[[], MlflowTracker], uri: str, 
     tracker.close()
     assert steps(uri, run_id, "train/loss") == steps(uri, run_id, "train/accuracy") == [1, 2, 3]
     assert artifacts(uri, run_id, "checkpoints/step-3") == {"checkpoints/step-3/state.json"}
-    kept = tmp_path / "mlartifacts" / run_id / "artifacts" / "checkpoints" / "step-3" / "state.json"
-    assert json.loads(kept.read_text()) == {"config": {"checkpoint": {"path": "s3://KEY:***@bucket/runs"}}}
+    recorded = tmp_path / "mlartifacts" / run_id / "artifacts" / "checkpoints" / "step-3" / "state.json"
+    assert json.loads(recorded.read_text()) == {"config": {"checkpoint": {"path": "s3://KEY:***@bucket/runs"}}}
     assert artifacts(uri, run_id, "pictures") == {"pictures/plot.png"}
     assert not (tmp_path / "unsent").exists()
 
 
-def test_a_resumed_run_doubles_no_step(make: Callable[[], MlflowTracker], uri: str) -> None:
+def test_a_resumed_run_records_each_step_once(make: Callable[[], MlflowTracker], uri: str) -> None:
     tracker = make()
     run_id = tracker.start("run", CONFIG, None)
     for step in (10, 20, 30):
@@ -120,7 +122,7 @@ def test_a_resumed_run_doubles_no_step(make: Callable[[], MlflowTracker], uri: s
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
-def test_resuming_a_run_the_store_does_not_know_opens_a_new_one(
+def test_resuming_an_unknown_run_creates_a_new_one(
     make: Callable[[], MlflowTracker], uri: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -133,7 +135,7 @@ def test_resuming_a_run_the_store_does_not_know_opens_a_new_one(
     assert unknown in caplog.text
 
 
-def test_a_file_that_is_not_there_is_told_and_ends_nothing(
+def test_missing_files_are_logged_and_do_not_end_the_run(
     make: Callable[[], MlflowTracker], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -145,7 +147,7 @@ def test_a_file_that_is_not_there_is_told_and_ends_nothing(
     assert caplog.text.count("cannot be recorded") == 2
 
 
-def test_the_address_is_the_command_that_opens_the_store(make: Callable[[], MlflowTracker], uri: str) -> None:
+def test_the_address_names_the_command_that_serves_the_store(make: Callable[[], MlflowTracker], uri: str) -> None:
     tracker = make()
     run_id = tracker.start("run", {}, None)
     tracker.close()
@@ -154,7 +156,7 @@ def test_the_address_is_the_command_that_opens_the_store(make: Callable[[], Mlfl
     assert address.endswith(f"/runs/{run_id}  (served by: distmeta ui --uri {uri})")
 
 
-def test_a_deleted_experiment_is_named(make: Callable[[], MlflowTracker], uri: str) -> None:
+def test_a_deleted_experiment_is_reported(make: Callable[[], MlflowTracker], uri: str) -> None:
     client = MlflowClient(uri)
     client.delete_experiment(client.create_experiment("tests"))
     with pytest.raises(UserError, match=r"tracking\.experiment: the experiment 'tests' has been deleted"):
@@ -165,7 +167,7 @@ def test_a_deleted_experiment_is_named(make: Callable[[], MlflowTracker], uri: s
     "uri",
     ["nonsense://me:secret@host", "postgresql+nodriver://me:secret@host/runs", "sqlite:////proc/none/mlflow.db"],
 )
-def test_a_store_that_cannot_be_used_is_one_clear_line(uri: str) -> None:
+def test_an_unusable_store_is_reported_in_one_line(uri: str) -> None:
     with pytest.raises(UserError, match=r"^tracking\.uri: the store .* cannot be used: .*; allowed: ") as raised:
         MlflowTracker(uri, "tests").start("run", {}, None)
     assert "secret" not in str(raised.value)

@@ -24,7 +24,7 @@ from distmeta.core.errors import UserError
 from distmeta.core.tensors import digest
 from distmeta.server.outer import PARAMS
 from distmeta.tasks.base import TaskSignature
-from distmeta.tracking.base import Point
+from distmeta.tracking.base import MetricPoint
 
 SIGNATURE = TaskSignature(input_shape=(1, 28, 28), num_outputs=5, num_train_outputs=20, objective="cross_entropy")
 FULL_DISK_BYTES = 1 << 20
@@ -206,12 +206,12 @@ def test_a_store_that_does_not_answer_is_not_an_empty_one(flaky: type[FlakyFileS
 
 
 def test_pending_values_come_back_exactly(tmp_path: Path) -> None:
-    points = [Point("train/loss", 1 / 3, 1_700_000_000_123, 7), Point("x", float("inf"), 1, 0)]
+    points = [MetricPoint("train/loss", 1 / 3, 1_700_000_000_123, 7), MetricPoint("x", float("inf"), 1, 0)]
     config = config_of(tmp_path)
     path = save(config, 1, pending=points)
     assert checkpoint.load(path).step == 1
     assert checkpoint.pending(path) == points
-    [value] = checkpoint.pending(save(config, 2, pending=[Point("nan", float("nan"), 1, 2)]))
+    [value] = checkpoint.pending(save(config, 2, pending=[MetricPoint("nan", float("nan"), 1, 2)]))
     assert value.value != value.value
     plain = save(config, 3)
     assert checkpoint.pending(plain) == []
@@ -219,7 +219,7 @@ def test_pending_values_come_back_exactly(tmp_path: Path) -> None:
 
 
 def test_damaged_pending_values_are_told(tmp_path: Path) -> None:
-    path = save(config_of(tmp_path), 1, pending=[Point("x", 1.0, 1, 1)])
+    path = save(config_of(tmp_path), 1, pending=[MetricPoint("x", 1.0, 1, 1)])
     (Path(path) / "pending.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"pending\.jsonl: the file is truncated or corrupted"):
         checkpoint.pending(path)

@@ -1,3 +1,5 @@
+"""Console output: progress and the table of scores."""
+
 from __future__ import annotations
 
 import io
@@ -37,7 +39,7 @@ def text(console: Console) -> str:
     return console.file.getvalue()
 
 
-def test_plain_lines_are_few_and_say_all(clock: FakeClock) -> None:
+def test_plain_lines_are_spaced_and_complete(clock: FakeClock) -> None:
     console = Console(file=io.StringIO(), width=200)
     metrics = {"query_loss": 0.51234, "query_accuracy": 0.8125, "tasks_per_s": 98.34, "worker_busy_share": 0.9}
     with Progress(100, console=console, clock=clock) as progress:
@@ -51,23 +53,25 @@ def test_plain_lines_are_few_and_say_all(clock: FakeClock) -> None:
     assert len(lines) == 11
 
 
-def test_quiet_shows_no_progress_and_leaves_stdout_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_shows_no_progress_and_writes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(2, quiet=True) as progress:
         progress.update(1, {"loss": 1.0})
         progress.note("a note [with brackets]")
         progress.table("title", [FakeScore()])
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "a note [with brackets]" in shown.err and "91.23%" in shown.err and "step" not in shown.err.split("title")[0]
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert (
+        "a note [with brackets]" in output.err and "91.23%" in output.err and "step" not in output.err.split("title")[0]
+    )
 
 
-def test_a_terminal_gets_a_bar() -> None:
+def test_a_terminal_shows_a_progress_bar() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     with Progress(10, name="demo", console=console) as progress:
         progress.update(4, {"loss": 0.25, "tasks_per_s": 12.0})
         progress.note("step 4: saved")
-    shown = text(console)
-    assert "4/10" in shown and "demo" in shown and "loss 0.25" in shown and "step 4: saved" in shown
+    output = text(console)
+    assert "4/10" in output and "demo" in output and "loss 0.25" in output and "step 4: saved" in output
 
 
 def test_the_table_has_accuracy_before_and_after() -> None:
@@ -82,7 +86,7 @@ def test_the_table_has_accuracy_before_and_after() -> None:
     assert any("0.9123" in line for line in lines if "inductive" in line)
 
 
-def test_no_scores_no_table() -> None:
+def test_without_scores_there_is_no_table() -> None:
     console = Console(file=io.StringIO())
     Progress(1, console=console).table("title", [])
     assert text(console) == ""

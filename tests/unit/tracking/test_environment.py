@@ -1,3 +1,5 @@
+"""Git state, versions, machine and memory."""
+
 from __future__ import annotations
 
 import subprocess
@@ -19,27 +21,30 @@ def repository(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_state_of_a_repository(repository: Path) -> None:
-    state = environment.git_state(repository)
+def test_the_state_of_a_repository(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
+    state = environment.git_state()
     assert len(state["commit"]) == 40
     assert (state["branch"], state["dirty"]) == ("trunk", "false")
     (repository / "untracked").write_text("two")
-    assert environment.git_state(repository)["dirty"] == "false"
+    assert environment.git_state()["dirty"] == "false"
     (repository / "file").write_text("two")
-    assert environment.git_state(repository)["dirty"] == "true"
+    assert environment.git_state()["dirty"] == "true"
 
 
 def test_outside_a_repository_there_is_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert environment.git_state(tmp_path) == {}
+    monkeypatch.chdir(tmp_path)
+    assert environment.git_state() == {}
 
 
 def test_without_git_there_is_no_state(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
     monkeypatch.setenv("PATH", "")
-    assert environment.git_state(repository) == {}
+    assert environment.git_state() == {}
 
 
-def test_versions_and_machine_are_named() -> None:
+def test_versions_and_machine_are_recorded() -> None:
     assert {"python", "torch", "numpy"} <= environment.versions().keys()
     assert environment.package_version("no-such-package") is None
     assert all(environment.machine().values())

@@ -1,3 +1,5 @@
+"""Plots: each kind is written as a PNG."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -17,7 +19,7 @@ WRONG = np.array([[0, 1, 2, 2, 1, 0], [0, 1, 2, 0, 1, 2]])
 X = np.linspace(-5.0, 5.0, 20)
 FIT = plots.Fit((X[:5], np.sin(X[:5])), (X, np.sin(X)), X, {0: 0 * X, 1: 0.5 * np.sin(X), 10: np.sin(X)})
 
-PICTURES: dict[str, Callable[[Path], None]] = {
+PLOTS: dict[str, Callable[[Path], None]] = {
     "curve": lambda path: plots.adaptation_curve(path, {"a": (STEPS, STEPS / 4, 0.1 + 0 * STEPS)}, "accuracy", "a"),
     "training": lambda path: plots.training_curves(
         path, {"a": ([1, 2], [0.5, 0.6])}, "s", "accuracy", ("published", [1, 2], [0.4, 0.5])
@@ -28,10 +30,10 @@ PICTURES: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_each_picture_is_a_png_with_something_on_it(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", PLOTS)
+def test_each_plot_is_a_png_that_is_not_empty(tmp_path: Path, name: str) -> None:
     path = tmp_path / "made" / f"{name}.png"
-    PICTURES[name](path)
+    PLOTS[name](path)
     with Image.open(path) as image:
         assert image.format == "PNG"
         pixels = np.asarray(image.convert("L"))
@@ -39,6 +41,6 @@ def test_each_picture_is_a_png_with_something_on_it(tmp_path: Path, name: str) -
     assert pixels.min() < 50 and pixels.max() == 255
 
 
-def test_few_queries_are_taken_from_all_classes() -> None:
+def test_samples_cover_all_classes() -> None:
     labels = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
-    assert plots._some_of_each(labels, 4).tolist() == [0, 1, 3, 6]
+    assert plots._sample_of_classes(labels, 4).tolist() == [0, 1, 3, 6]

@@ -1,4 +1,4 @@
-"""Which errors of a store are worth waiting out, and the wait."""
+"""Transient errors of a store, and retries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import requests
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from distmeta.tracking.store import is_outage, wait_out
+from distmeta.tracking.store import is_outage, retry_outages
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -21,7 +21,7 @@ def http_error(code: int) -> Exception:
 
 
 @pytest.mark.parametrize(
-    ("error", "passes"),
+    ("error", "transient"),
     [
         (ConnectionResetError(), True),
         (requests.ReadTimeout(), True),
@@ -36,11 +36,11 @@ def http_error(code: int) -> Exception:
         (FileNotFoundError("plot.png"), False),
     ],
 )
-def test_outages_are_told_from_refusals(error: Exception, passes: bool) -> None:
-    assert is_outage(error) is passes
+def test_transient_errors_are_outages(error: Exception, transient: bool) -> None:
+    assert is_outage(error) is transient
 
 
-def test_a_store_is_asked_again_until_it_answers(
+def test_outages_are_retried_until_the_timeout_and_other_errors_are_not(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now, waits = [0.0], []
@@ -53,23 +53,23 @@ def test_a_store_is_asked_again_until_it_answers(
     monkeypatch.setattr("distmeta.tracking.store.time.sleep", sleep)
     caplog.set_level(logging.WARNING, logger="distmeta")
 
-    def answer_at_40_s() -> str:
+    def succeed_after_40_s() -> str:
         if now[0] < 40.0:
-            raise ConnectionError("http://me:secret@host does not answer")
-        return "here"
+            raise ConnectionError("http://me:secret@host is unavailable")
+        return "result"
 
-    assert wait_out(answer_at_40_s, 600.0) == "here"
+    assert retry_outages(succeed_after_40_s, 600.0) == "result"
     assert waits == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0]
-    assert len(caplog.records) == 1 and "up to 600 s" in caplog.text and "secret" not in caplog.text
+    assert len(caplog.records) == 1 and "waiting up to 600 s" in caplog.text and "secret" not in caplog.text
     now[0], waits[:] = 0.0, []
     with pytest.raises(ConnectionError):
-        wait_out(answer_at_40_s, 3.0)
+        retry_outages(succeed_after_40_s, 3.0)
     assert waits == [1.0, 2.0]
     assert len(caplog.records) == 1
 
-    def refuse() -> str:
+    def reject() -> str:
         raise MlflowException("no", error_code=1001)
 
     with pytest.raises(MlflowException):
-        wait_out(refuse, 600.0)
+        retry_outages(reject, 600.0)
     assert waits == [1.0, 2.0]

@@ -1,3 +1,5 @@
+"""Starting an MLflow server: refused arguments."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -9,7 +11,7 @@ from distmeta.core.errors import UserError
 from distmeta.tracking.ui import MlflowServer
 
 
-def test_a_store_that_does_not_exist_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_store_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         UserError, match=r"--uri: there are no runs in sqlite:///mlflow\.db: the file .* does not exist"
@@ -18,6 +20,6 @@ def test_a_store_that_does_not_exist_is_named(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_host_without_an_address_is_refused() -> None:
+def test_an_unknown_host_is_refused() -> None:
     with pytest.raises(UserError, match="--host: 'no such host' is not an address"):
         MlflowServer("sqlite:///mlflow.db", host="no such host")

@@ -1,3 +1,5 @@
+"""Tracking URIs: defaults, artifact folders, and masked secrets."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -48,14 +50,14 @@ def test_passwords_and_tokens_are_masked(text: str, shown: str) -> None:
     assert mask_uri(text) == shown
 
 
-def test_the_configured_uri_wins_over_the_environment_and_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configured_uri_overrides_the_environment_and_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tracking_uri(None) == "sqlite:///mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert tracking_uri(None) == "http://server:5000"
     assert tracking_uri("sqlite:///mine.db") == "sqlite:///mine.db"
 
 
-def test_in_a_ray_job_the_default_store_outlives_the_working_folder(
+def test_in_a_ray_job_the_default_store_is_outside_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert unsent_folder() == Path("mlflow-unsent")
@@ -68,13 +70,13 @@ def test_in_a_ray_job_the_default_store_outlives_the_working_folder(
 
 
 @pytest.mark.parametrize("path", ["", "..", "../x", "a/../x", "/x", "a//x", "a/./x", "a/", "C:x", "a\\..\\x", "a\0"])
-def test_names_of_artifacts_stay_in_their_folder(path: str) -> None:
+def test_artifact_paths_stay_in_the_artifacts_of_the_run(path: str) -> None:
     assert inner_path("a/b.c/..d") == "a/b.c/..d"
-    with pytest.raises(UserError, match="is not a name of an artifact"):
+    with pytest.raises(UserError, match="is not an artifact path"):
         inner_path(path)
 
 
-def test_a_sqlite_store_keeps_its_artifacts_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_artifacts_of_a_sqlite_store_are_beside_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     database = sqlite_file("sqlite:///sub/mlflow.db")
     assert database == tmp_path / "sub" / "mlflow.db"
