@@ -48,7 +48,7 @@ CASES = {
 
 def sine(algorithm: str) -> RunConfig:
     """Sine waves with shards of a few milliseconds."""
-    config = load_config(str(JOBS / "sinusoid_maml.py"), ["train.tasks_per_step=48", "runtime.shard_size=8"])
+    config = load_config(str(JOBS / "sinusoid.py:maml"), ["train.tasks_per_step=48", "runtime.shard_size=8"])
     if algorithm == "fomaml":
         return config.model_copy(update={"algorithm": fomaml(lr=0.01, steps=1, eval_steps=10)})
     settings = reptile()
@@ -62,7 +62,7 @@ def sine(algorithm: str) -> RunConfig:
 
 def omniglot() -> RunConfig:
     """Reptile on Omniglot, six shards of one task each."""
-    return load_config(str(JOBS / "omniglot_reptile.py"), ["runtime.shard_size=1"])
+    return load_config(str(JOBS / "omniglot.py:reptile"), ["runtime.shard_size=1"])
 
 
 RUNS = {
@@ -154,7 +154,7 @@ def case(run: str, name: str, chosen: argparse.Namespace) -> tuple[Case, list[Ke
 
 def configured(run: str, chosen: argparse.Namespace, changes: Sequence[str]) -> RunConfig:
     """A run with what this measurement is about held fixed."""
-    fixed = [f"runtime.cpus_per_worker={CPUS}", "runtime.heartbeat_timeout_s=120", "train.steps=1000000"]
+    fixed = [f"runtime.cpus_per_worker={CPUS}", "runtime.tolerance.heartbeat_timeout_s=120", "train.steps=1000000"]
     return change(RUNS[run](), [*fixed, f"engine.strategy={chosen.strategy}", *changes, *chosen.set])
 
 

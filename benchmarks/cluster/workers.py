@@ -6,7 +6,7 @@ ratios are medians over the rounds. `barrier` is two processes that share nothin
 the machine's two cores are worth, and so the most that two workers can be. CPU seconds are those of all processes
 together; they say what a method costs even where others use the machine.
 
-The network is conv4. Tasks are Omniglot's as in jobs/omniglot_maml.py where its store is at hand, else drawn
+The network is conv4. Tasks are Omniglot's as in jobs/omniglot.py:maml where its store is at hand, else drawn
 characters of the same size.
 
     python benchmarks/cluster/workers.py --out runs/bench
@@ -54,11 +54,11 @@ JOBS = Path(__file__).parents[2] / "jobs"
 
 def base(tasks: str, changes: list[str]) -> RunConfig:
     """The run: its job, with what this measurement is about held fixed."""
-    fixed = ["train.steps=1000000", f"runtime.cpus_per_worker={CPUS}", "runtime.heartbeat_timeout_s=600"]
+    fixed = ["train.steps=1000000", f"runtime.cpus_per_worker={CPUS}", "runtime.tolerance.heartbeat_timeout_s=600"]
     if tasks == "omniglot" or (tasks == "auto" and _at_hand("omniglot")):
-        return load_config(str(JOBS / "omniglot_maml.py"), [*fixed, *changes])
+        return load_config(str(JOBS / "omniglot.py:maml"), [*fixed, *changes])
     glyphs = "tasks={source: glyphs, way: 5, shots: 1, queries: 1, eval_queries: 1}"
-    return load_config(str(JOBS / "omniglot_maml.py"), [*fixed, glyphs, *changes])
+    return load_config(str(JOBS / "omniglot.py:maml"), [*fixed, glyphs, *changes])
 
 
 def _at_hand(store: str) -> bool:

@@ -45,9 +45,9 @@ ALL = [
     "outer.average=0.99",
     "engine.strategy=vmap",
     "runtime.workers=2..3",
-    "runtime.heartbeat_timeout_s=5",
-    "runtime.max_worker_failures=8",
-    "runtime.max_shard_retries=8",
+    "runtime.tolerance.heartbeat_timeout_s=5",
+    "runtime.tolerance.max_worker_failures=8",
+    "runtime.tolerance.max_shard_retries=8",
     "train.log_every=1",
     "checkpoint.every=5",
     "evaluation.every=25",
@@ -94,13 +94,13 @@ def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 def test_a_sinusoid_run_bears_it(folder: Path, tmp_path: Path, seed: int) -> None:
-    config = load_config(str(ROOT / "jobs" / "sinusoid_maml.py"), SINUSOID)
+    config = load_config(str(ROOT / "jobs" / "sinusoid.py:maml"), SINUSOID)
     bear(config, folder, tmp_path / "home", seed)
 
 
 @pytest.mark.omniglot
 def test_an_omniglot_run_bears_it(folder: Path, tmp_path: Path, data_dir: Path, seed: int) -> None:
-    config = load_config(str(ROOT / "jobs" / "omniglot_maml.py"), [*OMNIGLOT, "train.budget_s=null"])
+    config = load_config(str(ROOT / "jobs" / "omniglot.py:maml"), [*OMNIGLOT, "train.budget_s=null"])
     import_store("omniglot", data_dir / "omniglot")
     bear(config, folder, tmp_path / "home", seed + 1)
 

@@ -30,7 +30,7 @@ COMMANDS = sorted(set(in_files(r"^(?:#|`| )*(?:env [^&\n]*)?(distmeta [a-z]+[^`#
 
 
 def test_there_are_commands_to_check() -> None:
-    assert any(command.startswith("distmeta submit jobs/sinusoid_maml.py") for _, command in COMMANDS)
+    assert any(command.startswith("distmeta submit jobs/sinusoid.py:maml") for _, command in COMMANDS)
     assert any(command.startswith("distmeta jobs list") for _, command in COMMANDS)
 
 
@@ -49,21 +49,23 @@ def test_overrides_fit_the_jobs_that_they_are_given_to() -> None:
     texts = [README, *(document["spec"].get("entrypoint", "") for document in read_documents("kubernetes/rayjob.yaml"))]
     checked = 0
     for text in texts:
-        for job, rest in re.findall(r"(jobs/\w+\.py)((?: +--?[\w.=-]+(?: [\w.=-]+)?)*)", text):
-            load_config(str(ROOT / job), re.findall(r"--set ([\w.]+=[^\s`]+)", rest))
+        for file, name, rest in re.findall(r"(jobs/\w+\.py)[: ](\w+)((?: +--?[\w.=-]+(?: [\w.=-]+)?)*)", text):
+            load_config(f"{ROOT / file}:{name}", re.findall(r"--set ([\w.]+=[^\s`]+)", rest))
             checked += 1
     assert checked >= 4
     loose = re.findall(r"--set ([\w.]+=[\w.]+)", README)
-    assert load_config(str(ROOT / "jobs/sinusoid_maml.py"), loose)
+    assert load_config(str(ROOT / "jobs/sinusoid.py:maml"), loose)
 
 
 def test_fields_that_are_named_exist() -> None:
     sections = "|".join(RunConfig.model_fields)
-    named = set(re.findall(rf"`((?:{sections})\.\w+)[=`]", README))
-    assert {"runtime.workers", "runtime.heartbeat_timeout_s"} <= named
+    named = set(re.findall(rf"`((?:{sections})(?:\.\w+)+)[=`]", README))
+    assert {"runtime.workers", "runtime.tolerance.heartbeat_timeout_s"} <= named
     for name in named:
-        section, field = name.split(".")
-        assert field in RunConfig.model_fields[section].annotation.model_fields, name  # type: ignore[union-attr]
+        section: Any = RunConfig
+        for field in name.split("."):
+            assert field in section.model_fields, name
+            section = section.model_fields[field].annotation
 
 
 def test_files_that_are_named_exist() -> None:
