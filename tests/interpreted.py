@@ -1,4 +1,4 @@
-"""Compiled strategies without a compiler: graphs are run operation by operation, in every other respect alike."""
+"""Compiled strategies without a compiler: a `NativeGraph` that runs its graph eagerly, operation by operation."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from distmeta.engine.graphs.native import _laid_out, _layout
+from distmeta.engine.graphs.native import _layout, _with_layout
 
 
 class InterpretedGraph:
-    """Stands for `NativeGraph`: takes tensors of the traced shapes and types, in the traced memory layout.
+    """Replaces `NativeGraph`: takes tensors of the traced shapes and types, in the traced memory layout.
 
     Attributes:
-        made: All that were made since the list was emptied.
-        thread: The thread that it was made in.
+        made: All graphs made since the list was emptied.
+        thread: The thread that made it.
     """
 
     made: list[InterpretedGraph] = []  # noqa: RUF012
@@ -29,6 +29,6 @@ class InterpretedGraph:
         self.made.append(self)
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        laid_out = [_laid_out(tensor, layout) for tensor, layout in zip(tensors, self._layouts, strict=True)]
+        inputs = [_with_layout(tensor, layout) for tensor, layout in zip(tensors, self._layouts, strict=True)]
         with torch.no_grad():
-            return list(self.module(*laid_out))
+            return list(self.module(*inputs))

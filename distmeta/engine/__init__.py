@@ -1,1 +1,1 @@
-"""The engine: one shard of T tasks on one device."""
+"""The engine: computes the update of one shard of T tasks on one device."""

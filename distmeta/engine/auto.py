@@ -1,9 +1,9 @@
-"""`strategy = auto`: time the candidates on a shard of the run, and take the fastest.
+"""`engine.strategy = auto`: time candidate strategies on a shard of the run, and choose the fastest.
 
-None wins everywhere: on a CPU, vmap makes a small network twenty times faster and a convolutional one with many images
-slower than a loop. So the eager candidates are timed first. Native code is tried for the better of them, and for the
-other one too where the two are close, if the run is long enough to be worth the compiling. A candidate that fails is
-left out, and the reason is kept. The choice is remembered for this machine, this method and these shapes.
+No strategy is the fastest everywhere: on a CPU, vmap is twenty times as fast as a loop for a small network, and slower
+for a convolutional network with many images. The eager candidates are timed first. If the run is long enough to repay
+compiling, the compiled counterpart of the faster one is timed too, and both counterparts where the two are close. A
+candidate that raises is left out, with the reason. The choice is stored for this machine, method and shapes.
 """
 
 from __future__ import annotations
@@ -27,27 +27,26 @@ from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners.base import Learner
 
 _LOG = logging.getLogger(__name__)
-CLOSE = 4.0
-"""Eager candidates within this factor of each other are both worth compiling."""
-COMPILE_S = 15.0
-"""What compiling is taken to cost before it has been tried."""
-WORTH = 20.0
-"""A run must be this many times as long as compiling takes."""
-_MEASURE_S = 0.5
-_MAX_ROUNDS = 5
+CLOSE_FACTOR = 4.0
+"""Both eager candidates have their counterparts compiled if their times are within this factor of each other."""
+ESTIMATED_COMPILE_S = 15.0
+MIN_RUN_PER_COMPILE = 20.0
+"""Compiled candidates are timed if the run is expected to take this many times `ESTIMATED_COMPILE_S`."""
+_MIN_TIMING_S = 0.5
+_MAX_REPEATS = 5
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen.
+    """The chosen strategy and why.
 
     Attributes:
         strategy, chunk, memory: See `EngineConfig`.
         seconds: Seconds per task of every candidate that was timed.
-        failures: Why others were left out.
+        failures: Error message of every candidate that raised.
         took_s: Seconds that the choice took.
-        compiled: Native code was among the candidates.
-        remembered: It was known from an earlier run.
+        compiled: Whether compiled strategies were among the candidates.
+        remembered: Whether the choice comes from an earlier run.
     """
 
     strategy: str
@@ -60,17 +59,18 @@ class Choice:
     remembered: bool = False
 
     def apply(self, config: EngineConfig) -> EngineConfig:
-        """The configuration with the choice in it."""
+        """The configuration with the chosen strategy, chunk and memory."""
         chosen = {"strategy": self.strategy, "chunk": self.chunk, "memory": self.memory}
         return EngineConfig.model_validate({**config.model_dump(), **chosen})
 
     @property
     def reason(self) -> str:
-        """One line for people."""
-        times = ", ".join(f"{name} {1000 * value:.3g}" for name, value in sorted(self.seconds.items(), key=_second))
-        left_out = "".join(f"; {name} left out: {why}" for name, why in self.failures.items())
-        source = "as before on this machine" if self.remembered else f"chosen in {self.took_s:.1f} s"
-        return f"engine: {self.strategy}, {source} (milliseconds a task: {times}){left_out}"
+        """One line for the log."""
+        by_time = sorted(self.seconds, key=self.seconds.__getitem__)
+        times = ", ".join(f"{name} {1000 * self.seconds[name]:.3g}" for name in by_time)
+        failed = "".join(f"; {name} failed: {message}" for name, message in self.failures.items())
+        source = "chosen by an earlier run" if self.remembered else f"chosen in {self.took_s:.1f} s"
+        return f"engine: {self.strategy}, {source} (milliseconds per task: {times}){failed}"
 
 
 def choose(
@@ -85,59 +85,66 @@ def choose(
     tasks_ahead: float = math.inf,
     seconds_ahead: float = math.inf,
 ) -> Choice:
-    """Time the candidates on a shard.
+    """Time the candidates on a shard and choose the fastest.
 
     Args:
         learner: How a task is adapted.
-        estimator: How the outer signal is made of it.
-        config: What is not to be chosen; a `chunk` that is set is kept.
-        lanes: Chunks in flight.
+        estimator: How the outer signal is computed from adapted tasks.
+        config: The fields that are not chosen; a `chunk` that is set is kept.
+        lanes: Number of threads that compute chunks.
         meta: Meta-parameters.
         episodes: T tasks.
-        method: Describes learner, estimator and network; choices are remembered under it. Empty for no remembering.
-        tasks_ahead: Tasks that this process will compute: short runs are not worth compiling for.
-        seconds_ahead: The time that it has for them.
+        method: Identifies learner, estimator and network; the key under which the choice is stored. Empty: not stored.
+        tasks_ahead: Tasks of the whole run, which decide whether compiling pays.
+        seconds_ahead: Time limit of the run in seconds.
 
     Raises:
-        UserError: Every candidate fails.
+        UserError: Every candidate raises.
     """
     started, key = time.perf_counter(), _key(method, config, lanes, meta, episodes)
-    known = _recall(key) if method else None
-    trial = _Trial(lambda tried: Engine(learner, estimator, tried, lanes), config, lanes, meta, episodes)
-    if known is not None:
-        trial.seconds, trial.failures = dict(known.seconds), dict(known.failures)
+    stored = _load(key) if method else None
+    candidates = _Candidates(lambda tried: Engine(learner, estimator, tried, lanes), config, lanes, meta, episodes)
+    if stored is not None:
+        candidates.seconds, candidates.failures = dict(stored.seconds), dict(stored.failures)
     else:
-        trial.run("loop")
-        trial.run("vmap")
-    best = min(trial.seconds.values(), default=math.inf)
-    is_long = min(best * tasks_ahead, seconds_ahead) >= WORTH * COMPILE_S
-    if known is not None and (known.compiled or not is_long):
-        return known
-    for strategy in _worth_compiling(trial.seconds, meta) if is_long else ():
-        trial.run(strategy)
-    if not trial.seconds:
-        reasons = "; ".join(f"{name}: {why}" for name, why in trial.failures.items())
-        raise UserError(f"no way of computing a shard works ({reasons})", where="engine.strategy")
-    strategy = min(trial.seconds, key=trial.seconds.__getitem__)
-    chunk, memory = trial.chunk(strategy), memory_of(config, learner)
+        candidates.run("loop")
+        candidates.run("vmap")
+    best = min(candidates.seconds.values(), default=math.inf)
+    is_long = min(best * tasks_ahead, seconds_ahead) >= MIN_RUN_PER_COMPILE * ESTIMATED_COMPILE_S
+    if stored is not None and (stored.compiled or not is_long):
+        return stored
+    for strategy in _worth_compiling(candidates.seconds, meta) if is_long else ():
+        candidates.run(strategy)
+    if not candidates.seconds:
+        reasons = "; ".join(f"{name}: {message}" for name, message in candidates.failures.items())
+        raise UserError(f"every strategy fails ({reasons})", where="engine.strategy")
+    strategy = min(candidates.seconds, key=candidates.seconds.__getitem__)
+    chunk, memory = candidates.chunk(strategy), memory_of(config, learner)
     took_s = time.perf_counter() - started
-    choice = Choice(strategy, chunk, memory, trial.seconds, trial.failures, took_s, compiled=is_long)
+    choice = Choice(strategy, chunk, memory, candidates.seconds, candidates.failures, took_s, compiled=is_long)
     if method:
-        _remember(key, choice)
+        _store(key, choice)
     return choice
 
 
 def _worth_compiling(seconds: dict[str, float], meta: Params) -> list[str]:
-    """Native candidates for the better of the eager ones, and for the other where the two are close."""
+    """The compiled counterparts of the faster eager candidate, or of both where their times are close."""
     ratio = seconds.get("loop", math.inf) / seconds.get("vmap", math.inf)
     # Convolutions with weights of their own for every task are slow to compile and not the fastest on a CPU.
     has_filters = any(tensor.dim() == 4 for tensor in meta.values())
-    found = ["compiled"] if not ratio > CLOSE else []
-    return [*found, "compiled_vmap"] if ratio > CLOSE or (ratio > 1 / CLOSE and not has_filters) else found
+    strategies = ["compiled"] if not ratio > CLOSE_FACTOR else []
+    if ratio > CLOSE_FACTOR or (ratio > 1 / CLOSE_FACTOR and not has_filters):
+        strategies.append("compiled_vmap")
+    return strategies
 
 
-class _Trial:
-    """Candidates on one shard."""
+class _Candidates:
+    """Times strategies on one shard.
+
+    Attributes:
+        seconds: Seconds per task by strategy.
+        failures: Error message by strategy.
+    """
 
     def __init__(
         self, make: Callable[[EngineConfig], Engine], config: EngineConfig, lanes: int, meta: Params, episodes: Episode
@@ -148,13 +155,13 @@ class _Trial:
         self.failures: dict[str, str] = {}
 
     def chunk(self, strategy: str) -> int | None:
-        """Enough chunks for every lane, unless the configuration says how large they are."""
+        """One chunk for every lane, unless the configuration sets the chunk size."""
         if strategy in ("loop", "compiled") or self._config.chunk is not None:
             return self._config.chunk
         return math.ceil(self._episodes.num_tasks / self._lanes) if self._lanes > 1 else None
 
     def run(self, strategy: str) -> None:
-        """Time a candidate; keep why if it fails."""
+        """Time a strategy; record the error if it fails."""
         values = {**self._config.model_dump(), "strategy": strategy, "chunk": self.chunk(strategy)}
         try:
             engine = self._make(EngineConfig.model_validate(values))
@@ -165,17 +172,13 @@ class _Trial:
             _LOG.debug("candidate %s failed", strategy, exc_info=True)
 
     def _time(self, engine: Engine) -> float:
-        """Seconds of a shard: the least of a few runs, which is the one that nothing else disturbed."""
+        """Seconds per shard: the minimum of a few repeats, the one that other processes disturbed least."""
         times: list[float] = []
-        while len(times) < _MAX_ROUNDS and (not times or sum(times) < _MEASURE_S):
-            began = time.perf_counter()
+        while len(times) < _MAX_REPEATS and (not times or sum(times) < _MIN_TIMING_S):
+            started = time.perf_counter()
             engine.update(self._meta, self._episodes)
-            times.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - started)
         return min(times)
-
-
-def _second(pair: tuple[str, float]) -> float:
-    return pair[1]
 
 
 def _key(method: str, config: EngineConfig, lanes: int, meta: Params, episodes: Episode) -> str:
@@ -185,19 +188,19 @@ def _key(method: str, config: EngineConfig, lanes: int, meta: Params, episodes: 
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _recall(key: str) -> Choice | None:
+def _load(key: str) -> Choice | None:
     path = cache_folder() / f"choice-{key}.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return Choice(**{**found, "remembered": True, "took_s": 0.0})
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Choice(**{**fields, "remembered": True, "took_s": 0.0})
     except FileNotFoundError:
         return None
     except (ValueError, TypeError):
-        _LOG.warning("%s cannot be read; choosing anew", path)
+        _LOG.warning("%s cannot be read; timing the strategies again", path)
         return None
 
 
-def _remember(key: str, choice: Choice) -> None:
+def _store(key: str, choice: Choice) -> None:
     path = cache_folder() / f"choice-{key}.json"
     scratch = path.with_suffix(f".{os.getpid()}")
     scratch.write_text(json.dumps(asdict(choice)), encoding="utf-8")

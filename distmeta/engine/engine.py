@@ -1,13 +1,13 @@
-"""One shard of T tasks on one device: how it is computed, within which memory.
+"""Computes the update of one shard of T tasks on one device.
 
 Strategies, all computing the same sums:
-    loop            one task at a time
-    vmap            `torch.vmap` over the tasks of a chunk
+    loop            one task at a time, eagerly
+    vmap            the tasks of a chunk at once, eagerly (`torch.vmap`)
     compiled        one task at a time, as native code
     compiled_vmap   the tasks of a chunk at once, as native code
 
-Chunks are cut by the configuration, computed by as many lanes as the worker has threads, and summed in order: the
-result depends neither on where the shard is computed nor on the number of lanes.
+The configuration sets the chunk size. Lanes compute the chunks, which are summed in order: the result depends neither
+on the worker nor on the number of lanes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from distmeta.engine.precision import library_precision, products
 from distmeta.methods.estimators.base import Estimator, Metrics, TaskOps
 from distmeta.methods.learners.base import Learner
 
-UNROLLED_STEPS = 16
-ONE_BY_ONE = frozenset({"auto", "loop", "compiled"})
+MAX_UNROLLED_STEPS = 16
+"""`memory = auto` stores the autograd graph of all inner steps up to this number of steps."""
+ONE_TASK_CHUNKS = frozenset({"auto", "loop", "compiled"})
+"""Strategies whose chunks have one task."""
 COMPILED = {"compiled": "loop", "compiled_vmap": "vmap"}
-"""Compiled strategies and how they lift functions of one task."""
+"""Compiled strategies, and the lift that each of them traces."""
 
 
 class Engine:
@@ -37,31 +39,31 @@ class Engine:
 
     Args:
         learner: How a task is adapted.
-        estimator: How the outer signal is made of it.
-        config: Strategy (`auto` is a loop here: see `distmeta.engine.auto`), chunk, memory.
-        lanes: Chunks in flight.
+        estimator: How the outer signal is computed from adapted tasks.
+        config: Strategy, chunk, memory, matmul. `auto` runs as `loop` until `distmeta.engine.auto` has chosen.
+        lanes: Number of threads that compute chunks.
     """
 
     def __init__(self, learner: Learner, estimator: Estimator, config: EngineConfig, lanes: int = 1) -> None:
         self._chunk, self._matmul = chunk_of(config), config.matmul
         self._lanes = Lanes(lanes)
-        flat, lift = memory_of(config, learner) == "flat", lift_of(config.strategy)
-        self._ops: TaskOps = EagerOps(learner, lift, flat=flat)
+        recompute, lift = memory_of(config, learner) == "flat", lift_of(config.strategy)
+        self._ops: TaskOps = EagerOps(learner, lift, recompute=recompute)
         self._is_compiled = config.strategy in COMPILED
         if self._is_compiled:
-            estimator = CompiledEstimator(learner, estimator, lift, lanes, flat=flat, matmul=config.matmul)
+            estimator = CompiledEstimator(learner, estimator, lift, lanes, recompute=recompute, matmul=config.matmul)
         self._estimator = estimator
         self._prepared: set[tuple[Any, ...]] = set()
 
     def update(self, meta: Params, episodes: Episode) -> Update:
-        """The update of a shard.
+        """Compute the update of a shard.
 
         Args:
             meta: Meta-parameters; not changed.
             episodes: T tasks.
 
         Returns:
-            Sums over the T tasks, of weight T.
+            Outer signal and metrics, summed over the T tasks, with weight T.
         """
         if self._is_compiled:
             meta, episodes = canonical(meta), episodes.map(lambda tensor: tensor.contiguous())
@@ -75,18 +77,18 @@ class Engine:
     def _update(self, meta: Params, episodes: Episode) -> Update:
         parts = list(chunks(episodes, self._chunk))
         self._prepare(meta, parts)
-        found = self._lanes.map(lambda chunk: self._estimate(meta, chunk), parts)
-        names = list(found[0][1])
-        # All metrics at once: on a GPU, reading a number waits for everything before it.
-        values = torch.stack([torch.stack([metrics[name] for name in names]) for _, metrics in found]).double()
+        estimates = self._lanes.map(lambda chunk: self._estimate(meta, chunk), parts)
+        names = list(estimates[0][1])
+        # All metrics in one transfer: on a GPU, reading a number waits for all operations before it.
+        values = torch.stack([torch.stack([metrics[name] for name in names]) for _, metrics in estimates]).double()
         sums = dict(zip(names, torch.cumsum(values, 0)[-1].tolist(), strict=True))
-        total = found[0][0]
-        for grad, _ in found[1:]:
+        total = estimates[0][0]
+        for grad, _ in estimates[1:]:
             total = {name: tensor + grad[name] for name, tensor in total.items()}
         return Update({name: tensor.contiguous() for name, tensor in total.items()}, float(episodes.num_tasks), sums)
 
     def _prepare(self, meta: Params, parts: list[Episode]) -> None:
-        """Compile for shapes not seen before, ahead of the lanes: torch traces one function at a time in a process."""
+        """Compile for new shapes before the lanes start: torch's tracing is not thread-safe."""
         for part in parts if self._is_compiled else ():
             key = (part.form, *(tensor.shape for tensor in part.tensors()))
             if key not in self._prepared:
@@ -94,31 +96,31 @@ class Engine:
                 self._prepared.add(key)
 
     def _estimate(self, meta: Params, chunk: Episode) -> tuple[Params, Metrics]:
-        if self._is_compiled:  # the graph itself says how its products are computed
+        if self._is_compiled:  # the policy was applied when the graph was traced
             return self._estimator.estimate(self._ops, meta, chunk)
         with products(self._matmul):
             return self._estimator.estimate(self._ops, meta, chunk)
 
 
 def lift_of(strategy: str) -> str:
-    """How a strategy takes functions of one task to many (see `LIFTS`); `auto` before the choice is a loop."""
+    """The lift of a strategy (see `distmeta.engine.lifts`); that of `auto` is `loop`."""
     return {**COMPILED, "auto": "loop"}.get(strategy, strategy)
 
 
 def memory_of(config: EngineConfig, learner: Learner) -> Literal["unrolled", "flat"]:
-    """`auto` decided by the number of inner steps, which is the same on every machine."""
+    """`engine.memory`, with `auto` resolved by the number of inner steps, so that it is equal on every machine."""
     if config.memory == "auto":
-        return "unrolled" if learner.num_steps <= UNROLLED_STEPS else "flat"
+        return "unrolled" if learner.num_steps <= MAX_UNROLLED_STEPS else "flat"
     return config.memory
 
 
 def chunk_of(config: EngineConfig) -> int | None:
-    """Tasks of a chunk; None for the whole shard."""
-    return 1 if config.strategy in ONE_BY_ONE else config.chunk
+    """Number of tasks in a chunk; None for the whole shard."""
+    return 1 if config.strategy in ONE_TASK_CHUNKS else config.chunk
 
 
 def chunks(episodes: Episode, size: int | None) -> Iterator[Episode]:
-    """Cut the task axis into pieces of `size` tasks, the last one possibly smaller."""
+    """Split a shard into chunks of `size` tasks; the last one may be smaller."""
     count = episodes.num_tasks
     size = size or count
     for begin in range(0, count, size):

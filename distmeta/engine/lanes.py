@@ -1,8 +1,8 @@
-"""Several chunks of tasks in flight in one process.
+"""Lanes: a lane is one thread that computes chunks of tasks.
 
-torch's own threads split every operation, which for the small operations of one task costs more than it gains. Lanes
-split the tasks instead: each is a thread with one intra-operation thread of its own, so that the numbers do not depend
-on how many there are. torch lets go of the interpreter's lock inside its kernels.
+torch's own threads split every operation, which costs more than it gains for the small operations of one task. Lanes
+split the tasks instead. Each lane has one intra-operation thread, so that the numbers do not depend on how many lanes
+there are. Lanes run in parallel because torch releases the GIL inside its kernels.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Out = TypeVar("Out")
 
 
 class Lanes:
-    """A pool of threads; with one lane, the calling thread does the work.
+    """A thread pool; with one lane, the calling thread does the work.
 
     Args:
-        count: Threads.
+        count: Number of lanes.
     """
 
     def __init__(self, count: int) -> None:
@@ -30,25 +30,25 @@ class Lanes:
         self._pool: ThreadPoolExecutor | None = None
 
     def map(self, function: Callable[[In], Out], items: Iterable[In]) -> list[Out]:
-        """`function` of every item, in their order. An exception ends it."""
-        given = list(items)
+        """`function` of every item, in the order of the items. The first exception is raised."""
+        inputs = list(items)
         if self.count == 1:
-            return [function(item) for item in given]
+            return [function(item) for item in inputs]
         if self._pool is None:
             self._pool = ThreadPoolExecutor(
                 self.count, thread_name_prefix="lane", initializer=lambda: torch.set_num_threads(1)
             )
-        found: dict[int, Out] = {}
-        turns = itertools.count()
+        outputs: dict[int, Out] = {}
+        indices = itertools.count()
 
         def lane() -> None:
-            """Take items until there are none: one errand for each thread is cheaper than one for each item."""
-            while (turn := next(turns)) < len(given):
-                found[turn] = function(given[turn])
+            """Take items until none is left: one submission for each thread costs less than one for each item."""
+            while (index := next(indices)) < len(inputs):
+                outputs[index] = function(inputs[index])
 
-        for errand in [self._pool.submit(lane) for _ in range(min(self.count, len(given)))]:
-            errand.result()
-        return [found[turn] for turn in range(len(given))]
+        for future in [self._pool.submit(lane) for _ in range(min(self.count, len(inputs)))]:
+            future.result()
+        return [outputs[index] for index in range(len(inputs))]
 
     def close(self) -> None:
         """End the threads."""

@@ -1,4 +1,8 @@
-"""From a function of one task to a function of T tasks."""
+"""Lifts: a lift turns a function of one task into a function of T tasks, by a loop or by `torch.vmap`.
+
+Arguments and results are pytrees of tensors, batches or episodes. Every tensor of the lifted function has a leading
+task axis.
+"""
 
 from __future__ import annotations
 
@@ -13,47 +17,48 @@ from distmeta.engine.trees import Structure, flatten
 
 Function = Callable[..., Any]
 Lift = Callable[[Function], Function]
-"""Arguments and results are nests of tensors, batches or episodes, with a task axis first on the lifted side."""
 
 
 def _loop(function: Function) -> Function:
-    """For chunks of one task: take the task axis off, and put it back."""
+    """T = 1 (the engine cuts chunks of one task and loops over them): remove the task axis, and add it again."""
 
     def lifted(*arguments: Any) -> Any:
-        tensors, structure = flatten([_opened(argument) for argument in arguments])
-        plain = structure.rebuild([tensor.squeeze(0) for tensor in tensors])
-        found = function(*(_closed(a, p) for a, p in zip(arguments, plain, strict=True)))
-        return tree_map(lambda leaf: leaf.unsqueeze(0) if isinstance(leaf, Tensor) else leaf, found)
+        tensors, structure = flatten([_to_tensors(argument) for argument in arguments])
+        single = structure.rebuild([tensor.squeeze(0) for tensor in tensors])
+        result = function(*(_from_tensors(a, s) for a, s in zip(arguments, single, strict=True)))
+        return tree_map(lambda leaf: leaf.unsqueeze(0) if isinstance(leaf, Tensor) else leaf, result)
 
     return lifted
 
 
 def _vmap(function: Function) -> Function:
-    """All tasks of the chunk at once."""
+    """Any T: all tasks of the chunk at once."""
 
     def lifted(*arguments: Any) -> Any:
-        tensors, structure = flatten([_opened(argument) for argument in arguments])
-        forms: list[Structure] = []
+        tensors, structure = flatten([_to_tensors(argument) for argument in arguments])
+        structures: list[Structure] = []
 
         def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-            plain = structure.rebuild(tensors)
-            found, form = flatten(function(*(_closed(a, p) for a, p in zip(arguments, plain, strict=True))))
-            forms.append(form)
-            return found
+            single = structure.rebuild(tensors)
+            result = function(*(_from_tensors(a, s) for a, s in zip(arguments, single, strict=True)))
+            outputs, result_structure = flatten(result)
+            structures.append(result_structure)
+            return outputs
 
-        found = vmap(flat, randomness="error")(*tensors)
-        return forms[0].rebuild(found)
+        outputs = vmap(flat, randomness="error")(*tensors)
+        return structures[0].rebuild(outputs)
 
     return lifted
 
 
-def _opened(argument: Any) -> Any:
-    """Batches and episodes as their tensors."""
+def _to_tensors(argument: Any) -> Any:
+    """Batches and episodes, which are no pytrees, as tuples of their tensors."""
     return argument.tensors() if isinstance(argument, Batch | Episode) else argument
 
 
-def _closed(argument: Any, plain: Any) -> Any:
-    return argument.rebuild(plain) if isinstance(argument, Batch | Episode) else plain
+def _from_tensors(argument: Any, tensors: Any) -> Any:
+    """Undo `_to_tensors`: `argument` with other tensors."""
+    return argument.rebuild(tensors) if isinstance(argument, Batch | Episode) else tensors
 
 
 LIFTS: dict[str, Lift] = {"loop": _loop, "vmap": _vmap}

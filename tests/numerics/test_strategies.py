@@ -105,7 +105,7 @@ def is_quick(kind: str, estimator: str, network: str, graphs: str, memory: str) 
 
 
 # A graph for the whole estimate, or one for each operation; memory matters to the latter alone.
-SHORT = {"whole": 10**9, "operations": -1}
+MAX_OPERATIONS = {"whole": 10**9, "operations": -1}
 GRAPHS = (("whole", "unrolled"), ("operations", "unrolled"), ("operations", "flat"))
 ROWS = [
     pytest.param(*row, *graphs, marks=() if is_quick(*row, *graphs) else pytest.mark.slow)
@@ -126,7 +126,7 @@ NATIVE_ROWS = [
 def test_graphs_of_all_strategies_agree(
     kind: str, estimator: str, network: str, graphs: str, memory: str, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiled, "SHORT", SHORT[graphs])
+    monkeypatch.setattr(compiled, "MAX_OPERATIONS_OF_ONE_GRAPH", MAX_OPERATIONS[graphs])
     engine = EngineConfig.model_validate({"strategy": strategy, "memory": memory})
     assert_strategies_agree(kind, estimator, network, engine, within=1e-12)
 
@@ -139,6 +139,6 @@ def test_graphs_of_all_strategies_agree(
 def test_native_code_of_all_strategies_agrees(
     kind: str, estimator: str, network: str, graphs: str, memory: str, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiled, "SHORT", SHORT[graphs])
+    monkeypatch.setattr(compiled, "MAX_OPERATIONS_OF_ONE_GRAPH", MAX_OPERATIONS[graphs])
     engine = EngineConfig.model_validate({"strategy": strategy, "memory": memory})
     assert_strategies_agree(kind, estimator, network, engine, within=1e-10)

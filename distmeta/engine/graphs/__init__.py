@@ -1,1 +1,1 @@
-"""Meta-gradients as compiled graphs."""
+"""Tracing and compiling the operations of estimators."""

@@ -1,7 +1,7 @@
-"""What the engine keeps between runs on a machine: compiled graphs and measured choices.
+"""The folder that keeps compiled graphs and measured strategy choices between runs.
 
-The folder is `$DISTMETA_HOME/engine` (default `~/.cache/distmeta/engine`). Native code is loaded from it, so it must
-belong to the user and be writable by nobody else.
+It is `$DISTMETA_HOME/engine` (default `~/.cache/distmeta/engine`). Native code is loaded from it, so it must belong to
+the user and be writable by nobody else.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from distmeta.core.paths import data_home
 
 
 def cache_folder() -> Path:
-    """The folder, made if it is not there.
+    """The folder, created if it does not exist.
 
     Raises:
-        UserError: Somebody else may write to it.
+        UserError: Others may write to it.
     """
     folder = data_home() / "engine"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    found = folder.stat()
-    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    status = folder.stat()
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UserError(
             "others may write to this folder, and native code is loaded from it",
             where=str(folder),
@@ -39,19 +39,19 @@ def cache_folder() -> Path:
 
 @cache
 def environment() -> tuple[str, ...]:
-    """What decides about the code that is made on this machine, and about its speed."""
+    """What compiled code and its speed depend on besides the graph: part of every cache key."""
     return (
         __version__,
         torch.__version__,
         torch.backends.cpu.get_cpu_capability(),
         platform.machine(),
-        _cpu("model name"),
-        _cpu("flags"),
+        _cpu_field("model name"),
+        _cpu_field("flags"),
     )
 
 
-def _cpu(field: str) -> str:
-    """A field of the first processor, or what Python knows."""
+def _cpu_field(field: str) -> str:
+    """A field of the first processor in /proc/cpuinfo; without that file, Python's name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,8 +1,8 @@
-"""The operations of estimators as native code.
+"""Task operations and estimators as compiled graphs.
 
-A short estimate becomes one graph. Where that would be long (many inner steps of a deep network), each operation
-becomes one (`CompiledOps`): compiling takes no longer for more inner steps, and recorded parts are two
-graphs, a way there and a way back with what the one saves for the other.
+A short estimate becomes one graph. Where that graph would be long (many inner steps of a deep network), each operation
+becomes a graph of its own (`CompiledOps`), so that compiling takes no longer for more inner steps. With `engine.memory
+= unrolled`, a segment of adaptation then becomes a forward graph and a backward graph.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_map
+from typing_extensions import override
 
 from distmeta.core.types import Episode, Params
+from distmeta.engine.graphs.inductor import InductorGraph
 from distmeta.engine.graphs.native import NativeGraph
-from distmeta.engine.graphs.resident import ResidentGraph
-from distmeta.engine.graphs.tracing import trace, trace_pair
-from distmeta.engine.ops import EagerOps, Key, Part, split
+from distmeta.engine.graphs.tracing import ForwardBackward, trace, trace_forward_backward
+from distmeta.engine.ops import EagerOps, Key, Segment, split_grads
 from distmeta.engine.precision import Matmul, products
 from distmeta.engine.trees import Structure, flatten
 from distmeta.methods.estimators.base import Cotangent, Estimator, Metrics, Pullback, TaskOps
 from distmeta.methods.learners.base import Fast, Learner
 
-SHORT = 700
-"""Operations of all inner steps together up to which an estimate becomes one graph."""
+MAX_OPERATIONS_OF_ONE_GRAPH = 700
+"""An estimate whose inner steps have more operations together is compiled operation by operation."""
 _PRODUCTS = frozenset(("aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm", "aten.convolution", "aten.mv", "aten.dot"))
 
 
@@ -35,137 +36,148 @@ Graph = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 class GraphCache:
-    """Compiled functions by key and by the shapes that they are called with.
+    """Compiled functions, by key and by the shapes of their arguments.
 
-    The first call with new shapes compiles, and must have the process to itself.
+    The first call with new shapes compiles. It must not overlap with any other call in the process.
 
     Args:
-        lanes: Calls at a time.
-        matmul: How products are computed.
+        lanes: Maximum number of concurrent calls.
+        matmul: How matrix products are computed.
     """
 
     def __init__(self, lanes: int, matmul: Matmul) -> None:
-        self._lanes, self._around = lanes, partial(products, matmul)
-        self._found: dict[Key, Any] = {}
+        self._lanes, self._precision = lanes, partial(products, matmul)
+        self._entries: dict[Key, Any] = {}
 
     def call(self, key: Key, function: Callable[..., Any], *arguments: Any) -> Any:
-        """`function` of the arguments, compiled on the first call with such shapes."""
-        tensors, key = self._key(key, arguments)
-        graph, structure = self._made(key, lambda: self.compiled(function, *arguments))
+        """`function(*arguments)`, compiled."""
+        tensors, key = self._with_shapes(key, arguments)
+        graph, structure = self._get_or_make(key, lambda: self.compile(function, *arguments))
         return structure.rebuild(graph(tensors))
 
     def call_recorded(
-        self, key: Key, function: Callable[..., Any], differentiated: tuple[Any, ...], rest: tuple[Any, ...]
+        self, key: Key, function: Callable[..., Any], differentiated: tuple[Any, ...], others: tuple[Any, ...]
     ) -> tuple[Any, Callable[[Cotangent], Cotangent]]:
-        """`function(*differentiated, *rest)`, and its pullback to the tensors of `differentiated`."""
-        tensors, key = self._key(("recorded", *key), (*differentiated, *rest))
-        there, back, pair = self._made(key, lambda: self._two(function, differentiated, rest))
-        found = there(tensors)
-        cut = len(found) - pair.num_saved
-        outputs, saved = found[:cut], found[cut:]
+        """`function(*differentiated, *others)`, compiled, and its pullback to the tensors of `differentiated`."""
+        tensors, key = self._with_shapes(("recorded", *key), (*differentiated, *others))
+        make = partial(self._compile_forward_backward, function, differentiated, others)
+        forward, backward, graphs = self._get_or_make(key, make)
+        results = forward(tensors)
+        num_outputs = len(results) - graphs.num_saved
+        outputs, saved = results[:num_outputs], results[num_outputs:]
 
         def pullback(cotangents: Cotangent) -> Cotangent:
-            given = [
-                torch.zeros_like(out) if cotangent is None else cotangent
-                for out, cotangent, here in zip(outputs, cotangents, pair.smooth, strict=True)
-                if here
+            dense = [
+                torch.zeros_like(output) if cotangent is None else cotangent
+                for output, cotangent, flag in zip(outputs, cotangents, graphs.differentiable, strict=True)
+                if flag
             ]
-            grads = iter(back([*saved, *given]))
-            return tuple(next(grads) if here else None for here in pair.reached)
+            grads = iter(backward([*saved, *dense]))
+            return tuple(next(grads) if flag else None for flag in graphs.has_grad)
 
-        return pair.structure.rebuild(outputs), pullback
+        return graphs.structure.rebuild(outputs), pullback
 
-    def _key(self, key: Key, arguments: Any) -> tuple[tuple[Tensor, ...], Key]:
-        tensors, form = flatten(arguments)
-        shapes = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
-        return tensors, (*key, str(form.spec), form.is_tensor, shapes)
+    def compile(self, function: Callable[..., Any], *arguments: Any) -> tuple[Graph, Structure]:
+        """A compiled graph from the arguments' tensors to the result's tensors, and the structure of the result."""
+        module, structure = trace(_with_canonical_result(function), *arguments, context=self._precision)
+        return self._compile_module(module), structure
 
-    def _made(self, key: Key, make: Callable[[], Any]) -> Any:
-        if key not in self._found:
-            self._found[key] = make()
-        return self._found[key]
+    def _compile_forward_backward(
+        self, function: Callable[..., Any], differentiated: tuple[Any, ...], others: tuple[Any, ...]
+    ) -> tuple[Graph, Graph, ForwardBackward]:
+        graphs = trace_forward_backward(_with_canonical_result(function), differentiated, others, self._precision)
+        return self._compile_module(graphs.forward), self._compile_module(graphs.backward), graphs
 
-    def compiled(self, function: Callable[..., Any], *arguments: Any) -> tuple[Graph, Structure]:
-        """`function` as a graph from the arguments' tensors to the result's, and the structure of the result."""
-        module, structure = trace(lambda *given: canonical(function(*given)), *arguments, around=self._around)
-        return self._compiled(module), structure
-
-    def _two(self, function: Callable[..., Any], differentiated: tuple[Any, ...], rest: tuple[Any, ...]) -> Any:
-        pair = trace_pair(lambda *given: canonical(function(*given)), differentiated, rest, self._around)
-        return self._compiled(pair.there), self._compiled(pair.back), pair
-
-    def _compiled(self, module: GraphModule) -> Graph:
-        """Native code where it is worth the compiling: a graph without a single product runs as it is."""
+    def _compile_module(self, module: GraphModule) -> Graph:
+        """A graph without a matrix product or convolution runs eagerly: it is not worth compiling."""
         names = {str(node.target).rsplit(".", 1)[0] for node in module.graph.nodes if node.op == "call_function"}
         if names & _PRODUCTS or any(name.startswith("aten.convolution") for name in names):
             on_cpu = all(node.meta["val"].device.type == "cpu" for node in module.graph.find_nodes(op="placeholder"))
-            return NativeGraph(module, self._lanes) if on_cpu else ResidentGraph(module)
+            return NativeGraph(module, self._lanes) if on_cpu else InductorGraph(module)
         return lambda tensors: module(*tensors)
+
+    def _with_shapes(self, key: Key, arguments: Any) -> tuple[tuple[Tensor, ...], Key]:
+        """The tensors of the arguments, and the key extended by their structure, shapes and types."""
+        tensors, structure = flatten(arguments)
+        shapes = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
+        return tensors, (*key, str(structure.spec), structure.is_tensor, shapes)
+
+    def _get_or_make(self, key: Key, make: Callable[[], Any]) -> Any:
+        if key not in self._entries:
+            self._entries[key] = make()
+        return self._entries[key]
 
 
 class CompiledOps(EagerOps):
-    """See `TaskOps`: a graph for each kind of operation.
+    """Task operations with one graph for each kind of operation.
 
     Args:
         learner: Whose operations.
-        lift: `loop` or `vmap`.
-        flat: Compute a part again on the way back instead of saving what it needs.
+        lift: `loop` or `vmap` (see `distmeta.engine.lifts`).
+        recompute: Recompute each segment in the backward pass instead of saving tensors for it.
         graphs: Where compiled graphs are kept.
     """
 
-    def __init__(self, learner: Learner, lift: str, graphs: GraphCache, *, flat: bool = False) -> None:
-        super().__init__(learner, lift, flat=flat)
+    def __init__(self, learner: Learner, lift: str, graphs: GraphCache, *, recompute: bool = False) -> None:
+        super().__init__(learner, lift, recompute=recompute)
         self._graphs = graphs
 
+    @override
     def _run(self, key: Key, function: Callable[..., Any], *arguments: Any) -> Any:
         return self._graphs.call(key, function, *arguments)
 
-    def _keep(self, part: Part, meta: Params, fast: Fast) -> tuple[Fast, Pullback]:
-        after, pullback = self._graphs.call_recorded(part.key, part.function, (meta, fast), (part.inputs,))
-        return after, lambda cotangent: split(meta, pullback(cotangent))
+    @override
+    def _run_storing_graph(self, segment: Segment, meta: Params, fast: Fast) -> tuple[Fast, Pullback]:
+        after, pullback = self._graphs.call_recorded(segment.key, segment.function, (meta, fast), (segment.inputs,))
+        return after, lambda cotangent: split_grads(meta, pullback(cotangent))
 
 
 class CompiledEstimator(Estimator):
-    """An estimator whose work on a chunk is native code: one graph where that is short, else one an operation.
+    """An estimator as compiled code: one graph where that is short, else one graph for each operation.
 
     Args:
         learner, estimator: The method.
-        lift: `loop` or `vmap`.
-        lanes: Chunks in flight.
-        flat: See `CompiledOps`.
-        matmul: How products are computed.
+        lift: `loop` or `vmap` (see `distmeta.engine.lifts`).
+        lanes: Maximum number of concurrent calls.
+        recompute: See `CompiledOps`; one graph always stores what its backward pass needs.
+        matmul: How matrix products are computed.
     """
 
     def __init__(
-        self, learner: Learner, estimator: Estimator, lift: str, lanes: int, *, flat: bool, matmul: Matmul
+        self, learner: Learner, estimator: Estimator, lift: str, lanes: int, *, recompute: bool, matmul: Matmul
     ) -> None:
         self._estimator, self._graphs = estimator, GraphCache(lanes, matmul)
-        self._eager, self._compiled = EagerOps(learner, lift), CompiledOps(learner, lift, self._graphs, flat=flat)
+        self._eager_ops = EagerOps(learner, lift)
+        self._compiled_ops = CompiledOps(learner, lift, self._graphs, recompute=recompute)
         self._whole: dict[Key, tuple[Graph, Structure] | None] = {}
 
+    @override
     def estimate(self, ops: TaskOps, meta: Params, episodes: Episode) -> tuple[Params, Metrics]:
-        """See `Estimator.estimate`; `ops` is not used."""
+        """As `Estimator.estimate`; `ops` is ignored, since the estimator has compiled operations of its own."""
         tensors = episodes.tensors()
         key = (episodes.form, *(tensor.shape for tensor in tensors))
         if key not in self._whole:
-            is_short = self._eager.adaptation_size(meta, episodes) <= SHORT
-            self._whole[key] = self._one_graph(meta, episodes) if is_short else None
+            is_short = self._eager_ops.num_operations(meta, episodes) <= MAX_OPERATIONS_OF_ONE_GRAPH
+            self._whole[key] = self._compile_whole(meta, episodes) if is_short else None
         whole = self._whole[key]
         if whole is None:
-            return self._estimator.estimate(self._compiled, meta, episodes)
+            return self._estimator.estimate(self._compiled_ops, meta, episodes)
         graph, structure = whole
-        found: tuple[Params, Metrics] = structure.rebuild(graph([*meta.values(), *tensors]))
-        return found
+        estimate: tuple[Params, Metrics] = structure.rebuild(graph([*meta.values(), *tensors]))
+        return estimate
 
-    def _one_graph(self, meta: Params, episodes: Episode) -> tuple[Graph, Structure]:
-        def whole(meta: Params, tensors: tuple[Tensor, ...]) -> tuple[Params, Metrics]:
-            return self._estimator.estimate(self._eager, meta, episodes.rebuild(tensors))
+    def _compile_whole(self, meta: Params, episodes: Episode) -> tuple[Graph, Structure]:
+        def estimate(meta: Params, tensors: tuple[Tensor, ...]) -> tuple[Params, Metrics]:
+            return self._estimator.estimate(self._eager_ops, meta, episodes.rebuild(tensors))
 
-        return self._graphs.compiled(whole, meta, episodes.tensors())
+        return self._graphs.compile(estimate, meta, episodes.tensors())
 
 
 def canonical(tree: Any) -> Any:
-    """The nest with every tensor in the layout that graphs exchange: images and filters channels-last, else plain."""
+    """The pytree with every tensor in the memory layout that graphs exchange.
+
+    Images and filters are channels-last, with or without a task axis of size 1; all other tensors are contiguous.
+    """
     return tree_map(lambda leaf: _canonical(leaf) if isinstance(leaf, Tensor) else leaf, tree)
 
 
@@ -173,3 +185,7 @@ def _canonical(tensor: Tensor) -> Tensor:
     if tensor.dim() == 5 and tensor.shape[0] == 1:
         return tensor.squeeze(0).contiguous(memory_format=torch.channels_last).unsqueeze(0)
     return tensor.contiguous(memory_format=torch.channels_last if tensor.dim() == 4 else torch.contiguous_format)
+
+
+def _with_canonical_result(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *arguments: canonical(function(*arguments))

@@ -1,8 +1,8 @@
-"""Graphs as native code: built once for a machine, kept on disk, called without the interpreter's lock.
+"""Graphs as native code for the CPU: compiled once for a machine, kept on disk, called without the GIL.
 
-A graph is compiled ahead of time (torch's AOTInductor) into a shared library with a C interface. Calling that interface
-directly, rather than through torch's Python wrapper, lets several lanes run it at once. The file's name is a hash of
-the graph and of all that decides about its code, so a stale one is never taken; the folder belongs to the user alone.
+AOTInductor compiles a graph ahead of time into a shared library with a C interface. Calling that interface through
+`ctypes`, rather than through torch's Python wrapper, lets several lanes run it at once. The name of the file is a hash
+of the graph and of everything else that its code depends on, so a stale library is never used.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from distmeta.engine.graphs.tracing import with_constants_as_inputs
 
 _AOTI = torch._C._aoti
 _OPTIONS: dict[str, Any] = {
-    # The code around the kernels runs once a call: compile it fast, the kernels well.
+    # The code around the kernels runs once a call: compile it quickly, and optimize the kernels only.
     "aot_inductor.compile_wrapper_opt_level": "O0",
-    # Precompiled headers pay where many graphs are compiled in one go, and cost as much as a graph.
+    # Precompiling headers takes as long as a graph: it pays only where one process compiles many.
     "aot_inductor.precompile_headers": False,
-    # Believe what the processor says of its vector units, instead of compiling a test for each.
+    # Trust the processor's flags about its vector units, instead of compiling a test program for each.
     "cpp.vec_isa_ok": True,
-    # Lanes run tasks side by side, each on one thread.
+    # Lanes are the parallelism: one thread for each.
     "cpp.threads": 1,
 }
 
@@ -46,16 +46,16 @@ class CompileError(DistmetaError):
 
 
 class NativeGraph:
-    """A graph in native code: called with the tensors of its placeholders, it returns those of its output.
+    """A compiled graph: called with the tensors of its placeholders, it returns the tensors of its output.
 
-    Calls may overlap in as many threads as there are lanes; more wait for their turn.
+    Safe to call from several threads; calls beyond the number of lanes wait.
 
     Args:
         module: A graph of tensors on the CPU, traced with fake tensors.
-        lanes: Calls at a time.
+        lanes: Maximum number of concurrent calls.
 
     Raises:
-        CompileError: It does not compile; says why.
+        CompileError: The graph does not compile, or its library does not load.
     """
 
     def __init__(self, module: GraphModule, lanes: int) -> None:
@@ -63,7 +63,7 @@ class NativeGraph:
         placeholders = module.graph.find_nodes(op="placeholder")
         self._layouts = [_layout(node.meta["val"]) for node in placeholders]
         self._num_outputs = len(next(iter(reversed(module.graph.nodes))).args[0])
-        library = _built(module, [node.meta["val"] for node in placeholders])
+        library = _build_library(module, [node.meta["val"] for node in placeholders])
         try:
             self._library = ctypes.CDLL(str(library))
         except OSError as error:
@@ -76,12 +76,16 @@ class NativeGraph:
             raise CompileError(f"the compiled graph {library} does not load")
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Run it. Tensors whose memory layout differs from the graph's are copied."""
-        given = (*tensors, *self._constants)
-        tensors = [_laid_out(tensor, layout) for tensor, layout in zip(given, self._layouts, strict=True)]
+        """Run the graph. Tensors whose memory layout differs from the traced one are copied.
+
+        Raises:
+            ValueError: The number, a shape or a type of the tensors differs from the traced ones.
+        """
+        inputs = (*tensors, *self._constants)
+        tensors = [_with_layout(tensor, layout) for tensor, layout in zip(inputs, self._layouts, strict=True)]
         count, outputs = len(tensors), (ctypes.c_void_p * self._num_outputs)()
-        # The library takes these handles over and drops them.
-        handles = [_address(capsule, None) for capsule in _AOTI.unsafe_alloc_void_ptrs_from_tensors(tensors)]
+        # The library takes ownership of these handles.
+        handles = [_capsule_pointer(capsule, None) for capsule in _AOTI.unsafe_alloc_void_ptrs_from_tensors(tensors)]
         status = self._library.AOTInductorModelContainerRun(
             self._container,
             (ctypes.c_void_p * count)(*handles),
@@ -93,24 +97,25 @@ class NativeGraph:
         )
         if status:
             raise CompileError("a compiled graph failed; its message is on stderr")
-        capsules = [_capsule(pointer, None, None) for pointer in outputs]
+        capsules = [_new_capsule(pointer, None, None) for pointer in outputs]
         return list(_AOTI.alloc_tensors_by_stealing_from_void_ptrs(capsules))
 
 
-_address = ctypes.pythonapi.PyCapsule_GetPointer
-_address.restype, _address.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-_capsule = ctypes.pythonapi.PyCapsule_New
-_capsule.restype, _capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_capsule_pointer.restype, _capsule_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+_new_capsule = ctypes.pythonapi.PyCapsule_New
+_new_capsule.restype, _new_capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
 
 Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+"""Shape, strides, type."""
 
 
 def _layout(tensor: Tensor) -> Layout:
     return tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype
 
 
-def _laid_out(tensor: Tensor, layout: Layout) -> Tensor:
-    """The tensor with the strides that the code was made for; the code reads beyond the end of any other shape."""
+def _with_layout(tensor: Tensor, layout: Layout) -> Tensor:
+    """The tensor with these strides. Native code checks no shapes: with another one it reads out of bounds."""
     shape, strides, dtype = layout
     if tensor.shape != shape or tensor.dtype != dtype:
         raise ValueError(f"the graph was compiled for {dtype} {list(shape)}, got {tensor.dtype} {list(tensor.shape)}")
@@ -119,21 +124,21 @@ def _laid_out(tensor: Tensor, layout: Layout) -> Tensor:
     return torch.empty_strided(shape, strides, dtype=dtype).copy_(tensor)
 
 
-def _built(module: GraphModule, examples: list[Tensor]) -> Path:
-    """The library of a graph, from the cache or new. Processes that want the same one wait for the first."""
+def _build_library(module: GraphModule, examples: list[Tensor]) -> Path:
+    """Path of a graph's library, compiled if it is not cached. Of several processes, one compiles; the others wait."""
     identity = "\n".join(
         (module.code, *(str(_layout(example)) for example in examples), *environment(), str(sorted(_OPTIONS.items())))
     )
     folder = cache_folder()
     path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.so"
-    with _locked(path.with_suffix(".lock")):
-        if not _is_whole(path):
+    with _file_lock(path.with_suffix(".lock")):
+        if not _is_intact(path):
             _compile(module, examples, path)
     return path
 
 
-def _is_whole(path: Path) -> bool:
-    """False for a library that is missing, or whose bytes are not those that were written."""
+def _is_intact(path: Path) -> bool:
+    """Whether the library exists with the bytes that were written."""
     try:
         return path.with_suffix(".sha256").read_text(encoding="ascii") == _sha256(path)
     except FileNotFoundError:
@@ -150,25 +155,25 @@ def _compile(module: GraphModule, examples: list[Tensor], path: Path) -> None:
     from torch._inductor import aot_compile
     from torch._inductor import config as inductor
 
-    known = inductor.get_config_copy()
+    supported = inductor.get_config_copy()  # torch versions differ in their options
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         target = Path(scratch) / "graph.so"
         try:
             with quiet("torch._inductor"):
-                options = {name: value for name, value in _OPTIONS.items() if name in known}
-                built = aot_compile(
+                options = {name: value for name, value in _OPTIONS.items() if name in supported}
+                library = aot_compile(
                     module, tuple(examples), options={**options, "aot_inductor.output_path": str(target)}
                 )
-        except Exception as error:  # the compiler has no common base for what it raises
+        except Exception as error:  # the compiler's exceptions have no common base
             text = " ".join(str(error).split())
             raise CompileError(f"torch's compiler failed: {type(error).__name__}: {text[:300]}") from error
-        path.with_suffix(".sha256").write_text(_sha256(Path(str(built))), encoding="ascii")
-        os.replace(str(built), path)
+        path.with_suffix(".sha256").write_text(_sha256(Path(str(library))), encoding="ascii")
+        os.replace(str(library), path)
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _file_lock(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

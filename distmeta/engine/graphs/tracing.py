@@ -1,4 +1,4 @@
-"""Functions of tensors as graphs of operations, derivatives included; graphs cut in a way there and a way back."""
+"""Trace functions of tensors to FX graphs, derivatives included, and split them into forward and backward graphs."""
 
 from __future__ import annotations
 
@@ -11,39 +11,41 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from distmeta.engine.trees import Structure, derivatives, flatten, recording
+from distmeta.engine.trees import Structure, derivatives, flatten, graph_leaves
 
-Around = Callable[[], AbstractContextManager[object]]
+ContextFactory = Callable[[], AbstractContextManager[object]]
 
 
-def trace(function: Callable[..., Any], *arguments: Any, around: Around = nullcontext) -> tuple[GraphModule, Structure]:
-    """Record what `function` does, whatever differentiation and batching it asks for inside.
+def trace(
+    function: Callable[..., Any], *arguments: Any, context: ContextFactory = nullcontext
+) -> tuple[GraphModule, Structure]:
+    """Trace `function` to a graph of ATen operations; calls of `grad` and `vmap` inside it become part of the graph.
 
     Args:
-        function: A pure function of nests of tensors.
-        arguments: Examples; shapes, types and memory layout become part of the graph.
-        around: A context that the function is to run in.
+        function: A pure function of pytrees of tensors.
+        arguments: Examples; their shapes, types and memory layouts become part of the graph.
+        context: Makes the context that the function runs in.
 
     Returns:
-        A graph from the arguments' tensors to the result's, and the structure of the result.
+        A graph from the arguments' tensors to the result's tensors, and the structure of the result.
     """
     tensors, structure = flatten(arguments)
-    shape: list[Structure] = []
+    structures: list[Structure] = []
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-        with around():
-            found, form = flatten(function(*structure.rebuild(tensors)))
-        shape.append(form)
-        return tuple(tensor.detach() for tensor in found)
+        with context():
+            outputs, result_structure = flatten(function(*structure.rebuild(tensors)))
+        structures.append(result_structure)
+        return tuple(tensor.detach() for tensor in outputs)
 
     module = make_fx(flat, tracing_mode="fake")(*tensors)
     module.graph.eliminate_dead_code()
     module.recompile()
-    return module, shape[-1]
+    return module, structures[-1]
 
 
 def with_constants_as_inputs(module: GraphModule) -> tuple[GraphModule, list[Tensor]]:
-    """The graph with a further placeholder for each tensor that it holds, and these tensors."""
+    """The graph with one more placeholder for each tensor attribute of the module, and these tensors."""
     graph, copies, constants = Graph(), dict[Node, Node](), list[Tensor]()
     placeholders = module.graph.find_nodes(op="placeholder")
     for node in placeholders:
@@ -58,79 +60,90 @@ def with_constants_as_inputs(module: GraphModule) -> tuple[GraphModule, list[Ten
     return GraphModule(module, graph), constants
 
 
-class Pair(NamedTuple):
-    """A function and its pullback as graphs.
+class ForwardBackward(NamedTuple):
+    """A function and its pullback as two graphs.
 
     Attributes:
-        there: arguments' tensors -> result's tensors, then the `num_saved` that the way back needs.
-        back: saved tensors and derivatives by the result's smooth tensors -> those by the arguments' that have one.
-        structure: Of the result.
-        smooth: Which tensors of the result have a derivative.
-        reached: Which tensors of the differentiated arguments got a derivative; that by the others is zero.
-        num_saved: Tensors saved.
+        forward: arguments' tensors -> result's tensors, followed by `num_saved` tensors saved for the backward pass.
+        backward: saved tensors, cotangents of the differentiable outputs -> derivatives by the inputs with `has_grad`.
+        structure: Structure of the result.
+        differentiable: Which tensors of the result are floating-point, and so have a cotangent.
+        has_grad: Which tensors of the differentiated arguments the result depends on; the others' derivative is zero.
+        num_saved: Number of saved tensors.
     """
 
-    there: GraphModule
-    back: GraphModule
+    forward: GraphModule
+    backward: GraphModule
     structure: Structure
-    smooth: tuple[bool, ...]
-    reached: tuple[bool, ...]
+    differentiable: tuple[bool, ...]
+    has_grad: tuple[bool, ...]
     num_saved: int
 
 
-def trace_pair(
-    function: Callable[..., Any], differentiated: tuple[Any, ...], rest: tuple[Any, ...], around: Around = nullcontext
-) -> Pair:
-    """Record `function(*differentiated, *rest)` and its pullback to `differentiated` (see `trace`)."""
+def trace_forward_backward(
+    function: Callable[..., Any],
+    differentiated: tuple[Any, ...],
+    others: tuple[Any, ...],
+    context: ContextFactory = nullcontext,
+) -> ForwardBackward:
+    """Trace `function(*differentiated, *others)` and its pullback to `differentiated` (see `trace`)."""
     tensors, structure = flatten(differentiated)
-    others, other_structure = flatten(rest)
-    num_inputs = len(tensors) + len(others)
+    other_tensors, other_structure = flatten(others)
+    num_inputs = len(tensors) + len(other_tensors)
     seen: list[tuple[Structure, tuple[bool, ...], tuple[bool, ...]]] = []
 
     def joint(*flat: Tensor) -> tuple[Tensor, ...]:
-        leaves = recording(flat[: len(tensors)])
-        given = other_structure.rebuild(flat[len(tensors) : num_inputs])
-        with around():
+        leaves = graph_leaves(flat[: len(tensors)])
+        rest = other_structure.rebuild(flat[len(tensors) : num_inputs])
+        with context():
             with torch.enable_grad():
-                found, form = flatten(function(*structure.rebuild(leaves), *given))
-            cotangents, smooth = iter(flat[num_inputs:]), tuple(out.is_floating_point() for out in found)
-            grads = derivatives(found, leaves, [next(cotangents) if here else None for here in smooth])
-        seen.append((form, smooth, tuple(grad is not None for grad in grads)))
-        return (*(out.detach() for out in found), *(grad.detach() for grad in grads if grad is not None))
+                outputs, result_structure = flatten(function(*structure.rebuild(leaves), *rest))
+            cotangents = iter(flat[num_inputs:])
+            differentiable = tuple(output.is_floating_point() for output in outputs)
+            grads = derivatives(outputs, leaves, [next(cotangents) if flag else None for flag in differentiable])
+        seen.append((result_structure, differentiable, tuple(grad is not None for grad in grads)))
+        return (*(output.detach() for output in outputs), *(grad.detach() for grad in grads if grad is not None))
 
     with torch.no_grad():
-        example = flatten(function(*differentiated, *rest))[0]
-    zeros = [torch.zeros_like(out) for out in example if out.is_floating_point()]
-    module = make_fx(joint, tracing_mode="fake")(*tensors, *others, *zeros)
+        example = flatten(function(*differentiated, *others))[0]
+    zeros = [torch.zeros_like(output) for output in example if output.is_floating_point()]
+    module = make_fx(joint, tracing_mode="fake")(*tensors, *other_tensors, *zeros)
     module.graph.eliminate_dead_code()
-    there, back, num_saved = _cut(module, num_inputs, len(example))
-    return Pair(there, back, *seen[-1], num_saved)
+    forward, backward, num_saved = _partition(module, num_inputs, len(example))
+    return ForwardBackward(forward, backward, *seen[-1], num_saved)
 
 
-def _cut(module: GraphModule, num_arguments: int, num_outputs: int) -> tuple[GraphModule, GraphModule, int]:
-    """Cut a joint graph: what depends on a cotangent goes back, all else there, and what crosses is saved."""
+def _partition(module: GraphModule, num_arguments: int, num_outputs: int) -> tuple[GraphModule, GraphModule, int]:
+    """Partition a joint graph: nodes that depend on a cotangent go to the backward graph, all others to the forward.
+
+    Values of the forward graph that the backward graph reads are saved.
+    """
     nodes = list(module.graph.nodes)
     placeholders = [node for node in nodes if node.op == "placeholder"]
     results = list(nodes[-1].args[0])
-    late = set(placeholders[num_arguments:])
+    backward_nodes = set(placeholders[num_arguments:])
     for node in nodes[:-1]:
-        if any(source in late for source in node.all_input_nodes):
-            late.add(node)
-    ends = {node for node in results[num_outputs:] if isinstance(node, Node)}
-    crossing = [
+        if any(source in backward_nodes for source in node.all_input_nodes):
+            backward_nodes.add(node)
+    grads = {node for node in results[num_outputs:] if isinstance(node, Node)}
+    saved = [
         node
         for node in nodes[:-1]
-        if node not in late and (node in ends or any(user in late for user in node.users)) and node.op != "get_attr"
+        if node not in backward_nodes
+        and (node in grads or any(user in backward_nodes for user in node.users))
+        and node.op != "get_attr"
     ]
     constants = [node for node in nodes if node.op == "get_attr"]
-    early = [node for node in nodes[:-1] if node not in late and node.op != "placeholder"]
-    there = _extract(module, placeholders[:num_arguments], early, [*results[:num_outputs], *crossing])
-    after = [node for node in nodes[:-1] if node in late and node.op != "placeholder"]
-    back = _extract(module, [*crossing, *placeholders[num_arguments:]], [*constants, *after], results[num_outputs:])
-    return there, back, len(crossing)
+    body = [node for node in nodes[:-1] if node not in backward_nodes and node.op != "placeholder"]
+    forward = _extract(module, placeholders[:num_arguments], body, [*results[:num_outputs], *saved])
+    body = [node for node in nodes[:-1] if node in backward_nodes and node.op != "placeholder"]
+    inputs = [*saved, *placeholders[num_arguments:]]
+    backward = _extract(module, inputs, [*constants, *body], results[num_outputs:])
+    return forward, backward, len(saved)
 
 
 def _extract(module: GraphModule, inputs: list[Node], body: list[Node], outputs: list[Any]) -> GraphModule:
+    """A module of some of a graph's nodes, with placeholders for `inputs`."""
     graph = Graph()
     copies: dict[Node, Node] = {}
     for node in inputs:

@@ -16,10 +16,10 @@ def episodes() -> Episode:
 
 @pytest.mark.parametrize(("size", "counts"), [(None, [5]), (1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (9, [5])])
 def test_chunks_cover_the_tasks_in_order(episodes: Episode, size: int | None, counts: list[int]) -> None:
-    found = list(chunks(episodes, size))
-    assert [chunk.num_tasks for chunk in found] == counts
-    assert torch.equal(torch.cat([chunk.support.inputs for chunk in found]), episodes.support.inputs)
-    assert all(chunk.support.targets is None for chunk in found)
+    parts = list(chunks(episodes, size))
+    assert [chunk.num_tasks for chunk in parts] == counts
+    assert torch.equal(torch.cat([chunk.support.inputs for chunk in parts]), episodes.support.inputs)
+    assert all(chunk.support.targets is None for chunk in parts)
 
 
 def test_both_lifts_take_a_function_of_one_task_to_many(episodes: Episode) -> None:

@@ -25,17 +25,17 @@ def _two_threads() -> Iterator[None]:
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_results_come_in_the_order_of_the_items(count: int) -> None:
-    def late(item: int) -> int:
+    def slower_first(item: int) -> int:
         time.sleep(0.002 * (7 - item))
         return item * item
 
     lanes = Lanes(count)
-    assert lanes.map(late, range(7)) == [item * item for item in range(7)]
-    assert lanes.map(late, []) == []
+    assert lanes.map(slower_first, range(7)) == [item * item for item in range(7)]
+    assert lanes.map(slower_first, []) == []
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_an_exception_reaches_the_caller_and_the_lanes_go_on(count: int) -> None:
+def test_an_exception_is_raised_and_the_lanes_stay_usable(count: int) -> None:
     def fails(item: int) -> int:
         if item == 2:
             raise ZeroDivisionError(f"item {item}")
@@ -53,20 +53,20 @@ def test_one_lane_is_the_calling_thread() -> None:
     assert threading.active_count() == before
 
 
-def test_several_lanes_run_at_the_same_time_and_no_more_than_asked() -> None:
+def test_as_many_lanes_as_requested_run_concurrently() -> None:
     barrier = threading.Barrier(2, timeout=60)
 
     def meet(_: int) -> int:
         barrier.wait()
         return threading.get_ident()
 
-    found = set(Lanes(2).map(meet, range(6)))
-    assert len(found) == 2
-    assert threading.get_ident() not in found
+    threads = set(Lanes(2).map(meet, range(6)))
+    assert len(threads) == 2
+    assert threading.get_ident() not in threads
 
 
 @pytest.mark.usefixtures("_two_threads")
-def test_each_lane_has_one_intra_operation_thread_and_the_caller_keeps_its_own() -> None:
+def test_each_lane_has_one_intra_operation_thread_and_the_caller_keeps_its_setting() -> None:
     lanes = Lanes(2)
     assert set(lanes.map(lambda _: torch.get_num_threads(), range(8))) == {1}
     assert torch.get_num_threads() == 2
@@ -80,8 +80,8 @@ def test_the_number_of_lanes_does_not_change_a_bit(engine: EngineConfig, memory:
     meta, episodes = perturbed(learner.init(0)), as_type(classification(1, 16, 16, tasks=5), torch.float32)
 
     def run(lanes: int) -> tuple[Params, dict[str, float]]:
-        found = Engine(learner, EXACT, engine, lanes).update(meta, episodes)
-        return found.grad, dict(found.metrics)
+        update = Engine(learner, EXACT, engine, lanes).update(meta, episodes)
+        return update.grad, dict(update.metrics)
 
     grad, metrics = run(1)
     for lanes in (2, 3):

@@ -1,4 +1,4 @@
-"""Task operations as torch runs them: parts, their pullbacks, and the two ways of keeping what the way back needs."""
+"""Eager task operations: segments and their pullbacks, with stored and with recomputed autograd graphs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distmeta.methods.learners.prototype import PrototypeLearner
 
 from ...numerics.problems import WAY, classification, gradient, mlp, perturbed, single_tasks
 
-# Head first, then all; a frozen body's features in neither, Adam's moments in both.
+# The head, then everything with Adam: the state holds moments, and no cached features.
 PHASES = (Phase(groups=("head",), lr=0.1, steps=2), Phase(lr=0.01, steps=2, batch=4, optimizer="adam"))
 
 
@@ -26,16 +26,16 @@ def made(*phases: Phase, tasks: int = 1) -> tuple[Learner, Params, Episode]:
     return learner, perturbed(learner.init(0)), classification(6, tasks=tasks)
 
 
-def assert_same_state(found: object, expected: object) -> None:
-    left, right = flatten(found), flatten(expected)
-    assert left[1] == right[1]
-    for a, b in zip(left[0], right[0], strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+def assert_same_state(actual: object, expected: object) -> None:
+    (actual_tensors, actual_structure), (tensors, structure) = flatten(actual), flatten(expected)
+    assert actual_structure == structure
+    for left, right in zip(actual_tensors, tensors, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("phases", [(), (Phase(steps=0),), (Phase(steps=1),), (Phase(steps=3),), PHASES])
 @pytest.mark.parametrize("lift", ["loop", "vmap"])
-def test_adapting_is_the_learners_own_adaptation(lift: str, phases: tuple[Phase, ...]) -> None:
+def test_adapt_agrees_with_the_learner_on_each_task(lift: str, phases: tuple[Phase, ...]) -> None:
     tasks = 1 if lift == "loop" else 3
     learner, meta, episodes = made(*phases, tasks=tasks)
     ops = EagerOps(learner, lift)
@@ -44,65 +44,68 @@ def test_adapting_is_the_learners_own_adaptation(lift: str, phases: tuple[Phase,
     assert_same_state(ops.adapt(meta, episodes), expected)
     fast, pullbacks = ops.adapt_recorded(meta, episodes)
     assert_same_state(fast, expected)
-    together = lift == "vmap" and learner.num_steps > 0
-    assert len(pullbacks) == learner.num_steps + (0 if together else 1)
+    start_is_fused = lift == "vmap" and learner.num_steps > 0
+    assert len(pullbacks) == learner.num_steps + (0 if start_is_fused else 1)
 
 
-@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("lift", ["loop", "vmap"])
-def test_states_and_derivatives_carry_no_history(lift: str, flat: bool) -> None:
+def test_states_and_derivatives_are_detached(lift: str, recompute: bool) -> None:
     learner, meta, episodes = made(*PHASES)
-    ops = EagerOps(learner, lift, flat=flat)
+    ops = EagerOps(learner, lift, recompute=recompute)
     fast, pullbacks = ops.adapt_recorded(meta, episodes)
     total, cotangent, metrics = ops.score_grad(meta, fast, episodes)
-    found = [fast, total, cotangent, metrics]
+    results = [fast, total, cotangent, metrics]
     for pullback in reversed(pullbacks):
-        part, cotangent = pullback(cotangent)
-        found += [part, cotangent]
-    assert not any(tensor.requires_grad for tensor in flatten(found)[0])
+        by_meta, cotangent = pullback(cotangent)
+        results += [by_meta, cotangent]
+    assert not any(tensor.requires_grad for tensor in flatten(results)[0])
     assert cotangent == (), "there is no state before the start"
 
 
-@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("lift", ["loop", "vmap"])
-def test_pullbacks_of_the_parts_together_are_that_of_adaptation(lift: str, flat: bool) -> None:
+def test_the_pullbacks_of_all_segments_compose_to_that_of_adaptation(lift: str, recompute: bool) -> None:
     learner, meta, episodes = made(*PHASES)
-    ops = EagerOps(learner, lift, flat=flat)
+    ops = EagerOps(learner, lift, recompute=recompute)
     fast, pullbacks = ops.adapt_recorded(meta, episodes)
     direction = tree_map(lambda leaf: torch.ones_like(leaf) / leaf.numel() if isinstance(leaf, Tensor) else None, fast)
-    cotangent, found = flatten(direction)[0], {name: torch.zeros_like(tensor) for name, tensor in meta.items()}
+    cotangent, total = flatten(direction)[0], {name: torch.zeros_like(tensor) for name, tensor in meta.items()}
     for pullback in reversed(pullbacks):
-        part, cotangent = pullback(cotangent)
-        found = {name: found[name] + part[name] if name in part else found[name] for name in found}
+        by_meta, cotangent = pullback(cotangent)
+        total = {name: total[name] + by_meta[name] if name in by_meta else total[name] for name in total}
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in meta.items()}
     adapted = flatten(learner.adapt(leaves, single_tasks(episodes)[0].support))[0]
-    total = sum((leaf.mean() for leaf in adapted), torch.zeros((), dtype=torch.float64))
-    expected = torch.autograd.grad(total, list(leaves.values()))
+    scalar = sum((leaf.mean() for leaf in adapted), torch.zeros((), dtype=torch.float64))
+    expected = torch.autograd.grad(scalar, list(leaves.values()))
     for name, tensor in zip(meta, expected, strict=True):
-        torch.testing.assert_close(found[name], tensor, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(total[name], tensor, rtol=1e-10, atol=1e-12)
 
 
-def test_zero_cotangents_come_back_as_zero_ones() -> None:
+def test_the_pullback_of_zero_is_zero() -> None:
     learner, meta, episodes = made(Phase(steps=1))
-    for flat in (False, True):
-        fast, pullbacks = EagerOps(learner, "loop", flat=flat).adapt_recorded(meta, episodes)
-        part, cotangent = pullbacks[-1]((None,) * len(flatten(fast)[0]))
-        assert part == {}
+    for recompute in (False, True):
+        fast, pullbacks = EagerOps(learner, "loop", recompute=recompute).adapt_recorded(meta, episodes)
+        by_meta, cotangent = pullbacks[-1]((None,) * len(flatten(fast)[0]))
+        assert by_meta == {}
         assert set(cotangent) == {None}
 
 
-def test_parts_of_one_phase_share_a_key() -> None:
+def test_steps_of_one_phase_share_a_key() -> None:
     learner, _, episodes = made(*PHASES, tasks=2)
-    keys = {lift: [part.key for part in EagerOps(learner, lift)._parts(episodes.support)] for lift in ("loop", "vmap")}
+    keys = {
+        lift: [segment.key for segment in EagerOps(learner, lift)._segments(episodes.support)]
+        for lift in ("loop", "vmap")
+    }
     assert keys["loop"] == [("start",), ("step", 0), ("step", 0), ("step", 1), ("step", 1)]
-    assert keys["vmap"] == [("open", 0), ("step", 0), ("step", 1), ("step", 1)]
+    assert keys["vmap"] == [("start_and_step", 0), ("step", 0), ("step", 1), ("step", 1)]
 
 
-def test_the_size_of_an_adaptation_grows_with_its_steps() -> None:
+def test_the_number_of_operations_grows_with_the_steps() -> None:
     sizes = []
     for steps in (0, 1, 4, 8):
         learner, meta, episodes = made(Phase(steps=steps))
-        sizes.append(EagerOps(learner, "loop").adaptation_size(meta, episodes))
+        sizes.append(EagerOps(learner, "loop").num_operations(meta, episodes))
     assert sizes[0] == 0 < sizes[1]
     assert sizes[2:] == [4 * sizes[1], 8 * sizes[1]]
 
@@ -110,8 +113,8 @@ def test_the_size_of_an_adaptation_grows_with_its_steps() -> None:
 def test_meta_parameters_and_tasks_are_not_changed() -> None:
     learner, meta, episodes = made(*PHASES, tasks=2)
     before = [tensor.clone() for tensor in flatten((meta, episodes.tensors()))[0]]
-    for flat in (False, True):
-        ops = EagerOps(learner, "vmap", flat=flat)
+    for recompute in (False, True):
+        ops = EagerOps(learner, "vmap", recompute=recompute)
         fast, pullbacks = ops.adapt_recorded(meta, episodes)
         kept = [tensor.clone() for tensor in flatten(fast)[0]]
         _, cotangent, _ = ops.score_grad(meta, fast, episodes)

@@ -27,10 +27,11 @@ A, B = draw(40, 64), draw(64, 24)
 X, W, GY = draw(5, 8, 9, 9), draw(6, 8, 3, 3), draw(5, 6, 5, 5)
 
 
-def backward(wanted: int, *operands: Tensor) -> Tensor:
-    mask = [index == wanted for index in range(3)]
+def convolution_backward(output: int, *operands: Tensor) -> Tensor:
+    """One of the gradients by image (0), weight (1) and bias (2)."""
+    mask = [index == output for index in range(3)]
     settings = ([2, 2], [1, 1], [1, 1], False, [0, 0], 1)
-    return torch.ops.aten.convolution_backward(*operands, [6], *settings, mask)[wanted]
+    return torch.ops.aten.convolution_backward(*operands, [6], *settings, mask)[output]
 
 
 PRODUCTS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
@@ -40,8 +41,8 @@ PRODUCTS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "bmm": (torch.bmm, (draw(3, 40, 64), draw(3, 64, 24))),
     "baddbmm": (torch.baddbmm, (draw(24), draw(3, 40, 64), draw(3, 64, 24))),
     "convolution": (partial(F.conv2d, stride=2, padding=1), (X, W, draw(6))),
-    "convolution to image": (partial(backward, 0), (GY, X, W)),
-    "convolution to weight": (partial(backward, 1), (GY, X, W)),
+    "convolution to image": (partial(convolution_backward, 0), (GY, X, W)),
+    "convolution to weight": (partial(convolution_backward, 1), (GY, X, W)),
 }
 
 
@@ -59,11 +60,11 @@ def error(found: Tensor, expected: Tensor) -> float:
 def test_bf16_products_round_to_seven_bits_and_stay_float32(name: str) -> None:
     exact, plain = compute(name, torch.float64), compute(name)
     with products("bf16"):
-        short = compute(name)
-    assert short.dtype == plain.dtype == torch.float32
+        rounded = compute(name)
+    assert rounded.dtype == plain.dtype == torch.float32
     assert error(plain, exact) < 1e-6
     # Three roundings of at most 2^-9 each.
-    assert 5e-4 < error(short, exact) < 3 * 2**-9
+    assert 5e-4 < error(rounded, exact) < 3 * 2**-9
     assert torch.equal(compute(name), plain), "the policy ends with its block"
 
 
@@ -75,10 +76,10 @@ def test_other_policies_replace_no_products(policy: Matmul) -> None:
 
 
 @needs_bf16
-def test_sums_and_float64_are_left_alone() -> None:
+def test_sums_and_float64_products_are_exact() -> None:
     with products("bf16"):
         double = compute("mm", torch.float64)
-        bias = backward(2, GY.float(), X.float(), W.float())
+        bias = convolution_backward(2, GY.float(), X.float(), W.float())
         mean = X.float().mean((0, 2, 3))
     assert torch.equal(double, compute("mm", torch.float64))
     assert torch.equal(bias, GY.float().sum((0, 2, 3)))
@@ -98,15 +99,15 @@ def second_order(weight: Tensor) -> Tensor:
 
 
 @needs_bf16
-def test_derivatives_of_higher_order_are_reached() -> None:
+def test_products_of_higher_derivatives_are_rounded() -> None:
     exact = second_order(W)
     with products("bf16"):
-        short = second_order(W.float())
-    assert error(second_order(W.float()), exact) < 1e-5 < 1e-3 < error(short, exact) < 0.2
+        rounded = second_order(W.float())
+    assert error(second_order(W.float()), exact) < 1e-5 < 1e-3 < error(rounded, exact) < 0.2
 
 
 @needs_bf16
-def test_products_of_a_traced_function_are_in_its_graph() -> None:
+def test_a_traced_graph_contains_the_rounding() -> None:
     def traced(left: Tensor, right: Tensor) -> Tensor:
         with products("bf16"):
             return left @ right
@@ -119,16 +120,16 @@ def test_products_of_a_traced_function_are_in_its_graph() -> None:
 
 
 @needs_bf16
-def test_products_are_replaced_in_one_thread_alone() -> None:
-    found: list[Tensor] = []
+def test_products_of_other_threads_are_exact() -> None:
+    results: list[Tensor] = []
     with products("bf16"):
-        other = threading.Thread(target=lambda: found.append(compute("mm")))
+        other = threading.Thread(target=lambda: results.append(compute("mm")))
         other.start()
         other.join()
-    assert torch.equal(found[0], compute("mm"))
+    assert torch.equal(results[0], compute("mm"))
 
 
-def switches() -> tuple[object, ...]:
+def settings() -> tuple[object, ...]:
     backends = torch.backends
     return torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32, backends.mkldnn.conv.fp32_precision
 
@@ -146,18 +147,20 @@ def _defaults() -> Iterator[None]:
     [("float32", ("highest", False, "ieee")), ("tf32", ("high", True, "ieee")), ("bf16", ("highest", False, "ieee"))],
 )
 @pytest.mark.parametrize("before", [("highest", True), ("medium", False)])
-def test_switches_are_set_and_put_back(policy: Matmul, expected: tuple[object, ...], before: tuple[str, bool]) -> None:
+def test_settings_are_changed_and_restored(
+    policy: Matmul, expected: tuple[object, ...], before: tuple[str, bool]
+) -> None:
     torch.set_float32_matmul_precision(before[0])
     torch.backends.cudnn.allow_tf32 = before[1]
-    start = switches()
+    start = settings()
     with pytest.raises(RuntimeError, match="stop"), library_precision(policy):
-        assert switches() == expected
+        assert settings() == expected
         raise RuntimeError("stop")
-    assert switches() == start
+    assert settings() == start
 
 
 @pytest.mark.usefixtures("_defaults")
-def test_switches_that_torch_cannot_tell_are_refused() -> None:
+def test_newer_settings_of_the_process_are_refused() -> None:
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     with pytest.raises(UserError, match=r"^engine\.matmul: .*`fp32_precision`.*; allowed: [^\n]*$"):
         library_precision("float32").__enter__()
@@ -171,21 +174,25 @@ def test_float32_is_always_allowed() -> None:
 
 
 @pytest.mark.parametrize("policy", ["tf32", "bf16"])
-def test_float64_is_not_shortened(policy: Matmul) -> None:
-    message = rf"^engine\.matmul: '{policy}' shortens float32, engine\.dtype is float64; allowed: float32$"
+def test_rounding_policies_need_float32(policy: Matmul) -> None:
+    message = rf"^engine\.matmul: '{policy}' rounds float32, but engine\.dtype is float64; allowed: float32$"
     with pytest.raises(UserError, match=message):
         check_policy(policy, "cpu", torch.float64)
 
 
-def test_tf32_is_refused_on_a_processor() -> None:
-    with pytest.raises(UserError, match=r"^engine\.matmul: cpu has no tf32 products here; allowed: float32(, bf16)?$"):
+def test_tf32_is_refused_on_the_cpu() -> None:
+    with pytest.raises(
+        UserError, match=r"^engine\.matmul: cpu does not support tf32 products; allowed: float32(, bf16)?$"
+    ):
         check_policy("tf32", "cpu", torch.float32)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("policy", ["tf32", "bf16"])
-def test_short_products_are_refused_where_there_is_no_gpu(policy: Matmul) -> None:
-    with pytest.raises(UserError, match=rf"^engine\.matmul: cuda has no {policy} products here; allowed: float32$"):
+def test_rounded_products_on_cuda_are_refused_without_a_gpu(policy: Matmul) -> None:
+    with pytest.raises(
+        UserError, match=rf"^engine\.matmul: cuda does not support {policy} products; allowed: float32$"
+    ):
         check_policy(policy, "cuda", torch.float32)
 
 

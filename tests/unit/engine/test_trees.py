@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distmeta.engine.trees import derivatives, flatten, recording
+from distmeta.engine.trees import derivatives, flatten, graph_leaves
 
 
 class State(NamedTuple):
@@ -15,7 +15,7 @@ class State(NamedTuple):
 
 
 A, B, C = torch.ones(2), torch.arange(3), torch.zeros(1, 2)
-NESTS: dict[str, tuple[Any, list[Tensor]]] = {
+TREES: dict[str, tuple[Any, list[Tensor]]] = {
     "tensor": (A, [A]),
     "nothing": (None, []),
     "empty": ({}, []),
@@ -28,7 +28,7 @@ NESTS: dict[str, tuple[Any, list[Tensor]]] = {
 
 
 def same(left: Any, right: Any) -> bool:
-    """The same nest around the very same tensors."""
+    """The same pytree around the very same tensors."""
     if isinstance(left, Tensor):
         return left is right
     if isinstance(left, dict):
@@ -38,41 +38,41 @@ def same(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
-@pytest.mark.parametrize("name", NESTS)
-def test_a_nest_is_rebuilt_around_its_tensors(name: str) -> None:
-    nest, expected = NESTS[name]
-    tensors, structure = flatten(nest)
+@pytest.mark.parametrize("name", TREES)
+def test_a_pytree_is_rebuilt_from_its_tensors(name: str) -> None:
+    tree, expected = TREES[name]
+    tensors, structure = flatten(tree)
     assert len(tensors) == len(expected) and all(map(same, tensors, expected))
-    assert same(structure.rebuild(tensors), nest)
+    assert same(structure.rebuild(tensors), tree)
 
 
-@pytest.mark.parametrize("name", NESTS)
-def test_a_nest_is_rebuilt_around_other_tensors(name: str) -> None:
-    tensors, structure = flatten(NESTS[name][0])
+@pytest.mark.parametrize("name", TREES)
+def test_a_pytree_is_rebuilt_from_other_tensors(name: str) -> None:
+    tensors, structure = flatten(TREES[name][0])
     others = [torch.full((4,), float(i)) for i in range(len(tensors))]
-    again, form = flatten(structure.rebuild(others))
-    assert form == structure
+    again, structure_again = flatten(structure.rebuild(others))
+    assert structure_again == structure
     assert all(map(same, again, others))
 
 
-def test_recording_makes_leaves_of_a_new_graph() -> None:
+def test_graph_leaves_have_no_history() -> None:
     source = A.clone().requires_grad_()
-    twice, labels = recording((2 * source, B))
+    twice, labels = graph_leaves((2 * source, B))
     assert twice.is_leaf and twice.requires_grad and torch.equal(twice, 2 * source)
     assert not labels.requires_grad and torch.equal(labels, B)
 
 
 def test_derivatives_are_sums_over_the_outputs() -> None:
-    x, y, unused, labels = recording((torch.tensor(3.0), torch.tensor(5.0), torch.tensor(7.0), torch.tensor(1)))
+    x, y, unused, labels = graph_leaves((torch.tensor(3.0), torch.tensor(5.0), torch.tensor(7.0), torch.tensor(1)))
     outputs = (x * y, x.square(), y.square())
     cotangents = (torch.tensor(2.0), torch.tensor(10.0), None)
-    found = derivatives(outputs, (x, y, unused, labels), cotangents)
-    assert found[2:] == (None, None)
-    assert [float(grad) for grad in found[:2] if grad is not None] == [2 * 5 + 10 * 6, 2 * 3]
+    grads = derivatives(outputs, (x, y, unused, labels), cotangents)
+    assert grads[2:] == (None, None)
+    assert [float(grad) for grad in grads[:2] if grad is not None] == [2 * 5 + 10 * 6, 2 * 3]
 
 
 def test_derivatives_without_any_cotangent_or_dependence_are_zero() -> None:
-    (x,) = recording((A,))
+    (x,) = graph_leaves((A,))
     assert derivatives((x * 2,), (x,), (None,)) == (None,)
     assert derivatives((A * 2, B), (x,), (torch.ones(2), None)) == (None,)
     assert derivatives((x * 2,), (A, B), (torch.ones(2),)) == (None, None)
@@ -80,7 +80,7 @@ def test_derivatives_without_any_cotangent_or_dependence_are_zero() -> None:
     assert derivatives((x * 2,), (), (torch.ones(2),)) == ()
 
 
-def test_a_cotangent_for_each_output_is_asked_for() -> None:
-    (x,) = recording((A,))
+def test_each_output_needs_a_cotangent() -> None:
+    (x,) = graph_leaves((A,))
     with pytest.raises(ValueError, match="zip"):
         derivatives((x, x), (x,), (torch.ones(2),))

@@ -10,7 +10,9 @@ from distmeta.core.errors import UserError
 from distmeta.engine.graphs.cache import cache_folder, environment
 
 
-def test_the_folder_is_made_below_the_home_for_its_owner_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_folder_is_created_in_the_home_folder_for_its_owner_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("DISTMETA_HOME", str(tmp_path / "a" / "home"))
     folder = cache_folder()
     assert folder == tmp_path / "a" / "home" / "engine"
@@ -27,15 +29,15 @@ def test_a_folder_that_others_may_write_to_is_refused(mode: int) -> None:
     assert str(folder) in str(caught.value)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
-def test_a_folder_of_somebody_else_is_refused() -> None:
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can change the owner of a folder")
+def test_a_folder_of_another_user_is_refused() -> None:
     folder = cache_folder()
     os.chown(folder, 12345, -1)
     with pytest.raises(UserError, match="others may write to this folder"):
         cache_folder()
 
 
-def test_the_environment_names_this_machine_and_this_torch() -> None:
+def test_the_environment_contains_the_versions() -> None:
     import torch
 
     import distmeta

@@ -1,4 +1,4 @@
-"""Native code of graphs: right, repeatable, safe to call from several threads, built once."""
+"""Native code of graphs: correct, deterministic, thread-safe, compiled once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from distmeta.engine.graphs.cache import cache_folder
 from distmeta.engine.graphs.native import CompileError, NativeGraph
 from distmeta.engine.graphs.tracing import trace
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -29,14 +29,14 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def function(x: Tensor, weight: Tensor, rows: Tensor) -> dict[str, Tensor]:
-    """Products, sums, an index, and results that are arguments, parts of them or one another."""
+    """Products, sums, an index, and results that alias arguments or one another."""
     y = torch.tanh(x @ weight)
     spread = y.sum(0, keepdim=True).expand(5, 16)
     return {
         "y": y,
         "same": y,
         "argument": weight,
-        "turned": weight.T,
+        "transposed": weight.T,
         "rows": y[rows],
         "sum": y.sum(),
         "spread": spread,
@@ -58,15 +58,15 @@ def graph(compiled_home: Path) -> NativeGraph:
         return NativeGraph(graph_of(), 2)
 
 
-def test_it_gives_the_numbers_of_the_graph(graph: NativeGraph) -> None:
+def test_results_are_those_of_the_function(graph: NativeGraph) -> None:
     expected = function(*ARGUMENTS)
-    found = graph(ARGUMENTS)
-    assert len(found) == len(expected)
-    for tensor, (name, right) in zip(found, expected.items(), strict=True):
-        torch.testing.assert_close(tensor, right, rtol=1e-5, atol=1e-6, msg=name)
+    results = graph(ARGUMENTS)
+    assert len(results) == len(expected)
+    for result, (name, tensor) in zip(results, expected.items(), strict=True):
+        torch.testing.assert_close(result, tensor, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_the_bits_are_the_same_on_every_call_and_results_stay(graph: NativeGraph) -> None:
+def test_every_call_gives_the_same_bits_and_leaves_earlier_results_alone(graph: NativeGraph) -> None:
     first = graph(ARGUMENTS)
     kept = [tensor.clone() for tensor in first]
     for _ in range(50):
@@ -76,27 +76,27 @@ def test_the_bits_are_the_same_on_every_call_and_results_stay(graph: NativeGraph
 
 
 def test_arguments_are_not_changed_and_may_be_dropped(graph: NativeGraph) -> None:
-    given = [tensor.clone() for tensor in ARGUMENTS]
-    expected = [tensor.clone() for tensor in graph(given)]
-    assert all(map(torch.equal, given, ARGUMENTS))
-    found = graph(given)
-    given.clear()
+    arguments = [tensor.clone() for tensor in ARGUMENTS]
+    expected = [tensor.clone() for tensor in graph(arguments)]
+    assert all(map(torch.equal, arguments, ARGUMENTS))
+    results = graph(arguments)
+    arguments.clear()
     for seed in range(20):
         graph([draw(33, 17, seed=seed), draw(17, 16, seed=seed), ARGUMENTS[2]])
-    assert all(map(torch.equal, found, expected))
+    assert all(map(torch.equal, results, expected))
 
 
 @pytest.mark.parametrize("threads", [2, 4])
-def test_calls_may_overlap(graph: NativeGraph, threads: int) -> None:
+def test_calls_from_several_threads_may_overlap(graph: NativeGraph, threads: int) -> None:
     inputs = [(draw(33, 17, seed=seed), *ARGUMENTS[1:]) for seed in range(40)]
-    expected = [graph(given) for given in inputs]
+    expected = [graph(arguments) for arguments in inputs]
     with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
-        found = list(pool.map(graph, inputs * 10))
-    for i, tensors in enumerate(found):
+        results = list(pool.map(graph, inputs * 10))
+    for i, tensors in enumerate(results):
         assert all(map(torch.equal, tensors, expected[i % len(inputs)]))
 
 
-def test_other_strides_and_offsets_do_not_matter(graph: NativeGraph) -> None:
+def test_strides_and_offsets_of_arguments_do_not_matter(graph: NativeGraph) -> None:
     x, weight, rows = ARGUMENTS
     expected = graph(ARGUMENTS)
     offset = torch.cat((torch.zeros(1), x.flatten()))[1:].view_as(x)
@@ -110,7 +110,7 @@ def test_other_strides_and_offsets_do_not_matter(graph: NativeGraph) -> None:
 @pytest.mark.parametrize(
     "x",
     [draw(33, 18), draw(32, 17), draw(17, 33), draw(33, 17).double(), draw(1, 33, 17)],
-    ids=["wider", "shorter", "turned", "float64", "more axes"],
+    ids=["wider", "shorter", "transposed", "float64", "more axes"],
 )
 def test_other_shapes_and_types_are_refused(graph: NativeGraph, x: Tensor) -> None:
     with pytest.raises(ValueError, match=r"compiled for torch.float32 \[33, 17\], got"):
@@ -123,7 +123,7 @@ def test_too_few_tensors_are_refused(graph: NativeGraph) -> None:
 
 
 @pytest.mark.usefixtures("native", "graph")
-def test_a_library_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("compiled again")
 
@@ -141,24 +141,24 @@ def weighted(factor: float) -> Callable[[Tensor], Tensor]:
 
 
 @pytest.mark.usefixtures("native")
-def test_constants_belong_to_their_graph() -> None:
+def test_graphs_that_differ_in_a_constant_are_not_confused() -> None:
     x = draw(4, 4)
     for factor in (2.0, 3.0):
-        (found,) = NativeGraph(graph_of(weighted(factor), x), 1)([x])
-        torch.testing.assert_close(found, weighted(factor)(x))
+        (result,) = NativeGraph(graph_of(weighted(factor), x), 1)([x])
+        torch.testing.assert_close(result, weighted(factor)(x))
 
 
 def library(monkeypatch: pytest.MonkeyPatch, graph: GraphModule) -> Path:
-    """Where the library of a graph goes."""
+    """Path of a graph's library; it is not compiled."""
 
-    def pretend(_: GraphModule, __: list[Tensor], path: Path) -> None:
+    def create_empty(_: GraphModule, __: list[Tensor], path: Path) -> None:
         path.touch()
 
-    monkeypatch.setattr(module, "_compile", pretend)
-    return module._built(graph, [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")])
+    monkeypatch.setattr(module, "_compile", create_empty)
+    return module._build_library(graph, [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")])
 
 
-def test_what_differs_has_a_library_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_that_differ_have_different_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     x = draw(4, 4)
 
     def product(x: Tensor, factor: float = 2.0) -> Tensor:
@@ -178,7 +178,7 @@ def test_what_differs_has_a_library_of_its_own(monkeypatch: pytest.MonkeyPatch) 
     assert len(set(paths.values())) == len(paths), paths
 
 
-def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/nonexistent/g++")
     with pytest.raises(CompileError, match=r"^compiled strategies need a C\+\+ compiler; install g\+\+ or set CXX$"):
         NativeGraph(graph_of(), 1)
@@ -187,7 +187,7 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("size", [None, 0, 100, 5000])
 @pytest.mark.usefixtures("graph")
-def test_a_library_that_is_missing_or_cut_short_is_built_anew(
+def test_a_missing_or_truncated_library_is_compiled_again(
     compiled_home: Path, size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = library(monkeypatch, graph_of())
@@ -230,7 +230,7 @@ print(NativeGraph(module, 1)([x])[0].sum().item())
 
 
 @pytest.mark.usefixtures("compiled_home")
-def test_two_processes_that_want_the_same_library_make_one(tmp_path: Path) -> None:
+def test_of_two_processes_one_compiles(tmp_path: Path) -> None:
     home = tmp_path / "home"
     processes = [
         subprocess.Popen(
@@ -245,8 +245,7 @@ def test_two_processes_that_want_the_same_library_make_one(tmp_path: Path) -> No
     ]
     for process in processes:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    found = [process.communicate("go\n", timeout=240)[0] for process in processes]
+    outputs = [process.communicate("go\n", timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    assert found[0] == found[1] != ""
-    left = sorted(path.suffix for path in (home / "engine").iterdir())
-    assert left == [".lock", ".sha256", ".so"]
+    assert outputs[0] == outputs[1] != ""
+    assert sorted(path.suffix for path in (home / "engine").iterdir()) == [".lock", ".sha256", ".so"]
