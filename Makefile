@@ -9,6 +9,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?= python3
 BENCH_S ?= 300
+FAST := not thorough and not slow and not cluster and not chaos and not gpu
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -18,10 +19,11 @@ export DISTMETA_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install demo test check golden bench bench-cluster bench-curve test-slow test-cluster test-chaos test-gpu format clean
+.PHONY: help install demo quick test check lint types fast golden docs dist test-pythons bench bench-cluster bench-curve \
+	test-slow test-cluster test-chaos test-gpu format clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # torch goes first, by itself: pulled in by another package it may come as a larger build. pip compiles every module that
 # it installs, which takes nearly as long as all the rest; so only those that are in use are compiled, by importing them.
@@ -42,16 +44,45 @@ install: $(STAMP) ## Make the virtual environment
 demo: $(STAMP) ## Meta-train on drawn characters with two Ray workers (a few minutes)
 	$(BIN)/distmeta train jobs/demo.py
 
-test: check ## All that CI runs: check, then the default tests
-	$(BIN)/pytest
+quick: $(STAMP) ## Format, lint, types and the fast tests: at most a minute
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check fast
 
-check: $(STAMP) ## Formatting, lint and types
+test: check ## Everything that CI runs: check, then the default tests in two processes
+	$(BIN)/pytest -n 2
+
+check: lint types ## Format, lint and types
+
+lint: $(STAMP)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+
+types: $(STAMP)
 	$(BIN)/mypy
+
+fast: $(STAMP)
+	$(BIN)/pytest -n 2 -q -m "$(FAST)" tests/unit tests/contract tests/numerics tests/golden
 
 golden: $(STAMP) ## Golden runs of a commit beside those of the working tree, bit for bit (BASE=COMMIT)
 	$(BIN)/python tests/golden/compare.py $(or $(BASE),HEAD)
+
+docs: $(VENV)/.docs ## Build the documentation site into site/; a broken link fails
+	$(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(STAMP)
+	$(PIP_INSTALL) -e '.[docs]'
+	@touch $@
+
+dist: $(STAMP) ## Build wheel and sdist into dist/, install the wheel into an empty environment and run its first job
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist
+	bash tests/packaging/check_wheel.sh dist/*.whl $(PYTHON)
+
+test-pythons: ## The fast tests on every Python from 3.11 to 3.13 that is found, each in an environment of its own
+	@for version in 3.11 3.12 3.13; do \
+		if command -v python$$version >/dev/null; then \
+			$(MAKE) --no-print-directory fast PYTHON=python$$version VENV=.venv-$$version || exit 1; \
+		else echo "python$$version: not found"; fi; \
+	done
 
 bench: $(STAMP) ## The engine beside its peers: speed, then memory
 	$(BIN)/distmeta bench engine --out runs/bench
@@ -84,5 +115,5 @@ format: $(STAMP) ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix
 
 clean: ## Remove the virtual environment and caches (runs and stores stay)
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-3.* build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

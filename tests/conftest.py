@@ -50,13 +50,21 @@ def _alone(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         torch.set_num_threads(1)
 
 
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    """A folder that all processes of a session that is spread over several (pytest-xdist) have in common."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def compiled_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home folder for the graphs of the whole session; the test is skipped where there is no compiler for them."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         pytest.skip(f"there is no C++ compiler ({compiler})")
-    return tmp_path_factory.mktemp("compiled")
+    return shared_folder(tmp_path_factory, "compiled")
 
 
 @pytest.fixture
