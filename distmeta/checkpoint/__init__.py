@@ -1,12 +1,12 @@
-"""Checkpoints: safetensors and JSON in a folder for each step, on any file system that fsspec knows.
+"""Checkpoints: a folder of safetensors and JSON files per step, on any fsspec file system.
 
-`<checkpoint.path>/<run name>/step-00000500/` holds:
+`<checkpoint.path>/<run name>/step-00000500/` contains:
 
 - `meta.safetensors`: the meta-parameters;
-- `averaged.safetensors`: their moving average, where it is on;
-- `server.safetensors`: the outer optimizer's tensors, where it has any;
-- `pending.jsonl`: logged values that the tracking store had not yet taken, where there were any;
-- `state.json`: everything else. A folder without it is not a checkpoint.
+- `averaged.safetensors`: their moving average, if enabled;
+- `server.safetensors`: tensors of the outer optimizer's state, if any;
+- `pending.jsonl`: logged values that the tracking store had not confirmed, if any;
+- `state.json`: everything else. It is written last: a folder without it is not a complete checkpoint.
 """
 
 from distmeta.checkpoint.files import Checkpoint, Summary

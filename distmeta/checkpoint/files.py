@@ -1,4 +1,4 @@
-"""What a checkpoint holds, in memory and in its files."""
+"""Contents of a checkpoint: its files, and its representation in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distmeta.server.outer import AVERAGE, PARAMS, State
 from distmeta.tasks.base import TaskSignature
 
 FORMAT = 1
-"""Version of the layout; raised whenever an older reader could misread a checkpoint."""
+"""Version of the format; increased whenever an older reader could misread a checkpoint."""
 
 META, AVERAGED, SERVER = "meta.safetensors", "averaged.safetensors", "server.safetensors"
 PENDING = "pending.jsonl"
@@ -22,31 +22,29 @@ FILES = (META, AVERAGED, SERVER, PENDING)
 
 
 class StateFile(BaseModel):
-    """The content of `state.json`.
+    """Content of `state.json`. Unknown fields are ignored as long as `format` matches.
 
     Attributes:
-        format: Version of the layout.
-        step: Outer steps made.
-        name: The run's name.
-        run_id: The tracker's id of the run.
-        score: Value by which the best checkpoint is chosen, higher is better.
-        metrics: Values to show.
-        progress: What the training loop needs to go on, e.g. its elapsed seconds.
+        format: Version of the format.
+        step: Number of outer steps.
+        name: Name of the run.
+        run_id: Id of the run in the tracker.
+        score: Score by which the best checkpoint is chosen; higher is better.
+        progress: State of the training loop, e.g. its elapsed seconds.
         digest: sha256 of the meta-parameters (`distmeta.core.tensors.digest`).
         sha256: sha256 of each other file.
-        server: The server state's scalars.
-        signature: What the network fits.
+        server: Scalars of the server state.
+        signature: Input and output sizes of the tasks.
         config: The resolved configuration.
     """
 
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(extra="ignore", ser_json_inf_nan="strings")
 
     format: int
     step: int
     name: str
     run_id: str | None
     score: float | None
-    metrics: dict[str, float]
     progress: dict[str, float]
     digest: str
     sha256: dict[str, str]
@@ -57,18 +55,17 @@ class StateFile(BaseModel):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that has been read and verified.
+    """A checkpoint that has been loaded and verified.
 
     Attributes:
-        path: Where it lies: a local path or a URL.
-        step: Outer steps made.
-        config: The run's configuration.
-        signature: What the network fits, so that a learner can be built where the data is not.
-        state: What `ParameterServer.load_state_dict` takes.
-        run_id: The tracker's id of the run.
-        score: Value by which the best checkpoint is chosen.
-        metrics: Values to show.
-        progress: What the training loop needs to go on.
+        path: Local path or URL of its folder.
+        step: Number of outer steps.
+        config: Configuration of the run.
+        signature: Input and output sizes of the tasks, so that a learner can be built without the data.
+        state: State dict of the server.
+        run_id: Id of the run in the tracker.
+        score: Score by which the best checkpoint is chosen.
+        progress: State of the training loop.
         digest: sha256 of the meta-parameters.
     """
 
@@ -79,32 +76,31 @@ class Checkpoint:
     state: State
     run_id: str | None
     score: float | None
-    metrics: Mapping[str, float]
     progress: Mapping[str, float]
     digest: str
 
     @property
     def params(self) -> Params:
         """The meta-parameters."""
-        return tensors_under(self.state, PARAMS)
+        return tensors_with_prefix(self.state, PARAMS)
 
     @property
     def averaged(self) -> Params:
-        """The meta-parameters to evaluate and use: the averaged ones, or the plain ones where averaging is off."""
-        return tensors_under(self.state, AVERAGE) or self.params
+        """The meta-parameters to evaluate and use: the averaged ones if averaging is on, otherwise `params`."""
+        return tensors_with_prefix(self.state, AVERAGE) or self.params
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A checkpoint's `state.json` in short.
+    """Summary of a checkpoint, from its `state.json`.
 
     Attributes:
-        path: Where it lies.
-        name: The run's name.
-        step: Outer steps made.
-        score: Value by which the best one is chosen.
+        path: Local path or URL of its folder.
+        name: Name of the run.
+        step: Number of outer steps.
+        score: Score by which the best checkpoint is chosen.
         digest: sha256 of the meta-parameters.
-        best: True for the best checkpoint of its run.
+        best: Whether it is the best checkpoint of its run.
     """
 
     path: str
@@ -115,8 +111,8 @@ class Summary:
     best: bool
 
 
-def tensors_under(state: Mapping[str, object], prefix: str) -> Params:
-    """The state's tensors whose name starts with `prefix`, without it."""
+def tensors_with_prefix(state: Mapping[str, object], prefix: str) -> Params:
+    """Tensors of the state whose name starts with `prefix`, which is removed."""
     return {
         name.removeprefix(prefix): value
         for name, value in state.items()

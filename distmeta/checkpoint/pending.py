@@ -1,6 +1,6 @@
-"""Metric values that were logged but not yet taken by the tracking store when a checkpoint was written.
+"""Metric values that were logged but not confirmed by the tracking store when a checkpoint was written.
 
-They are kept as JSON lines, so that a driver that is killed while the store is away loses none of them.
+They are saved as JSON lines, so that none is lost if the driver is killed while the store is unavailable.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from distmeta.tracking.base import MetricPoint
 _POINT = TypeAdapter(MetricPoint)
 
 
-def pack(points: Sequence[MetricPoint]) -> bytes:
-    """The content of `pending.jsonl`."""
+def encode_pending(points: Sequence[MetricPoint]) -> bytes:
+    """Encode the content of `pending.jsonl`."""
     return "".join(json.dumps(dataclasses.asdict(point)) + "\n" for point in points).encode()
 
 
 def pending(path: str) -> list[MetricPoint]:
-    """What the tracker has to be given again when a run goes on from the checkpoint at `path`; often nothing.
+    """Values that the tracker must send again when a run resumes from the checkpoint at `path`; often none.
 
     Raises:
         UserError: The file is damaged.

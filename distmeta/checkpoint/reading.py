@@ -1,4 +1,4 @@
-"""Find, verify and read checkpoints. Every problem is one clear line; nothing is ever unpickled."""
+"""Find, load and verify checkpoints. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from distmeta.server.outer import AVERAGE, PARAMS, State
 
 
 def load(path: str | os.PathLike[str], which: Literal["latest", "best"] = "latest") -> Checkpoint:
-    """Read a checkpoint and verify every file.
+    """Load a checkpoint and verify every file.
 
     Args:
-        path: A checkpoint's folder, or a run's folder, which holds several; a local path or an fsspec URL.
-        which: Of a run's folder, the newest checkpoint or the best one by score (the newest if none has a score).
+        path: Folder of a checkpoint or of a run; a local path or an fsspec URL.
+        which: For a run, load the newest checkpoint or the best one by score (the newest if none has a score).
 
     Raises:
-        UserError: There is no checkpoint, or it is damaged, or of a format or configuration that is not known.
+        UserError: There is no checkpoint, it is damaged, or its format or configuration is unknown.
     """
     folder = _find(Folder.at(path), which)
     content = _read_state(folder)
@@ -52,42 +52,40 @@ def load(path: str | os.PathLike[str], which: Literal["latest", "best"] = "lates
         state,
         content.run_id,
         content.score,
-        content.metrics,
         content.progress,
         content.digest,
     )
 
 
 def latest(root: str | os.PathLike[str], name: str) -> str | None:
-    """Where the newest checkpoint of a run lies, given its `checkpoint.path`; None if it has none."""
-    found = checkpoints(run_folder(root, name))
-    return found[max(found)].url if found else None
+    """Path of the newest checkpoint of the run `name` in the `checkpoint.path` `root`; None if it has none."""
+    by_step = checkpoints_by_step(run_folder(root, name))
+    return by_step[max(by_step)].url if by_step else None
 
 
 def summaries(path: str | os.PathLike[str]) -> list[Summary]:
-    """What checkpoints there are, by run and step, read from their `state.json` alone.
+    """List checkpoints by run and step. Only their `state.json` files are read.
 
     Args:
-        path: A folder of runs, one run's folder, or one checkpoint.
+        path: A folder of runs, the folder of a run, or a checkpoint.
 
     Raises:
-        UserError: There is none, or a `state.json` is damaged.
+        UserError: There is no checkpoint, or a `state.json` is damaged.
     """
-    top = Folder.at(path)
-    if top.is_marked():
-        found = [_summary(top, best=False)]
-    else:
-        found = []
-        for run in [top, *top.children()]:
-            best = best_of(run)
-            found += [_summary(folder, best=step == best) for step, folder in sorted(checkpoints(run).items())]
-    if not found:
-        raise _nothing_at(top)
-    return found
+    root = Folder.at(path)
+    if root.is_complete():
+        return [_summary(root, best=False)]
+    result = []
+    for run in [root, *root.children()]:
+        best = best_step(run)
+        result += [_summary(folder, best=step == best) for step, folder in sorted(checkpoints_by_step(run).items())]
+    if not result:
+        raise _not_found(root)
+    return result
 
 
 def runs_folder(root: str | os.PathLike[str]) -> Folder:
-    """The folder of runs that a `checkpoint.path` names."""
+    """The folder of runs of a `checkpoint.path`."""
     return Folder.at(runs_path(os.fspath(root)))
 
 
@@ -97,29 +95,29 @@ def run_folder(root: str | os.PathLike[str], name: str) -> Folder:
 
 
 def step_of(folder: Folder) -> int | None:
-    """The step in a folder's name; None for other folders."""
+    """The step in the name of a checkpoint folder; None for other folders."""
     match = re.fullmatch(r"step-(\d{8,})", folder.name)
     return int(match.group(1)) if match else None
 
 
-def checkpoints(run: Folder) -> dict[int, Folder]:
-    """A run's whole checkpoints by step."""
-    found = {step_of(child): child for child in run.children()}
-    return {step: child for step, child in found.items() if step is not None and child.is_marked()}
+def checkpoints_by_step(run: Folder) -> dict[int, Folder]:
+    """The complete checkpoints of a run."""
+    folders = {step_of(child): child for child in run.children()}
+    return {step: folder for step, folder in folders.items() if step is not None and folder.is_complete()}
 
 
-def best_of(run: Folder) -> int | None:
+def best_step(run: Folder) -> int | None:
     """Step of the checkpoint with the highest score, the earliest of equals; None if no score is a number.
 
-    It is found from the checkpoints themselves: they are few, and a marker of its own could contradict them.
+    The scores are read from the checkpoints, which are few: a separate marker for the best one could become stale.
     """
-    scores = {step: _score(folder) for step, folder in checkpoints(run).items()}
+    scores = {step: _score(folder) for step, folder in checkpoints_by_step(run).items()}
     numbers = {step: score for step, score in scores.items() if score is not None and not math.isnan(score)}
     return max(numbers, key=lambda step: (numbers[step], -step)) if numbers else None
 
 
 def _score(folder: Folder) -> float | None:
-    """A checkpoint's score. A damaged checkpoint has none: it must not stop a run from saving the next one."""
+    """Score of a checkpoint. A damaged one has none, so that it does not prevent a run from saving the next."""
     try:
         return _read_state(folder).score
     except UserError:
@@ -127,16 +125,16 @@ def _score(folder: Folder) -> float | None:
 
 
 def _find(folder: Folder, which: Literal["latest", "best"]) -> Folder:
-    if folder.is_marked():
+    if folder.is_complete():
         return folder
-    found = checkpoints(folder)
-    if not found:
-        raise _nothing_at(folder)
-    best = best_of(folder) if which == "best" else None
-    return found[max(found) if best is None else best]
+    by_step = checkpoints_by_step(folder)
+    if not by_step:
+        raise _not_found(folder)
+    best = best_step(folder) if which == "best" else None
+    return by_step[max(by_step) if best is None else best]
 
 
-def _nothing_at(folder: Folder) -> UserError:
+def _not_found(folder: Folder) -> UserError:
     what = "there is no checkpoint in it" if folder.exists() else "there is no such file or folder"
     return UserError(what, where=folder.url, allowed=f"a folder with {MARKER}, or one with step-00000100 folders")
 
@@ -147,9 +145,9 @@ def _read_state(folder: Folder) -> StateFile:
         raw = json.loads(folder.read(MARKER))
     except ValueError as error:
         raise UserError("the file is truncated or corrupted", where=where) from error
-    version = raw.get("format") if isinstance(raw, dict) else None
-    if version != FORMAT:
-        raise UserError(f"unknown checkpoint format {version!r}", where=where, allowed=str(FORMAT))
+    format_ = raw.get("format") if isinstance(raw, dict) else None
+    if format_ != FORMAT:
+        raise UserError(f"unknown checkpoint format {format_!r}", where=where, allowed=str(FORMAT))
     try:
         content = StateFile.model_validate(raw)
     except ValidationError as error:

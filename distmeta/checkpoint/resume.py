@@ -1,4 +1,4 @@
-"""Which checkpoint a run may go on from: one whose configuration gives the same meta-parameters, step by step."""
+"""Find the checkpoint to resume from, and check that its configuration gives the same meta-parameters step by step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from distmeta.checkpoint.reading import latest, load, runs_folder
 from distmeta.config.run import RunConfig
 from distmeta.core.errors import UserError
 
-NEUTRAL = (
+_MAY_DIFFER = (
     "runtime.",
     "evaluation.",
     "checkpoint.",
@@ -18,40 +18,40 @@ NEUTRAL = (
     "train.log_every",
     "outer.nonfinite",
 )
-"""Fields that may differ when a run is resumed: they do not change the course of the meta-parameters."""
-CHOSEN = ("engine.strategy", "engine.chunk", "engine.memory")
-"""Fields that a run with `engine.strategy: auto` takes from its checkpoint, where the choice is kept."""
-COUNTED = ("runtime.shard_size", "runtime.device")
-"""Those among them that do: sums are rounded differently."""
+"""Fields that may differ between a run and its resumption, because they do not change the meta-parameters."""
+_MUST_MATCH = ("runtime.shard_size", "runtime.device")
+"""Exceptions among `_MAY_DIFFER`: they change the rounding of sums."""
+_CHOSEN_BY_ENGINE = ("engine.strategy", "engine.chunk", "engine.memory")
+"""Fields that a run with `engine.strategy: auto` takes from its checkpoint, which has the choice."""
 
 
 def resumable(config: RunConfig) -> Checkpoint:
-    """The newest checkpoint of the run of this name.
+    """Load the newest checkpoint of the run named in `config`.
 
     Raises:
-        UserError: There is none, or the run was started with a configuration that gives another course.
+        UserError: There is none, or the run was started with a configuration that gives other meta-parameters.
     """
     path = latest(config.checkpoint.path, config.name)
     if path is None:
         raise UserError(
-            f"there is no checkpoint of '{config.name}' below {runs_folder(config.checkpoint.path).url}",
+            f"there is no checkpoint of '{config.name}' in {runs_folder(config.checkpoint.path).url}",
             where="--resume",
             allowed="the name of a run that has been started, or no --resume",
         )
-    found = load(path)
-    old, new = _leaves(found.config.model_dump(mode="json")), _leaves(config.model_dump(mode="json"))
+    checkpoint = load(path)
+    old, new = _leaves(checkpoint.config.model_dump(mode="json")), _leaves(config.model_dump(mode="json"))
     for field in sorted(old.keys() | new.keys()):
-        neutral = field.startswith(NEUTRAL) and not field.startswith(COUNTED)
-        chosen = field in CHOSEN and config.engine.strategy == "auto"
-        chosen = chosen or (field == "engine.memory" and config.engine.memory == "auto")
-        extended = field == "train.steps" and config.outer.schedule == "constant"
-        if old.get(field) != new.get(field) and not (neutral or extended or chosen):
+        may_differ = field.startswith(_MAY_DIFFER) and not field.startswith(_MUST_MATCH)
+        is_chosen = field in _CHOSEN_BY_ENGINE and config.engine.strategy == "auto"
+        is_chosen = is_chosen or (field == "engine.memory" and config.engine.memory == "auto")
+        is_extension = field == "train.steps" and config.outer.schedule == "constant"
+        if old.get(field) != new.get(field) and not (may_differ or is_chosen or is_extension):
             raise UserError(
                 f"is {new.get(field)!r} but the run to resume was started with {old.get(field)!r}",
                 where=field,
                 allowed=f"{old.get(field)!r}, or another run name",
             )
-    return found
+    return checkpoint
 
 
 def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:

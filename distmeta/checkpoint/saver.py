@@ -1,7 +1,7 @@
-"""Saving while the store of the checkpoints fails: training goes on, and nothing is lost without a word.
+"""Save checkpoints to a store that may fail temporarily, without ending the training.
 
-save fails  ->  told once, counted; due again after 1, 2, 4 ... 60 s
-the end     ->  tried again and again for some minutes, then raised
+a save fails        ->  log the first failure, count all; retry is due after 1, 2, 4 ... 60 s
+the last save fails ->  retry for two minutes, then raise
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ _MAX_WAIT_S = 60.0
 
 
 def retry_wait_s(failures: int) -> float:
-    """How long to leave a store alone that has failed `failures` times in a row, in seconds."""
+    """Wait before the next attempt after `failures` consecutive failures, in seconds."""
     return min(_MAX_WAIT_S, 2.0 ** min(failures - 1, 10))
 
 
 class Saver:
-    """Saves checkpoints into a store that may fail for a while.
+    """Saves checkpoints to a store that may fail temporarily.
 
     Attributes:
-        failures: Saves that have failed.
+        failures: Number of failed attempts.
 
     Args:
-        clock: Seconds.
-        sleep: Waits for some seconds.
-        patience_s: How long `final` keeps trying, in seconds.
+        clock: Monotonic clock in seconds.
+        sleep: Sleeps for a number of seconds.
+        final_timeout_s: How long `final` retries, in seconds.
     """
 
     def __init__(
@@ -39,26 +39,26 @@ class Saver:
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        patience_s: float = 120.0,
+        final_timeout_s: float = 120.0,
     ) -> None:
-        self._clock, self._sleep, self._patience_s = clock, sleep, patience_s
+        self._clock, self._sleep, self._final_timeout_s = clock, sleep, final_timeout_s
         self.failures = 0
-        self._in_a_row, self._due_s = 0, -math.inf
+        self._consecutive_failures, self._due_s = 0, -math.inf
 
     def overdue(self) -> bool:
-        """Whether a save has failed and it is time to try again."""
-        return self._in_a_row > 0 and self._clock() >= self._due_s
+        """Whether a save has failed and its retry is due."""
+        return self._consecutive_failures > 0 and self._clock() >= self._due_s
 
     def save(self, write: Callable[[], str]) -> str | None:
-        """Write a checkpoint, unless the store has failed just before.
+        """Write a checkpoint, unless the last attempt failed and its retry is not due yet.
 
         Args:
-            write: Writes it and returns where it lies, e.g. a call of `distmeta.checkpoint.save`.
+            write: Writes the checkpoint and returns its path, e.g. a call of `distmeta.checkpoint.save`.
 
         Returns:
-            Where it lies; None if it could not be written.
+            The path; None if the checkpoint was not written.
         """
-        if self._in_a_row and not self.overdue():
+        if self._consecutive_failures and not self.overdue():
             return None
         try:
             return self._attempt(write)
@@ -66,38 +66,38 @@ class Saver:
             return None
 
     def final(self, write: Callable[[], str]) -> str:
-        """Write the last checkpoint of a run, trying for up to `patience_s` seconds.
+        """Write the last checkpoint of a run, with retries for up to `final_timeout_s` seconds.
 
         Args:
-            write: See `save`.
+            write: As in `save`.
 
         Returns:
-            Where it lies.
+            The path of the checkpoint.
 
         Raises:
-            StoreError: The store kept failing.
+            StoreError: The last attempt failed.
         """
-        give_up_s = self._clock() + self._patience_s
+        deadline_s = self._clock() + self._final_timeout_s
         while True:
             try:
                 return self._attempt(write)
             except StoreError:
-                left_s = give_up_s - self._clock()
+                left_s = deadline_s - self._clock()
                 if left_s <= 0.0:
                     raise
-                self._sleep(min(left_s, retry_wait_s(self._in_a_row)))
+                self._sleep(min(left_s, retry_wait_s(self._consecutive_failures)))
 
     def _attempt(self, write: Callable[[], str]) -> str:
         try:
             path = write()
         except StoreError as error:
-            if not self._in_a_row:
-                _LOG.warning("checkpoint: saving fails, training goes on and it is tried again: %s", error)
+            if not self._consecutive_failures:
+                _LOG.warning("checkpoint: saving fails, training continues and the save is retried: %s", error)
             self.failures += 1
-            self._in_a_row += 1
-            self._due_s = self._clock() + retry_wait_s(self._in_a_row)
+            self._consecutive_failures += 1
+            self._due_s = self._clock() + retry_wait_s(self._consecutive_failures)
             raise
-        if self._in_a_row:
-            _LOG.warning("checkpoint: saved again, after %d failures", self._in_a_row)
-        self._in_a_row = 0
+        if self._consecutive_failures:
+            _LOG.warning("checkpoint: saved again after %d failures", self._consecutive_failures)
+        self._consecutive_failures = 0
         return path

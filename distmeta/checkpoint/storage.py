@@ -1,11 +1,10 @@
-"""Folders on any fsspec file system, written so that a crash at any moment leaves whole folders only.
+"""Folders on any fsspec file system that are written and removed atomically.
 
-On a local disk a folder is written under another name, flushed to the disk and renamed. Elsewhere (object stores,
-memory) there is no rename to rely on: the folder's marker file is written last and removed first, and a folder without
-it is treated as if it did not exist.
+On a local disk a folder is written under a temporary name, synced and renamed. Other file systems (object stores,
+memory) have no atomic rename: the folder's marker file is written last and removed first, and a folder without it is
+treated as missing.
 
-A store that fails raises a StoreError; it is never taken for an empty one, and no folder for half-written, because an
-answer did not come.
+Errors of the file system raise StoreError. They are never mistaken for an empty store or an incomplete folder.
 """
 
 from __future__ import annotations
@@ -26,29 +25,32 @@ from distmeta.core.errors import DistmetaError, UserError
 from distmeta.tracking.uris import mask_uri
 
 MARKER = "state.json"
-"""The file that makes a folder a checkpoint."""
+"""The marker file of a complete checkpoint folder."""
 _SAVING = ".saving-"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class StoreError(DistmetaError):
-    """The place of the checkpoints fails: it is full, gone, or does not answer.
+    """The checkpoint store is full or unavailable.
+
+    Attributes:
+        full: Whether the store has no space left.
 
     Args:
-        what: What could not be done.
-        where: Where; secrets in it are masked.
-        error: What the file system raised.
+        what: The operation that failed.
+        where: Path or URL; its secrets are masked.
+        error: The error of the file system.
     """
 
     def __init__(self, what: str, where: str, error: BaseException) -> None:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
-        self.full = isinstance(error, OSError) and error.errno in _FULL
+        self.full = isinstance(error, OSError) and error.errno in _NO_SPACE
         super().__init__(mask_uri(" ".join(f"{where}: {what}: {reason}".split()))[:500])
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that may or may not exist. Every method raises StoreError where the file system fails.
+    """A folder that may not exist. All methods raise StoreError if the file system fails.
 
     Attributes:
         fs: The fsspec file system.
@@ -67,13 +69,13 @@ class Folder:
         """
         text = os.fspath(url)
         try:
-            with store_errors("the store cannot be opened", text, but=(ValueError, ImportError)):
+            with convert_errors("the store cannot be opened", text, except_for=(ValueError, ImportError)):
                 fs, path = fsspec.core.url_to_fs(text)
         except (ValueError, ImportError) as error:
             raise UserError(
-                mask_uri(str(error)), where=mask_uri(text), allowed="a local path, or a URL that fsspec knows"
+                mask_uri(str(error)), where=mask_uri(text), allowed="a local path, or a URL that fsspec supports"
             ) from error
-        # Object stores keep listings; another process may have written since.
+        # fsspec caches listings of object stores; another process may have written since.
         fs.invalidate_cache()
         return cls(fs, path)
 
@@ -87,27 +89,25 @@ class Folder:
 
     @property
     def is_local(self) -> bool:
-        """True on a local disk."""
         return isinstance(self.fs, LocalFileSystem)
 
     @property
     def url(self) -> str:
-        """What `at` takes to come here again: a plain path on a local disk."""
+        """Argument of `at` for this folder: a plain path on a local disk, otherwise a URL."""
         return self.path if self.is_local else str(self.fs.unstrip_protocol(self.path))
 
     def exists(self) -> bool:
-        """True if there is a file or folder here."""
         return self._type() is not None
 
-    def is_marked(self) -> bool:
-        """True if the folder is whole."""
+    def is_complete(self) -> bool:
+        """Whether the folder has its marker file."""
         return (self / MARKER)._type() == "file"
 
     def children(self) -> list[Folder]:
-        """What lies in the folder, in the order of names; nothing if it does not exist."""
+        """Files and folders in the folder, sorted by name; empty if it does not exist."""
         if self._type() != "directory":
             return []
-        with store_errors("the folder cannot be listed", self.url):
+        with convert_errors("the folder cannot be listed", self.url):
             try:
                 paths = self.fs.ls(self.path, detail=False)
             except FileNotFoundError:
@@ -118,19 +118,19 @@ class Folder:
         """The content of one file.
 
         Raises:
-            UserError: There is none, or it may not be read.
+            UserError: The file does not exist or is not readable.
         """
         where = (self / name).url
-        mistakes = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+        user_errors = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
         try:
-            with store_errors("the file cannot be read", where, but=mistakes):
+            with convert_errors("the file cannot be read", where, except_for=user_errors):
                 return bytes(self.fs.cat_file((self / name).path))
-        except mistakes as error:
+        except user_errors as error:
             raise UserError(f"the file cannot be read ({type(error).__name__})", where=mask_uri(where)) from error
 
     def write(self, files: Mapping[str, bytes]) -> None:
-        """Make the folder hold exactly these files, the marker among them, all at once."""
-        with store_errors("the checkpoint cannot be written", self.url):
+        """Replace the folder, atomically, by one with exactly these files, which include the marker."""
+        with convert_errors("the checkpoint cannot be written", self.url):
             if self.is_local:
                 _write_local(Path(self.path), files)
             else:
@@ -143,28 +143,28 @@ class Folder:
             self.fs.pipe_file((self / name).path, files[name])
 
     def remove(self) -> None:
-        """Remove the folder with all it holds, the marker first."""
-        with store_errors("the checkpoint cannot be removed", self.url):
-            if self.is_marked():
+        """Remove the folder with its contents, the marker first."""
+        with convert_errors("the checkpoint cannot be removed", self.url):
+            if self.is_complete():
                 self.fs.rm_file((self / MARKER).path)
             if self.exists():
                 self.fs.rm(self.path, recursive=True)
 
     def move(self, target: Folder) -> None:
-        """Rename the folder to one that does not exist, on the same file system."""
-        with store_errors("the checkpoints cannot be moved", self.url):
+        """Rename the folder to `target`, which must not exist, on the same file system."""
+        with convert_errors("the checkpoints cannot be moved", self.url):
             if self.is_local:
                 os.replace(self.path, target.path)
             else:
                 self.fs.mv(self.path, target.path, recursive=True)
 
-    def is_debris(self) -> bool:
-        """True for what a crash within `write` left behind on a local disk."""
+    def is_leftover(self) -> bool:
+        """Whether this is a temporary folder that an interrupted `write` left on a local disk."""
         return self.name.startswith(_SAVING)
 
     def _type(self) -> str | None:
-        """`file`, `directory` or None. fsspec's own `exists` and `isfile` take any failure for a no."""
-        with store_errors("the store does not answer", self.url):
+        """`file`, `directory` or None. Unlike fsspec's `exists` and `isfile`, it does not hide errors."""
+        with convert_errors("the store is unavailable", self.url):
             try:
                 return str(self.fs.info(self.path)["type"])
             except (FileNotFoundError, NotADirectoryError):
@@ -172,44 +172,44 @@ class Folder:
 
 
 @contextlib.contextmanager
-def store_errors(what: str, where: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn whatever a file system raises into a StoreError.
+def convert_errors(what: str, where: str, except_for: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Convert errors of a file system to StoreError.
 
-    Each file system has errors of its own (its network's, its client's), hence any Exception is taken.
+    Any Exception is converted, because each file system raises errors of its own network or client library.
 
     Args:
-        what: What fails, for the message.
+        what: The operation, for the message.
         where: Path or URL, for the message.
-        but: Errors to let pass.
+        except_for: Errors that are not converted.
     """
-    passed: tuple[type[Exception], ...] = (StoreError, *but)
+    unchanged: tuple[type[Exception], ...] = (StoreError, *except_for)
     try:
         yield
-    except passed:
+    except unchanged:
         raise
     except Exception as error:
         raise StoreError(what, where, error) from error
 
 
 def _write_local(folder: Path, files: Mapping[str, bytes]) -> None:
-    saving, aside = (folder.with_name(f"{_SAVING}{kind}-{folder.name}") for kind in ("new", "old"))
-    for path in (saving, aside):
+    new, old = (folder.with_name(f"{_SAVING}{kind}-{folder.name}") for kind in ("new", "old"))
+    for path in (new, old):
         if path.exists():
             shutil.rmtree(path)
     try:
-        _write_files(saving, files)
+        _write_files(new, files)
         if folder.exists():
             # A folder that is not empty cannot be replaced in one rename.
-            os.replace(folder, aside)
-        os.replace(saving, folder)
+            os.replace(folder, old)
+        os.replace(new, folder)
     except OSError:
-        shutil.rmtree(saving, ignore_errors=True)  # a disk that is full needs the room
-        if aside.exists() and not folder.exists():
-            os.replace(aside, folder)
+        shutil.rmtree(new, ignore_errors=True)  # free the space on a full disk
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
         raise
     _sync(folder.parent)
-    if aside.exists():
-        shutil.rmtree(aside)
+    if old.exists():
+        shutil.rmtree(old)
 
 
 def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -223,9 +223,9 @@ def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Flush a folder's list of names, without which a rename may not survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Sync the directory entries of a folder, without which a rename may be lost in a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Save checkpoints, and put away those that are no longer wanted."""
+"""Save checkpoints, and remove or move old ones."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from distmeta.checkpoint.files import AVERAGED, FORMAT, META, PENDING, SERVER, StateFile, tensors_under
-from distmeta.checkpoint.pending import pack
-from distmeta.checkpoint.reading import best_of, checkpoints, run_folder, runs_folder, step_of
-from distmeta.checkpoint.storage import MARKER, Folder, StoreError, store_errors
+from distmeta.checkpoint.files import AVERAGED, FORMAT, META, PENDING, SERVER, StateFile, tensors_with_prefix
+from distmeta.checkpoint.pending import encode_pending
+from distmeta.checkpoint.reading import best_step, checkpoints_by_step, run_folder, runs_folder, step_of
+from distmeta.checkpoint.storage import MARKER, Folder, StoreError, convert_errors
 from distmeta.config.run import RunConfig
 from distmeta.core.errors import UserError
 from distmeta.core.tensors import digest
@@ -33,45 +33,43 @@ def save(
     signature: TaskSignature,
     run_id: str | None = None,
     score: float | None = None,
-    metrics: Mapping[str, float] | None = None,
     progress: Mapping[str, float] | None = None,
     pending: Sequence[MetricPoint] = (),
 ) -> str:
-    """Write a checkpoint, whole or not at all, then remove what `config.checkpoint.keep_last` does not keep.
+    """Write a checkpoint atomically, then remove old ones.
 
-    The newest checkpoints, the best one by `score` and the one just written stay. Where there is no room, what crashes
-    and failures have left is removed first, and the write tried once more. A failure to remove is only logged.
+    The newest `config.checkpoint.keep_last` checkpoints, the best one by `score` and the one just written are kept. If
+    the store is full, old and incomplete ones are removed first, and the write is retried once. A failure to remove is
+    only logged.
 
     Args:
-        config: The run's configuration; it says where (`checkpoint.path`, `name`) and how many.
-        step: Outer steps made.
-        state: `ParameterServer.state_dict()`.
-        signature: What the network fits (`TaskSource.signature`).
-        run_id: The tracker's id of the run.
-        score: Value of this checkpoint for choosing the best, higher is better; None for one that was not evaluated.
-        metrics: Values to show.
-        progress: What the training loop needs to go on.
-        pending: What the tracker has not yet got through to its store (`Tracker.pending`).
+        config: Configuration of the run, with its `name` and the `checkpoint` section.
+        step: Number of outer steps.
+        state: State dict of the server.
+        signature: Input and output sizes of the tasks (`TaskSource.signature`).
+        run_id: Id of the run in the tracker.
+        score: Score by which the best checkpoint is chosen; higher is better. None if it was not evaluated.
+        progress: State of the training loop.
+        pending: Values that the tracking store has not confirmed (`Tracker.pending`).
 
     Returns:
-        Where the checkpoint lies.
+        Path of the checkpoint.
 
     Raises:
-        StoreError: It cannot be written there. Earlier checkpoints are as they were.
-        UserError: `checkpoint.path` is a URL of an unknown kind.
+        StoreError: The checkpoint cannot be written. Earlier checkpoints are unchanged.
+        UserError: `checkpoint.path` is a URL of an unknown protocol.
     """
-    params = tensors_under(state, PARAMS)
-    parts = {META: params, AVERAGED: tensors_under(state, AVERAGE), SERVER: _rest(state)}
-    files = {name: _bytes(tensors) for name, tensors in parts.items() if tensors}
+    params = tensors_with_prefix(state, PARAMS)
+    groups = {META: params, AVERAGED: tensors_with_prefix(state, AVERAGE), SERVER: _optimizer_tensors(state)}
+    files = {name: _serialize(tensors) for name, tensors in groups.items() if tensors}
     if pending:
-        files[PENDING] = pack(pending)
+        files[PENDING] = encode_pending(pending)
     content = StateFile(
         format=FORMAT,
         step=step,
         name=config.name,
         run_id=run_id,
         score=score,
-        metrics=dict(metrics or {}),
         progress=dict(progress or {}),
         digest=digest(params),
         sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
@@ -85,44 +83,44 @@ def save(
     try:
         _prune(run, keep_last=config.checkpoint.keep_last, saved=step)
     except StoreError as error:
-        _LOG.warning("checkpoint: older ones stay until the next is saved: %s", error)
+        _LOG.warning("checkpoint: older ones are kept until the next save: %s", error)
     return folder.url
 
 
 def probe(config: RunConfig) -> None:
-    """Try whether checkpoints can be written, before work is put into a run.
+    """Check at the start of a run that checkpoints can be written.
 
     Raises:
-        UserError: They cannot.
+        UserError: They cannot be written.
     """
     run = run_folder(config.checkpoint.path, config.name)
     file = (run / ".probe").path
     try:
-        with store_errors("checkpoints cannot be written", run.url):
+        with convert_errors("checkpoints cannot be written", run.url):
             run.fs.makedirs(run.path, exist_ok=True)
             run.fs.pipe_file(file, b"probe")
             run.fs.rm_file(file)
     except StoreError as error:
-        raise UserError(str(error), where="checkpoint.path", allowed="a folder or URL that can be written") from error
+        raise UserError(str(error), where="checkpoint.path", allowed="a writable folder or URL") from error
 
 
 def retire(root: str, name: str) -> str | None:
-    """Move a run's checkpoints out of the way, so that a run can start anew under the same name.
+    """Move the checkpoints of a run, so that a new run can be started under the same name.
 
-    They go to the first free one of `<name>~1`, `<name>~2`, ... `~` is in no run's name.
+    They are moved to the first unused of `<name>~1`, `<name>~2`, ... Names of runs do not contain `~`.
 
     Returns:
-        Where they lie now; None if there were none.
+        The new path; None if there are no checkpoints.
 
     Raises:
         StoreError: They cannot be moved.
     """
     run = run_folder(root, name)
-    if not checkpoints(run):
+    if not checkpoints_by_step(run):
         return None
-    taken = {child.name for child in runs_folder(root).children()}
-    free = next(f"{name}~{number}" for number in itertools.count(1) if f"{name}~{number}" not in taken)
-    retired = run_folder(root, free)
+    existing = {child.name for child in runs_folder(root).children()}
+    unused = next(f"{name}~{number}" for number in itertools.count(1) if f"{name}~{number}" not in existing)
+    retired = run_folder(root, unused)
     run.move(retired)
     return retired.url
 
@@ -138,20 +136,15 @@ def _write(run: Folder, folder: Folder, files: Mapping[str, bytes], keep_last: i
 
 
 def _prune(run: Folder, *, keep_last: int, saved: int | None = None) -> None:
-    found = checkpoints(run)
-    keep = {saved, best_of(run), *sorted(found)[-keep_last:]}
-    _clean(run, {step for step in keep if step is not None})
-
-
-def _clean(run: Folder, keep: set[int]) -> None:
-    """Remove the checkpoints whose step is not in `keep`, and what crashes left of others."""
+    """Remove incomplete checkpoints, and all but the newest, the best and the one just saved."""
+    keep = {saved, best_step(run), *sorted(checkpoints_by_step(run))[-keep_last:]}
     for child in run.children():
         step = step_of(child)
-        if child.is_debris() or (step is not None and (step not in keep or not child.is_marked())):
+        if child.is_leftover() or (step is not None and (step not in keep or not child.is_complete())):
             child.remove()
 
 
-def _rest(state: State) -> Params:
+def _optimizer_tensors(state: State) -> Params:
     """The tensors that are neither meta-parameters nor their average."""
     return {
         name: value
@@ -160,5 +153,5 @@ def _rest(state: State) -> Params:
     }
 
 
-def _bytes(tensors: Params) -> bytes:
+def _serialize(tensors: Params) -> bytes:
     return to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})

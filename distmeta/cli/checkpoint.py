@@ -39,7 +39,7 @@ def digest(path: _PathArgument, which: _WhichOption = "latest", as_json: JsonOpt
 
 @app.command()
 def show(path: _PathArgument, which: _WhichOption = "latest", as_json: JsonOption = False) -> None:
-    """Show what a checkpoint holds: its step, metrics, size and configuration."""
+    """Show what a checkpoint holds: its step, score, size and configuration."""
     found = _load(path, which)
     content = {
         "checkpoint": found.path,
@@ -49,7 +49,6 @@ def show(path: _PathArgument, which: _WhichOption = "latest", as_json: JsonOptio
         "score": found.score,
         "parameters": sum(tensor.numel() for tensor in found.params.values()),
         "signature": asdict(found.signature),
-        "metrics": dict(found.metrics),
         "progress": dict(found.progress),
         "config": found.config.model_dump(mode="json"),
     }

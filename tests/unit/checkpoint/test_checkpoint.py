@@ -1,4 +1,4 @@
-"""Checkpoints: exact resumption, crashes, damage, and the commands that show them."""
+"""Checkpoints: exact resumption, crashes, damaged files, and the commands that show them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def save_steps(config: RunConfig, scores: dict[int, float | None]) -> ParameterS
     server = make_server(config)
     for step, score in scores.items():
         advance(server, 1)
-        save(config, step, server.state_dict(), score=score, run_id="abc", metrics={"loss": 0.5 * step})
+        save(config, step, server.state_dict(), score=score, run_id="abc")
     return server
 
 
@@ -72,7 +72,7 @@ def steps_in(root: Path) -> list[str]:
 
 @pytest.fixture
 def memory() -> str:
-    """An empty place in memory."""
+    """An empty in-memory file system."""
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]
     return "memory://bucket/runs"
@@ -104,29 +104,28 @@ def test_a_resumed_server_continues_to_the_same_bits(tmp_path: Path, outer: dict
     assert digest(resumed.averaged()) == digest(straight.averaged())
 
 
-def test_everything_comes_back(tmp_path: Path) -> None:
+def test_all_contents_round_trip(tmp_path: Path) -> None:
     config = make_config(tmp_path, options={"betas": (0.8, 0.9)}, average=0.9)
     server = make_server(config)
     advance(server, 3)
-    metrics = {"loss": 1 / 3, "bad": float("nan"), "worse": float("-inf")}
-    path = save(config, 3, server.state_dict(), run_id="id", score=0.25, metrics=metrics, progress={"elapsed_s": 0.1})
-    found = checkpoint.load(path)
-    assert found.path == path == str(tmp_path / "run-1" / "step-00000003")
+    progress = {"elapsed_s": 1 / 3, "bad": float("nan"), "worse": float("-inf")}
+    path = save(config, 3, server.state_dict(), run_id="id", score=0.25, progress=progress)
+    loaded = checkpoint.load(path)
+    assert loaded.path == path == str(tmp_path / "run-1" / "step-00000003")
     assert sorted(os.listdir(path)) == ["averaged.safetensors", "meta.safetensors", "server.safetensors", "state.json"]
-    assert (found.step, found.config, found.run_id, found.score) == (3, config, "id", 0.25)
-    assert found.progress == {"elapsed_s": 0.1}
-    assert found.signature == SIGNATURE
-    assert found.metrics == pytest.approx(metrics, nan_ok=True, rel=0, abs=0)
-    assert found.digest == digest(found.params) == digest(server.pull().params)
-    assert digest(found.averaged) == digest(server.averaged()) != found.digest
+    assert (loaded.step, loaded.config, loaded.run_id, loaded.score) == (3, config, "id", 0.25)
+    assert loaded.signature == SIGNATURE
+    assert loaded.progress == pytest.approx(progress, nan_ok=True, rel=0, abs=0)
+    assert loaded.digest == digest(loaded.params) == digest(server.pull().params)
+    assert digest(loaded.averaged) == digest(server.averaged()) != loaded.digest
 
 
-def test_without_averaging_the_parameters_are_what_is_used(tmp_path: Path) -> None:
+def test_without_averaging_the_averaged_parameters_are_the_plain_ones(tmp_path: Path) -> None:
     config = make_config(tmp_path, optimizer="SGD")
     server = save_steps(config, {1: None})
-    found = checkpoint.load(tmp_path / "run-1")
-    assert sorted(os.listdir(found.path)) == ["meta.safetensors", "state.json"]
-    assert digest(found.averaged) == digest(found.params) == digest(server.pull().params)
+    loaded = checkpoint.load(tmp_path / "run-1")
+    assert sorted(os.listdir(loaded.path)) == ["meta.safetensors", "state.json"]
+    assert digest(loaded.averaged) == digest(loaded.params) == digest(server.pull().params)
 
 
 def test_latest_and_best(tmp_path: Path) -> None:
@@ -141,7 +140,7 @@ def test_latest_and_best(tmp_path: Path) -> None:
     assert [(s.step, s.best) for s in checkpoint.summaries(tmp_path)] == [(2, True), (5, False), (6, False)]
 
 
-def test_the_best_of_a_run_without_scores_is_the_latest(tmp_path: Path) -> None:
+def test_without_scores_the_best_checkpoint_is_the_latest(tmp_path: Path) -> None:
     save_steps(make_config(tmp_path), {1: None, 2: None})
     assert checkpoint.load(tmp_path / "run-1", "best").step == 2
 
@@ -151,7 +150,7 @@ def test_steps_sort_as_numbers(tmp_path: Path) -> None:
     assert steps_in(tmp_path) == ["step-100000000"]
 
 
-def test_what_was_just_saved_stays_even_among_later_steps(tmp_path: Path) -> None:
+def test_the_checkpoint_just_saved_is_kept_even_if_later_steps_exist(tmp_path: Path) -> None:
     config = make_config(tmp_path, keep_last=1)
     server = save_steps(config, {10: None})
     save(config, 5, server.state_dict())
@@ -164,11 +163,11 @@ def test_a_step_can_be_saved_again(tmp_path: Path) -> None:
     advance(server, 1)
     save(config, 5, server.state_dict(), score=0.2)
     assert steps_in(tmp_path) == ["step-00000005"]
-    found = checkpoint.load(tmp_path / "run-1")
-    assert (found.score, found.digest) == (0.2, digest(server.pull().params))
+    loaded = checkpoint.load(tmp_path / "run-1")
+    assert (loaded.score, loaded.digest) == (0.2, digest(server.pull().params))
 
 
-def test_a_run_can_start_anew(tmp_path: Path, memory: str) -> None:
+def test_retired_checkpoints_are_moved_to_the_first_unused_name(tmp_path: Path, memory: str) -> None:
     for root in (str(tmp_path), memory):
         config = make_config(root)
         assert checkpoint.retire(root, "run-1") is None
@@ -190,7 +189,9 @@ def test_files_are_the_same_bytes_for_the_same_state(tmp_path: Path) -> None:
         assert parts[0].read_bytes() == parts[1].read_bytes()
 
 
-def test_a_crash_in_the_middle_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_on_a_local_disk_leaves_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = make_config(tmp_path)
     server = save_steps(config, {1: None})
     before = server.pull().params
@@ -213,7 +214,9 @@ def test_a_crash_in_the_middle_leaves_the_previous_checkpoint(tmp_path: Path, mo
     assert steps_in(tmp_path) == ["step-00000001", "step-00000002"]
 
 
-def test_a_crash_in_memory_leaves_the_previous_checkpoint(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_in_an_object_store_leaves_the_previous_checkpoint(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = make_config(memory)
     server = save_steps(config, {1: None})
     write = MemoryFileSystem.pipe_file
@@ -242,9 +245,9 @@ def test_memory_and_file_urls(tmp_path: Path, memory: str) -> None:
         assert checkpoint.load(f"{root}/run-1", "best").step == 1
         path = checkpoint.latest(root, "run-1")
         assert path is not None
-        found = checkpoint.load(path)
-        assert found.path == path
-        assert found.digest == digest(found.params) == digest(server.pull().params)
+        loaded = checkpoint.load(path)
+        assert loaded.path == path
+        assert loaded.digest == digest(loaded.params) == digest(server.pull().params)
     assert (tmp_path / "runs" / "run-1" / "step-00000003" / "state.json").is_file()
 
 
@@ -252,13 +255,13 @@ def truncate(folder: Path) -> None:
     (folder / "meta.safetensors").write_bytes((folder / "meta.safetensors").read_bytes()[:-5])
 
 
-def flip(folder: Path) -> None:
+def flip_bit(folder: Path) -> None:
     content = bytearray((folder / "server.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "server.safetensors").write_bytes(bytes(content))
 
 
-def lose(folder: Path) -> None:
+def delete_tensors(folder: Path) -> None:
     (folder / "meta.safetensors").unlink()
 
 
@@ -274,8 +277,8 @@ def cut_json(folder: Path) -> None:
     (folder / "state.json").write_text((folder / "state.json").read_text()[:100])
 
 
-def disguise(folder: Path) -> None:
-    """Another kind of file under the right name and sum."""
+def replace_tensors(folder: Path) -> None:
+    """Replace the tensors by another kind of file, with a matching checksum."""
     import hashlib
 
     (folder / "meta.safetensors").write_bytes(b"not tensors")
@@ -286,9 +289,9 @@ def disguise(folder: Path) -> None:
     ("damage", "message"),
     [
         (truncate, "meta.safetensors: the file is truncated or corrupted"),
-        (flip, "server.safetensors: the file is truncated or corrupted"),
-        (lose, "meta.safetensors: the file cannot be read"),
-        (disguise, "meta.safetensors: not a safetensors file"),
+        (flip_bit, "server.safetensors: the file is truncated or corrupted"),
+        (delete_tensors, "meta.safetensors: the file cannot be read"),
+        (replace_tensors, "meta.safetensors: not a safetensors file"),
         (cut_json, "state.json: the file is truncated or corrupted"),
         (edit(format=2), "state.json: unknown checkpoint format 2; allowed: 1"),
         (edit(step="soon"), "step: 'soon' is not valid; allowed: an integer"),
@@ -303,7 +306,7 @@ def disguise(folder: Path) -> None:
         ),
     ],
 )
-def test_damage_is_told_in_one_line(tmp_path: Path, damage: Any, message: str) -> None:
+def test_damage_is_reported_in_one_line(tmp_path: Path, damage: Any, message: str) -> None:
     save_steps(make_config(tmp_path), {1: None})
     folder = tmp_path / "run-1" / "step-00000001"
     damage(folder)
@@ -314,7 +317,7 @@ def test_damage_is_told_in_one_line(tmp_path: Path, damage: Any, message: str) -
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_checkpoint_does_not_stop_the_next(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_does_not_prevent_the_next_save(tmp_path: Path) -> None:
     config = make_config(tmp_path, keep_last=3)
     server = save_steps(config, {1: 0.9, 2: 0.5})
     cut_json(tmp_path / "run-1" / "step-00000001")
@@ -322,7 +325,7 @@ def test_a_damaged_checkpoint_does_not_stop_the_next(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "run-1", "best").step == 2
 
 
-def test_unknown_protocols_and_places_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unknown_protocols_and_unwritable_paths_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Protocol not known: nowhere"):
         checkpoint.load("nowhere://x")
     (tmp_path / "file").write_text("")
@@ -333,10 +336,17 @@ def test_unknown_protocols_and_places_that_cannot_be_written(tmp_path: Path) -> 
         checkpoint.load(tmp_path / "file")
 
 
-def test_a_run_name_cannot_lead_elsewhere() -> None:
+def test_a_run_name_cannot_contain_a_path() -> None:
     for name in ("..", "../x", "a/b", "/etc", ".hidden", ""):
         with pytest.raises(ValueError, match="is not a run name"):
             RunConfig(name=name)
+
+
+def test_unknown_fields_of_the_same_format_are_ignored(tmp_path: Path) -> None:
+    save_steps(make_config(tmp_path), {1: 0.5})
+    folder = tmp_path / "run-1" / "step-00000001"
+    edit(metrics={"loss": 1.0})(folder)
+    assert checkpoint.load(folder).score == 0.5
 
 
 def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
@@ -358,23 +368,23 @@ def test_commands_print_text(tmp_path: Path) -> None:
     run = str(tmp_path / "run-1")
     assert invoke("digest", run).strip() == checkpoint.load(run).digest
     assert invoke("digest", run, "--which", "best").strip() == checkpoint.load(run, "best").digest
-    shown = invoke("show", run)
-    assert "metrics.loss" in shown and "config.outer.optimizer" in shown and "abc" in shown
+    output = invoke("show", run)
+    assert "score" in output and "config.outer.optimizer" in output and "abc" in output
     assert checkpoint.load(run).digest[:12] in invoke("list", str(tmp_path))
 
 
 def test_commands_print_json(tmp_path: Path) -> None:
     save_steps(make_config(tmp_path), {1: 0.9, 2: 0.1})
     run = str(tmp_path / "run-1")
-    found = checkpoint.load(run)
+    loaded = checkpoint.load(run)
     last = {name: json.loads(invoke(name, run, "--json").splitlines()[-1]) for name in ("digest", "show", "list")}
-    assert last["digest"] == {"checkpoint": found.path, "step": 2, "digest": found.digest}
-    assert last["show"]["config"] == found.config.model_dump(mode="json")
-    assert (last["show"]["parameters"], last["show"]["metrics"]) == (17, {"loss": 1.0})
+    assert last["digest"] == {"checkpoint": loaded.path, "step": 2, "digest": loaded.digest}
+    assert last["show"]["config"] == loaded.config.model_dump(mode="json")
+    assert (last["show"]["parameters"], last["show"]["score"]) == (17, 0.1)
     assert [(entry["step"], entry["best"]) for entry in last["list"]["checkpoints"]] == [(1, True), (2, False)]
 
 
-def test_commands_leave_errors_to_the_main_command(tmp_path: Path) -> None:
+def test_commands_raise_errors_to_the_main_command(tmp_path: Path) -> None:
     for name in ("digest", "show", "list"):
         result = CliRunner().invoke(app, [name, str(tmp_path / "nothing")])
         assert isinstance(result.exception, UserError)

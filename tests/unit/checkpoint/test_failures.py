@@ -1,4 +1,4 @@
-"""Checkpoints in stores that are full, gone or failing: what is there stays whole, and training goes on."""
+"""Checkpoint stores that are full, unavailable or failing: earlier checkpoints stay intact, and training continues."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ FULL_DISK_BYTES = 1 << 20
 
 
 class FlakyFileSystem(MemoryFileSystem):
-    """A file system in memory of which any operation can be made to fail."""
+    """An in-memory file system whose operations can be made to fail."""
 
     protocol = "flaky"
-    store: dict[str, Any] = {}  # noqa: RUF012 -- fsspec keeps it on the class
+    store: dict[str, Any] = {}  # noqa: RUF012 -- fsspec stores it on the class
     pseudo_dirs = [""]  # noqa: RUF012
     failing: set[str] = set()  # noqa: RUF012
 
-    def _trip(self, operation: str, path: str) -> None:
+    def _fail_if_set(self, operation: str, path: str) -> None:
         if operation in self.failing:
-            raise RuntimeError(f"the client of s3://me:hunter2@bucket says no to {operation} of {path}")
+            raise RuntimeError(f"the client of s3://me:hunter2@bucket rejects {operation} of {path}")
 
     def info(self, path: str, **options: Any) -> Any:
-        self._trip("info", path)
+        self._fail_if_set("info", path)
         return super().info(path, **options)
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
-        self._trip("ls", path)
+        self._fail_if_set("ls", path)
         return super().ls(path, detail, **options)
 
     def pipe_file(self, path: str, value: bytes, **options: Any) -> None:
-        self._trip("write", path)
+        self._fail_if_set("write", path)
         if path.endswith("state.json"):
-            self._trip("mark", path)
+            self._fail_if_set("mark", path)
         super().pipe_file(path, value, **options)
 
     def cat_file(self, path: str, **options: Any) -> Any:
-        self._trip("read", path)
+        self._fail_if_set("read", path)
         return super().cat_file(path, **options)
 
     def rm(self, path: str, recursive: bool = False, maxdepth: int | None = None) -> None:
-        self._trip("rm", path)
+        self._fail_if_set("rm", path)
         super().rm(path, recursive, maxdepth)
 
 
@@ -99,20 +99,20 @@ def steps(root: Path | str) -> list[int]:
     return [summary.step for summary in checkpoint.summaries(root)]
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint_and_no_debris(small_disk: Path) -> None:
+def test_a_full_disk_leaves_only_the_previous_checkpoint(small_disk: Path) -> None:
     config = config_of(small_disk)
     save(config, 1, size=100_000)
     with pytest.raises(StoreError, match=r"cannot be written: No space left on device") as caught:
         save(config, 2, size=200_000)
     assert caught.value.full and "\n" not in str(caught.value)
     assert os.listdir(small_disk / "run-1") == ["step-00000001"]
-    found = checkpoint.load(small_disk / "run-1")
-    assert found.digest == digest(found.params)
+    loaded = checkpoint.load(small_disk / "run-1")
+    assert loaded.digest == digest(loaded.params)
     save(config, 2, size=100_000)
     assert steps(small_disk) == [1, 2]
 
 
-def test_what_a_crash_left_is_removed_when_the_disk_is_full(small_disk: Path) -> None:
+def test_incomplete_checkpoints_are_removed_when_the_disk_is_full(small_disk: Path) -> None:
     config = config_of(small_disk)
     save(config, 1)
     for name in (".saving-new-step-00000002", "step-00000003"):
@@ -122,31 +122,31 @@ def test_what_a_crash_left_is_removed_when_the_disk_is_full(small_disk: Path) ->
     assert sorted(os.listdir(small_disk / "run-1")) == ["step-00000001", "step-00000004"]
 
 
-def test_an_old_checkpoint_gives_way_on_a_full_disk_when_its_time_is_over(small_disk: Path) -> None:
+def test_old_checkpoints_are_removed_first_when_the_disk_is_full(small_disk: Path) -> None:
     for step in (1, 2, 3):
         save(config_of(small_disk, keep_last=3), step, size=60_000)
     save(config_of(small_disk, keep_last=1), 4, size=120_000)
     assert steps(small_disk) == [4]
 
 
-def test_the_step_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_cannot_be_replaced_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(tmp_path)
     save(config, 1, score=0.5)
     replace = os.replace
 
-    def refuse_the_new(source: Any, target: Any) -> None:
+    def fail_for_new(source: Any, target: Any) -> None:
         if "saving-new" in str(source):
             raise OSError(errno.EIO, "the disk is dying")
         replace(source, target)
 
-    monkeypatch.setattr(os, "replace", refuse_the_new)
+    monkeypatch.setattr(os, "replace", fail_for_new)
     with pytest.raises(StoreError, match="the disk is dying"):
         save(config, 1)
     assert checkpoint.load(tmp_path / "run-1").score == 0.5
     assert os.listdir(tmp_path / "run-1") == ["step-00000001"]
 
 
-def test_a_file_in_the_place_of_the_folder_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_file_instead_of_the_folder_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "run-1").write_text("")
     config = config_of(tmp_path)
     with pytest.raises(StoreError, match="cannot be written"):
@@ -159,15 +159,13 @@ def test_a_file_in_the_place_of_the_folder_is_one_clear_line(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("operation", ["info", "write", "mark"])
-def test_an_object_store_that_fails_leaves_the_previous_checkpoint(
-    flaky: type[FlakyFileSystem], operation: str
-) -> None:
+def test_a_failing_object_store_leaves_the_previous_checkpoint(flaky: type[FlakyFileSystem], operation: str) -> None:
     config = config_of("flaky://bucket/runs")
     save(config, 1)
     flaky.failing.add(operation)
     with pytest.raises(StoreError) as caught:
         save(config, 2)
-    assert "RuntimeError: the client of s3://me:***@bucket says no" in str(caught.value)
+    assert "RuntimeError: the client of s3://me:***@bucket rejects" in str(caught.value)
     assert "hunter2" not in str(caught.value)
     flaky.failing.clear()
     assert steps("flaky://bucket/runs") == [1]
@@ -177,7 +175,7 @@ def test_an_object_store_that_fails_leaves_the_previous_checkpoint(
 
 
 @pytest.mark.parametrize("operation", ["rm", "ls", "read"])
-def test_a_failing_clean_up_is_only_told(
+def test_a_failing_clean_up_is_only_logged(
     flaky: type[FlakyFileSystem], caplog: pytest.LogCaptureFixture, operation: str
 ) -> None:
     root = "flaky://bucket/runs"
@@ -186,14 +184,14 @@ def test_a_failing_clean_up_is_only_told(
     save(config, 2)
     flaky.failing.add(operation)
     assert save(config, 3).endswith("step-00000003")
-    assert "older ones stay until the next is saved" in caplog.text
+    assert "older ones are kept until the next save" in caplog.text
     flaky.failing.clear()
-    assert set(steps(root)) >= {1, 3}, "the best one has been taken for one without a score"
+    assert set(steps(root)) >= {1, 3}, "the best one was treated as one without a score"
     save(config, 4)
     assert steps(root) == [1, 4]
 
 
-def test_a_store_that_does_not_answer_is_not_an_empty_one(flaky: type[FlakyFileSystem]) -> None:
+def test_an_unavailable_store_is_not_mistaken_for_an_empty_one(flaky: type[FlakyFileSystem]) -> None:
     config = config_of("flaky://bucket/runs")
     save(config, 1)
     for operation in ("info", "ls", "read"):
@@ -205,7 +203,7 @@ def test_a_store_that_does_not_answer_is_not_an_empty_one(flaky: type[FlakyFileS
         checkpoint.load("flaky://bucket/other")
 
 
-def test_pending_values_come_back_exactly(tmp_path: Path) -> None:
+def test_pending_values_round_trip(tmp_path: Path) -> None:
     points = [MetricPoint("train/loss", 1 / 3, 1_700_000_000_123, 7), MetricPoint("x", float("inf"), 1, 0)]
     config = config_of(tmp_path)
     path = save(config, 1, pending=points)
@@ -218,7 +216,7 @@ def test_pending_values_come_back_exactly(tmp_path: Path) -> None:
     assert not (Path(plain) / "pending.jsonl").exists()
 
 
-def test_damaged_pending_values_are_told(tmp_path: Path) -> None:
+def test_damaged_pending_values_are_reported(tmp_path: Path) -> None:
     path = save(config_of(tmp_path), 1, pending=[MetricPoint("x", 1.0, 1, 1)])
     (Path(path) / "pending.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"pending\.jsonl: the file is truncated or corrupted"):
@@ -226,7 +224,7 @@ def test_damaged_pending_values_are_told(tmp_path: Path) -> None:
 
 
 class Clock:
-    """Time that passes only where one waits."""
+    """A clock that advances only by `sleep`."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -239,7 +237,7 @@ class Clock:
 
 
 class Writer:
-    """Writes, unless it is `broken`."""
+    """Counts calls, and raises StoreError while it is `broken`."""
 
     def __init__(self) -> None:
         self.broken, self.calls = True, 0
@@ -248,53 +246,53 @@ class Writer:
         self.calls += 1
         if self.broken:
             raise StoreError("the checkpoint cannot be written", "s3://bucket", OSError(errno.ENOSPC, "full"))
-        return "here"
+        return "path"
 
 
-def test_a_failed_save_is_told_once_counted_and_tried_again_after_growing_waits(
+def test_a_failed_save_is_logged_once_counted_and_retried_with_backoff(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING)
     clock, write = Clock(), Writer()
     saver = Saver(clock=clock, sleep=clock.sleep)
     assert not saver.overdue()
-    tried_at = []
+    attempts_s = []
     for _ in range(40):
         before = write.calls
         assert saver.save(write) is None
         if write.calls > before:
-            tried_at.append(clock.now_s - 100.0)
+            attempts_s.append(clock.now_s - 100.0)
         clock.now_s += 0.5
-    assert tried_at == [0.0, 1.0, 3.0, 7.0, 15.0]
+    assert attempts_s == [0.0, 1.0, 3.0, 7.0, 15.0]
     assert saver.failures == 5
     write.broken = False
     assert saver.save(write) is None and not saver.overdue()
     clock.now_s += 60.0
     assert saver.overdue()
-    assert saver.save(write) == "here"
+    assert saver.save(write) == "path"
     assert not saver.overdue()
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 2 and "full" in told[0] and "saved again" in told[1]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2 and "full" in messages[0] and "saved again" in messages[1]
     assert [retry_wait_s(failures) for failures in (1, 2, 7, 2000)] == [1.0, 2.0, 60.0, 60.0]
 
 
-def test_the_last_save_is_tried_for_a_while_and_then_raised() -> None:
+def test_the_last_save_is_retried_until_its_timeout() -> None:
     clock, write = Clock(), Writer()
-    saver = Saver(clock=clock, sleep=clock.sleep, patience_s=120.0)
+    saver = Saver(clock=clock, sleep=clock.sleep, final_timeout_s=120.0)
     with pytest.raises(StoreError, match="full"):
         saver.final(write)
     assert clock.now_s == pytest.approx(220.0)
     assert saver.failures == write.calls == 8
 
-    def mend(seconds: float) -> None:
+    def repair(seconds: float) -> None:
         clock.sleep(seconds)
         write.broken = False
 
     write.broken = True
-    assert Saver(clock=clock, sleep=mend).final(write) == "here"
+    assert Saver(clock=clock, sleep=repair).final(write) == "path"
 
 
-def test_a_mistake_is_not_waited_out() -> None:
+def test_user_errors_are_not_retried() -> None:
     def write() -> str:
         raise UserError("Protocol not known: nowhere", where="nowhere://x")
 
