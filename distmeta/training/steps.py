@@ -140,8 +140,9 @@ class Asynchronous(Procedure):
     def step(self, work: Work) -> Step:
         per_step = len(self._shards_of(0))
         if self._results is None:
-            # The shards of a stream that was left, to evaluate, are computed again.
+            # The shards of a stream that was left, to evaluate, are computed again. Some of an earlier one may still wait.
             self._interrupted += self._running.values()
+            self._running.clear()
             self._results = self._executor.stream(work, self._feed)
         results: list[Result] = []
         num_tasks = 0
