@@ -1,6 +1,6 @@
-"""Methods: a learner (how a task is adapted) x an estimator (how the outer signal is computed).
+"""Methods: a learner (how a task is adapted) combined with an estimator (how the outer signal is computed).
 
-Presets with the papers' settings are here, `learners/` and `estimators/` beside them. Imports no torch.
+Exports the presets; imports no torch.
 """
 
 from distmeta.methods.presets import METHODS, anil, fomaml, maml, meta_sgd, method, pretrain, protonet, reptile

@@ -1,4 +1,4 @@
-"""From a configuration to a working method: learner x estimator over a backbone that fits the tasks."""
+"""Build a method from a configuration: learner and estimator over a backbone that fits the tasks."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Algorithm:
     Attributes:
         learner: How training tasks are adapted.
         estimator: How the outer signal is computed.
-        evaluators: How evaluation tasks are adapted, by protocol: `transductive` (query statistics in batch norm),
-            `inductive` (support statistics). Networks without batch norm have the inductive protocol alone.
+        evaluators: Learners for evaluation tasks, by protocol: `transductive` (batch norm uses statistics of the query
+            batch) and `inductive` (of the support set). Networks without batch norm have only `inductive`.
     """
 
     learner: Learner
@@ -39,10 +39,10 @@ def dtype_of(config: RunConfig) -> torch.dtype:
 
 
 def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
-    """Make what a configuration names.
+    """Build the learner, the estimator and the evaluators of a run.
 
     Raises:
-        UserError: A name is unknown, or the network does not fit the tasks.
+        UserError: A parameter group or an objective is unknown, or the network does not fit the tasks.
     """
     settings, dtype = config.algorithm, dtype_of(config)
     train_backbone = build_backbone(config.model, tasks.input_shape, tasks.num_train_outputs, dtype)
@@ -51,7 +51,7 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
 
 
 def build_evaluators(config: RunConfig, tasks: TaskSignature) -> dict[str, Learner]:
-    """The learner of evaluation tasks under each protocol that the network knows."""
+    """Build the learner of evaluation tasks under each protocol that the network supports."""
     model = config.model
     norms = {TRANSDUCTIVE: "batch", INDUCTIVE: "support"} if isinstance(model, Conv4Config) else {INDUCTIVE: None}
     variants = {
@@ -69,5 +69,5 @@ def build_evaluators(config: RunConfig, tasks: TaskSignature) -> dict[str, Learn
 
 
 def protocol_of(config: RunConfig) -> str:
-    """The protocol a run is judged by: the one it trains under."""
+    """The protocol of a run's headline score: the one that it trains under."""
     return TRANSDUCTIVE if isinstance(config.model, Conv4Config) and config.model.norm == "batch" else INDUCTIVE

@@ -1,7 +1,7 @@
-"""What inner and outer loops minimise. Inner phases and outer terms take their objectives from the same table.
+"""Objectives: what inner phases and query terms minimise.
 
-An objective receives the forward function, not its outputs: some score transformed inputs (rotation prediction), some
-re-score actions. It returns the loss and whatever else is worth reporting, all scalars.
+An objective gets the forward function instead of its outputs, because some objectives apply it to transformed inputs
+(rotation prediction). It returns the loss and metrics to report, all scalars.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The methods by name, with the settings of their papers on Omniglot where those are published.
+"""Presets: methods with the settings of their papers for Omniglot, where those are published.
 
-Each returns an `AlgorithmConfig`; change what you like: `maml(lr=0.1, steps=5)`. Imports no torch.
+Each returns an `AlgorithmConfig`; arguments change its settings: `maml(lr=0.1, steps=5)`. Imports no torch.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ def _gradient(
 ) -> AlgorithmConfig:
     return AlgorithmConfig(
         method=method,
-        learner=GradientConfig(phases=(phase,), eval_phases=_longer(phase, eval_steps), learned_lr=learned_lr),
+        learner=GradientConfig(phases=(phase,), eval_phases=_with_steps(phase, eval_steps), learned_lr=learned_lr),
         estimator=BackpropConfig(order=order),
     )
 
 
-def _longer(phase: Phase, steps: int | None) -> tuple[Phase, ...] | None:
+def _with_steps(phase: Phase, steps: int | None) -> tuple[Phase, ...] | None:
     return None if steps is None else (phase.model_copy(update={"steps": steps}),)
 
 
 def maml(lr: float = 0.4, steps: int = 1, eval_steps: int | None = 3) -> AlgorithmConfig:
-    """MAML, exact second order (Finn et al. 2017, arXiv 1703.03400): Omniglot 5-way, 3 steps at evaluation."""
+    """MAML, exact second order (Finn et al. 2017, arXiv 1703.03400): Omniglot 5-way, 3 inner steps at evaluation."""
     return _gradient("maml", Phase(lr=lr, steps=steps), 2, eval_steps=eval_steps)
 
 
@@ -44,37 +44,37 @@ def fomaml(lr: float = 0.4, steps: int = 1, eval_steps: int | None = 3) -> Algor
 
 
 def anil(lr: float = 0.1, steps: int = 5, eval_steps: int | None = None) -> AlgorithmConfig:
-    """ANIL: only the head adapts (Raghu et al. 2020, arXiv 1909.09157)."""
+    """ANIL: inner steps move only the head (Raghu et al. 2020, arXiv 1909.09157)."""
     return _gradient("anil", Phase(groups=("head",), lr=lr, steps=steps), 2, eval_steps=eval_steps)
 
 
 def meta_sgd(lr: float = 0.1, steps: int = 1, eval_steps: int | None = None) -> AlgorithmConfig:
-    """Meta-SGD: learned inner rates, one for each entry (Li et al. 2017, arXiv 1707.09835)."""
+    """Meta-SGD: learned inner rates, one for each parameter entry (Li et al. 2017, arXiv 1707.09835)."""
     return _gradient("meta_sgd", Phase(lr=lr, steps=steps), 2, learned_lr=True, eval_steps=eval_steps)
 
 
 def reptile(lr: float = 1e-3, steps: int = 5, batch: int = 10, eval_steps: int = 50) -> AlgorithmConfig:
     """Reptile with inner Adam, beta1 = 0 (Nichol et al. 2018, arXiv 1803.02999): Omniglot 5-way.
 
-    Goes with `tasks.train_shots = 10` and an outer SGD of rate 1, annealed linearly to 0.
+    Use it with `tasks.train_shots = 10` and outer SGD with rate 1, annealed linearly to 0.
     """
     phase = Phase(lr=lr, steps=steps, batch=batch, optimizer="adam", beta1=0.0)
-    learner = GradientConfig(phases=(phase,), eval_phases=_longer(phase, eval_steps))
+    learner = GradientConfig(phases=(phase,), eval_phases=_with_steps(phase, eval_steps))
     return AlgorithmConfig(method="reptile", learner=learner, estimator=DisplacementConfig())
 
 
 def protonet() -> AlgorithmConfig:
-    """Prototypical networks (Snell et al. 2017, arXiv 1703.05175). Goes with a larger `tasks.train_way`."""
+    """Prototypical networks (Snell et al. 2017, arXiv 1703.05175). Use it with a larger `tasks.train_way`."""
     return AlgorithmConfig(method="protonet", learner=PrototypeConfig(), estimator=BackpropConfig())
 
 
 def pretrain(
     lr: float = 0.5, steps: int = 20, groups: tuple[str, ...] = ("head",), *, fresh: bool = True
 ) -> AlgorithmConfig:
-    """Joint pre-training, then fine-tuning for each task: the baseline of transfer learning.
+    """Joint pre-training, then fine-tuning for each task: the transfer-learning baseline.
 
-    Goes with `tasks.joint = True`. Classification fine-tunes a fresh head (`groups=("all",)` moves the body as well);
-    regression (`fresh=False`) goes on from the pre-trained network.
+    Use it with `tasks.joint = True`. Classification fine-tunes a head that starts from zeros (`groups=("all",)` moves
+    the body as well); regression (`fresh=False`) continues from the pre-trained network.
     """
     phase = Phase(groups=groups, lr=lr, steps=steps)
     learner = GradientConfig(phases=(phase,), head="fresh" if fresh else "meta")
@@ -93,7 +93,11 @@ METHODS: dict[str, Callable[..., AlgorithmConfig]] = {
 
 
 def method(name: str, **settings: object) -> AlgorithmConfig:
-    """The method called `name`, with its paper's settings unless told otherwise."""
+    """A preset by name; `settings` are its arguments.
+
+    Raises:
+        UserError: There is no such preset.
+    """
     if name not in METHODS:
         raise UserError(f"unknown method '{name}'", where="method", allowed=nearest(name, METHODS))
     return METHODS[name](**settings)

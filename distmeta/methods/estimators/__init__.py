@@ -1,4 +1,4 @@
-"""How the outer signal is computed from adapted tasks. A new estimator is a class and a row of `ESTIMATORS`."""
+"""Estimators compute the outer signal from adapted tasks. A new one is a class and a row of `ESTIMATORS`."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ ESTIMATORS: dict[str, Callable[[Any], Estimator]] = {
 
 
 def build_estimator(config: EstimatorConfig) -> Estimator:
-    """Make the estimator that a configuration names."""
+    """Build an estimator from its configuration."""
     return ESTIMATORS[config.kind](config)

@@ -1,4 +1,4 @@
-"""How one task is adapted. A new learner is a class and a row of `LEARNERS`."""
+"""Learners adapt to one task. A new one is a class and a row of `LEARNERS`."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ LEARNERS: dict[str, LearnerFactory] = {"gradient": _gradient, "prototype": _prot
 
 
 def build_learner(config: LearnerConfig, backbone: Backbone, objective: str, *, evaluating: bool) -> Learner:
-    """Make the learner that a configuration names, for training or for evaluation."""
+    """Build a learner from its configuration, for training or for evaluation."""
     return LEARNERS[config.kind](config, backbone, objective, evaluating)

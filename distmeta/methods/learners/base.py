@@ -1,4 +1,4 @@
-"""How one task is adapted."""
+"""Interface of learners: pure functions that adapt to one task."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 from distmeta.core.types import Batch, Params
 
 Fast = Any
-"""Adapted state, opaque to everybody but its learner: a nest of dicts, tuples and tensors (weights, prototypes)."""
+"""Adapted state (fast weights, prototypes): a pytree of dicts, tuples and tensors that only its learner interprets."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What tells one inner step from another, so that steps that run the same operations can share a compiled graph.
+    """What one inner step does differently from others. Steps of one kind share a compiled graph.
 
     Attributes:
         kind: Steps of the same kind run the same operations; kinds are numbered from 0.
-        rows: Support examples that the step looks at; None for all.
-        scalars: Numbers of this step alone (Adam's bias corrections).
+        rows: Indices of the support examples that the step uses; None for all.
+        scalars: Numbers that only this step uses (Adam's bias corrections).
     """
 
     kind: int = 0
@@ -31,7 +31,7 @@ class Stage:
     scalars: tuple[float, ...] = ()
 
     def select(self, support: Batch, *, axis: int = 0) -> Batch:
-        """The support examples of this step; `axis` is that of the examples."""
+        """The support examples that this step uses; `axis` is the axis of the examples."""
         if self.rows is None:
             return support
         rows = torch.tensor(self.rows, device=support.inputs.device)
@@ -43,9 +43,11 @@ class Stage:
 
 
 class Learner(ABC):
-    """Pure functions for one task; the engine lifts them to many.
+    """Pure functions for one task; the engine lifts them to functions of T tasks.
 
-    `start`, then `step` for k = 0 .. num_steps - 1, then `predict`. Arguments are never changed.
+    Adaptation is `start`, then `step` for k = 0 .. num_steps - 1, then `predict`. Arguments are never changed.
+
+    Shapes: N support examples, B inputs, O outputs, S scalars.
 
     Attributes:
         num_steps: K, the number of inner steps.
@@ -55,26 +57,29 @@ class Learner(ABC):
 
     @abstractmethod
     def init(self, seed: int) -> Params:
-        """Fresh meta-parameters, a pure function of the seed."""
+        """Initial meta-parameters, a pure function of the seed."""
 
     @abstractmethod
     def start(self, meta: Params, support: Batch) -> Fast:
-        """The adapted state before the first step."""
+        """The adapted state before the first inner step."""
 
     @abstractmethod
     def stage(self, k: int, num_support: int) -> Stage:
-        """What is special about inner step `k` on a support set of this many examples."""
+        """The stage of inner step `k` for a support set of `num_support` examples."""
 
     @abstractmethod
     def advance(self, meta: Params, fast: Fast, support: Batch, kind: int, scalars: Tensor) -> Fast:
-        """The adapted state after a step of this kind.
+        """Take one inner step.
 
         Args:
             meta: Meta-parameters.
-            fast: The state before.
-            support: The examples that `Stage.select` picks.
+            fast: The adapted state before the step.
+            support: The support examples that `Stage.select` returns.
             kind: `Stage.kind`.
             scalars: [S] `Stage.scalars`.
+
+        Returns:
+            The adapted state after the step.
         """
 
     @abstractmethod
@@ -83,19 +88,19 @@ class Learner(ABC):
 
     @abstractmethod
     def forward(self, meta: Params, inputs: Tensor) -> Tensor:
-        """Outputs of the meta-parameters themselves, un-adapted (joint training)."""
+        """Outputs [B, O] of the meta-parameters without adaptation (joint training)."""
 
     @abstractmethod
     def displacement(self, meta: Params, fast: Fast) -> Params:
-        """`meta - fast` for the meta-parameters that adaptation moves, zero for the rest (Reptile's signal)."""
+        """`meta - fast` for meta-parameters that adaptation changes, zero for the others (Reptile's outer signal)."""
 
     def step(self, meta: Params, fast: Fast, support: Batch, k: int) -> Fast:
-        """The adapted state after inner step `k`."""
+        """Take inner step `k` on the whole support set, of which the step's stage selects examples."""
         stage = self.stage(k, support.inputs.shape[0])
         return self.advance(meta, fast, stage.select(support), stage.kind, stage.tensor(meta))
 
     def walk(self, meta: Params, support: Batch) -> Iterator[tuple[int, Fast]]:
-        """The adapted state after k = 0, 1, ..., K inner steps, as (k, state)."""
+        """Yield (k, adapted state after k inner steps) for k = 0, 1, ..., K."""
         fast = self.start(meta, support)
         yield 0, fast
         for k in range(self.num_steps):

@@ -3,8 +3,7 @@
     prototype_c = mean of the support features of class c
     logits_c(x) = - |feature(x) - prototype_c|^2
 
-There is nothing to step: K = 0. The number of classes is that of the support labels, so training may use more ways than
-evaluation.
+There are no inner steps (K = 0) and no parameters for a class, so training may use a larger way than evaluation.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from distmeta.core.types import Batch, Params
 from distmeta.methods.learners.base import Learner, Stage
@@ -26,10 +26,10 @@ class Prototypes(NamedTuple):
 
 
 class PrototypeLearner(Learner):
-    """See the module.
+    """Classifies by distance to class means.
 
     Args:
-        backbone: The network; its head is left out.
+        backbone: The network; its head is not used.
         num_classes: C.
     """
 
@@ -38,37 +38,42 @@ class PrototypeLearner(Learner):
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
         self._backbone, self._num_classes = backbone, num_classes
 
+    @override
     def init(self, seed: int) -> Params:
-        """The body's parameters."""
+        """The parameters of the backbone's body."""
         params = self._backbone.init(seed)
         return {name: params[name] for name in self._backbone.groups()["body"]}
 
+    @override
     def start(self, meta: Params, support: Batch) -> Prototypes:
-        """Class means of the support features."""
+        """The class means of the support features."""
         assert support.targets is not None
         features = self._backbone.features(meta, support.inputs)
         classes = torch.arange(self._num_classes, device=features.device)
-        member = (support.targets[None, :] == classes[:, None]).to(features.dtype)
-        return Prototypes(member @ features / member.sum(1, keepdim=True))
+        is_member = (support.targets[None, :] == classes[:, None]).to(features.dtype)
+        return Prototypes(is_member @ features / is_member.sum(1, keepdim=True))
 
+    @override
     def stage(self, k: int, num_support: int) -> Stage:
-        """There are no steps."""
         raise IndexError(f"step {k} of a learner without steps")
 
+    @override
     def advance(self, meta: Params, fast: Prototypes, support: Batch, kind: int, scalars: Tensor) -> Prototypes:
-        """Prototypes do not move."""
         return fast
 
+    @override
     def predict(self, meta: Params, fast: Prototypes, support: Batch, inputs: Tensor) -> Tensor:
-        """Negative squared distances [B, C]."""
+        """Logits [B, C]: negative squared distances, up to a constant for each input."""
         features = self._backbone.features(meta, inputs, support.inputs)
         # |f - p|^2 without |f|^2, which is the same for all classes and cancels in the softmax.
         return 2 * features @ fast.means.T - fast.means.square().sum(1)
 
+    @override
     def forward(self, meta: Params, inputs: Tensor) -> Tensor:
-        """Features: without a support set there are no classes to score."""
+        """Features [B, D]: without a support set there are no classes to score."""
         return self._backbone.features(meta, inputs)
 
+    @override
     def displacement(self, meta: Params, fast: Prototypes) -> Params:
-        """Adaptation moves no meta-parameter."""
+        """Zeros: adaptation changes no meta-parameter."""
         return {name: torch.zeros_like(tensor) for name, tensor in meta.items()}

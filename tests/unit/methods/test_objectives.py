@@ -16,20 +16,20 @@ def outputs(inputs: Tensor) -> Tensor:
 
 
 def test_cross_entropy_and_its_accuracy() -> None:
-    loss, found = find_objective("cross_entropy", "here")(outputs, Batch(LOGITS, torch.tensor([1, 0, 1])))
+    loss, metrics = find_objective("cross_entropy", "field")(outputs, Batch(LOGITS, torch.tensor([1, 0, 1])))
     p = LOGITS.exp() / LOGITS.exp().sum(1, keepdim=True)
     assert loss.item() == pytest.approx(-(p[0, 1].log() + p[1, 0].log() + p[2, 1].log()).item() / 3)
-    assert found["accuracy"].item() == pytest.approx(2 / 3)
+    assert metrics["accuracy"].item() == pytest.approx(2 / 3)
 
 
 def test_mean_squared_error() -> None:
-    loss, found = find_objective("mse", "here")(outputs, Batch(LOGITS, torch.zeros_like(LOGITS)))
+    loss, metrics = find_objective("mse", "field")(outputs, Batch(LOGITS, torch.zeros_like(LOGITS)))
     assert loss.item() == pytest.approx((1 + 4 + 1 + 0.25) / 6)
-    assert found == {}
+    assert metrics == {}
 
 
 def test_entropy_needs_no_targets() -> None:
-    loss, _ = find_objective("entropy", "here")(outputs, Batch(torch.zeros(4, 8)))
+    loss, _ = find_objective("entropy", "field")(outputs, Batch(torch.zeros(4, 8)))
     assert loss.item() == pytest.approx(torch.tensor(8.0).log().item())
 
 

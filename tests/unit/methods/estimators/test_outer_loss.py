@@ -22,16 +22,16 @@ def batch(seed: int) -> Batch:
     return Batch(torch.randn(4, 3, generator=rng, dtype=torch.float64), torch.tensor([0, 1, 1, 0]))
 
 
-def test_later_terms_report_under_their_number(learner: GradientLearner) -> None:
+def test_metrics_of_later_terms_have_their_number_as_prefix(learner: GradientLearner) -> None:
     meta, support = learner.init(0), batch(0)
     fast = learner.adapt(meta, support)
     first, second = Term(batch(1)), Term(batch(2), weight=0.25, adapted=False)
     total, metrics = outer_loss(learner, meta, fast, Episode(support, (first, second)))
-    one, _ = outer_loss(learner, meta, fast, Episode(support, (first,)))
-    # The meta-parameters alone are asked in the second term: no adapted state is needed for it.
-    other, _ = outer_loss(learner, meta, None, Episode(support, (second,)))
+    first_loss, _ = outer_loss(learner, meta, fast, Episode(support, (first,)))
+    # The second term scores the meta-parameters, so it needs no adapted state.
+    second_loss, _ = outer_loss(learner, meta, None, Episode(support, (second,)))
     assert set(metrics) == {"loss", "accuracy", "term1/accuracy"}
-    assert total.item() == pytest.approx(one.item() + other.item(), rel=1e-14)
+    assert total.item() == pytest.approx(first_loss.item() + second_loss.item(), rel=1e-14)
     assert metrics["loss"].item() == total.item()
 
 

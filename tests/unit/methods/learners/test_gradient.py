@@ -22,41 +22,41 @@ def support() -> Batch:
     return Batch(torch.randn(6, 3, generator=rng, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 0]))
 
 
-def learner(backbone: Backbone, *phases: Phase, evaluating: bool = False, **settings: object) -> GradientLearner:
+def make_learner(backbone: Backbone, *phases: Phase, evaluating: bool = False, **settings: object) -> GradientLearner:
     config = GradientConfig.model_validate({"phases": phases, **settings})
     return GradientLearner(config, backbone, "cross_entropy", evaluating=evaluating)
 
 
 def test_only_the_groups_of_the_phases_move(backbone: Backbone, support: Batch) -> None:
-    found = learner(backbone, Phase(groups=("block2",)), Phase(groups=("head",), steps=2))
+    learner = make_learner(backbone, Phase(groups=("block2",)), Phase(groups=("head",), steps=2))
     meta = backbone.init(0)
-    fast = found.adapt(meta, support)
-    assert found.num_steps == 3
+    fast = learner.adapt(meta, support)
+    assert learner.num_steps == 3
     assert set(fast.moved) == {"block2.weight", "block2.bias", "head.weight", "head.bias"}
-    after_first = found.step(meta, found.start(meta, support), support, 0).moved
+    after_first = learner.step(meta, learner.start(meta, support), support, 0).moved
     assert torch.equal(after_first["head.weight"], meta["head.weight"])
     assert not torch.equal(after_first["block2.weight"], meta["block2.weight"])
     assert torch.equal(fast.moved["block2.weight"], after_first["block2.weight"])
-    displacement = found.displacement(meta, fast)
+    displacement = learner.displacement(meta, fast)
     assert {name for name, tensor in displacement.items() if tensor.any()} == set(fast.moved)
 
 
 def test_evaluation_phases_are_for_evaluation(backbone: Backbone) -> None:
     phases, longer = Phase(steps=2), (Phase(steps=7),)
-    assert learner(backbone, phases, eval_phases=longer).num_steps == 2
-    assert learner(backbone, phases, eval_phases=longer, evaluating=True).num_steps == 7
-    assert learner(backbone, phases, evaluating=True).num_steps == 2
+    assert make_learner(backbone, phases, eval_phases=longer).num_steps == 2
+    assert make_learner(backbone, phases, eval_phases=longer, evaluating=True).num_steps == 7
+    assert make_learner(backbone, phases, evaluating=True).num_steps == 2
 
 
 def test_without_steps_it_predicts_with_the_meta_parameters(backbone: Backbone, support: Batch) -> None:
-    found, meta = learner(backbone, Phase(steps=0)), backbone.init(0)
-    fast = found.adapt(meta, support)
-    assert torch.equal(found.predict(meta, fast, support, support.inputs), found.forward(meta, support.inputs))
+    learner, meta = make_learner(backbone, Phase(steps=0)), backbone.init(0)
+    fast = learner.adapt(meta, support)
+    assert torch.equal(learner.predict(meta, fast, support, support.inputs), learner.forward(meta, support.inputs))
 
 
 def test_learned_rates_start_from_the_rates_of_their_phases(backbone: Backbone) -> None:
-    found = learner(backbone, Phase(groups=("body",), lr=0.2), Phase(groups=("head",), lr=0.3), learned_lr=True)
-    params = found.init(0)
+    learner = make_learner(backbone, Phase(groups=("body",), lr=0.2), Phase(groups=("head",), lr=0.3), learned_lr=True)
+    params = learner.init(0)
     rates = {name: tensor for name, tensor in params.items() if name.startswith(RATE_PREFIX)}
     assert set(rates) == {RATE_PREFIX + name for name in backbone.groups()["all"]}
     for name, tensor in rates.items():
@@ -64,13 +64,13 @@ def test_learned_rates_start_from_the_rates_of_their_phases(backbone: Backbone) 
         assert bool((tensor == (0.3 if "head" in name else 0.2)).all())
 
 
-def test_mini_batches_walk_round_the_support_set(backbone: Backbone, support: Batch) -> None:
-    found, meta = learner(backbone, Phase(batch=4, steps=3)), backbone.init(0)
-    by_hand, fast = found.start(meta, support), found.adapt(meta, support)
-    whole = learner(backbone, Phase())
+def test_mini_batches_cycle_through_the_support_set(backbone: Backbone, support: Batch) -> None:
+    learner, meta = make_learner(backbone, Phase(batch=4, steps=3)), backbone.init(0)
+    manual, fast = learner.start(meta, support), learner.adapt(meta, support)
+    whole = make_learner(backbone, Phase())
     for rows in ([0, 1, 2, 3], [4, 5, 0, 1], [2, 3, 4, 5]):
-        by_hand = whole.step(meta, by_hand, support.map(lambda tensor, rows=rows: tensor[rows]), 0)
-    assert all(torch.equal(fast.moved[name], by_hand.moved[name]) for name in fast.moved)
+        manual = whole.step(meta, manual, support.map(lambda tensor, rows=rows: tensor[rows]), 0)
+    assert all(torch.equal(fast.moved[name], manual.moved[name]) for name in fast.moved)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_mini_batches_walk_round_the_support_set(backbone: Backbone, support: Ba
         (Phase(objective="mean"), "algorithm.learner.phases.0.objective", "unknown objective 'mean'"),
     ],
 )
-def test_names_that_do_not_exist_are_refused(backbone: Backbone, phase: Phase, where: str, message: str) -> None:
+def test_unknown_groups_and_objectives_are_refused(backbone: Backbone, phase: Phase, where: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        learner(backbone, phase)
+        make_learner(backbone, phase)
     assert where in str(caught.value)
