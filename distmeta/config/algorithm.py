@@ -17,7 +17,8 @@ class Phase(Frozen):
         steps: Inner steps.
         lr: Inner learning rate.
         optimizer: Inner optimizer.
-        beta1, beta2: Moments of the inner Adam (Reptile uses beta1 = 0).
+        beta1: Decay of the inner Adam's first moment (Reptile uses 0).
+        beta2: Decay of its second moment.
         batch: Support examples per step, taken in turn from the (shuffled) support set; None takes all of them.
         objective: Name of the inner loss; None takes the tasks' own.
         l2sp: Weight of `0.5 * |fast - meta|^2` added to the inner loss (L2-SP, Li et al. 2018; iMAML's proximal term).

@@ -38,7 +38,8 @@ class RuntimeConfig(Frozen):
         executor: This process (`local`) or Ray actors (`ray`).
         workers: Ray actors: a number, or `MIN..MAX` for a cluster that grows and shrinks. Training begins with MIN of
             them and adds others, up to MAX, as there is room; either way it goes on with those that are left.
-        cpus_per_worker, gpus_per_worker: Shares of a machine that Ray reserves for each actor.
+        cpus_per_worker: CPUs that Ray reserves for each actor.
+        gpus_per_worker: GPUs that Ray reserves for each actor; fractions share one.
         threads_per_worker: Tasks, or chunks of tasks, that one worker computes at a time, each on a thread.
         shard_size: Tasks that are summed together by one worker.
         address: Address of a running Ray cluster; None takes RAY_ADDRESS, or starts a local cluster.

@@ -47,7 +47,8 @@ class Score:
         protocol: `transductive` or `inductive`.
         metric: `accuracy`, `loss`.
         points: [P] numbers of inner steps.
-        mean, interval: [P] mean over tasks and half-width of its 95% interval.
+        mean: [P] means over tasks.
+        interval: [P] half-widths of their 95% intervals.
         tasks: T.
     """
 

@@ -33,7 +33,10 @@ class TaskSource(ABC):
     """A distribution over tasks.
 
     Attributes:
-        input_shape, num_outputs, num_train_outputs, objective: See `TaskSignature`.
+        input_shape: Shape of one example.
+        num_outputs: Outputs that an adapted learner needs.
+        num_train_outputs: The same during training.
+        objective: Name of the tasks' own loss.
         seed: The run's seed.
     """
 

@@ -20,7 +20,7 @@ from distmeta.config import RunConfig
 
 _LOG = logging.getLogger("mkdocs.hooks.configuration")
 _MARKER = "<!-- tables of the configuration -->"
-_ATTRIBUTE = re.compile(r"    (\w+(?:, \w+)*): (.*)")
+_ATTRIBUTE = re.compile(r"    (\w+): (.*)")
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 Section = type[BaseModel]
@@ -71,13 +71,12 @@ def _descriptions(section: Section) -> dict[str, str]:
     """What the docstrings of a class and of its bases say about each field."""
     descriptions: dict[str, str] = {}
     for each in reversed(section.__mro__):
-        names: list[str] = []
+        name = ""
         for line in inspect.cleandoc(each.__doc__ or "").partition("\nAttributes:\n")[2].splitlines():
-            match = _ATTRIBUTE.fullmatch(line)
-            if match:
-                names = match[1].split(", ")
-            for name in names:
-                descriptions[name] = match[2] if match else f"{descriptions[name]} {line.strip()}"
+            if match := _ATTRIBUTE.fullmatch(line):
+                name, descriptions[match[1]] = match[1], match[2]
+            elif name:
+                descriptions[name] += f" {line.strip()}"
     return descriptions
 
 
