@@ -1,8 +1,7 @@
-"""The data that flows: batches, episodes, task specs, updates, reports.
+"""Data types shared by all packages: batches, episodes, task specs, updates, reports.
 
-Shapes: T tasks, N support examples, Q query examples. An `Episode` holds either one task (no task axis) or a shard of
-tasks (leading axis T on every tensor); learners are written for the first, task sources make the second, and the engine
-takes one to the other.
+An `Episode` holds either one task (no task axis) or a shard of T tasks (leading axis T on every tensor). Task sources
+build the latter, learners are written for the former, and the engine converts between them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Params = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of one role. `targets` is None where they are unlabelled."""
+    """Examples, with a leading batch axis. `targets` is None if they are unlabelled."""
 
     inputs: Tensor
     targets: Tensor | None = None
@@ -29,11 +28,11 @@ class Batch:
         return Batch(function(self.inputs), None if self.targets is None else function(self.targets))
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Every tensor, in a fixed order: what `rebuild` takes."""
+        """All tensors in a fixed order, the inverse of `rebuild`."""
         return (self.inputs,) if self.targets is None else (self.inputs, self.targets)
 
     def rebuild(self, tensors: Sequence[Tensor]) -> Batch:
-        """The same structure around other tensors."""
+        """The same structure with other tensors."""
         remaining = iter(tensors)
         return self.map(lambda _: next(remaining))
 
@@ -44,9 +43,9 @@ class Term:
 
     Attributes:
         batch: The examples.
-        weight: Factor of this term.
+        weight: Weight of this term.
         objective: Name of the objective (see `distmeta.methods.objectives`).
-        adapted: Score the adapted parameters (the usual query loss), or the meta-parameters as they are (joint
+        adapted: Whether to evaluate the adapted parameters (the usual query loss) or the meta-parameters (joint
             training).
     """
 
@@ -58,58 +57,58 @@ class Term:
 
 @dataclass(frozen=True)
 class Episode:
-    """A task, or T tasks stacked: what to adapt on and what to be judged by."""
+    """Support set and outer loss terms of a task, or of T stacked tasks."""
 
     support: Batch
     query: tuple[Term, ...]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Episode:
-        """Apply `function` to every tensor (for example, take one task or move to a device)."""
+        """Apply `function` to every tensor, e.g. to select a task or to move to a device."""
         return Episode(
             self.support.map(function),
             tuple(replace(term, batch=term.batch.map(function)) for term in self.query),
         )
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Every tensor, in a fixed order: what `rebuild` takes."""
+        """All tensors in a fixed order, the inverse of `rebuild`."""
         batches = (self.support, *(term.batch for term in self.query))
         return tuple(tensor for batch in batches for tensor in batch.tensors())
 
     def rebuild(self, tensors: Sequence[Tensor]) -> Episode:
-        """The same structure around other tensors."""
+        """The same structure with other tensors."""
         remaining = iter(tensors)
         return self.map(lambda _: next(remaining))
 
     @property
     def form(self) -> tuple[Any, ...]:
-        """All of it but its tensors, hashable."""
+        """Everything but the tensors, hashable: the static part of a key of compiled graphs."""
         terms = ((term.weight, term.objective, term.adapted, term.batch.targets is None) for term in self.query)
         return (self.support.targets is None, *terms)
 
     @property
     def num_tasks(self) -> int:
-        """T, where the episode has a task axis."""
+        """T, if the episode has a task axis."""
         return int(self.support.inputs.shape[0])
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A task on the wire: enough for any worker to make its episode.
+    """A task as sent to workers, which build its episode from this alone.
 
     Attributes:
-        index: Position among the tasks of its step.
-        seed: 63-bit seed of every random draw of the task.
-        name: The distribution's split it belongs to, e.g. `train`.
+        index: Index of the task within its step.
+        seed: 63-bit seed of all random draws of the task.
+        split: Split of the task distribution, e.g. `train`.
     """
 
     index: int
     seed: int
-    name: str
+    split: str
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Tasks that are computed and summed together. Its size is set by the config, never by the number of workers."""
+    """Tasks that one worker computes and sums. Its size depends on the configuration, not on the number of workers."""
 
     index: int
     specs: tuple[TaskSpec, ...]
@@ -117,11 +116,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker is asked to do with a shard. Throughput is measured for each value of its own.
+    """The computation requested for a shard. Throughput is measured for each distinct value.
 
     Attributes:
-        name: A row of the program's table: `update`, `evaluate`, ... (`distmeta.program.program.HANDLERS`).
-        engine: How to compute it: settings that a run may choose while it runs. Hashable.
+        name: Key of the program's handlers: `update`, `evaluate`, ... (`distmeta.program.program.HANDLERS`).
+        engine: Engine settings, which may be chosen during the run. Hashable.
     """
 
     name: str
@@ -130,12 +129,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Update:
-    """Sums over tasks. Adding two updates is the only operation on them.
+    """Sums over tasks; updates are only ever added.
 
     Attributes:
-        grad: Sum over tasks of the outer signal, one tensor for each meta-parameter.
-        weight: Sum of the tasks' weights (their number, unless a method says otherwise).
-        metrics: Sums over tasks of the values to report.
+        grad: Outer gradient, summed over tasks: one tensor for each meta-parameter.
+        weight: Sum of the task weights (by default, the number of tasks).
+        metrics: Metrics, summed over tasks.
     """
 
     grad: Params

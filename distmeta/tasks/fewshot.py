@@ -114,7 +114,7 @@ def split_and_seeds(specs: Sequence[TaskSpec]) -> tuple[str, Uint64]:
     Raises:
         ValueError: No specs, or specs of more than one split.
     """
-    splits = {spec.name for spec in specs}
+    splits = {spec.split for spec in specs}
     if len(splits) != 1:
         raise ValueError(f"one split is needed to make episodes together, not {sorted(splits)}")
     return splits.pop(), np.array([spec.seed for spec in specs], dtype=np.uint64)

@@ -23,7 +23,9 @@ from distmeta.core.paths import JOB_VARIABLE, in_ray_job, runs_path
         ("s3://bucket/runs", "s3://bucket/runs"),
     ],
 )
-def test_relative_paths_are_resolved_in_the_folder_of_runs(path: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_are_resolved_in_the_folder_of_runs(
+    path: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert runs_path(path) == path
     monkeypatch.setenv("DISTMETA_RUNS", "/srv/runs/")
     assert runs_path(path) == expected
@@ -34,7 +36,9 @@ def test_the_folder_of_runs_may_be_a_url(monkeypatch: pytest.MonkeyPatch) -> Non
     assert run_folder("runs", "waves").url == "memory:///bucket/runs/waves"
 
 
-def test_in_a_ray_job_runs_are_stored_outside_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_ray_job_runs_are_stored_outside_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert not in_ray_job()
     monkeypatch.setenv(JOB_VARIABLE, "{}")
     assert in_ray_job()

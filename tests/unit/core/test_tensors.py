@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from distmeta.core.tensors import all_finite, global_norm
+from distmeta.core.tensors import all_finite, cloned, digest, global_norm
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -15,7 +15,7 @@ FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("place", [0, 5, 999])
-def test_one_entry_that_is_not_finite_is_found(value: float, dtype: torch.dtype, place: int) -> None:
+def test_one_entry_that_is_not_finite_is_detected(value: float, dtype: torch.dtype, place: int) -> None:
     tensor = torch.randn(1000).to(dtype)
     assert all_finite({"a": torch.zeros(2), "b": tensor})
     tensor[place] = value
@@ -29,11 +29,11 @@ def test_the_largest_numbers_are_finite(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.uint8, torch.bool])
-def test_whole_numbers_are_finite(dtype: torch.dtype) -> None:
+def test_integers_are_finite(dtype: torch.dtype) -> None:
     assert all_finite({"x": torch.ones(7, dtype=dtype)})
 
 
-def test_odd_tensors() -> None:
+def test_empty_scalar_strided_and_complex_tensors() -> None:
     assert all_finite({})
     assert all_finite(
         {"none": torch.zeros(0, 3), "scalar": torch.tensor(1.0), "history": torch.ones(2, requires_grad=True)}
@@ -68,7 +68,29 @@ def test_the_norm_does_not_depend_on_threads() -> None:
     assert norms.pop() == pytest.approx(expected, rel=1e-14)
 
 
-def test_the_norm_leaves_its_tensors_alone() -> None:
+def test_the_norm_does_not_change_its_tensors() -> None:
     params = {"x": torch.tensor([3.0, 4.0], dtype=torch.float64)}
     assert global_norm(params) == 5.0
     assert params["x"].tolist() == [3.0, 4.0]
+
+
+def test_clones_are_detached_and_independent() -> None:
+    params = {"x": torch.ones(2, requires_grad=True)}
+    copies = cloned(params)
+    copies["x"].zero_()
+    assert not copies["x"].requires_grad
+    assert params["x"].tolist() == [1.0, 1.0]
+
+
+def test_digests_are_equal_only_for_identical_bits_names_dtypes_and_shapes() -> None:
+    params = {"b": torch.zeros(2, 3), "a": torch.arange(4.0)}
+    equal = {"a": torch.arange(8.0)[::2] / 2, "b": torch.zeros(3, 2).T}
+    assert digest(equal) == digest(params) == digest(dict(reversed(params.items())))
+    others = [
+        {**params, "b": -torch.zeros(2, 3)},
+        {**params, "b": torch.zeros(3, 2)},
+        {**params, "b": torch.zeros(2, 3, dtype=torch.int32)},
+        {"c": params["b"], "a": params["a"]},
+        {"a": params["a"]},
+    ]
+    assert len({digest(other) for other in [params, *others]}) == 6

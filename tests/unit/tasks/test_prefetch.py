@@ -35,7 +35,7 @@ class RecordingSource(TaskSource):
         if in_background:
             assert self.gate.wait(WAIT_S)
         self.built.append((specs[0].index, in_background))
-        if specs[0].name == "bad":
+        if specs[0].split == "bad":
             raise OSError("the disk is gone")
         return self.inner.episodes(specs)
 
