@@ -1,4 +1,4 @@
-"""Using a trained learner: adapt to a few examples, then predict."""
+"""Use a trained learner: adapt to a few labelled examples, then predict."""
 
 from distmeta.adapt.load import AdaptableLearner, Predictor, load
 

@@ -1,4 +1,6 @@
-"""Using what was learned: adapt to a few labelled examples, then predict.
+"""Load a trained learner, adapt it to a few labelled examples, predict.
+
+Shapes: N support examples, Q query examples, O outputs.
 
 Example:
     >>> learner = distmeta.load("runs/omniglot_maml")
@@ -28,33 +30,45 @@ Array = npt.NDArray[Any]
 
 
 class Predictor:
-    """An adapted learner: call it with examples [Q, ...]."""
+    """An adapted learner. Call it with query examples [Q, *input_shape]."""
 
     def __init__(self, learner: Learner, meta: Params, fast: Fast, support: Batch, classes: Array | None) -> None:
         self._learner, self._meta, self._fast, self._support = learner, meta, fast, support
         self._classes = classes
 
     def __call__(self, inputs: npt.ArrayLike) -> Array:
-        """Predict: labels [Q] of the kind that was adapted to, or values [Q, O] for regression."""
+        """Predict labels [Q] of the kind that the support set had, or values [Q, O] for regression.
+
+        Raises:
+            UserError: `inputs` are not numbers, or have another shape than [any number, *input_shape].
+        """
         outputs = self.outputs(inputs)
         return outputs if self._classes is None else self._classes[outputs.argmax(1)]
 
     def outputs(self, inputs: npt.ArrayLike) -> Array:
-        """The network's raw outputs [Q, O] (logits for classification)."""
+        """The network's outputs [Q, O]: logits, in the sorted order of the labels, for classification.
+
+        Raises:
+            UserError: As for a call.
+        """
         queries = _tensor(inputs, self._support.inputs, "query inputs")
         with torch.no_grad():
             return self._learner.predict(self._meta, self._fast, self._support, queries).numpy()
 
 
 class AdaptableLearner:
-    """Meta-parameters with their learner, on the CPU.
+    """Trained meta-parameters with their learner, on the CPU.
 
     Attributes:
-        config: The run they come from.
+        config: Configuration of the run that trained them.
         input_shape: Shape of one example.
-        way: Classes that a task must have; None if any number will do.
-        protocol: Where batch norm takes its statistics from: the queries given together (`transductive`) or the support
-            examples alone (`inductive`).
+        is_classifier: Whether tasks are classification.
+        way: Number of classes that a support set must have; None if any number is allowed.
+        protocol: What batch norm takes its statistics from: the query examples of one call (`transductive`), or the
+            support set (`inductive`).
+
+    Raises:
+        UserError: The network does not support `protocol`.
     """
 
     def __init__(
@@ -64,9 +78,9 @@ class AdaptableLearner:
         self.protocol = protocol or protocol_of(config)
         self._signature, self._params = signature, params
         learner = config.algorithm.learner
-        fixed = isinstance(learner, GradientConfig) and learner.head == "meta"
+        has_fixed_head = isinstance(learner, GradientConfig) and learner.head == "meta"
         self.is_classifier = signature.objective == "cross_entropy"
-        self.way = signature.num_outputs if fixed and self.is_classifier else None
+        self.way = signature.num_outputs if has_fixed_head and self.is_classifier else None
         protocols = build_evaluators(config, signature)
         if self.protocol not in protocols:
             raise UserError(f"unknown protocol '{self.protocol}'", where="protocol", allowed=", ".join(protocols))
@@ -76,17 +90,17 @@ class AdaptableLearner:
 
         Args:
             inputs: [N, *input_shape] numbers; images in [0, 1].
-            targets: [N] labels of any kind for classification, [N, O] values for regression.
+            targets: [N] labels of any sortable type for classification, [N, O] values for regression.
 
         Raises:
-            UserError: Shapes or the number of classes do not fit.
+            UserError: The shapes, the number of targets or the number of classes do not fit.
         """
         dtype = dtype_of(self.config)
         x = _tensor(inputs, torch.zeros(1, *self.input_shape, dtype=dtype), "support inputs")
         y = np.asarray(targets)
         if len(y) != len(x) or not len(x):
             what = f"{len(x)} inputs and {len(y)} targets"
-            raise UserError(what, where="support", allowed="one target an input, one or more")
+            raise UserError(what, where="support", allowed="one target for each input, at least one input")
         classes: Array | None = None
         signature = self._signature
         if self.is_classifier:
@@ -109,22 +123,22 @@ class AdaptableLearner:
 
 
 def load(path: str, *, which: Literal["latest", "best"] = "latest", protocol: str | None = None) -> AdaptableLearner:
-    """Load a run's learner from a checkpoint; neither its data nor a cluster is needed.
+    """Load a trained learner from a checkpoint; needs neither the run's data nor a cluster.
 
     Args:
-        path: A checkpoint, or a run's folder.
-        which: The newest checkpoint of the folder, or the best by validation.
-        protocol: See `AdaptableLearner`; None takes the one it was trained under.
+        path: A checkpoint, or the folder of a run.
+        which: The newest checkpoint of the folder, or the best by validation score.
+        protocol: See `AdaptableLearner`; None takes the one that the run was trained under.
 
     Raises:
-        UserError: There is no sound checkpoint at `path`.
+        UserError: There is no intact checkpoint at `path`, or the network does not support `protocol`.
     """
-    found = checkpoints.load(path, which)
-    return AdaptableLearner(found.config, found.signature, found.averaged, protocol)
+    checkpoint = checkpoints.load(path, which)
+    return AdaptableLearner(checkpoint.config, checkpoint.signature, checkpoint.averaged, protocol)
 
 
 def _tensor(values: npt.ArrayLike, like: torch.Tensor, what: str) -> torch.Tensor:
-    """Numbers [B, *shape] with the shape and type of `like`'s examples."""
+    """`values` as a tensor [B, *shape], where `like` [_, *shape] sets shape and type of an example."""
     try:
         tensor = torch.from_numpy(np.array(values, dtype=np.float64)).to(like.dtype)
     except (TypeError, ValueError) as error:

@@ -1,14 +1,14 @@
-"""A meta-learned checkpoint as an MLflow model: examples of a new task in, predictions for its queries out.
+"""A checkpoint as an MLflow model: adapt to the support set of a request, predict its queries.
 
 MLflow copies this file into the model and runs it as a script when the model is loaded ("models from code"), so that no
-pickle is involved. It is therefore the one file below `distmeta.load` that calls it, and it imports it only then.
+pickle is involved.
 
     model = mlflow.pyfunc.load_model(uri)
     model.predict({"support_inputs": x, "support_targets": y, "query_inputs": q})
 
-Served over HTTP, the same dictionary goes in nested lists: `{"inputs": {"support_inputs": [...], ...}}`. The model has
-no MLflow signature: a dictionary's signature either wants columns of one length or fixes each tensor's exact type, and
-both would refuse valid tasks. The learner itself says what does not fit.
+Served over HTTP, the dictionary holds nested lists: `{"inputs": {"support_inputs": [...], ...}}`. The model has no
+MLflow signature: a signature of a dictionary requires columns of equal length or fixes the exact type of each tensor,
+and either would refuse valid tasks. The learner checks the shapes instead.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import mlflow
 import numpy as np
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from typing_extensions import override
 
 FIELDS = ("support_inputs", "support_targets", "query_inputs")
 
@@ -25,26 +26,28 @@ FIELDS = ("support_inputs", "support_targets", "query_inputs")
 class AdaptAndPredict(PythonModel):
     """Adapts the checkpoint's learner to each request's support set."""
 
+    @override
     def load_context(self, context: PythonModelContext) -> None:
         """Load the checkpoint that the model was logged with."""
         import distmeta
 
         self.learner = distmeta.load(context.artifacts["checkpoint"])
 
-    # The hint is one that MLflow leaves unchecked. It has none for tensors of different lengths, and warns without one.
+    # MLflow warns without a type hint, has none for tensors of different lengths, and does not check this one.
+    @override
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> Any:
         """Adapt to the support set and predict the queries.
 
         Args:
-            context: Unused; the checkpoint is loaded already.
+            context: Unused; `load_context` has loaded the checkpoint.
             model_input: `support_inputs` [N, ...], `support_targets` [N] and `query_inputs` [Q, ...], as a dictionary
                 of arrays or nested lists, or as a table of one row with these columns.
             params: Unused.
 
         Returns:
-            Class labels [Q] as they are in `support_targets`, or values [Q, outputs] in regression.
+            Class labels [Q] of the type of `support_targets`, or values [Q, outputs] for regression.
 
         Raises:
             ValueError: A field is missing, or a table does not have exactly one row.

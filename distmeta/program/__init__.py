@@ -1,1 +1,1 @@
-"""What a worker does with a shard of tasks."""
+"""The program that workers run on shards of tasks."""

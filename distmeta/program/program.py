@@ -1,6 +1,6 @@
-"""What a worker does with a shard: make its episodes, then compute their update, score them, or choose an engine.
+"""The program of a worker: make the episodes of a shard, then compute their update, score them, or time strategies.
 
-A `MetaRecipe` (the configuration as JSON) travels to the workers; each builds a `MetaProgram` from it.
+Workers get a `MetaRecipe` (the run's configuration as JSON), and each builds a `MetaProgram` from it.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ UPDATE, EVALUATE, CHOOSE = "update", "evaluate", "choose"
 
 
 def lanes_of(config: RunConfig) -> int:
-    """Number of chunks that one worker computes at a time."""
+    """Number of lanes of a worker: threads that compute chunks of tasks (`distmeta.engine.lanes`)."""
     return config.runtime.threads_per_worker if config.runtime.device == "cpu" else 1
 
 
 @dataclass(frozen=True)
 class Request:
-    """A shard on this worker's device, with what it is to be computed from and how.
+    """Arguments of a handler.
 
     Attributes:
         engine: Engine settings.
         version: Version of the snapshot.
         shard: Index of the shard.
-        meta: Meta-parameters.
-        episodes: T tasks.
+        meta: Meta-parameters, on this worker's device.
+        episodes: T tasks, on this worker's device.
     """
 
     engine: EngineConfig
@@ -51,10 +51,13 @@ class Request:
 
 
 class MetaProgram:
-    """A method, its tasks and engines, in one process.
+    """A method with its tasks and engines, in one process.
 
     Args:
         config: The run.
+
+    Raises:
+        UserError: The device does not support `engine.matmul`, or tasks, network and method do not fit together.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -66,17 +69,17 @@ class MetaProgram:
         self._lanes = Lanes(lanes_of(config))
         self._prefetcher = Prefetcher(self.source, pinned=config.runtime.device != "cpu")
         self._timing = {"data_wait_s": 0.0, "compute_s": 0.0}
-        self._placed: tuple[Snapshot, Params] | None = None
+        self._on_device: tuple[Snapshot, Params] | None = None  # the last snapshot and its copy on the device
 
     def prepare(self, work: Work, shard: Shard) -> None:
-        """Make the shard's episodes on a background thread."""
+        """Start making the shard's episodes on a background thread."""
         self._prefetcher.prepare(shard)
 
     def run(self, work: Work, snapshot: Snapshot, shard: Shard) -> Any:
-        """Compute what `HANDLERS` has for the work: a `Report`, `ShardScores`, a `Choice`."""
+        """Call the handler of `work` (see `HANDLERS`) on the shard; returns a `Report`, `ShardScores` or `Choice`."""
         episodes, wait_s = self._prefetcher.take(shard)
         started = time.perf_counter()
-        meta, device = self._on_device(snapshot), self._config.runtime.device
+        meta, device = self._to_device(snapshot), self._config.runtime.device
         episodes = episodes if device == "cpu" else episodes.map(lambda tensor: tensor.to(device, non_blocking=True))
         engine = work.engine if isinstance(work.engine, EngineConfig) else self._config.engine
         value = HANDLERS[work.name](self, Request(engine, snapshot.version, shard.index, meta, episodes))
@@ -91,10 +94,10 @@ class MetaProgram:
         return score_shard(self.algorithm.evaluators, request.meta, request.episodes, request.engine, self._lanes)
 
     def choose(self, request: Request) -> Choice:
-        """Time the engine's strategies on this shard and choose one for the run."""
+        """Time the engine's strategies on this shard and choose one for the whole run."""
         config, algorithm = self._config, self.algorithm
         method = json.dumps([config.algorithm.model_dump(mode="json"), config.model.model_dump(mode="json")])
-        # Tasks of the whole run, not of this worker: the choice must not depend on the number of workers.
+        # Tasks of the whole run, not of this worker, so that the choice does not depend on the number of workers.
         tasks = config.train.steps * config.train.tasks_per_step
         return choose(
             algorithm.learner,
@@ -109,7 +112,7 @@ class MetaProgram:
         )
 
     def timing(self) -> Mapping[str, float]:
-        """Seconds of the last `run`."""
+        """Seconds of the last `run`: `data_wait_s`, `compute_s`."""
         return self._timing
 
     def close(self) -> None:
@@ -125,13 +128,13 @@ class MetaProgram:
             self._engines[config] = Engine(algorithm.learner, algorithm.estimator, config, lanes_of(self._config))
         return self._engines[config]
 
-    def _on_device(self, snapshot: Snapshot) -> Params:
+    def _to_device(self, snapshot: Snapshot) -> Params:
         device = self._config.runtime.device
         if device == "cpu":
             return snapshot.params
-        if self._placed is None or self._placed[0] is not snapshot:
-            self._placed = snapshot, {name: tensor.to(device) for name, tensor in snapshot.params.items()}
-        return self._placed[1]
+        if self._on_device is None or self._on_device[0] is not snapshot:
+            self._on_device = snapshot, {name: tensor.to(device) for name, tensor in snapshot.params.items()}
+        return self._on_device[1]
 
 
 HANDLERS: dict[str, Callable[[MetaProgram, Request], Any]] = {
@@ -139,12 +142,12 @@ HANDLERS: dict[str, Callable[[MetaProgram, Request], Any]] = {
     EVALUATE: MetaProgram.evaluate,
     CHOOSE: MetaProgram.choose,
 }
-"""What a worker can be asked for, by `Work.name`."""
+"""Handlers by `Work.name`."""
 
 
 @dataclass(frozen=True)
 class MetaRecipe:
-    """A program on the wire: the run's configuration as JSON."""
+    """Picklable description of a program: the run's configuration as JSON."""
 
     config_json: str
 

@@ -1,8 +1,9 @@
-"""Accuracy before and after adaptation on unseen tasks, step by step, with 95% intervals.
+"""Score tasks before adaptation and after numbers of inner steps, with 95% confidence intervals over tasks.
 
-An interval is `1.96 * standard deviation / sqrt(tasks)`, over tasks, as the few-shot literature reports it.
+The half-width of an interval is `1.96 * std / sqrt(T)`, as the few-shot literature reports it; `std` is the sample
+standard deviation over the T tasks.
 
-Shapes: T tasks, P points (numbers of inner steps at which predictions are scored).
+Shapes: T tasks, P points (numbers of inner steps after which the query set is scored).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class ShardScores:
     """Per-task scores of a shard.
 
     Attributes:
-        points: protocol -> [P] numbers of inner steps, the first 0.
+        points: protocol -> [P] numbers of inner steps, the first one 0.
         scores: protocol -> metric -> [T, P].
     """
 
@@ -60,7 +61,7 @@ class Score:
     tasks: int
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; `before` and `after` are the ends of the curve."""
+        """As a JSON object; `before` and `after` are the means at the first and the last point."""
         return {
             "protocol": self.protocol,
             "metric": self.metric,
@@ -75,7 +76,7 @@ class Score:
 
 
 def scored_points(num_steps: int) -> tuple[int, ...]:
-    """Numbers of inner steps to score: all up to ten, then 1-2-5 spaced, and the last."""
+    """Numbers of inner steps to score: 0 to 10, then 20, 50, 100, 200, ..., and the last."""
     spaced = (base * 10**power for power in range(1, 6) for base in (1, 2, 5))
     return tuple(sorted({k for k in (*range(11), *spaced) if k < num_steps} | {0, num_steps}))
 
@@ -83,51 +84,55 @@ def scored_points(num_steps: int) -> tuple[int, ...]:
 def score_shard(
     evaluators: Mapping[str, Learner], meta: Params, episodes: Episode, config: EngineConfig, lanes: Lanes
 ) -> ShardScores:
-    """Adapt to every task of a shard and score the query set on the way.
+    """Adapt to every task of a shard and score its query set at every point.
 
     Args:
-        evaluators: Learner by protocol.
+        evaluators: Learners by protocol.
         meta: Meta-parameters.
         episodes: T tasks.
-        config: How chunks are cut and lifted; scoring is never compiled.
-        lanes: Chunks in flight.
+        config: Chunk size and lift (`loop` or `vmap`); scoring is never compiled.
+        lanes: Threads that compute chunks.
     """
     scores: dict[str, dict[str, Curve]] = {}
     points: dict[str, tuple[int, ...]] = {}
     for protocol, learner in evaluators.items():
-        marks = scored_points(learner.num_steps)
+        steps = points[protocol] = scored_points(learner.num_steps)
 
-        def task(
-            episode: Episode, learner: Learner = learner, marks: tuple[int, ...] = marks
+        def score_task(
+            episode: Episode, learner: Learner = learner, steps: tuple[int, ...] = steps
         ) -> dict[str, torch.Tensor]:
-            states = (fast for k, fast in learner.walk(meta, episode.support) if k in marks)
-            scores = [outer_loss(learner, meta, fast, episode)[1] for fast in states]
-            return {name: torch.stack([metrics[name] for metrics in scores]) for name in scores[0]}
+            """Metrics [P] of one task."""
+            states = (fast for k, fast in learner.walk(meta, episode.support) if k in steps)
+            curve = [outer_loss(learner, meta, fast, episode)[1] for fast in states]
+            return {name: torch.stack([metrics[name] for metrics in curve]) for name in curve[0]}
 
-        lifted = torch.no_grad()(LIFTS[lift_of(config.strategy)](task))
-        parts = lanes.map(lifted, chunks(episodes, chunk_of(config)))
+        score_chunk = torch.no_grad()(LIFTS[lift_of(config.strategy)](score_task))
+        parts = lanes.map(score_chunk, chunks(episodes, chunk_of(config)))
         scores[protocol] = {
             name: np.concatenate([part[name].double().cpu().numpy() for part in parts]) for name in parts[0]
         }
-        points[protocol] = marks
     return ShardScores(points, scores)
 
 
 def summarise(shards: Sequence[ShardScores]) -> list[Score]:
-    """Means and intervals over the tasks of all shards, which come in the order of their indices."""
-    found = []
+    """Mean and interval over the tasks of all shards, for every protocol and metric.
+
+    Args:
+        shards: Scores in the order of the shards' indices, so that the bits of a mean do not depend on timing.
+    """
+    summaries = []
     for protocol, metrics in shards[0].scores.items():
         for metric in metrics:
             values = np.concatenate([shard.scores[protocol][metric] for shard in shards])
-            count = len(values)
-            spread = values.std(axis=0, ddof=1) if count > 1 else np.zeros(values.shape[1])
-            half = 1.96 * spread / np.sqrt(count)
+            num_tasks = len(values)
+            std = values.std(axis=0, ddof=1) if num_tasks > 1 else np.zeros(values.shape[1])
+            interval = tuple((1.96 * std / np.sqrt(num_tasks)).tolist())
             mean = tuple(values.mean(axis=0).tolist())
-            found.append(Score(protocol, metric, shards[0].points[protocol], mean, tuple(half.tolist()), count))
-    return found
+            summaries.append(Score(protocol, metric, shards[0].points[protocol], mean, interval, num_tasks))
+    return summaries
 
 
 def headline(scores: Sequence[Score], protocol: str | None = None) -> Score:
-    """The score that a run is judged by: accuracy if there is one, else loss; of `protocol`, else of the first."""
-    chosen = [score for score in scores if protocol in (None, score.protocol)]
-    return next((score for score in chosen if score.metric == "accuracy"), chosen[0])
+    """The main score of a run: accuracy if there is one, else the first metric; of `protocol`, or of the first one."""
+    candidates = [score for score in scores if protocol in (None, score.protocol)]
+    return next((score for score in candidates if score.metric == "accuracy"), candidates[0])
