@@ -19,6 +19,7 @@ from pathlib import Path
 from distmeta.core.errors import UserError, nearest
 
 _BLOCK_BYTES = 1 << 20
+_TIMEOUT_S = 30.0  # of each network operation
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,13 @@ REMOTE: dict[str, RemoteData] = {
 }
 
 
-def fetch(
-    name: str, destination: Path, *, remote: Mapping[str, RemoteData] = REMOTE, timeout_s: float = 30.0
-) -> list[Path]:
+def fetch(name: str, destination: Path, *, remote: Mapping[str, RemoteData] = REMOTE) -> list[Path]:
     """Download the files of a data set; existing files with the right digest are not downloaded again.
 
     Args:
         name: Name of the data set.
         destination: Folder for the files; created if missing.
         remote: Data sets by name.
-        timeout_s: Timeout of each network operation, in seconds.
 
     Returns:
         The files.
@@ -108,14 +106,14 @@ def fetch(
     data = remote[name]
     try:
         for file in data.files:
-            _fetch_file(f"{data.url}/{file.name}", file, destination / file.name, timeout_s)
+            _fetch_file(f"{data.url}/{file.name}", file, destination / file.name)
     finally:
         if not any(destination.iterdir()):
             destination.rmdir()
     return [destination / file.name for file in data.files]
 
 
-def _fetch_file(url: str, expected: RemoteFile, path: Path, timeout_s: float) -> None:
+def _fetch_file(url: str, expected: RemoteFile, path: Path) -> None:
     if path.is_file():
         with path.open("rb") as existing:
             if hashlib.file_digest(existing, expected.algorithm).hexdigest() == expected.digest:
@@ -124,7 +122,7 @@ def _fetch_file(url: str, expected: RemoteFile, path: Path, timeout_s: float) ->
     try:
         with os.fdopen(descriptor, "wb") as sink:
             digest = hashlib.new(expected.algorithm, usedforsecurity=False)
-            with urllib.request.urlopen(url, timeout=timeout_s) as response:
+            with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:
                 while block := response.read(_BLOCK_BYTES):
                     digest.update(block)
                     sink.write(block)
