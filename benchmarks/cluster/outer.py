@@ -35,7 +35,9 @@ def session(workers: int, threads: int = 1) -> Iterator[ExitStack]:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(threads)
         keep_freed_memory()
-        stack.callback(connect(RuntimeConfig(workers=workers, cpus_per_worker=CPUS, threads_per_worker=threads)).leave)
+        stack.callback(
+            connect(RuntimeConfig(workers=workers, cpus_per_worker=CPUS, threads_per_worker=threads)).disconnect
+        )
         yield stack
 
 

@@ -200,5 +200,5 @@ def cluster(max_workers: int, object_store_bytes: int) -> Iterator[Callable[[int
     try:
         yield crew
     finally:
-        connected.leave()
+        connected.disconnect()
         torch.set_num_threads(threads)

@@ -21,9 +21,10 @@ from dataclasses import dataclass, field
 
 from benchmarks.cluster.costs import Costs, Site
 from benchmarks.cluster.events import Action, Clock, Shared
-from distmeta.core.types import Shard, TaskSpec
-from distmeta.runtime.policy.schedule import Key, Schedule
-from distmeta.runtime.ray.actor import LARGE_UPDATE
+from distmeta.core.types import Shard, TaskSpec, Work
+from distmeta.runtime.policy.estimates import ShardKey
+from distmeta.runtime.policy.schedule import Schedule
+from distmeta.runtime.ray.actor import LARGE_UPDATE_BYTES
 from distmeta.server.tree import FAN_IN
 
 
@@ -31,7 +32,7 @@ from distmeta.server.tree import FAN_IN
 class _Task:
     """A shard to compute, or (`adds`: how many) a group to add; `key` is that of the group's first shard then."""
 
-    key: Key
+    key: ShardKey
     compute_s: float = 0.0
     adds: int = 0
     remote: int = 0
@@ -44,7 +45,7 @@ class _Worker:
     index: int
     machine: int
     orders: deque[_Task] = field(default_factory=deque)
-    forgotten: set[Key] = field(default_factory=set)
+    forgotten: set[ShardKey] = field(default_factory=set)
     busy: bool = False
 
 
@@ -66,7 +67,7 @@ class Simulation:
         site: Where.
         payload: Bytes of an update, and of a snapshot.
         slowness: Factor of each worker's computing; those that are not named have 1.
-        speculate: As `runtime.speculate`.
+        speculate: As `runtime.tolerance.speculate`.
     """
 
     def __init__(
@@ -86,11 +87,11 @@ class Simulation:
         self._cores = [Shared(self._clock, site.cores) for _ in range(machines)]
         self._in = [Shared(self._clock, 1.0) for _ in range(machines)]
         self._out = Shared(self._clock, 1.0)
-        self._near = machines > 1 and payload >= LARGE_UPDATE
+        self._near = machines > 1 and payload >= LARGE_UPDATE_BYTES
         self._groups: dict[int, list[int]] = {}  # the machines of the reports that wait to be added
         self._schedule = Schedule(speculate=speculate)
         for worker in self._workers:
-            self._schedule.join(worker.index, str(worker.machine))
+            self._schedule.add_worker(worker.index, str(worker.machine))
         self._answers: deque[_Answer] = deque()
         self._resume: Action | None = None
         self._has_snapshot: set[int] = set()
@@ -122,17 +123,17 @@ class Simulation:
         """The driver: yields the processor seconds that it needs, or None to wait for an answer."""
         costs, missing = self.costs, len(seconds)
         yield costs.begin_s + costs.begin_byte_s * self.payload
-        self._schedule.begin("update", [Shard(i, (TaskSpec(i, 0, "model"),)) for i in range(missing)])
-        epoch = self._schedule.epoch
+        self._schedule.start(Work("update"), [Shard(i, (TaskSpec(i, 0, "model"),)) for i in range(missing)])
+        call_id = self._schedule.call_id
         while missing:
-            for order in self._schedule.hand_out(self._clock.now):
+            for assignment in self._schedule.assign(self._clock.now):
                 yield costs.order_s
-                key = epoch, order.shard.index
-                self._send(self._workers[order.worker], _Task(key, seconds[order.shard.index]))
+                key = call_id, assignment.shard.index
+                self._send(self._workers[assignment.worker], _Task(key, seconds[assignment.shard.index]))
             if not self._answers:
                 yield None
             for answer in [self._answers.popleft() for _ in range(len(self._answers))]:
-                yield costs.answer_s + costs.answer_byte_s * answer.size * (answer.task.key[0] == epoch)
+                yield costs.answer_s + costs.answer_byte_s * answer.size * (answer.task.key[0] == call_id)
                 if answer.task.adds:
                     missing -= answer.task.adds
                 elif self._finished(answer):
@@ -165,7 +166,7 @@ class Simulation:
         waiting.append(answer.worker.machine)
         return waiting if len(waiting) == size else []
 
-    def _add(self, key: Key, machines: Sequence[int]) -> None:
+    def _add(self, key: ShardKey, machines: Sequence[int]) -> None:
         """Have a group added where most of it lies, by the worker with the least to do."""
         home = max(sorted(set(machines)), key=machines.count)
         near = [worker for worker in self._workers if worker.machine == home]
@@ -178,7 +179,7 @@ class Simulation:
             then()
             return
         self._resume = then
-        wake = self._schedule.wake(self._clock.now)
+        wake = self._schedule.next_check_at(self._clock.now)
         if wake < math.inf:
             self._clock.at(wake, lambda: self._wake(then))
 

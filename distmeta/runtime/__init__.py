@@ -1,4 +1,4 @@
-"""Where shards are computed: in this process or by Ray actors. Ray is imported in `runtime.ray` alone."""
+"""Executors: shards are computed in this process or by Ray actors. Ray is imported only in `runtime.ray`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def build_executor(
     """Start the executor that `config` names.
 
     Args:
-        config: Where and how to run.
+        config: Where and how to compute.
         recipe: The program of the workers.
         compression: How updates are rounded for transport (`outer.compression`).
         update_bytes: Size of the parameters, and so of an update.
-        program: The recipe's program, if this process has built it: the `local` executor uses it.
+        program: The recipe's program, if this process has built it already: the `local` executor uses it.
 
     Raises:
-        UserError: The Ray cluster cannot be reached, or has no room for the workers.
+        UserError: The Ray cluster cannot be reached, or has not enough resources for the workers.
     """
     if config.executor == "local":
         from distmeta.runtime.local import LocalExecutor

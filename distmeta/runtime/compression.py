@@ -1,18 +1,18 @@
-"""Updates in fewer bytes, with error feedback.
+"""Compression of updates, with error feedback.
 
-    x       = grad + residual                 what rounding lost of this worker's earlier updates is made up for
-    sent    = round(x)
-    residual <- x - sent
+    x        = grad + residual                add what rounding lost of this worker's earlier updates
+    sent     = round(x)
+    residual = x - sent
 
-so that the sum of all that a worker sent differs from the sum of its gradients by the last residual alone (Seide et al.
-2014, "1-bit stochastic gradient descent"; Karimireddy et al. 2019, "Error feedback fixes SignSGD"). Rounding is to the
-nearest, ties to even:
+The sum of all that a worker sent then differs from the sum of its gradients only by the last residual (Seide et al.
+2014, "1-bit stochastic gradient descent"; Karimireddy et al. 2019, "Error feedback fixes SignSGD", arXiv:1901.09847).
+Rounding is to the nearest, ties to even:
 
-    bf16    to bfloat16: 2 bytes an entry, relative error at most 2^-8
-    int8    to whole multiples of max|x| / 127 in blocks of BLOCK entries: 1 byte an entry and 4 bytes a block, error at
-            most max|x| / 254 of the block
+    bf16    to bfloat16: 2 bytes per entry, relative error at most 2^-8
+    int8    to whole multiples of max|x| / 127 in blocks of BLOCK_SIZE entries: 1 byte per entry and 4 bytes per block,
+            error at most max|x| / 254 of the block
 
-Tensors that are not floating point, or would not get smaller, are sent as they are.
+Tensors that are not floating point, or would not get smaller, are sent unchanged.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ Kind = Literal["bf16", "int8"]
 Compression = Literal["none", "bf16", "int8"]
 """Values of `outer.compression`."""
 
-BLOCK = 1024
-"""Entries with one scale."""
+BLOCK_SIZE = 1024
+"""Entries that share one scale."""
 _SCALES = "/scales"
-_LEVELS = 127
+_MAX_LEVEL = 127
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """An update in fewer bytes.
+    """A compressed update.
 
     Attributes:
-        kind: How.
-        dtypes: Name of each tensor's type before; plain data.
-        tensors: The tensors to send, by name: `<name>` shaped as before, for `int8` also `<name>/scales` ([blocks]).
-        finite: Whether what `decompress` makes of them is finite.
+        kind: How it is rounded.
+        dtypes: Original type of each tensor.
+        tensors: The tensors to send, by name: `<name>` in its shape, for `int8` also `<name>/scales` [blocks].
+        finite: Whether the decompressed update is finite.
     """
 
     kind: Kind
@@ -56,13 +56,13 @@ class Compressed:
 
 
 class Compressor:
-    """Compresses the updates of one worker, one after the other.
+    """Compresses the updates of one worker.
 
     Args:
         kind: `bf16` or `int8`.
 
     Attributes:
-        residual: What rounding has lost and the next update makes up for; empty at first.
+        residual: What rounding has lost, to be added to the next update; empty at first.
     """
 
     def __init__(self, kind: Kind) -> None:
@@ -70,7 +70,7 @@ class Compressor:
         self._kind: Kind = kind
 
     def compress(self, grad: Mapping[str, Tensor]) -> Compressed:
-        """Compress an update. One that is not finite is not finite afterwards and leaves no residual."""
+        """Compress an update. One that is not finite stays so and leaves the residual unchanged."""
         dtypes: dict[str, str] = {}
         tensors: Params = {}
         residual: Params = {}
@@ -80,12 +80,12 @@ class Compressor:
             if not _shrinks(local.dtype, self._kind):
                 tensors[name] = local
                 continue
-            exact = local.to(_wide(local.dtype))
+            exact = local.to(_working_dtype(local.dtype))
             if name in self.residual:
                 exact = exact + self.residual[name]
-            packed = _rounded(name, exact, self._kind)
-            residual[name] = exact - _restored(name, packed, local.dtype)
-            tensors |= packed
+            quantized = _quantize(name, exact, self._kind)
+            residual[name] = exact - _dequantize(name, quantized, local.dtype)
+            tensors |= quantized
         finite = all_finite(residual) and all_finite(tensors)
         if finite:
             self.residual |= residual
@@ -93,12 +93,12 @@ class Compressor:
 
 
 def decompress(compressed: Compressed) -> Params:
-    """The update, rounded, with the names, shapes and types it had."""
+    """Rebuild the rounded update with its original names, shapes and types."""
     grad: Params = {}
     for name, dtype in compressed.dtypes.items():
-        before: torch.dtype = getattr(torch, dtype)
-        if _shrinks(before, compressed.kind):
-            grad[name] = _restored(name, compressed.tensors, before)
+        original: torch.dtype = getattr(torch, dtype)
+        if _shrinks(original, compressed.kind):
+            grad[name] = _dequantize(name, compressed.tensors, original)
         else:
             grad[name] = compressed.tensors[name]
     return grad
@@ -108,33 +108,33 @@ def _shrinks(dtype: torch.dtype, kind: Kind) -> bool:
     return dtype.is_floating_point and dtype.itemsize > (2 if kind == "bf16" else 1)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def _working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype is torch.float64 else torch.float32
 
 
-def _rounded(name: str, exact: Tensor, kind: Kind) -> Params:
+def _quantize(name: str, exact: Tensor, kind: Kind) -> Params:
     if kind == "bf16":
         return {name: exact.to(torch.bfloat16)}
     blocks = _blocks(exact)
-    scales = (blocks.abs().amax(dim=1) / _LEVELS).to(torch.float32)
+    scales = (blocks.abs().amax(dim=1) / _MAX_LEVEL).to(torch.float32)
     # A block of zeros, or of entries so small that the scale is 0, is sent as zeros.
     divisors = torch.where(scales > 0, scales, torch.inf).to(exact.dtype)
-    whole = (blocks / divisors[:, None]).round_().clamp_(-_LEVELS, _LEVELS).nan_to_num_(0.0)
-    flat = whole.to(torch.int8).reshape(-1)[: exact.numel()]
+    levels = (blocks / divisors[:, None]).round_().clamp_(-_MAX_LEVEL, _MAX_LEVEL).nan_to_num_(0.0)
+    flat = levels.to(torch.int8).reshape(-1)[: exact.numel()]
     return {name: flat.reshape(exact.shape), name + _SCALES: scales}
 
 
-def _restored(name: str, tensors: Params, dtype: torch.dtype) -> Tensor:
+def _dequantize(name: str, tensors: Params, dtype: torch.dtype) -> Tensor:
     rounded = tensors[name]
     if rounded.dtype is torch.bfloat16:
         return rounded.to(dtype)
-    wide = _wide(dtype)
-    blocks = _blocks(rounded.to(wide)) * tensors[name + _SCALES].to(wide)[:, None]
+    working = _working_dtype(dtype)
+    blocks = _blocks(rounded.to(working)) * tensors[name + _SCALES].to(working)[:, None]
     return blocks.reshape(-1)[: rounded.numel()].reshape(rounded.shape).to(dtype)
 
 
 def _blocks(tensor: Tensor) -> Tensor:
-    """The entries in rows of BLOCK, zeros after the last."""
-    count = math.ceil(tensor.numel() / BLOCK)
-    flat = torch.nn.functional.pad(tensor.reshape(-1), (0, count * BLOCK - tensor.numel()))
-    return flat.reshape(count, BLOCK)
+    """The entries as rows of BLOCK_SIZE, padded with zeros: [blocks, BLOCK_SIZE]."""
+    num_blocks = math.ceil(tensor.numel() / BLOCK_SIZE)
+    flat = torch.nn.functional.pad(tensor.reshape(-1), (0, num_blocks * BLOCK_SIZE - tensor.numel()))
+    return flat.reshape(num_blocks, BLOCK_SIZE)

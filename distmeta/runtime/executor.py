@@ -1,8 +1,8 @@
-"""Running shards, in this process or elsewhere.
+"""The interface of executors, which compute shards in this process or on Ray actors.
 
-The runtime knows no algorithm: a `Recipe` travels to the workers, which make a `Program` of it, and a program turns a
-snapshot and a shard into a value. Shards may be computed twice (after a failure, or by a backup worker); their value is
-a pure function of the snapshot and the shard, so either copy serves.
+The runtime knows no algorithm: a `Recipe` travels to the workers, each of which builds a `Program` from it, and a
+program computes a value from a snapshot and a shard. A shard may be computed twice (after a failure, or as a backup
+copy). Its value is a pure function of snapshot and shard, so either result will do.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from distmeta.core.types import Shard, Snapshot, Work
 
 
 class Program(Protocol):
-    """What a worker does with shards."""
+    """What a worker runs."""
 
     def prepare(self, work: Work, shard: Shard) -> None:
-        """Begin to make the shard's episodes on a background thread of the program; return at once.
+        """Start to make the shard's episodes on a background thread and return at once.
 
-        The shard may in the end be run by another worker: keep only the newest few.
+        The shard may be run by another worker after all: keep only the newest few.
         """
 
     def run(self, work: Work, snapshot: Snapshot, shard: Shard) -> Any:
-        """Compute the shard's value: a Report for `update`, arrays or plain data for other work.
+        """Compute the shard's value: a `Report` for `update`, arrays or plain data for other work.
 
         Every attempt at a shard must give the same bits. The snapshot is the same object for all shards that come with
         it, and must not be changed.
@@ -36,26 +36,26 @@ class Program(Protocol):
         """Seconds of the last `run`: `data_wait_s`, `compute_s`."""
 
     def close(self) -> None:
-        """End background threads."""
+        """Stop background threads."""
 
 
 class Recipe(Protocol):
     """Picklable description of a program."""
 
     def build(self) -> Program:
-        """Make the program in the process that will run it."""
+        """Build the program in the process that will run it."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """The value of one shard.
+    """The value of one shard, or of a group of consecutive shards.
 
     Attributes:
-        shard: Index of the shard.
+        shard: Index of the (first) shard.
         value: What the program returned.
-        worker: Which worker computed it.
-        data_wait_s: Seconds the worker waited for the shard's episodes.
-        compute_s: Seconds it computed.
+        worker: The worker that computed it.
+        data_wait_s: Seconds that the worker waited for episodes.
+        compute_s: Seconds of computation.
     """
 
     shard: int
@@ -67,16 +67,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Incident:
-    """Something that went wrong, or a change among the workers, for the record.
+    """A failure, or a change among the workers.
 
     Attributes:
-        kind: A failure (`worker_died`, `node_lost`, ...; see `distmeta.runtime.policy.decisions`) or `joined`, `left`.
-        worker: The worker.
-        node: Where it ran; empty if it had not got that far.
-        shard: The shard it was at, if any.
+        kind: A failure (see `distmeta.runtime.policy.decisions.FailureKind`), `excluded`, `joined` or `left`.
+        worker: Index of the worker.
+        node: Address and id of its node; empty if it has none yet.
+        shard: The shard that failed, if any.
         detail: One line.
-        outcome: What was done about it: `retry`, `restart`, `left out`, `dropped`, `abort`; may be empty.
-        traceback: All that is known, for failures.
+        outcome: What was done about it: `retry`, `restart`, `excluded`, `dropped`, `abort`; may be empty.
+        traceback: The full text of the error.
     """
 
     kind: str
@@ -89,15 +89,15 @@ class Incident:
 
 
 Feed = Callable[[], tuple[Snapshot, Shard] | None]
-"""Gives the next shard of a stream and what to compute it from; None when there is no more."""
+"""Returns the next shard of a stream and the snapshot to compute it from; None when there are no more."""
 
 
 class Executor(ABC):
     """Maps shards over workers.
 
     Attributes:
-        counts: What has happened since the start, by name: `restarts` (workers replaced), `retries` (shards run again),
-            `copies` (shards given to a second worker), every kind of failure, `left_out`, `joined`, `left`.
+        counts: Number of events since the start, by name: `restarts` (workers replaced), `retries` (shards computed
+            again), `copies` (shards assigned to a second worker), and every kind of incident.
     """
 
     def __init__(self) -> None:
@@ -107,14 +107,14 @@ class Executor(ABC):
     @property
     @abstractmethod
     def num_workers(self) -> int:
-        """Workers at work now."""
+        """Number of active workers."""
 
     @abstractmethod
     def ready(self) -> None:
-        """Wait until the workers to begin with have built their programs.
+        """Wait until the initial workers have built their programs.
 
         Raises:
-            UserError: There is no room for them.
+            UserError: The cluster has not enough resources for them.
             WorkerError: One cannot be started.
         """
 
@@ -122,27 +122,27 @@ class Executor(ABC):
     def map(
         self, work: Work, snapshot: Snapshot, shards: Sequence[Shard], upcoming: Sequence[Shard] = ()
     ) -> Iterator[Result]:
-        """Run every shard once, yielding results as they come, in any order.
+        """Compute every shard once, yielding results as they arrive, in any order.
 
-        One call is worked at a time: read one iterator to its end, or drop it, before the next call.
+        There is one call at a time: read an iterator to its end, or drop it, before the next call.
 
         Args:
-            work: What to compute, passed on to the program.
-            snapshot: Meta-parameters, sent once a node.
-            shards: The work; their indices differ.
-            upcoming: The next call's shards of the same work; workers prepare them when they have nothing better to do.
+            work: What to compute; passed on to the program.
+            snapshot: Meta-parameters, sent to each node once.
+            shards: Shards with different indices.
+            upcoming: Shards of the next call, if it is of the same work: workers prepare their episodes ahead.
 
         Raises:
-            WorkerError: A shard failed more often than allowed, or the program itself raised.
+            WorkerError: A shard failed more often than allowed, or the program raised an exception.
             UserError: The program raised it.
         """
 
     @abstractmethod
     def stream(self, work: Work, feed: Feed) -> Iterator[Result]:
-        """Run shards without end: a worker that has nothing to do gets the next one of `feed` at once.
+        """Compute shards until `feed` has no more: an idle worker gets the next one at once.
 
         Args:
-            work: What to compute, passed on to the program.
+            work: What to compute; passed on to the program.
             feed: Asked for one shard at a time; their indices differ.
 
         Raises:
@@ -151,21 +151,21 @@ class Executor(ABC):
 
     @abstractmethod
     def recompute(self, result: Result) -> None:
-        """Compute the shard of a result of the present call once more, on another worker where there is one.
+        """Compute the shard of a result of the present call again, on another worker if there is one.
 
         For results that the caller cannot use. The new one is yielded like any other.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """End the workers. A second call does nothing."""
+        """Stop the workers. A second call does nothing."""
 
     def incidents(self) -> list[Incident]:
-        """What happened since the last time this was asked."""
-        found, self._incidents = self._incidents, []
-        return found
+        """Return the incidents since the last time that this was called."""
+        incidents, self._incidents = self._incidents, []
+        return incidents
 
     def record(self, incident: Incident) -> None:
-        """Count something that happened, and keep it for the record."""
+        """Count and keep an incident."""
         self.counts[incident.kind] += 1
         self._incidents.append(incident)

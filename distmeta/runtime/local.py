@@ -1,4 +1,4 @@
-"""The executor without processes: one worker in this one, for laptops and debuggers. The code path is that of Ray."""
+"""The executor without processes, for laptops and debuggers: one worker in this process, with the code of Ray's."""
 
 from __future__ import annotations
 
@@ -7,86 +7,89 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 import torch
+from typing_extensions import override
 
 from distmeta.config import RuntimeConfig
 from distmeta.core.types import Shard, Snapshot, Work
 from distmeta.runtime.compression import Compression
 from distmeta.runtime.executor import Executor, Feed, Program, Result
-from distmeta.runtime.policy.decisions import surfaced
-from distmeta.runtime.wire import SnapshotWire, decode_value, encode_snapshot
+from distmeta.runtime.policy.decisions import driver_error
+from distmeta.runtime.wire import SnapshotWire, decode_result, encode_snapshot
 from distmeta.runtime.worker import Worker
 
 
 class LocalExecutor(Executor):
-    """Runs shards in order in this process.
+    """Computes shards in order in this process.
 
     Args:
-        config: `threads_per_worker` is used; the number of threads before is restored by `close`.
-        program: What to do with shards; closed with the executor.
-        compression: How updates are rounded on the way (`outer.compression`).
+        config: `threads_per_worker` is used; `close` restores the number of threads.
+        program: What computes shards; closed with the executor.
+        compression: How updates are rounded for transport (`outer.compression`).
     """
 
     def __init__(self, config: RuntimeConfig, program: Program, compression: Compression = "none") -> None:
         super().__init__()
         self._serial = 0
-        self._waiting: deque[tuple[SnapshotWire, Shard]] = deque()
+        self._pending: deque[tuple[SnapshotWire, Shard]] = deque()
         self._shards: dict[int, tuple[SnapshotWire, Shard]] = {}
-        self._threads_before: int | None = torch.get_num_threads()
+        self._previous_threads: int | None = torch.get_num_threads()
         self._program = program
         self._worker = Worker(0, program, config.threads_per_worker, compression)
 
     @property
+    @override
     def num_workers(self) -> int:
-        """This process."""
         return 1
 
+    @override
     def ready(self) -> None:
-        """There is nothing to wait for."""
+        pass  # the program was built before
 
+    @override
     def map(
         self, work: Work, snapshot: Snapshot, shards: Sequence[Shard], upcoming: Sequence[Shard] = ()
     ) -> Iterator[Result]:
-        """See `Executor.map`."""
-        wire = self._encoded(snapshot)
+        wire = self._encode(snapshot)
         self._shards = {shard.index: (wire, shard) for shard in shards}
-        self._waiting = deque(self._shards.values())
-        while self._waiting:
-            wire, shard = self._waiting.popleft()
-            following = [waiting for _, waiting in self._waiting] or upcoming
+        self._pending = deque(self._shards.values())
+        while self._pending:
+            wire, shard = self._pending.popleft()
+            following = [pending for _, pending in self._pending] or upcoming
             yield self._run(work, wire, shard, following[0] if following else None)
 
+    @override
     def stream(self, work: Work, feed: Feed) -> Iterator[Result]:
-        """See `Executor.stream`."""
-        self._waiting.clear()
+        self._pending.clear()
         while True:
-            if not self._waiting:
-                fed = feed()
-                if fed is None:
+            if not self._pending:
+                item = feed()
+                if item is None:
                     return
-                self._waiting.append((self._encoded(fed[0]), fed[1]))
-            wire, shard = self._waiting.popleft()
+                self._pending.append((self._encode(item[0]), item[1]))
+            wire, shard = self._pending.popleft()
             self._shards = {shard.index: (wire, shard)}
             yield self._run(work, wire, shard, None)
 
+    @override
     def recompute(self, result: Result) -> None:
-        """See `Executor.recompute`."""
         self.counts["retries"] += 1
-        self._waiting.appendleft(self._shards[result.shard])
+        self._pending.appendleft(self._shards[result.shard])
 
+    @override
     def close(self) -> None:
         """Close the program and restore the number of threads."""
         self._program.close()
-        if self._threads_before is not None:
-            torch.set_num_threads(self._threads_before)
-            self._threads_before = None
+        if self._previous_threads is not None:
+            torch.set_num_threads(self._previous_threads)
+            self._previous_threads = None
 
-    def _encoded(self, snapshot: Snapshot) -> SnapshotWire:
+    def _encode(self, snapshot: Snapshot) -> SnapshotWire:
         self._serial += 1
         return encode_snapshot(snapshot, self._serial)
 
-    def _run(self, work: Work, wire: SnapshotWire, shard: Shard, following: Shard | None) -> Result:
+    def _run(self, work: Work, wire: SnapshotWire, shard: Shard, upcoming: Shard | None) -> Result:
         try:
-            result = self._worker.run(work, wire, shard, following)
+            result = self._worker.run(work, wire, shard, upcoming)
         except Exception as error:
-            raise surfaced(error, f"shard {shard.index}", traceback.format_exc()) from error
-        return Result(shard.index, decode_value(result.value), 0, result.data_wait_s, result.compute_s)
+            raise driver_error(error, f"shard {shard.index}", traceback.format_exc()) from error
+        return decode_result(result)

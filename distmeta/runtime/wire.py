@@ -1,12 +1,12 @@
-"""What travels between the driver and the workers: flat, without pickled tensors.
+"""Messages between the driver and the workers: flat parameters, without pickled tensors.
 
 Parameters become a header of plain data (names, types, shapes) and arrays of bytes: one array for each large tensor,
-which is the tensor's own memory, and one for all small tensors together. Ray moves arrays out of band, so that its
-object store makes the only copy on the way out and workers map that copy.
+which is the tensor's own memory, and one for all small tensors together. Ray moves arrays out of band: its object store
+makes the only copy when they are sent, and workers map that copy.
 
-On arrival large tensors are views of what was mapped, where it is aligned as torch aligns; small ones are copied into
+On arrival large tensors are views of the mapped memory where it is aligned as torch aligns; small ones are copied into
 memory of their own. So the layout and alignment of the numbers, on which the last bits of a matrix product may depend,
-are the same wherever a shard is computed. Views are of read-only memory: nobody writes to what has arrived.
+are the same wherever a shard is computed. The mapped memory is read-only: do not write to decoded tensors.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import numpy.typing as npt
 import torch
 
 from distmeta.core.tensors import all_finite
-from distmeta.core.types import Params, Report, Snapshot, Update
+from distmeta.core.types import Params, Report, Shard, Snapshot, Update, Work
 from distmeta.runtime.compression import Compressed, Compressor, Kind, decompress
+from distmeta.runtime.executor import Result
 from distmeta.server.tree import sum_group
 
 _DTYPES = {
@@ -41,12 +42,12 @@ _DTYPES = {
     )
 }
 
-ALIGNMENT = 64
-"""Bytes to which torch aligns a tensor's memory on the CPU."""
-LARGE = 64 << 10
-"""Bytes from which a tensor travels as an array of its own."""
+ALIGNMENT_BYTES = 64
+"""Alignment of a tensor's memory by torch on the CPU."""
+LARGE_TENSOR_BYTES = 64 << 10
+"""Size from which a tensor is sent as an array of its own."""
 
-Entry = tuple[str, str, tuple[int, ...]]
+TensorHeader = tuple[str, str, tuple[int, ...]]
 """Name, type and shape of one tensor."""
 Bytes = npt.NDArray[np.uint8]
 
@@ -56,12 +57,12 @@ class ParamsWire:
     """Flat parameters.
 
     Attributes:
-        header: The tensors in their order; plain data, fit for JSON.
-        small: The bytes of all tensors below `LARGE`, in their order, each from a multiple of `ALIGNMENT` on.
+        header: The tensors in their order; plain data that JSON can hold.
+        small: The bytes of all tensors below `LARGE_TENSOR_BYTES`, in their order, each aligned to `ALIGNMENT_BYTES`.
         large: The bytes of each of the others, in their order.
     """
 
-    header: tuple[Entry, ...]
+    header: tuple[TensorHeader, ...]
     small: Bytes
     large: tuple[Bytes, ...]
 
@@ -73,7 +74,7 @@ class ParamsWire:
 
 @dataclass(frozen=True)
 class SnapshotWire:
-    """A snapshot. `serial` differs between any two snapshots that an executor sends, also of one version."""
+    """A snapshot. `serial` numbers the snapshots that an executor sends; several may have the same version."""
 
     serial: int
     version: int
@@ -81,11 +82,29 @@ class SnapshotWire:
 
 
 @dataclass(frozen=True)
-class ReportWire:
-    """A report of an update; the fields are those of `Report` and `Update`.
+class ShardRequest:
+    """A request to compute a shard. One object, since Ray serializes each argument of a call by itself.
 
-    `grad` is None where it stays behind in the object store, to be added to others there (`split`, `sum_reports`).
-    `rounding` is the kind and the types of a compressed gradient (see `Compressed`), None of one that is as it was.
+    Attributes:
+        key: Number of the executor's call, and index of the shard.
+        work: What to compute.
+        shard: The shard.
+        upcoming: The shard to prepare meanwhile.
+    """
+
+    key: tuple[int, int]
+    work: Work
+    shard: Shard
+    upcoming: Shard | None
+
+
+@dataclass(frozen=True)
+class ReportWire:
+    """A report of an update, with the fields of `Report` and `Update`.
+
+    Attributes:
+        grad: The gradient; None if it is an object of its own in the object store (`split_grad`).
+        compression: Kind and original types of a compressed gradient (see `Compressed`); None if it is not compressed.
     """
 
     version: int
@@ -94,13 +113,13 @@ class ReportWire:
     weight: float
     metrics: dict[str, float]
     finite: bool
-    rounding: tuple[Kind, dict[str, str]] | None = None
+    compression: tuple[Kind, dict[str, str]] | None = None
     count: int = 1
 
 
 @dataclass(frozen=True)
 class ResultWire:
-    """The value of a shard; the fields are those of `distmeta.runtime.executor.Result`."""
+    """A `Result` with its value encoded."""
 
     shard: int
     value: Any
@@ -113,9 +132,9 @@ def encode_params(params: Params) -> ParamsWire:
     """Flatten `params`, which may be on any device. Large tensors on the CPU are not copied: do not write to them.
 
     Raises:
-        ValueError: A tensor has a type that does not travel.
+        ValueError: A tensor has a type that cannot be sent.
     """
-    header: list[Entry] = []
+    header: list[TensorHeader] = []
     small: list[Bytes] = []
     large: list[Bytes] = []
     for name, tensor in params.items():
@@ -124,7 +143,7 @@ def encode_params(params: Params) -> ParamsWire:
             raise ValueError(f"parameter '{name}' of type {dtype} cannot be sent; allowed: {', '.join(_DTYPES)}")
         header.append((name, dtype, tuple(tensor.shape)))
         array = _bytes(tensor.detach().cpu().contiguous())
-        (large if array.size >= LARGE else small).append(array)
+        (large if array.size >= LARGE_TENSOR_BYTES else small).append(array)
     packed = np.zeros(sum(_padded(array.size) for array in small), dtype=np.uint8)
     start = 0
     for array in small:
@@ -134,18 +153,18 @@ def encode_params(params: Params) -> ParamsWire:
 
 
 def decode_params(wire: ParamsWire) -> Params:
-    """The tensors, on the CPU. Large ones are views where their memory is aligned: do not write to them."""
+    """Rebuild the tensors on the CPU. Large ones are views where their memory is aligned: do not write to them."""
     params: Params = {}
     large, start = iter(wire.large), 0
     for name, dtype, shape in wire.header:
         size = math.prod(shape) * _DTYPES[dtype].itemsize
-        if size >= LARGE:
+        if size >= LARGE_TENSOR_BYTES:
             array = next(large)
         else:
             array = wire.small[start : start + size]
             start += _padded(size)
-        if size >= LARGE and array.ctypes.data % ALIGNMENT == 0:
-            params[name] = torch.from_numpy(np.asarray(_ReadOnly(array))).view(_DTYPES[dtype]).view(shape)
+        if size >= LARGE_TENSOR_BYTES and array.ctypes.data % ALIGNMENT_BYTES == 0:
+            params[name] = torch.from_numpy(np.asarray(_WritableInterface(array))).view(_DTYPES[dtype]).view(shape)
         else:
             params[name] = torch.empty(shape, dtype=_DTYPES[dtype])
             _bytes(params[name])[:] = array
@@ -153,29 +172,27 @@ def decode_params(wire: ParamsWire) -> Params:
 
 
 def encode_snapshot(snapshot: Snapshot, serial: int) -> SnapshotWire:
-    """Flatten a snapshot."""
     return SnapshotWire(serial, snapshot.version, encode_params(snapshot.params))
 
 
 def decode_snapshot(wire: SnapshotWire) -> Snapshot:
-    """The snapshot with tensors of its own."""
     return Snapshot(wire.version, decode_params(wire.params))
 
 
 def encode_value(value: Any, compressor: Compressor | None = None) -> Any:
-    """Flatten a report, and look whether it is finite; anything else (arrays, plain data classes) travels as it is.
+    """Flatten a report and check whether it is finite. Other values (arrays, plain data classes) are sent as they are.
 
     Args:
         value: What the program returned.
-        compressor: Compresses the gradient of a report; of one worker, since it keeps what rounding loses.
+        compressor: Compresses the gradients of one worker, whose residual it keeps.
     """
     if not isinstance(value, Report):
         return value
     update, finite = value.update, value.finite
-    grad, rounding = update.grad, None
+    grad, compression = update.grad, None
     if compressor is not None:
         compressed = compressor.compress(grad)
-        grad, rounding = compressed.tensors, (compressed.kind, compressed.dtypes)
+        grad, compression = compressed.tensors, (compressed.kind, compressed.dtypes)
         finite = compressed.finite and finite is not False
     elif finite is None:
         finite = all_finite(grad)
@@ -186,37 +203,40 @@ def encode_value(value: Any, compressor: Compressor | None = None) -> Any:
         update.weight,
         dict(update.metrics),
         finite,
-        rounding,
+        compression,
         value.count,
     )
 
 
 def decode_value(value: Any) -> Any:
-    """The inverse of `encode_value`."""
     if not isinstance(value, ReportWire):
         return value
-    assert value.grad is not None  # it has been joined again
+    assert value.grad is not None  # `join_grad` has put it back
     grad = decode_params(value.grad)
-    if value.rounding is not None:
-        grad = decompress(Compressed(*value.rounding, grad, value.finite))
+    if value.compression is not None:
+        grad = decompress(Compressed(*value.compression, grad, value.finite))
     return Report(value.version, value.shard, Update(grad, value.weight, value.metrics), value.finite, value.count)
 
 
-def split(result: ResultWire) -> tuple[ResultWire, ParamsWire | None]:
-    """A result without its gradient, and the gradient; None if it has none."""
+def decode_result(wire: ResultWire) -> Result:
+    return Result(wire.shard, decode_value(wire.value), wire.worker, wire.data_wait_s, wire.compute_s)
+
+
+def split_grad(result: ResultWire) -> tuple[ResultWire, ParamsWire | None]:
+    """Split a result into one without gradient and the gradient; None if it has none."""
     value = result.value
     if not isinstance(value, ReportWire):
         return result, None
     return replace(result, value=replace(value, grad=None)), value.grad
 
 
-def join(result: ResultWire, grad: ParamsWire | None) -> ResultWire:
-    """The inverse of `split`."""
+def join_grad(result: ResultWire, grad: ParamsWire | None) -> ResultWire:
+    """The inverse of `split_grad`."""
     return result if grad is None else replace(result, value=replace(result.value, grad=grad))
 
 
 def sum_reports(reports: Sequence[ReportWire]) -> ReportWire:
-    """The report of a group of consecutive shards: the sum in their order, with the bits that the server would get."""
+    """Sum the reports of a group of consecutive shards in their order, to the same bits as the server would."""
     decoded = [decode_value(report) for report in reports]
     total = sum_group([report.update for report in decoded])
     finite = all(report.finite for report in reports)
@@ -224,22 +244,22 @@ def sum_reports(reports: Sequence[ReportWire]) -> ReportWire:
     return report
 
 
-class _ReadOnly:
-    """Lets torch view read-only memory: it takes writable arrays only, and no tensor here is ever written to.
+class _WritableInterface:
+    """An array interface that calls read-only memory writable, since torch takes no other. Nobody writes to it.
 
-    The array made of it keeps it, and it keeps the memory.
+    An array made from it references it, and it references the memory.
     """
 
     def __init__(self, array: Bytes) -> None:
-        self._owner = array
+        self._array = array
         self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
 
 
 def _padded(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+    return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
 def _bytes(tensor: torch.Tensor) -> Bytes:
-    """The memory of a contiguous tensor on the CPU, not copied."""
+    """View the memory of a contiguous CPU tensor."""
     array: Bytes = tensor.reshape(-1).view(torch.uint8).numpy()
     return array

@@ -1,7 +1,7 @@
-"""The worker: builds the program of a recipe and runs shards with it, the next shard's episodes being made meanwhile.
+"""The worker: computes shards with a program while the next shard's episodes are prepared.
 
-A plain class, the same in this process and in a Ray actor; it does not know which of them it is in. Kept light: a
-worker's start is mostly the import of torch.
+A plain class, the same in this process and in a Ray actor. It imports little, since a worker's start is mostly the
+import of torch.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from distmeta.runtime.wire import ResultWire, SnapshotWire, decode_snapshot, enc
 
 
 class Worker:
-    """Runs shards.
+    """Computes shards.
 
     Args:
-        index: Number of this worker.
-        program: What to do with them.
-        threads: Threads of its tensor operations.
-        compression: How its updates are rounded (`outer.compression`).
+        index: Index of this worker.
+        program: What computes them.
+        threads: Threads of tensor operations.
+        compression: How updates are rounded for transport (`outer.compression`).
     """
 
     def __init__(self, index: int, program: Program, threads: int, compression: Compression = "none") -> None:
@@ -31,21 +31,18 @@ class Worker:
         keep_freed_memory()
         self._program = program
         self._compressor = None if compression == "none" else Compressor(compression)
-        self._cached: tuple[int, Snapshot] | None = None
+        self._snapshot: tuple[int, Snapshot] | None = None
 
     def run(self, work: Work, wire: SnapshotWire, shard: Shard, upcoming: Shard | None) -> ResultWire:
         """Compute a shard.
 
         Args:
-            work: Passed on to the program.
-            wire: The meta-parameters; decoded once, however many shards come with them.
-            shard: The tasks.
-            upcoming: The shard to prepare meanwhile; it may in the end be run by another worker.
-
-        Returns:
-            The shard's value and times.
+            work: What to compute; passed on to the program.
+            wire: The meta-parameters, decoded once for all shards that come with them.
+            shard: The shard.
+            upcoming: The shard to prepare meanwhile. It may be computed by another worker after all.
         """
-        snapshot = self._decoded(wire)
+        snapshot = self._decode(wire)
         if upcoming is not None:
             self._program.prepare(work, upcoming)
         value = self._program.run(work, snapshot, shard)
@@ -58,7 +55,7 @@ class Worker:
             compute_s=timing["compute_s"],
         )
 
-    def _decoded(self, wire: SnapshotWire) -> Snapshot:
-        if self._cached is None or self._cached[0] != wire.serial:
-            self._cached = wire.serial, decode_snapshot(wire)
-        return self._cached[1]
+    def _decode(self, wire: SnapshotWire) -> Snapshot:
+        if self._snapshot is None or self._snapshot[0] != wire.serial:
+            self._snapshot = wire.serial, decode_snapshot(wire)
+        return self._snapshot[1]

@@ -1,4 +1,4 @@
-"""Starting and leaving clusters."""
+"""Starting, connecting to and disconnecting from clusters."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from ..fakes import FakeRecipe, make_params, make_shards
 
 
 def descendants(pid: int) -> list[psutil.Process]:
-    found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
-    return found
+    processes: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+    return processes
 
 
-def still_there(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
-    """Those that have not ended in time; one that has, and whose end nobody has asked about, has ended."""
+def still_running(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Processes that have not ended after `timeout_s`; zombies have."""
     deadline = time.monotonic() + timeout_s
-    while alive := [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]:
+    while alive := [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]:
         if time.monotonic() > deadline:
             break
         time.sleep(0.2)
@@ -51,7 +51,7 @@ def fakes_by_value() -> Iterator[None]:
     cloudpickle.unregister_pickle_by_value(fakes)
 
 
-def test_a_cluster_of_its_own_serves_more_workers_than_cores_and_goes_with_the_executor(
+def test_a_local_cluster_holds_more_workers_than_cores_and_ends_with_the_executor(
     fakes_by_value: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert not ray.is_initialized()
@@ -70,16 +70,16 @@ def test_a_cluster_of_its_own_serves_more_workers_than_cores_and_goes_with_the_e
         executor.close()
         executor.close()
     assert not ray.is_initialized()
-    assert still_there(started, timeout_s=30) == []
+    assert still_running(started, timeout_s=30) == []
     assert {name: os.environ.get(name) for name in environment} == environment
     assert capfd.readouterr() == ("", "")
 
 
 def test_an_address_where_nothing_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"^runtime.address: no Ray cluster can be used at '127.0.0.1:9'"):
+    with pytest.raises(UserError, match=r"^runtime.address: cannot connect to a Ray cluster at '127.0.0.1:9'"):
         build_executor(RuntimeConfig(address="127.0.0.1:9"), FakeRecipe())
     monkeypatch.setenv("RAY_ADDRESS", "nonsense")
-    with pytest.raises(UserError, match=r"^RAY_ADDRESS: no Ray cluster can be used at 'nonsense'"):
+    with pytest.raises(UserError, match=r"^RAY_ADDRESS: cannot connect to a Ray cluster at 'nonsense'"):
         build_executor(RuntimeConfig(), FakeRecipe())
 
 
@@ -102,7 +102,7 @@ def driver() -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
-def test_a_cluster_that_was_there_before_is_used_and_left(
+def test_an_existing_cluster_is_used_and_goes_on(
     driver: subprocess.Popen[str], fakes_by_value: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert driver.stdout is not None
@@ -123,4 +123,4 @@ def test_a_killed_driver_leaves_no_process(driver: subprocess.Popen[str]) -> Non
     started = descendants(driver.pid)
     assert any("raylet" in process.name() for process in started)
     driver.send_signal(signal.SIGKILL)
-    assert still_there(started, timeout_s=120) == []  # Ray's agents take a minute to notice
+    assert still_running(started, timeout_s=120) == []  # Ray's agents take a minute to notice

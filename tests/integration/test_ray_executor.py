@@ -1,4 +1,4 @@
-"""The contract of executors, held by both, and what happens on Ray when workers fail. One cluster for all tests."""
+"""The contract of both executors, and failures of workers on Ray. One cluster for all tests."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def cluster() -> Iterator[None]:
     started = connect(RuntimeConfig(workers=3))
     assert started.started
     yield
-    started.leave()
+    started.disconnect()
     cloudpickle.unregister_pickle_by_value(fakes)
 
 
 @pytest.fixture
 def build(cluster: None) -> Iterator[Build]:
     """Makes executors and closes them."""
-    made: list[Executor] = []
+    executors: list[Executor] = []
 
     def make(kind: str = "ray", recipe: FakeRecipe | None = None, **fields: Any) -> Executor:
         tolerance = {name: fields.pop(name) for name in ToleranceConfig.model_fields.keys() & fields.keys()}
         config = RuntimeConfig(**{"executor": kind, "tolerance": tolerance, **fields})
-        made.append(build_executor(config, recipe or FakeRecipe()))
-        return made[-1]
+        executors.append(build_executor(config, recipe or FakeRecipe()))
+        return executors[-1]
 
     yield make
-    for executor in made:
+    for executor in executors:
         executor.close()
 
 
@@ -57,8 +57,8 @@ def assert_exact(executor: Executor, count: int = 7, version: int = 0) -> None:
     snapshot, shards = Snapshot(version, make_params()), make_shards(count)
     results = list(executor.map(Work("update"), snapshot, shards))
     assert sorted(result.shard for result in results) == list(range(count))
-    found = {result.shard: bits(result.value.update.grad) for result in results}
-    assert found == dict(expected_bits(snapshot, shards))
+    updates = {result.shard: bits(result.value.update.grad) for result in results}
+    assert updates == dict(expected_bits(snapshot, shards))
     assert {result.value.version for result in results} == {version}
     assert {(result.data_wait_s, result.compute_s) for result in results} == {(0.25, 0.5)}
 
@@ -88,16 +88,16 @@ def test_contract(build: Build, kind: str) -> None:
     executor.close()
 
 
-def test_workers_that_have_started_while_nobody_looked_are_ready(build: Build) -> None:
+def test_workers_that_started_while_the_driver_was_busy_are_ready(build: Build) -> None:
     executors = [build(workers=2, cpus_per_worker=0.5) for _ in range(2)]
-    time.sleep(5.0)  # answers of all kinds lie there, to be taken in any order
+    time.sleep(5.0)  # answers of all kinds have arrived and are taken in any order
     for executor in executors:
         executor.ready()
         assert executor.num_workers == 2
         assert_exact(executor)
 
 
-def test_the_next_calls_shards_are_prepared_by_those_who_will_run_them(build: Build) -> None:
+def test_shards_of_the_next_call_are_prepared_by_the_workers_that_will_run_them(build: Build) -> None:
     executor = build(recipe=FakeRecipe(seconds=0.1), workers=2)
     executor.ready()
     results = list(executor.map(Work("about"), Snapshot(0, make_params()), make_shards(2), make_shards(2, 1000)))
@@ -110,7 +110,9 @@ def test_the_next_calls_shards_are_prepared_by_those_who_will_run_them(build: Bu
     ("trouble", "error", "message"),
     [("raise", WorkerError, "ValueError: boom at this shard"), ("user_error", UserError, "^store: 'x' is no image")],
 )
-def test_exceptions_surface(build: Build, kind: str, trouble: Trouble, error: type[Exception], message: str) -> None:
+def test_exceptions_of_the_program_are_raised_in_the_driver(
+    build: Build, kind: str, trouble: Trouble, error: type[Exception], message: str
+) -> None:
     executor = build(kind, FakeRecipe(trouble, shard=2), workers=1)
     with pytest.raises(error, match=message) as caught:
         list(executor.map(Work("update"), Snapshot(0, make_params()), make_shards(4)))
@@ -122,7 +124,7 @@ def test_exceptions_surface(build: Build, kind: str, trouble: Trouble, error: ty
     assert executor.counts["restarts"] == 0
 
 
-def test_an_exception_at_the_start_surfaces(build: Build) -> None:
+def test_an_exception_at_the_start_is_raised_in_the_driver(build: Build) -> None:
     executor = build(recipe=FakeRecipe("build_user_error"), workers=1)
     with pytest.raises(UserError, match=r"^tasks.store: no store 'x'$"):
         executor.ready()
@@ -153,7 +155,7 @@ def test_a_shard_that_hangs_does_not_hold_up_the_step(build: Build, tmp_path: Pa
     assert executor.counts["restarts"] == 0
 
 
-def test_a_worker_that_gives_no_sign_of_life_is_replaced(build: Build) -> None:
+def test_a_worker_that_answers_no_heartbeat_is_replaced(build: Build) -> None:
     executor = build(recipe=FakeRecipe(seconds=0.01), workers=2, heartbeat_timeout_s=2.0, speculate=False)
     executor.ready()
     about = list(executor.map(Work("about"), Snapshot(0, make_params()), make_shards(4)))
@@ -163,11 +165,11 @@ def test_a_worker_that_gives_no_sign_of_life_is_replaced(build: Build) -> None:
     [incident] = executor.incidents()
     assert (incident.kind, incident.worker, incident.outcome) == ("silent", about[0].worker, "restart")
     executor.ready()
-    while executor.num_workers < 2:  # the stopped process is ended and gives its place to the new one
+    while executor.num_workers < 2:  # the stopped process is killed and its resources go to the new one
         assert_exact(executor, version=1)
 
 
-def test_a_driver_that_was_elsewhere_takes_no_worker_for_silent(build: Build) -> None:
+def test_no_worker_is_taken_for_silent_while_the_driver_was_busy(build: Build) -> None:
     executor = build(recipe=FakeRecipe(seconds=1.0), workers=1, heartbeat_timeout_s=2.0)
     executor.ready()
     for version in range(2):
@@ -176,19 +178,19 @@ def test_a_driver_that_was_elsewhere_takes_no_worker_for_silent(build: Build) ->
     assert executor.counts["restarts"] == 0
 
 
-def test_a_worker_that_keeps_dying_is_left_out(build: Build, tmp_path: Path) -> None:
+def test_a_worker_that_keeps_dying_is_excluded(build: Build, tmp_path: Path) -> None:
     executor = build(recipe=FakeRecipe("all_but_one_die", folder=str(tmp_path)), workers=2, max_worker_failures=2)
     executor.ready()
     version = 0
-    while not executor.counts["left_out"]:
+    while not executor.counts["excluded"]:
         assert_exact(executor, version=version)
         version += 1
     assert executor.counts["worker_died"] == 2
     assert_exact(executor, version=version)
     assert executor.num_workers == 1
-    out = [incident for incident in executor.incidents() if incident.kind == "left_out"]
-    assert "failed 2 times in a row" in out[0].detail
-    assert "ActorDiedError" in out[0].detail
+    incidents = [incident for incident in executor.incidents() if incident.kind == "excluded"]
+    assert "failed 2 times in a row" in incidents[0].detail
+    assert "ActorDiedError" in incidents[0].detail
 
 
 def test_a_result_that_cannot_be_used_is_computed_again_elsewhere(build: Build) -> None:
@@ -203,7 +205,7 @@ def test_a_result_that_cannot_be_used_is_computed_again_elsewhere(build: Build) 
     assert len({one.worker for one in results if one.shard == results[0].shard}) == 2
 
 
-def test_groups_are_added_near_their_workers_to_the_same_bits(build: Build) -> None:
+def test_groups_are_summed_near_their_workers_to_the_same_bits(build: Build) -> None:
     executor = build(recipe=FakeRecipe(seconds=0.005), workers=2, aggregate="node")
     executor.ready()
     params = {name: tensor for name, tensor in make_params().items() if tensor.is_floating_point()}
@@ -277,12 +279,12 @@ def test_two_calls_at_once_are_refused(build: Build) -> None:
     first = executor.map(Work("update"), Snapshot(0, make_params()), make_shards(2))
     next(first)
     assert len(list(executor.map(Work("update"), Snapshot(1, make_params()), make_shards(1)))) == 1
-    with pytest.raises(RuntimeError, match="another call was begun"):
+    with pytest.raises(RuntimeError, match="another call was started"):
         next(first)
 
 
 def test_workers_that_do_not_fit_are_refused(cluster: None) -> None:
     with pytest.raises(
-        UserError, match=r"^runtime.workers: no room for 2 workers of 50 CPUs each; the cluster has \d+"
+        UserError, match=r"^runtime.workers: not enough resources for 2 workers of 50 CPUs each; the cluster has \d+"
     ):
         RayExecutor(RuntimeConfig(workers=2, cpus_per_worker=50.0), FakeRecipe(), placement_timeout_s=0.5)

@@ -1,1 +1,1 @@
-"""Scheduling and failure policies: pure functions and state machines that know no Ray."""
+"""Scheduling and failure policies: pure functions and state machines that import no Ray."""

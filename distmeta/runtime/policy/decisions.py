@@ -1,6 +1,7 @@
-"""What to do about failures: pure functions that return data.
+"""Failure policy: pure functions that decide what to do about a failure.
 
-The executor acts on these decisions and decides nothing itself, so every case is tested without a cluster.
+They return data and do nothing themselves, so that every case is tested without a cluster. The supervisor
+(`distmeta.runtime.ray.supervisor`) acts on failures of shards and workers, the outer step on nonfinite updates.
 """
 
 from __future__ import annotations
@@ -22,23 +23,29 @@ FailureKind = Literal[
     "user_error",
     "nonfinite",
 ]
-"""The worker's process ended; its machine is gone; it was ended for its memory; it did not answer in time; it gave no
-sign of life; Ray lost an object; the program raised, or raised what a user has to mend; the update is of no use."""
+"""What failed:
 
-LONGEST_REST_S = 30.0
-_TRACE_LINES = 6
-"""Last lines of a worker's traceback that its error repeats."""
+- `worker_died`: the worker's process ended; `node_lost`: with its node; `out_of_memory`: it was killed for its memory;
+- `timed_out`: a shard, or the start of a worker, took too long; `silent`: heartbeats were not answered;
+- `object_lost`: Ray lost an object;
+- `program_raised`: the program raised an exception; `user_error`: one that the user has to fix;
+- `nonfinite`: the update has an entry that is infinite or not a number.
+"""
+
+MAX_BACKOFF_S = 30.0
+_MAX_TRACEBACK_LINES = 6
+"""Last lines of a worker's traceback that the driver's error repeats."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One failed attempt at a shard, or at starting a worker.
+    """One failed attempt to compute a shard or to start a worker.
 
     Attributes:
-        kind: What happened.
-        worker: The worker that tried.
-        detail: One line for people.
-        traceback: All that is known.
+        kind: What failed.
+        worker: The worker that failed.
+        detail: One line for the user.
+        traceback: The full text of the error.
     """
 
     kind: FailureKind
@@ -48,12 +55,12 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Policy:
-    """How much is borne.
+class FailureLimits:
+    """Failure limits.
 
     Attributes:
-        max_shard_retries: So many failures of one shard are; the next one ends the run.
-        max_worker_failures: After so many in a row, without a shard in between, a worker is left out.
+        max_shard_retries: How many failures of one shard are retried; the next one ends the run.
+        max_worker_failures: Failures in a row, without a finished shard in between, after which a worker is excluded.
     """
 
     max_shard_retries: int
@@ -62,86 +69,87 @@ class Policy:
 
 @dataclass(frozen=True)
 class Retry:
-    """Try the shard again. The worker `exclude` shall not get it, as long as there is another one."""
+    """Compute the shard again: not on worker `exclude`, as long as there is another one."""
 
     exclude: int | None
 
 
 @dataclass(frozen=True)
 class Drop:
-    """Go on without the shard, for this reason."""
+    """Go on without the shard."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Abort:
-    """Give up, for this reason."""
+    """End the run."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Restart:
-    """Start the worker anew after a rest."""
+    """Restart the worker after a backoff."""
 
     after_s: float
 
 
 @dataclass(frozen=True)
-class LeaveOut:
-    """Go on without the worker, for this reason."""
+class Exclude:
+    """Go on without the worker."""
 
     reason: str
 
 
-def on_failure(shard: int, failures: Sequence[Failure], policy: Policy, others: int) -> Retry | Abort:
+def on_shard_failure(shard: int, failures: Sequence[Failure], limits: FailureLimits, num_others: int) -> Retry | Abort:
     """Decide about a shard after its newest failure.
 
-    A shard is a pure function of its snapshot, so a lost attempt costs time and nothing else. An exception of the
-    program may be the fault of the machine (a missing file, a faulty device) only if another worker gets on.
+    A shard is a pure function of its snapshot, so a lost attempt costs nothing but time. An exception of the program is
+    retried on another worker, where there is one, since the machine may be at fault: a missing file, a faulty device.
 
     Args:
-        shard: Its index.
-        failures: All failures of the shard in this step, the newest last; at least one.
-        policy: How many are borne.
-        others: Workers at hand besides the one that failed.
+        shard: Index of the shard.
+        failures: All failures of the shard in this call, the newest last; at least one.
+        limits: How many are tolerated.
+        num_others: Active workers besides the one that failed.
     """
     newest = failures[-1]
     if newest.kind == "user_error":
         return Abort(newest.detail)
     if newest.kind == "program_raised":
-        raised = {failure.worker for failure in failures if failure.kind == "program_raised"}
-        if len(raised) > 1 or others == 0:
+        raised_on = {failure.worker for failure in failures if failure.kind == "program_raised"}
+        if len(raised_on) > 1 or num_others == 0:
             return Abort(f"shard {shard} raised on worker {newest.worker}: {newest.detail}")
-    if len(failures) > policy.max_shard_retries:
-        limit = f"runtime.tolerance.max_shard_retries is {policy.max_shard_retries}"
-        return Abort(f"shard {shard} failed {len(failures)} times ({limit}): {_listed(failures)}")
+    if len(failures) > limits.max_shard_retries:
+        limit = f"runtime.tolerance.max_shard_retries is {limits.max_shard_retries}"
+        return Abort(f"shard {shard} failed {len(failures)} times ({limit}): {_summary(failures)}")
     return Retry(exclude=None if newest.kind == "object_lost" else newest.worker)
 
 
-def on_worker_failure(failures: Sequence[Failure], policy: Policy, others: int) -> Restart | LeaveOut | Abort:
+def on_worker_failure(failures: Sequence[Failure], limits: FailureLimits, num_others: int) -> Restart | Exclude | Abort:
     """Decide about a worker after its newest failure.
 
-    A lost machine is not its worker's fault. Rests grow, so that a worker that dies at once does not keep a machine
-    busy with starting it.
+    A lost node does not count against its worker. The backoff grows exponentially, so that a worker that dies at once
+    does not keep a node busy with starting it.
 
     Args:
-        failures: Those in a row, without a shard in between, the newest last; at least one.
-        policy: How many are borne.
-        others: Workers at work besides this one.
+        failures: Failures in a row, without a finished shard in between, the newest last; at least one.
+        limits: How many are tolerated.
+        num_others: Active workers besides this one.
     """
     newest = failures[-1]
-    own = [failure for failure in failures if failure.kind != "node_lost"]
+    counted = [failure for failure in failures if failure.kind != "node_lost"]
     raised = newest.kind in ("program_raised", "user_error")
-    if raised and not others:
+    if raised and not num_others:
         return Abort(f"worker {newest.worker}: {newest.detail}")
-    if newest.kind == "node_lost" or len(own) < 2:
+    if newest.kind == "node_lost" or len(counted) < 2:
         return Restart(0.0)
-    if len(own) < policy.max_worker_failures or (not others and len(own) <= policy.max_worker_failures):
-        return Restart(min(2.0 ** (len(own) - 2), LONGEST_REST_S))
-    reason = f"worker {newest.worker} failed {len(own)} times in a row: {_listed(own)}"
-    return LeaveOut(reason) if others else Abort(reason)
+    last_chance = not num_others and len(counted) <= limits.max_worker_failures
+    if len(counted) < limits.max_worker_failures or last_chance:
+        return Restart(min(2.0 ** (len(counted) - 2), MAX_BACKOFF_S))
+    reason = f"worker {newest.worker} failed {len(counted)} times in a row: {_summary(counted)}"
+    return Exclude(reason) if num_others else Abort(reason)
 
 
 def on_nonfinite(
@@ -149,44 +157,44 @@ def on_nonfinite(
 ) -> Retry | Drop | Abort:
     """Decide about an update with an entry that is infinite or not a number.
 
-    The same bits from a second worker rule out a faulty machine.
+    It is computed once more by another worker: the same bits from both rule out a faulty machine.
 
     Args:
-        shard: Its index.
-        workers: Those that have computed such an update for it in this step.
-        num_workers: Workers at work.
-        policy: What the configuration wants then (`outer.nonfinite`).
+        shard: Index of the shard.
+        workers: Workers that have computed such an update for it in this step.
+        num_workers: Active workers.
+        policy: What to do then (`outer.nonfinite`).
     """
     if len(workers) == 1 and num_workers > 1:
         return Retry(exclude=workers[0])
     reason = f"the update of shard {shard} is nonfinite (an entry is infinite or not a number)"
     if policy == "drop":
         return Drop(reason)
-    return Abort(f"{reason}; a lower rate or outer.clip_norm may help, outer.nonfinite=drop leaves such shards out")
+    return Abort(f"{reason}; a lower outer.lr or outer.clip_norm may help, outer.nonfinite=drop skips such shards")
 
 
-def loses_worker(kind: FailureKind) -> bool:
-    """True if the worker is of no more use and has to be replaced. One whose program raised may be in any state."""
+def is_worker_failure(kind: FailureKind) -> bool:
+    """Whether the worker has to be replaced. One whose program raised may be in any state."""
     return kind not in ("object_lost", "nonfinite")
 
 
-def surfaced(cause: BaseException | None, place: str, traceback: str) -> DistmetaError:
-    """The error to raise in the driver for an exception of a program.
+def driver_error(cause: BaseException | None, location: str, traceback: str) -> DistmetaError:
+    """Make the error that the driver raises for an exception of the program.
 
-    Errors that a user can mend pass unchanged. Anything else becomes a `WorkerError` with its type, its message and the
-    end of its traceback.
+    Errors that a user can fix are raised unchanged. Anything else becomes a `WorkerError` with its type, its message
+    and the end of its traceback.
 
     Args:
-        cause: The exception, where it could be sent.
-        place: Where it happened.
+        cause: The exception; None if it could not be sent.
+        location: Where it was raised.
         traceback: Its formatted traceback.
     """
     if isinstance(cause, DistmetaError):
         return cause
     lines = [line for line in traceback.rstrip().splitlines() if line.strip()]
     title = f"{type(cause).__name__}: {cause}" if cause is not None else lines[-1] if lines else "unknown error"
-    return WorkerError("\n".join([f"{place}: {title}", *lines[-_TRACE_LINES:]]))
+    return WorkerError("\n".join([f"{location}: {title}", *lines[-_MAX_TRACEBACK_LINES:]]))
 
 
-def _listed(failures: Sequence[Failure]) -> str:
+def _summary(failures: Sequence[Failure]) -> str:
     return "; ".join(f"worker {failure.worker}: {failure.detail or failure.kind}" for failure in failures)

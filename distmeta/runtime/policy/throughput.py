@@ -1,53 +1,53 @@
-"""How fast workers are: the median of their newest shards, in seconds a task, for each kind of work."""
+"""How fast workers are: seconds per task, the median of each worker's newest shards."""
 
 from __future__ import annotations
 
 import statistics
 from collections import deque
 
-from distmeta.core.types import Work
+MIN_SAMPLES = 3
+"""Shards that must have been computed, by all workers together, before anything is known."""
+WINDOW = 5
+"""Newest shards of a worker that count."""
+SLOW_FACTOR = 1.5
+"""A worker is slow if it needs this many times what the typical worker needs."""
 
-FEWEST_SAMPLES = 3
-"""Shards of a work that have to be done, by whomever, before anything is said about it."""
-NEWEST_SAMPLES = 5
-SLOW = 1.5
-"""A worker is slow if it needs this many times what the typical one needs."""
 
-
-class Paces:
-    """What is known about the workers."""
+class Throughput:
+    """Seconds per task of each worker, for one kind of work."""
 
     def __init__(self) -> None:
-        self._samples: dict[Work, dict[int, deque[float]]] = {}
-        self._medians: dict[Work, dict[int, float]] = {}
-        self._typical: dict[Work, float | None] = {}
+        self._samples: dict[int, deque[float]] = {}
+        self._medians: dict[int, float] = {}
+        self._typical: float | None = None
+        self._typical_is_current = False
 
-    def record(self, work: Work, worker: int, seconds: float) -> None:
-        """A worker has needed `seconds` a task."""
-        samples = self._samples.setdefault(work, {}).setdefault(worker, deque(maxlen=NEWEST_SAMPLES))
-        samples.append(seconds)
-        self._medians.setdefault(work, {})[worker] = statistics.median(samples)
-        self._typical.pop(work, None)
+    def record(self, worker: int, seconds_per_task: float) -> None:
+        """Record a finished shard."""
+        samples = self._samples.setdefault(worker, deque(maxlen=WINDOW))
+        samples.append(seconds_per_task)
+        self._medians[worker] = statistics.median(samples)
+        self._typical_is_current = False
 
-    def forget(self, worker: int) -> None:
-        """A worker is gone, or is to be taken for a typical one."""
-        for work in self._samples:
-            self._samples[work].pop(worker, None)
-            self._medians[work].pop(worker, None)
-        self._typical.clear()
+    def remove(self, worker: int) -> None:
+        """Remove a worker's samples, so that it counts as a typical one."""
+        self._samples.pop(worker, None)
+        self._medians.pop(worker, None)
+        self._typical_is_current = False
 
-    def of(self, work: Work, worker: int) -> float | None:
-        """A worker's pace; that of the typical one if it has done nothing yet; None if nothing is known."""
-        return self._medians.get(work, {}).get(worker) or self.typical(work)
+    def seconds_per_task(self, worker: int) -> float | None:
+        """What a worker needs; what the typical one needs if it has no samples; None if nothing is known."""
+        return self._medians.get(worker) or self.typical()
 
-    def typical(self, work: Work) -> float | None:
-        """The pace of the worker in the middle; None if too little is known."""
-        if work not in self._typical:
-            enough = sum(map(len, self._samples.get(work, {}).values())) >= FEWEST_SAMPLES
-            self._typical[work] = statistics.median_low(self._medians[work].values()) if enough else None
-        return self._typical[work]
+    def typical(self) -> float | None:
+        """Seconds per task of the median worker; None if there are fewer than `MIN_SAMPLES`."""
+        if not self._typical_is_current:
+            is_known = sum(map(len, self._samples.values())) >= MIN_SAMPLES
+            self._typical = statistics.median_low(self._medians.values()) if is_known else None
+            self._typical_is_current = True
+        return self._typical
 
-    def slow(self, work: Work, worker: int) -> bool:
-        """Whether a worker is known to be much slower than the typical one."""
-        pace, typical = self.of(work, worker), self.typical(work)
-        return pace is not None and typical is not None and pace > SLOW * typical
+    def is_slow(self, worker: int) -> bool:
+        """Whether a worker is much slower than the typical one."""
+        seconds, typical = self.seconds_per_task(worker), self.typical()
+        return seconds is not None and typical is not None and seconds > SLOW_FACTOR * typical

@@ -1,1 +1,1 @@
-"""The executor over Ray actors: the one place, besides job submission, that imports Ray."""
+"""The executor over Ray actors. Ray is imported only here and in job submission."""

@@ -1,4 +1,4 @@
-"""The Ray actor around a worker, and how to end one whose process does not listen any more."""
+"""The Ray actor around a worker, and how to kill an actor's process that no longer responds."""
 
 from __future__ import annotations
 
@@ -14,94 +14,102 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distmeta.core.types import Shard, Work
 from distmeta.runtime.compression import Compression
 from distmeta.runtime.executor import Recipe
-from distmeta.runtime.memory import map_object_store
-from distmeta.runtime.wire import ParamsWire, ReportWire, ResultWire, SnapshotWire, split, sum_reports
+from distmeta.runtime.memory import prefault_object_store
+from distmeta.runtime.wire import (
+    ParamsWire,
+    ReportWire,
+    ResultWire,
+    ShardRequest,
+    SnapshotWire,
+    split_grad,
+    sum_reports,
+)
 from distmeta.runtime.worker import Worker
 
-PULSE = "pulse"
-"""Concurrency group of the calls that are answered while a shard is computed."""
+HEARTBEAT = "heartbeat"
+"""Concurrency group of the methods that are answered while a shard is computed."""
 
-LARGE_UPDATE = 1 << 20
-"""Bytes of an update from which its way is worth some care: memory mapped beforehand, sums near the workers."""
-_FORGOTTEN_AT_MOST = 256
+LARGE_UPDATE_BYTES = 1 << 20
+"""Size from which the object store is prefaulted, and updates of several nodes are summed near their workers."""
+_MAX_CANCELLED = 256
 
 
 @dataclass(frozen=True)
-class Whereabouts:
-    """Where an actor runs: Ray's id of the node, its address, the process."""
+class Location:
+    """Where an actor runs.
 
-    node: str
+    Attributes:
+        node_id: Ray's id of the node.
+        host: Address of the node.
+        pid: Id of the process.
+    """
+
+    node_id: str
     host: str
     pid: int
 
 
 class WorkerActor:
-    """Builds its worker in a call, so that an exception there is the call's result."""
+    """A worker in a Ray actor. It is built by a method, so that the caller gets the exception if that fails."""
 
     def __init__(self) -> None:
-        self._forgotten: dict[tuple[int, int], None] = {}
-        self._mapped = False
+        self._cancelled: dict[tuple[int, int], None] = {}
+        self._prefaulted = False
 
-    def hello(self) -> Whereabouts:
-        """The first answer: there was room for the actor, and its process runs."""
-        node: str = ray.get_runtime_context().get_node_id()
-        return Whereabouts(node, ray.util.get_node_ip_address(), os.getpid())  # type: ignore[no-untyped-call]
+    def locate(self) -> Location:
+        """The first answer of an actor: Ray had the resources for it, and its process runs."""
+        node_id: str = ray.get_runtime_context().get_node_id()
+        return Location(node_id, ray.util.get_node_ip_address(), os.getpid())  # type: ignore[no-untyped-call]
 
-    def start(self, index: int, recipe: Recipe, threads: int, compression: Compression) -> Whereabouts:
-        """Build the worker. Says again where it is: this answer may be seen before that of `hello`."""
+    def start(self, index: int, recipe: Recipe, threads: int, compression: Compression) -> Location:
+        """Build the worker. Returns the location once more, since this answer may be seen before that of `locate`."""
         torch.set_num_threads(threads)
         self._worker = Worker(index, recipe.build(), threads, compression)
-        return self.hello()
+        return self.locate()
 
-    def run_split(
-        self, key: tuple[int, int], work: Work, wire: SnapshotWire, shard: Shard, upcoming: Shard | None
-    ) -> tuple[ResultWire | None, ParamsWire | None]:
-        """See `run`; the gradient is a second object, which stays where it is until it is wanted somewhere."""
-        result = self.run(key, work, wire, shard, upcoming)
-        return (None, None) if result is None else split(result)
+    def run(self, request: ShardRequest, wire: SnapshotWire) -> ResultWire | None:
+        """Compute a shard; None if its request was cancelled before it started."""
+        if request.key in self._cancelled:
+            del self._cancelled[request.key]
+            return None
+        if not self._prefaulted and wire.params.num_bytes >= LARGE_UPDATE_BYTES:
+            self._prefaulted = True
+            prefault_object_store()
+        return self._worker.run(request.work, wire, request.shard, request.upcoming)
 
-    def add(self, reports: Sequence[ReportWire], *grads: ParamsWire) -> ReportWire:
-        """The sum of a group's reports, near the workers that made them."""
+    def run_split(self, request: ShardRequest, wire: SnapshotWire) -> tuple[ResultWire | None, ParamsWire | None]:
+        """Compute a shard as `run` does. The gradient is a second object, which stays on this node until fetched."""
+        result = self.run(request, wire)
+        return (None, None) if result is None else split_grad(result)
+
+    def sum(self, reports: Sequence[ReportWire], *grads: ParamsWire) -> ReportWire:
+        """Sum the reports of a group, whose gradients are objects of their own."""
         return sum_reports([replace(report, grad=grad) for report, grad in zip(reports, grads, strict=True)])
 
-    def run(
-        self, key: tuple[int, int], work: Work, wire: SnapshotWire, shard: Shard, upcoming: Shard | None
-    ) -> ResultWire | None:
-        """See `Worker.run`; None if the shard `key` was to be forgotten before it was begun."""
-        if key in self._forgotten:
-            del self._forgotten[key]
-            return None
-        if not self._mapped and wire.params.num_bytes >= LARGE_UPDATE:
-            self._mapped = True
-            map_object_store()
-        return self._worker.run(work, wire, shard, upcoming)
+    def cancel(self, key: tuple[int, int]) -> None:
+        """Skip a shard that another worker has finished, unless it has started."""
+        self._cancelled[key] = None
+        while len(self._cancelled) > _MAX_CANCELLED:
+            del self._cancelled[next(iter(self._cancelled))]
 
-    def forget(self, key: tuple[int, int]) -> None:
-        """Another worker has done this shard."""
-        self._forgotten[key] = None
-        while len(self._forgotten) > _FORGOTTEN_AT_MOST:
-            del self._forgotten[next(iter(self._forgotten))]
-
-    def pulse(self) -> bool:
-        """A sign of life."""
+    def heartbeat(self) -> bool:
         return True
 
 
-def end_process(where: Whereabouts) -> None:
-    """Kill an actor's process on its own node. Ray asks a process to end, which one that is stopped never does."""
-    if ray.get_runtime_context().get_node_id() == where.node:
-        _kill(where.pid)
+def kill_process(location: Location) -> None:
+    """Kill an actor's process from its own node. Ray asks a process to exit, which a stopped process never does."""
+    if ray.get_runtime_context().get_node_id() == location.node_id:
+        _kill(location.pid)
         return
-    strategy = NodeAffinitySchedulingStrategy(where.node, soft=False)
+    strategy = NodeAffinitySchedulingStrategy(location.node_id, soft=False)
     task: Any = ray.remote(_kill)
-    task.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(where.pid)
+    task.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(location.pid)
 
 
 def _kill(pid: int) -> None:
-    """Kill a process if it is a worker of Ray: its number may have passed to another."""
+    """Kill a process if it is a Ray worker: its id may have been given to another process."""
     with contextlib.suppress(psutil.Error, ProcessLookupError):
         if "".join(psutil.Process(pid).cmdline()).startswith("ray::"):
             os.kill(pid, signal.SIGKILL)

@@ -1,13 +1,14 @@
-"""Finding, starting and leaving the Ray cluster, and room in it.
+"""The connection to a Ray cluster, and the resources of that cluster.
 
-An address (`runtime.address`, then RAY_ADDRESS) is connected to; without one, a cluster is started for this process: on
-loopback only, with Ray's token authentication, without dashboard and usage reports, and ended with it.
+The process connects to an address (`runtime.address`, then RAY_ADDRESS). Without one it starts a cluster that ends with
+it: on loopback only, with Ray's token authentication, without dashboard and usage reports.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import socket
@@ -26,12 +27,12 @@ from distmeta.core.logs import quiet
 
 OBJECT_STORE_BYTES = 1 << 30
 MIN_OBJECT_STORE_BYTES = 1 << 27
-OWN_PLACEMENT_TIMEOUT_S = 10.0
-REACH_TIMEOUT_S = 10.0
-_ROOM_POLL_S = 0.2
+LOCAL_PLACEMENT_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 10.0
+_CAPACITY_POLL_S = 0.2
 _SHARED_MEMORY = "/dev/shm"
 
-_FORWARDED = ("DISTMETA_DATA", "DISTMETA_HOME")
+_FORWARDED_VARIABLES = ("DISTMETA_DATA", "DISTMETA_HOME")
 
 
 @dataclass(frozen=True)
@@ -39,93 +40,96 @@ class Cluster:
     """A connection to Ray.
 
     Attributes:
-        started: This process started the cluster.
-        leave: Ends the connection, and a cluster that this process started with it.
+        started: Whether this process started the cluster.
+        disconnect: Closes the connection, and stops the cluster if this process started it.
     """
 
     started: bool
-    leave: Callable[[], None]
+    disconnect: Callable[[], None]
 
     def worker_environment(self, threads: int) -> dict[str, str]:
-        """Variables to set for workers; those of a cluster started here inherit them, which starts them sooner."""
-        return {} if self.started else _environment(threads)
+        """Environment variables to set for workers. In a cluster started here they inherit them, which is faster."""
+        return {} if self.started else _worker_environment(threads)
 
 
 def connect(config: RuntimeConfig, object_store_bytes: int | None = None) -> Cluster:
-    """Use the Ray that this process is connected to already, or the one at the configured address, or start one.
+    """Use the cluster that this process is connected to, or connect to the configured address, or start a cluster.
 
     Args:
-        config: Address, and the workers for which a cluster that is started needs room.
-        object_store_bytes: Size of its object store; None takes a gibibyte.
+        config: Address, and the workers that a cluster started here must have resources for.
+        object_store_bytes: Size of its object store; None is a gibibyte.
 
     Raises:
         UserError: Nothing answers at the address, or it refuses this process.
     """
     if ray.is_initialized():
-        return Cluster(started=False, leave=lambda: None)
+        return Cluster(started=False, disconnect=lambda: None)
     address = config.address or os.environ.get("RAY_ADDRESS")
     if address and address != "local":
-        _join(address, "runtime.address" if config.address else "RAY_ADDRESS")
+        _connect_to(address, "runtime.address" if config.address else "RAY_ADDRESS")
     else:
-        _start(config, _within_memory(object_store_bytes or OBJECT_STORE_BYTES))
-    return Cluster(started=not address or address == "local", leave=ray.shutdown)
+        _start_local(config, _limit_to_memory(object_store_bytes or OBJECT_STORE_BYTES))
+    return Cluster(started=not address or address == "local", disconnect=ray.shutdown)
 
 
-def await_room(config: RuntimeConfig, cluster: Cluster, timeout_s: float) -> None:
-    """Wait until the workers to begin with fit on the machines that are there.
+def wait_for_capacity(config: RuntimeConfig, cluster: Cluster, timeout_s: float) -> None:
+    """Wait until the cluster's nodes have resources for the initial workers.
 
     Raises:
-        UserError: They do not within the time allowed.
+        UserError: They have not after `timeout_s`.
     """
-    share = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
-    bundle = {name: amount for name, amount in share.items() if amount > 0}
-    deadline = time.monotonic() + (min(timeout_s, OWN_PLACEMENT_TIMEOUT_S) if cluster.started else timeout_s)
-    while _room(bundle) < config.min_workers:
+    deadline = time.monotonic() + (min(timeout_s, LOCAL_PLACEMENT_TIMEOUT_S) if cluster.started else timeout_s)
+    while _capacity(_resources(config)) < config.min_workers:
         if time.monotonic() > deadline:
-            raise no_room(config)
-        time.sleep(_ROOM_POLL_S)
+            raise insufficient_capacity(config)
+        time.sleep(_CAPACITY_POLL_S)
 
 
-def no_room(config: RuntimeConfig) -> UserError:
-    """The error for workers that do not fit."""
+def insufficient_capacity(config: RuntimeConfig) -> UserError:
+    """Make the error for a cluster without resources for the initial workers."""
     free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    wanted = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
-    bundle = {name: amount for name, amount in wanted.items() if amount > 0}
-    listed = ", ".join(f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}s free" for name in bundle)
-    each = " and ".join(f"{amount:g} {name}s" for name, amount in bundle.items())
+    resources = _resources(config)
+    listed = ", ".join(f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}s free" for name in resources)
+    each = " and ".join(f"{amount:g} {name}s" for name, amount in resources.items())
     return UserError(
-        f"no room for {config.min_workers} workers of {each} each; the cluster has {listed}",
+        f"not enough resources for {config.min_workers} workers of {each} each; the cluster has {listed}",
         where="runtime.workers",
         allowed="fewer workers, or smaller runtime.cpus_per_worker and runtime.gpus_per_worker",
     )
 
 
-def _room(bundle: Mapping[str, float]) -> int:
-    """How many fit on the nodes that are alive, were they empty."""
+def _resources(config: RuntimeConfig) -> dict[str, float]:
+    """What Ray reserves for each worker."""
+    resources = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
+    return {name: amount for name, amount in resources.items() if amount > 0}
+
+
+def _capacity(resources: Mapping[str, float]) -> int:
+    """Number of workers that the nodes that are alive could hold if they were idle."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     alive = [node["Resources"] for node in nodes if node["Alive"]]
-    return sum(int(min(has.get(name, 0.0) / amount for name, amount in bundle.items())) for has in alive)
+    return sum(int(min(total.get(name, 0.0) / amount for name, amount in resources.items())) for total in alive)
 
 
-def _join(address: str, where: str) -> None:
+def _connect_to(address: str, where: str) -> None:
     try:
         with _loopback() if address != "auto" and _on_loopback_only(address) else contextlib.nullcontext():
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     except (OSError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"no Ray cluster can be used at '{address}' ({reason})",
+            f"cannot connect to a Ray cluster at '{address}' ({reason})",
             where=where,
             allowed="the HOST:PORT of a running cluster (with its token), 'auto', or nothing, to start one here",
         ) from error
 
 
 def _on_loopback_only(address: str) -> bool:
-    """Find out who answers before Ray does, which would go on asking for minutes.
+    """Check that something answers at an address, since Ray would retry for minutes.
 
     Returns:
-        True for a cluster on this machine's loopback alone, where Ray would look for it at the machine's own address.
+        True for a cluster that listens only on this machine's loopback; Ray would try the machine's own address.
 
     Raises:
         ValueError: This is not HOST:PORT.
@@ -134,30 +138,30 @@ def _on_loopback_only(address: str) -> bool:
     host, separator, port = address.rpartition(":")
     if not (separator and host and port.isdecimal()) or "/" in host:
         raise ValueError("not HOST:PORT")
-    _touch(host.strip("[]"), int(port))
+    _probe(host.strip("[]"), int(port))
     if host not in ("localhost", "127.0.0.1", "[::1]"):
         return False
     try:
-        _touch(ray.util.get_node_ip_address(), int(port))  # type: ignore[no-untyped-call]
+        _probe(ray.util.get_node_ip_address(), int(port))  # type: ignore[no-untyped-call]
     except OSError:
         return True
     return False
 
 
-def _touch(host: str, port: int) -> None:
-    with socket.create_connection((host, port), timeout=REACH_TIMEOUT_S):
+def _probe(host: str, port: int) -> None:
+    with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S):
         pass
 
 
-def _start(config: RuntimeConfig, object_store_bytes: int) -> None:
-    """Start a cluster on this machine that has room for the workers, also where they share cores."""
-    needed = -(-config.max_workers * config.cpus_per_worker // 1)
-    # Ray runs its workers at a lower priority than everything else; here they are what the machine is for.
-    environment = {**_environment(config.threads_per_worker), "RAY_worker_niceness": "0"}
-    with _variables(environment), _loopback(), quiet("ray._private.authentication"):
+def _start_local(config: RuntimeConfig, object_store_bytes: int) -> None:
+    """Start a cluster on this machine with resources for all workers, even if they share cores."""
+    num_cpus = math.ceil(config.max_workers * config.cpus_per_worker)
+    # Ray runs workers at a lower priority than other processes; here they do the machine's main work.
+    environment = {**_worker_environment(config.threads_per_worker), "RAY_worker_niceness": "0"}
+    with _environment_variables(environment), _loopback(), quiet("ray._private.authentication"):
         ray.init(
             address="local",
-            num_cpus=max(os.cpu_count() or 1, int(needed)),
+            num_cpus=max(os.cpu_count() or 1, num_cpus),
             include_dashboard=False,
             object_store_memory=object_store_bytes,
             logging_level=logging.WARNING,
@@ -165,21 +169,21 @@ def _start(config: RuntimeConfig, object_store_bytes: int) -> None:
         )
 
 
-def _environment(threads: int) -> dict[str, str]:
-    forwarded = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
+def _worker_environment(threads: int) -> dict[str, str]:
+    forwarded = {name: os.environ[name] for name in _FORWARDED_VARIABLES if name in os.environ}
     return {**forwarded, "OMP_NUM_THREADS": str(threads)}
 
 
-def _within_memory(wanted: int) -> int:
-    """No more than half of the memory, and what is free of that which is shared, where the store lies."""
+def _limit_to_memory(store_bytes: int) -> int:
+    """Limit the object store to half of the memory and three quarters of the free shared memory that holds it."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     shared = shutil.disk_usage(_SHARED_MEMORY).free if os.path.isdir(_SHARED_MEMORY) else memory
-    return max(MIN_OBJECT_STORE_BYTES, min(wanted, memory // 2, shared * 3 // 4))
+    return max(MIN_OBJECT_STORE_BYTES, min(store_bytes, memory // 2, shared * 3 // 4))
 
 
 @contextlib.contextmanager
-def _variables(values: dict[str, str]) -> Iterator[None]:
-    """Set variables for the processes that Ray starts, among them the place of this package."""
+def _environment_variables(values: dict[str, str]) -> Iterator[None]:
+    """Set variables for the processes that Ray starts, among them the path of this package."""
     package_parent = str(Path(__file__).resolve().parents[3])
     paths = [package_parent, *filter(None, [os.environ.get("PYTHONPATH")])]
     values = {**values, "PYTHONPATH": os.pathsep.join(paths), "RAY_USAGE_STATS_ENABLED": "0"}
@@ -197,10 +201,10 @@ def _variables(values: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _loopback() -> Iterator[None]:
-    """Let the cluster's servers listen on loopback, and look for them there.
+    """Make a cluster's servers listen on loopback, and connect to them there.
 
-    Ray does so where clusters of several machines are switched off (as on macOS). The switch is an environment variable
-    that is read when Ray is imported, which may be long past, so its result is set here.
+    Ray does so if clusters of several nodes are disabled (as on macOS). It reads that environment variable when it is
+    imported, which may have happened before, so the constant is set here.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False

@@ -1,4 +1,4 @@
-"""What errors of Ray mean."""
+"""Ray's errors as failures, and the error that ends a run."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import re
 from ray.exceptions import GetTimeoutError, NodeDiedError, ObjectLostError, OutOfMemoryError, RayError, RayTaskError
 
 from distmeta.core.errors import DistmetaError, UserError, WorkerError
-from distmeta.runtime.policy.decisions import Failure, FailureKind, surfaced
+from distmeta.runtime.policy.decisions import Failure, FailureKind, driver_error
 
 _NODE_LOST = re.compile(r"\bnode (has )?died|\bnode .* marked dead", re.IGNORECASE)
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def failure_of(worker: int, error: RayError) -> Failure:
-    """What an error of Ray means."""
-    text = plain(error)
+    """Classify an error that Ray raised for a call of `worker`."""
+    text = plain_text(error)
     lines = text.splitlines() or [type(error).__name__]
     kind = _kind(error, text)
-    detail = lines[-1] if isinstance(error, RayTaskError) else f"its process ended ({type(error).__name__})"
+    detail = lines[-1] if isinstance(error, RayTaskError) else f"its process died ({type(error).__name__})"
     if kind == "object_lost":
         detail = f"an object was lost ({type(error).__name__})"
     return Failure(kind, worker, detail.strip(), text)
@@ -35,13 +35,13 @@ def _kind(error: RayError, text: str) -> FailureKind:
     return "node_lost" if isinstance(cause, NodeDiedError) or _NODE_LOST.search(text) else "worker_died"
 
 
-def final(reason: str, error: RayError | None, place: str) -> DistmetaError:
-    """The error that ends a run for `reason`: that of the program itself, where there is one."""
+def abort_error(reason: str, error: RayError | None, location: str) -> DistmetaError:
+    """Make the error that ends a run for `reason`: the program's own exception, if there is one."""
     if isinstance(error, RayTaskError):
-        return surfaced(error.cause, place, plain(error))
+        return driver_error(error.cause, location, plain_text(error))
     return WorkerError(reason)
 
 
-def plain(error: RayError) -> str:
-    """Its text, without the colours that Ray puts in."""
-    return _COLOURS.sub("", str(error)).strip()
+def plain_text(error: RayError) -> str:
+    """The text of an error, without Ray's colors."""
+    return _COLORS.sub("", str(error)).strip()

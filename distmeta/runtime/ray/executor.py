@@ -1,11 +1,11 @@
 """The executor over Ray actors.
 
-    Schedule: who computes what (pure)      hand_out -> orders -> Crew -> actors
-    Crew:     the actors and their answers  answers -> Schedule.finished -> results
-    Care:     signs of life, failures       acts on decisions (pure)
-    Groups:   reports that are added near their workers before they come here
+    Schedule      who computes what (pure)         assign -> assignments -> WorkerGroup -> actors
+    WorkerGroup   the actors and their answers     wait -> Schedule.finished -> results
+    Supervisor    heartbeats, deadlines, failures  acts on decisions (pure)
+    Aggregator    sums reports near their workers, where that saves bytes
 
-The driver waits for the answers of all workers together, and looks after the workers between them.
+The driver waits for the answers of all workers together, and checks on the workers in between.
 """
 
 from __future__ import annotations
@@ -17,43 +17,46 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from typing_extensions import override
 
 from distmeta.config import RuntimeConfig
 from distmeta.core.errors import WorkerError
 from distmeta.core.types import Report, Shard, Snapshot, Work
 from distmeta.runtime.compression import Compression
 from distmeta.runtime.executor import Executor, Feed, Incident, Recipe, Result
-from distmeta.runtime.memory import map_object_store
+from distmeta.runtime.memory import prefault_object_store
 from distmeta.runtime.policy.decisions import Failure
-from distmeta.runtime.policy.schedule import Key, Schedule
-from distmeta.runtime.ray.actor import LARGE_UPDATE
-from distmeta.runtime.ray.cluster import OBJECT_STORE_BYTES, await_room, connect, no_room
+from distmeta.runtime.policy.estimates import ShardKey
+from distmeta.runtime.policy.schedule import Schedule
+from distmeta.runtime.ray.actor import LARGE_UPDATE_BYTES
+from distmeta.runtime.ray.aggregation import Aggregator, aggregates_on_nodes
+from distmeta.runtime.ray.call import CallState
+from distmeta.runtime.ray.cluster import OBJECT_STORE_BYTES, connect, insufficient_capacity, wait_for_capacity
 from distmeta.runtime.ray.errors import failure_of
-from distmeta.runtime.ray.groups import Groups, Held
-from distmeta.runtime.ray.job import Job
-from distmeta.runtime.ray.supervisor import START_TIMEOUT_S, Care
-from distmeta.runtime.ray.workers import Answer, Crew, Member
-from distmeta.runtime.wire import ReportWire, ResultWire, decode_value, encode_snapshot, join
+from distmeta.runtime.ray.groups import ReportGroups
+from distmeta.runtime.ray.supervisor import START_TIMEOUT_S, Supervisor
+from distmeta.runtime.ray.worker_group import RemoteCall, WorkerGroup
+from distmeta.runtime.ray.worker_handle import WorkerHandle
+from distmeta.runtime.wire import ReportWire, ResultWire, decode_result, encode_snapshot
 
 PLACEMENT_TIMEOUT_S = 60.0
-FETCH_TIMEOUT_S = 30.0
-POLL_S = 0.5
-STEPS_IN_STORE = 4
-"""Steps whose updates the object store of a cluster started here has room for."""
+POLL_INTERVAL_S = 0.5
+STEPS_IN_OBJECT_STORE = 4
+"""Steps whose updates fit into the object store of a cluster started here."""
 
 
 class RayExecutor(Executor):
-    """Runs shards on Ray actors, spread over the cluster.
+    """Computes shards on Ray actors that are spread over the cluster.
 
     Args:
-        config: Workers, their resources, deadlines and retries.
-        recipe: The program. It is built while the constructor's caller goes on; what it raises, `map` raises.
-        compression: How updates are rounded on the way (`outer.compression`).
+        config: Workers, their resources, deadlines and failure limits.
+        recipe: The program. Workers build it in the background; what that raises, `ready` or `map` raises.
+        compression: How updates are rounded for transport (`outer.compression`).
         update_bytes: Size of the parameters, and so of an update.
-        placement_timeout_s: How long the cluster may take to find room for the workers (it may be growing).
+        placement_timeout_s: How long to wait for resources for the workers: the cluster may be growing.
 
     Raises:
-        UserError: No cluster at the address, or no room for the workers.
+        UserError: The cluster cannot be reached, or has not enough resources for the workers.
     """
 
     def __init__(
@@ -68,229 +71,199 @@ class RayExecutor(Executor):
         super().__init__()
         self._config, self._placement_timeout_s = config, placement_timeout_s
         self._schedule = Schedule(speculate=config.tolerance.speculate)
-        self._job = Job(0, Work(""), {}, 0)
+        self._call = CallState(0, Work(""))
         self._serial = 0
-        self._sent: tuple[Snapshot, Any] | None = None
-        self._begun = False
+        self._snapshot_ref: tuple[Snapshot, Any] | None = None
+        self._is_ready = False
         with contextlib.ExitStack() as stack:
-            cluster = connect(config, max(OBJECT_STORE_BYTES, STEPS_IN_STORE * config.max_workers * update_bytes))
-            stack.callback(cluster.leave)
+            store_bytes = STEPS_IN_OBJECT_STORE * config.max_workers * update_bytes
+            cluster = connect(config, max(OBJECT_STORE_BYTES, store_bytes))
+            stack.callback(cluster.disconnect)
             self._owns_cluster = cluster.started
-            await_room(config, cluster, placement_timeout_s)
-            self._crew = Crew(config, recipe, compression, cluster)
-            stack.callback(self._crew.close)
-            self._care = Care(config, self._crew, self._schedule, self, self._left_by, self._send_anew)
-            for member in self._crew.members:
-                self._crew.spawn(member)
+            wait_for_capacity(config, cluster, placement_timeout_s)
+            self._worker_group = WorkerGroup(config, recipe, compression, cluster)
+            stack.callback(self._worker_group.close)
+            self._supervisor = Supervisor(
+                config.tolerance,
+                self._worker_group,
+                self._schedule,
+                self,
+                on_worker_lost=self._on_worker_lost,
+                on_object_lost=self._drop_snapshot_ref,
+            )
+            for worker in self._worker_group.workers:
+                self._worker_group.create(worker)
             self._stack = stack.pop_all()
 
     @property
+    @override
     def num_workers(self) -> int:
-        """See `Executor.num_workers`."""
-        return len(self._crew.at_work())
+        return len(self._worker_group.active())
 
+    @override
     def ready(self) -> None:
-        """See `Executor.ready`."""
-        since = time.monotonic()
-        # In a cluster of our own nobody else takes room: whoever is missing is only slow to start.
-        patience_s = START_TIMEOUT_S if self._owns_cluster else self._placement_timeout_s
-        while not self._begun:
-            self._take(self._crew.answers(POLL_S))
-            at_hand = sum(member.state in ("starting", "ready") for member in self._crew.members)
-            if at_hand < self._config.min_workers and time.monotonic() - since > patience_s:
+        started = time.monotonic()
+        # In a cluster started here nobody else takes resources: a worker that is missing only starts slowly.
+        timeout_s = START_TIMEOUT_S if self._owns_cluster else self._placement_timeout_s
+        min_workers, workers = self._config.min_workers, self._worker_group.workers
+        while not self._is_ready:
+            self._handle_calls(self._worker_group.wait(POLL_INTERVAL_S))
+            num_placed = sum(worker.state in ("starting", "ready") for worker in workers)
+            if num_placed < min_workers and time.monotonic() - started > timeout_s:
                 if self._owns_cluster:
-                    raise WorkerError(f"{self._config.min_workers - at_hand} workers did not start in {patience_s:g} s")
-                raise no_room(self._config)
-            left = sum(member.state != "out" for member in self._crew.members)
-            self._begun = self.num_workers >= min(self._config.min_workers, left)
+                    raise WorkerError(f"{min_workers - num_placed} workers did not start in {timeout_s:g} s")
+                raise insufficient_capacity(self._config)
+            num_usable = sum(worker.state != "excluded" for worker in workers)
+            self._is_ready = self.num_workers >= min(min_workers, num_usable)
 
+    @override
     def map(
         self, work: Work, snapshot: Snapshot, shards: Sequence[Shard], upcoming: Sequence[Shard] = ()
     ) -> Iterator[Result]:
-        """See `Executor.map`."""
-        self._schedule.begin(work, shards, upcoming)
-        named = {shard.index: (shard, snapshot) for shard in shards}
-        groups = Groups.of(named) if self._adds_near_workers(snapshot) else None
-        return self._work(Job(self._schedule.epoch, work, named, len(shards), groups=groups, version=snapshot.version))
+        self._schedule.start(work, shards, upcoming)
+        call_id, by_index = self._schedule.call_id, {shard.index: (shard, snapshot) for shard in shards}
+        aggregator = None
+        num_nodes = len({worker.node_id for worker in self._worker_group.active()})
+        if aggregates_on_nodes(self._config.tolerance.aggregate, num_nodes, snapshot.params):
+            groups = ReportGroups.of(by_index)
+            aggregator = Aggregator(call_id, groups, self._worker_group, self._requeue, self._on_gradient_lost)
+        return self._run(CallState(call_id, work, by_index, len(shards), aggregator=aggregator))
 
+    @override
     def stream(self, work: Work, feed: Feed) -> Iterator[Result]:
-        """See `Executor.stream`."""
-        self._schedule.begin(work, (), stream=True)
-        return self._work(Job(self._schedule.epoch, work, {}, 0, feed))
+        self._schedule.start(work, (), stream=True)
+        return self._run(CallState(self._schedule.call_id, work, feed=feed))
 
+    @override
     def recompute(self, result: Result) -> None:
-        """See `Executor.recompute`."""
         self.counts["retries"] += 1
-        self._job.missing += 1
-        self._schedule.again(self._job.shards[result.shard][0], exclude=result.worker)
+        self._call.num_missing += 1
+        self._schedule.requeue(self._call.shards[result.shard][0], exclude=result.worker)
 
+    @override
     def close(self) -> None:
-        """See `Executor.close`. A cluster that was there before goes on."""
+        """Stop the workers, and the cluster if it was started here."""
         self._stack.close()
 
-    def _work(self, job: Job) -> Iterator[Result]:
-        self._job = self._care.job = job
+    def _run(self, call: CallState) -> Iterator[Result]:
+        self._call = self._supervisor.call = call
         while True:
-            if self._schedule.epoch != job.epoch:
-                raise RuntimeError("another call was begun before this one's results were read")
-            self._feed(job)
-            if not job.missing:
+            if self._schedule.call_id != call.call_id:
+                raise RuntimeError("another call was started before this one's results were read")
+            self._pull_shards(call)
+            if not call.num_missing:
                 return
             now = time.monotonic()
-            for order in self._schedule.hand_out(now):
-                snapshot = self._snapshot_ref(job.shards[order.shard.index][1])
-                member = self._crew.members[order.worker]
-                key = job.epoch, order.shard.index
-                self._crew.order(member, order, key, job.work, snapshot, split=job.groups is not None)
-            self.counts["copies"] = self._schedule.copies
-            timeout_s = max(0.0, min(POLL_S, self._schedule.wake(now) - now))
-            for result in self._take(self._crew.answers(timeout_s)):
-                job.missing -= result.value.count if isinstance(result.value, Report) else 1
+            self._submit_assigned(call, now)
+            timeout_s = max(0.0, min(POLL_INTERVAL_S, self._schedule.next_check_at(now) - now))
+            for result in self._handle_calls(self._worker_group.wait(timeout_s)):
+                call.num_missing -= result.value.count if isinstance(result.value, Report) else 1
                 yield result
 
-    def _feed(self, job: Job) -> None:
-        """Fetch a shard for each worker that has nothing to do."""
-        while job.feed is not None and self._schedule.wants():
-            fed = job.feed()
-            if fed is None:
-                job.feed = None
+    def _pull_shards(self, call: CallState) -> None:
+        """Take a shard of the feed for each idle worker."""
+        while call.feed is not None and self._schedule.has_idle_worker():
+            item = call.feed()
+            if item is None:
+                call.feed = None
                 return
-            snapshot, shard = fed
-            job.shards[shard.index] = (shard, snapshot)
-            job.missing += 1
-            self._schedule.add(shard)
+            snapshot, shard = item
+            call.shards[shard.index] = (shard, snapshot)
+            call.num_missing += 1
+            self._schedule.add_shard(shard)
 
-    def _snapshot_ref(self, snapshot: Snapshot) -> Any:
-        """The snapshot in the object store, put there once; the one before is let go."""
-        if self._sent is None or self._sent[0] is not snapshot:
+    def _submit_assigned(self, call: CallState, now: float) -> None:
+        for assignment in self._schedule.assign(now):
+            index = assignment.shard.index
+            worker, snapshot = self._worker_group.workers[assignment.worker], self._put_snapshot(call.shards[index][1])
+            split_grad = call.aggregator is not None
+            self._worker_group.submit(
+                worker, assignment, (call.call_id, index), call.work, snapshot, split_grad=split_grad
+            )
+        self.counts["copies"] = self._schedule.copies
+
+    def _put_snapshot(self, snapshot: Snapshot) -> Any:
+        """Put the snapshot into the object store, unless it was the last one. The previous one is released."""
+        if self._snapshot_ref is None or self._snapshot_ref[0] is not snapshot:
             self._serial += 1
             wire = encode_snapshot(snapshot, self._serial)
-            self._sent = snapshot, ray.put(wire)
-            if self._serial == 1 and wire.params.num_bytes >= LARGE_UPDATE:
-                map_object_store()
-        return self._sent[1]
+            self._snapshot_ref = snapshot, ray.put(wire)
+            if self._serial == 1 and wire.params.num_bytes >= LARGE_UPDATE_BYTES:
+                prefault_object_store()
+        return self._snapshot_ref[1]
 
-    def _take(self, answers: Sequence[Answer]) -> list[Result]:
-        """Act on answers, then look after the workers. Returns the first report of each shard of the present job."""
+    def _drop_snapshot_ref(self) -> None:
+        """Drop the reference so that the snapshot is put again: it may be the object that Ray lost."""
+        self._snapshot_ref = None
+
+    def _handle_calls(self, calls: Sequence[RemoteCall]) -> list[Result]:
+        """Handle answers, then check the workers. Returns the first report of each shard of the present call."""
         results: list[Result] = []
-        for answer in answers:
-            if not answer.current:
-                continue  # the worker failed at an earlier one of these
-            running = self._crew.settle(answer)
+        for call in calls:
+            if not call.is_current:
+                continue  # the worker was stopped because of an earlier one of these
+            running = self._worker_group.complete(call)
             try:
-                results += self._answered(answer)
+                results += self._handle_answer(call, self._worker_group.fetch(call.ref))
             except RayError as error:
-                failure = failure_of(answer.member.index, error)
-                # A worker that dies fails at all its calls; the fault is that of the shard it was at.
-                key = answer.key if isinstance(error, RayTaskError) or failure.kind == "object_lost" else running
-                if answer.group is not None:
-                    self._add_again(answer.group)
-                self._care.failed(answer.member, failure, error, key)
-        self._care.look_after()
+                self._handle_error(call, error, running)
+        self._supervisor.check()
         return results
 
-    def _answered(self, answer: Answer) -> list[Result]:
-        value = ray.get(answer.ref, timeout=FETCH_TIMEOUT_S)
-        member = answer.member
-        if answer.tag == "hello" and member.state == "waiting":
-            member.where, member.state, member.since = value, "starting", time.monotonic()
-        elif answer.tag == "started":
-            member.where = value
-            self._joined(member)
-        elif answer.group is not None:
-            return self._added(answer.group, value)
-        elif answer.key is not None:
-            return self._reported(member, answer.key, value, answer.grad)
+    def _handle_error(self, call: RemoteCall, error: RayError, running: ShardKey | None) -> None:
+        failure = failure_of(call.worker.index, error)
+        # All calls of a worker fail when it dies; the shard that it was running is to blame.
+        is_own = isinstance(error, RayTaskError) or failure.kind == "object_lost" or running is None
+        is_sum = call.kind == "sum"
+        if is_sum and call.key is not None and self._call.aggregator is not None:
+            self._call.aggregator.retry(call.key)
+        key = call.key if is_own else running
+        self._supervisor.handle_failure(call.worker, failure, error, key, reported=is_own and is_sum)
+
+    def _handle_answer(self, call: RemoteCall, value: Any) -> list[Result]:
+        worker = call.worker
+        if call.kind == "locate" and worker.state == "pending":
+            worker.location = value
+            worker.enter("starting", time.monotonic())
+        elif call.kind == "start":
+            worker.location = value
+            self._on_started(worker)
+        elif call.kind == "sum" and call.key is not None and self._call.aggregator is not None:
+            results = self._call.aggregator.add_sum(call.key, value)
+            self.counts["groups"] += len(results)
+            return results
+        elif call.kind == "shard" and call.key is not None:
+            return self._handle_report(worker, call.key, value, call.grad)
         return []
 
-    def _reported(self, member: Member, key: Key, value: ResultWire | None, grad: Any) -> list[Result]:
-        first, others = self._schedule.finished(member.index, key, time.monotonic(), computed=value is not None)
+    def _on_started(self, worker: WorkerHandle) -> None:
+        worker.enter("ready", time.monotonic())
+        self._schedule.add_worker(worker.index, worker.node_id)
+        if self._is_ready:
+            self.record(Incident("joined", worker.index, worker.node, None, "is ready"))
+
+    def _handle_report(self, worker: WorkerHandle, key: ShardKey, value: ResultWire | None, grad: Any) -> list[Result]:
+        is_first, others = self._schedule.finished(worker.index, key, time.monotonic(), computed=value is not None)
         if value is not None:
-            member.failures.clear()
+            worker.failures.clear()
         for other in others:
-            self._crew.forget(self._crew.members[other], key)
-        if not first or value is None:
+            self._worker_group.cancel(self._worker_group.workers[other], key)
+        if not is_first or value is None:
             return []
-        groups = self._job.groups
-        if groups is None or not isinstance(value.value, ReportWire):
-            return [_result(value)]
-        held = Held(value, grad, member.where.node if member.where else "")
-        if not value.value.finite:
-            return self._fetched([*groups.open(value.shard), held])
-        if groups.is_open(value.shard):
-            return self._fetched([held])
-        complete = groups.hold(value.shard, held)
-        if complete is not None:
-            self._add(groups, complete)
-        return []
+        if self._call.aggregator is None or not isinstance(value.value, ReportWire):
+            return [decode_result(value)]
+        return self._call.aggregator.add_report(worker, value, grad)
 
-    def _adds_near_workers(self, snapshot: Snapshot) -> bool:
-        """Whether updates are added on their own nodes first: where that saves much on the way."""
-        if self._config.tolerance.aggregate != "auto":
-            return self._config.tolerance.aggregate == "node"
-        nodes = {member.where.node for member in self._crew.at_work() if member.where}
-        return len(nodes) > 1 and sum(tensor.nbytes for tensor in snapshot.params.values()) >= LARGE_UPDATE
+    def _on_worker_lost(self, worker: int) -> None:
+        if self._call.aggregator is not None:
+            self._call.aggregator.on_worker_lost(worker)
 
-    def _add(self, groups: Groups, group: int) -> None:
-        """Ask a worker to add a group: one where most of it lies, if there is one."""
-        home, at_work = groups.home(group), self._crew.at_work()
-        near = [member for member in at_work if member.where and member.where.node == home]
-        adder = min(near or at_work, key=lambda member: (len(member.calls), member.index), default=None)
-        if adder is None:
-            self._recompute(groups, group)
-            return
-        groups.adding[group] = adder.index
-        held = groups.members(group)
-        self._crew.add(adder, group, [one.result.value for one in held], [one.grad for one in held])
+    def _on_gradient_lost(self, worker: WorkerHandle, shard: int, error: RayError) -> None:
+        failure = Failure("object_lost", worker.index, f"its gradient was lost ({type(error).__name__})")
+        self._supervisor.handle_failure(worker, failure, error, (self._call.call_id, shard), reported=True)
+        self._schedule.requeue(self._call.shards[shard][0], exclude=None)
 
-    def _added(self, group: int, value: ReportWire) -> list[Result]:
-        groups = self._job.groups
-        if groups is None or group not in groups.adding or value.version != self._job.version:
-            return []
-        parts = [held.result for held in groups.take(group)]
-        self.counts["groups"] += 1
-        waits, computes = sum(one.data_wait_s for one in parts), sum(one.compute_s for one in parts)
-        return [Result(parts[0].shard, decode_value(value), parts[0].worker, waits, computes)]
-
-    def _add_again(self, group: int) -> None:
-        """A sum has failed: with its worker, which another may replace, or for want of a part."""
-        if self._job.groups is not None and group in self._job.groups.adding:
-            self._recompute(self._job.groups, group)
-
-    def _left_by(self, worker: int) -> None:
-        """A worker is gone: so are the sums that it was asked for."""
-        for group in self._job.groups.added_by(worker) if self._job.groups else ():
-            self._add_again(group)
-
-    def _send_anew(self) -> None:
-        """Whatever Ray has lost, the snapshot is put there once more."""
-        self._sent = None
-
-    def _recompute(self, groups: Groups, group: int) -> None:
-        """Hand out the shards of a group again, whose gradients may be lost with their node."""
-        for held in groups.take(group):
-            self.counts["retries"] += 1
-            self._schedule.again(self._job.shards[held.result.shard][0], exclude=None)
-
-    def _fetched(self, reports: Sequence[Held]) -> list[Result]:
-        """Results with their gradients; those whose gradient is lost are computed again."""
-        results = []
-        for held in reports:
-            try:
-                results.append(_result(join(held.result, ray.get(held.grad, timeout=FETCH_TIMEOUT_S))))
-            except RayError as error:
-                member = self._crew.members[held.result.worker]
-                failure = Failure("object_lost", member.index, f"its gradient was lost ({type(error).__name__})")
-                self._care.note(member, failure, (self._job.epoch, held.result.shard), "retry")
-                self._schedule.again(self._job.shards[held.result.shard][0], exclude=None)
-        return results
-
-    def _joined(self, member: Member) -> None:
-        member.state, member.since = "ready", time.monotonic()
-        self._schedule.join(member.index, member.where.node if member.where else "")
-        if self._begun:
-            self.record(Incident("joined", member.index, member.node, None, "is at work"))
-
-
-def _result(value: ResultWire) -> Result:
-    return Result(value.shard, decode_value(value.value), value.worker, value.data_wait_s, value.compute_s)
+    def _requeue(self, shard: int) -> None:
+        """Compute a shard again whose report is lost with its group."""
+        self.counts["retries"] += 1
+        self._schedule.requeue(self._call.shards[shard][0], exclude=None)

@@ -1,14 +1,14 @@
-"""Reports that wait for the others of their group, so that they can be added before they travel to the server.
+"""Reports that wait until their group is complete, so that it can be summed before it is sent to the driver.
 
-Groups are those of the server's sum (`distmeta.server.tree`): FAN_IN consecutive shards. A group is complete when all
-its shards have been reported; whoever adds it, the bits are the same. A report that is not finite opens its group: its
-shards are then reported one by one, since one of them may have to be computed again, or left out.
+The groups are those of the server's sum (`distmeta.server.tree`): FAN_IN consecutive shards. Whoever sums a group gets
+the same bits. A group with a report that is not finite is dissolved: its shards are reported one by one, since one of
+them may have to be computed again, or dropped.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,65 +16,79 @@ from distmeta.runtime.wire import ResultWire
 from distmeta.server.tree import FAN_IN
 
 
+def group_of(shard: int) -> int:
+    """Index of a shard's group."""
+    return shard // FAN_IN
+
+
 @dataclass(frozen=True)
-class Held:
-    """A result without its gradient, the reference to that, and the node where it lies."""
+class PendingReport:
+    """A shard's report that waits for its group.
+
+    Attributes:
+        result: The result without its gradient.
+        grad: Ray's reference to the gradient.
+        node_id: Node whose object store holds the gradient.
+    """
 
     result: ResultWire
     grad: Any
-    node: str
+    node_id: str
 
 
 @dataclass
-class Groups:
+class ReportGroups:
     """The groups of one call.
 
     Attributes:
-        held: Reports that wait, by group and shard.
-        adding: Groups that are being added, and by which worker.
+        sizes: Number of shards of each group.
+        pending: Reports that wait, by group and shard.
+        summed_by: The worker that sums a group, of those that are being summed.
+        dissolved: Groups whose shards are reported one by one.
     """
 
     sizes: Counter[int]
-    held: dict[int, dict[int, Held]] = field(default_factory=dict)
-    adding: dict[int, int] = field(default_factory=dict)
-    opened: set[int] = field(default_factory=set)
+    pending: dict[int, dict[int, PendingReport]] = field(default_factory=dict)
+    summed_by: dict[int, int] = field(default_factory=dict)
+    dissolved: set[int] = field(default_factory=set)
 
     @staticmethod
-    def of(shards: Iterable[int]) -> Groups:
-        """The groups of these shards, which begin at 0 and have no gaps."""
-        return Groups(Counter(shard // FAN_IN for shard in shards))
+    def of(shards: Iterable[int]) -> ReportGroups:
+        """Divide shards into groups. Their indices start at 0 and have no gaps."""
+        return ReportGroups(Counter(map(group_of, shards)))
 
-    def is_open(self, shard: int) -> bool:
-        """Whether the group of a shard is reported shard by shard: it is opened, or has no other."""
-        return shard // FAN_IN in self.opened or self.sizes[shard // FAN_IN] == 1
+    def is_single(self, shard: int) -> bool:
+        """Whether a shard is reported by itself: its group is dissolved, or has no other shard."""
+        return group_of(shard) in self.dissolved or self.sizes[group_of(shard)] == 1
 
-    def hold(self, shard: int, held: Held) -> int | None:
-        """Keep a report. Returns its group if that is complete now."""
-        group = shard // FAN_IN
-        waiting = self.held.setdefault(group, {})
-        waiting[shard] = held
-        return group if len(waiting) == self.sizes[group] else None
+    def add(self, shard: int, report: PendingReport) -> bool:
+        """Add a report to its group. Returns whether the group is complete."""
+        reports = self.pending.setdefault(group_of(shard), {})
+        reports[shard] = report
+        return len(reports) == self.sizes[group_of(shard)]
 
-    def open(self, shard: int) -> list[Held]:
-        """Report the group of a shard one by one from now on. Returns those that have waited."""
-        self.opened.add(shard // FAN_IN)
-        return self.take(shard // FAN_IN)
+    def dissolve(self, shard: int) -> list[PendingReport]:
+        """Report the shards of a shard's group one by one from now on. Returns those that have waited."""
+        self.dissolved.add(group_of(shard))
+        return self.pop(group_of(shard))
 
-    def take(self, group: int) -> list[Held]:
-        """The reports of a group in the order of shards; they wait no longer."""
-        waiting = self.held.pop(group, {})
-        self.adding.pop(group, None)
-        return [waiting[shard] for shard in sorted(waiting)]
+    def pop(self, group: int) -> list[PendingReport]:
+        """Remove the reports of a group and return them in the order of shards."""
+        reports = self.reports(group)
+        self.pending.pop(group, None)
+        self.summed_by.pop(group, None)
+        return reports
 
-    def members(self, group: int) -> Sequence[Held]:
-        """The reports of a complete group in the order of shards."""
-        return [self.held[group][shard] for shard in sorted(self.held[group])]
+    def reports(self, group: int) -> list[PendingReport]:
+        """The reports of a group in the order of shards."""
+        reports = self.pending.get(group, {})
+        return [reports[shard] for shard in sorted(reports)]
 
-    def home(self, group: int) -> str:
-        """The node where most of a group's gradients lie."""
-        nodes = Counter(held.node for held in self.members(group))
-        return max(sorted(nodes), key=lambda node: nodes[node])
+    def main_node(self, group: int) -> str:
+        """The node that holds most of a group's gradients; of several, the one with the smallest id."""
+        nodes = Counter(report.node_id for report in self.reports(group))
+        return max(sorted(nodes), key=lambda node_id: nodes[node_id])
 
-    def added_by(self, worker: int) -> list[int]:
-        """Groups that a worker has been asked to add."""
-        return [group for group, adder in self.adding.items() if adder == worker]
+    def being_summed_by(self, worker: int) -> list[int]:
+        """Groups that a worker was asked to sum."""
+        return [group for group, summing in self.summed_by.items() if summing == worker]

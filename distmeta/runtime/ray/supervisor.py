@@ -1,7 +1,7 @@
-"""Looking after the workers of a run: signs of life, deadlines, machines that go; and acting on failures.
+"""Watches the workers of a run and acts on their failures.
 
-What a failure means is decided in `runtime.policy.decisions`; here, and nowhere else, it is done: hand a shard out
-again, start a worker anew, let it rest, leave it out, end the run.
+It watches heartbeats, deadlines, backoffs and nodes that are being drained. What to do about a failure is decided in
+`distmeta.runtime.policy.decisions` and done here: retry a shard, restart or exclude a worker, end the run.
 """
 
 from __future__ import annotations
@@ -11,144 +11,185 @@ from collections.abc import Callable
 
 from ray.exceptions import RayError
 
-from distmeta.config import RuntimeConfig
+from distmeta.config import ToleranceConfig
 from distmeta.core.errors import WorkerError
 from distmeta.core.types import Work
 from distmeta.runtime.executor import Executor, Incident
 from distmeta.runtime.policy.decisions import (
     Abort,
+    Exclude,
     Failure,
-    LeaveOut,
-    Policy,
-    loses_worker,
-    on_failure,
+    FailureLimits,
+    Retry,
+    is_worker_failure,
+    on_shard_failure,
     on_worker_failure,
 )
-from distmeta.runtime.policy.schedule import Key, Schedule
-from distmeta.runtime.ray.errors import final
-from distmeta.runtime.ray.job import Job
-from distmeta.runtime.ray.workers import Crew, Member
+from distmeta.runtime.policy.estimates import ShardKey
+from distmeta.runtime.policy.schedule import Schedule
+from distmeta.runtime.ray.call import CallState
+from distmeta.runtime.ray.errors import abort_error
+from distmeta.runtime.ray.worker_group import WorkerGroup
+from distmeta.runtime.ray.worker_handle import WorkerHandle
 
 START_TIMEOUT_S = 180.0
-NOBODY_TIMEOUT_S = 600.0
-LOOK_EVERY_S = 0.5
-NODES_EVERY_S = 2.0
+NO_WORKERS_TIMEOUT_S = 600.0
+CHECK_INTERVAL_S = 0.5
+NODE_CHECK_INTERVAL_S = 2.0
 
 
-class Care:
-    """Looks after a crew.
+class Supervisor:
+    """Watches a worker group and acts on failures.
 
     Args:
-        config: Deadlines and limits.
-        crew: The workers.
+        tolerance: Deadlines and failure limits.
+        worker_group: The workers.
         schedule: Who computes what.
-        executor: Where incidents are counted and kept.
-        lost_worker: Called with the number of a worker that is gone.
-        lost_object: Called when Ray has lost an object.
+        executor: Where incidents are recorded and retries and restarts counted.
+        on_worker_lost: Called with the index of a worker that was stopped after a failure.
+        on_object_lost: Called when Ray has lost an object.
+        clock: Monotonic seconds.
 
     Attributes:
-        job: The present call.
+        call: The present call.
     """
 
     def __init__(
         self,
-        config: RuntimeConfig,
-        crew: Crew,
+        tolerance: ToleranceConfig,
+        worker_group: WorkerGroup,
         schedule: Schedule,
         executor: Executor,
-        lost_worker: Callable[[int], None],
-        lost_object: Callable[[], None],
+        on_worker_lost: Callable[[int], None],
+        on_object_lost: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.job = Job(0, Work(""), {}, 0)
-        self._config, self._crew, self._schedule, self._executor = config, crew, schedule, executor
-        self._lost_worker, self._lost_object = lost_worker, lost_object
-        self._policy = Policy(config.tolerance.max_shard_retries, config.tolerance.max_worker_failures)
-        self._looked = self._looked_at_nodes = self._nobody_since = time.monotonic()
+        self.call = CallState(0, Work(""))
+        self._tolerance, self._worker_group, self._schedule = tolerance, worker_group, schedule
+        self._executor, self._clock = executor, clock
+        self._on_worker_lost, self._on_object_lost = on_worker_lost, on_object_lost
+        self._limits = FailureLimits(tolerance.max_shard_retries, tolerance.max_worker_failures)
+        self._last_check = self._last_node_check = self._last_active = clock()
 
-    def look_after(self) -> None:
-        """Signs of life and deadlines; workers whose rest is over; machines that will go."""
-        now = time.monotonic()
-        if now - self._looked < LOOK_EVERY_S:
+    def check(self) -> None:
+        """Check heartbeats and deadlines, start workers whose backoff is over, drain nodes.
+
+        Raises:
+            DistmetaError: The run cannot go on.
+        """
+        now = self._clock()
+        if now - self._last_check < CHECK_INTERVAL_S:
             return
-        self._looked = now
-        self._crew.feel_pulses()
-        self._crew.wake()
-        for member in self._crew.members:
-            if self._crew.silent(member):
-                limit = f"{self._config.tolerance.heartbeat_timeout_s:g} s (runtime.tolerance.heartbeat_timeout_s)"
-                self.failed(member, Failure("silent", member.index, f"no sign of life for {limit}"), None, None)
-            elif self._crew.overdue(member, self._config.tolerance.shard_timeout_s):
-                limit = f"{self._config.tolerance.shard_timeout_s:g} s (runtime.tolerance.shard_timeout_s)"
-                failure = Failure("timed_out", member.index, f"no answer within {limit}")
-                self.failed(member, failure, None, member.calls[0])
-            elif member.state == "starting" and now - member.since > START_TIMEOUT_S:
-                failure = Failure("timed_out", member.index, f"did not start within {START_TIMEOUT_S:g} s")
-                self.failed(member, failure, None, None)
-        if now - self._looked_at_nodes >= NODES_EVERY_S:
-            self._looked_at_nodes = now
-            self._leave_nodes()
-        if self._crew.at_work():
-            self._nobody_since = now
-        elif now - self._nobody_since > NOBODY_TIMEOUT_S:
-            raise WorkerError(f"no worker has been at work for {NOBODY_TIMEOUT_S:g} s")
+        self._last_check = now
+        self._worker_group.send_heartbeats()
+        self._worker_group.start_due()
+        for worker in self._worker_group.workers:
+            self._check_worker(worker, now)
+        if now - self._last_node_check >= NODE_CHECK_INTERVAL_S:
+            self._last_node_check = now
+            self._drain_nodes()
+        if self._worker_group.active():
+            self._last_active = now
+        elif now - self._last_active > NO_WORKERS_TIMEOUT_S:
+            raise WorkerError(f"no worker has been active for {NO_WORKERS_TIMEOUT_S:g} s")
 
-    def _leave_nodes(self) -> None:
-        """Workers on machines that will go finish their shard; then they are started anew elsewhere."""
-        going = self._crew.nodes_going()
-        for member in self._crew.members:
-            if member.state == "ready" and member.where is not None and member.where.node in going:
-                member.state = "leaving"
-                for key in self._schedule.retire(member.index):
-                    self._crew.forget(member, key)
-                self._executor.record(Incident("left", member.index, member.node, None, "its machine will go"))
-            if member.state == "leaving" and not self._schedule.busy(member.index):
-                self._schedule.leave(member.index)
-                self._crew.end(member)
-                self._crew.rest(member, 0.0)
+    def handle_failure(
+        self,
+        worker: WorkerHandle,
+        failure: Failure,
+        error: RayError | None,
+        key: ShardKey | None,
+        reported: bool = False,
+    ) -> None:
+        """Act on a failure: retry its shard, restart or exclude its worker, or raise.
 
-    def failed(self, member: Member, failure: Failure, error: RayError | None, key: Key | None) -> None:
-        """Act on a failure: hand the shard out again or raise; replace the worker, let it rest, or leave it out."""
-        others = sum(other is not member for other in self._crew.at_work())
-        ours = key if key is not None and key[0] == self.job.epoch else None
-        if ours is not None:
-            failures = self.job.failures.setdefault(ours[1], [])
-            failures.append(failure)
-            decision = on_failure(ours[1], failures, self._policy, others)
-            if isinstance(decision, Abort):
-                self.note(member, failure, ours, "abort")
-                raise final(decision.reason, error, f"shard {ours[1]} on worker {member.index}")
-            self._schedule.failed(member.index, ours, time.monotonic(), decision.exclude)
+        Args:
+            worker: The worker that failed.
+            failure: What failed.
+            error: What Ray raised, if anything.
+            key: The shard at which the worker failed; None if at none.
+            reported: The shard had been reported, but its gradient is lost. The caller has it computed again.
+
+        Raises:
+            DistmetaError: The run ends: a shard or the last worker failed too often, or the program raised.
+        """
+        num_others = sum(other is not worker for other in self._worker_group.active())
+        if key is not None and not self.call.contains(key):
+            key = None
+        if key is not None:
+            retry = self._retry_or_raise(worker, failure, error, key, num_others)
+            if not reported:
+                self._schedule.failed(worker.index, key, self._clock(), retry.exclude)
             self._executor.counts["retries"] += 1
-        if loses_worker(failure.kind):
-            self._lost(member, failure, error, ours, others)
+        if is_worker_failure(failure.kind):
+            self._replace(worker, failure, error, key, num_others)
         else:
-            self._lost_object()
-            self.note(member, failure, ours, "retry")
+            self._on_object_lost()
+            self._record_failure(worker, failure, key, "retry")
 
-    def _lost(self, member: Member, failure: Failure, error: RayError | None, key: Key | None, others: int) -> None:
-        """Act on the loss of a worker. What was queued on it is handed out again."""
-        self._schedule.leave(member.index)
-        self._crew.end(member, by_force=failure.kind in ("silent", "timed_out"))
-        self._lost_worker(member.index)
-        member.failures.append(failure)
-        fate = on_worker_failure(member.failures, self._policy, others)
-        if isinstance(fate, Abort):
-            self.note(member, failure, key, "abort")
-            raise final(fate.reason, error, f"worker {member.index}")
-        if isinstance(fate, LeaveOut):
-            member.state = "out"
-            self.note(member, failure, key, "left out")
+    def _check_worker(self, worker: WorkerHandle, now: float) -> None:
+        if self._worker_group.is_silent(worker):
+            limit = f"{self._tolerance.heartbeat_timeout_s:g} s (runtime.tolerance.heartbeat_timeout_s)"
+            self.handle_failure(worker, Failure("silent", worker.index, f"no heartbeat for {limit}"), None, None)
+        elif self._worker_group.is_overdue(worker, self._tolerance.shard_timeout_s):
+            limit = f"{self._tolerance.shard_timeout_s:g} s (runtime.tolerance.shard_timeout_s)"
+            failure = Failure("timed_out", worker.index, f"no answer within {limit}")
+            self.handle_failure(worker, failure, None, worker.queue[0])
+        elif worker.state == "starting" and now - worker.state_since > START_TIMEOUT_S:
+            failure = Failure("timed_out", worker.index, f"did not start within {START_TIMEOUT_S:g} s")
+            self.handle_failure(worker, failure, None, None)
+
+    def _drain_nodes(self) -> None:
+        """Let workers on nodes that are being drained finish their shard, then restart them elsewhere."""
+        draining = self._worker_group.draining_nodes()
+        for worker in self._worker_group.workers:
+            if worker.state == "ready" and worker.node_id in draining:
+                worker.state = "draining"
+                for key in self._schedule.drain_worker(worker.index):
+                    self._worker_group.cancel(worker, key)
+                incident = Incident("left", worker.index, worker.node, None, "its node is being drained")
+                self._executor.record(incident)
+            if worker.state == "draining" and not self._schedule.is_busy(worker.index):
+                self._schedule.remove_worker(worker.index)
+                self._worker_group.stop(worker)
+                self._worker_group.restart(worker, 0.0)
+
+    def _retry_or_raise(
+        self, worker: WorkerHandle, failure: Failure, error: RayError | None, key: ShardKey, num_others: int
+    ) -> Retry:
+        failures = self.call.failures.setdefault(key[1], [])
+        failures.append(failure)
+        decision = on_shard_failure(key[1], failures, self._limits, num_others)
+        if isinstance(decision, Abort):
+            self._record_failure(worker, failure, key, "abort")
+            raise abort_error(decision.reason, error, f"shard {key[1]} on worker {worker.index}")
+        return decision
+
+    def _replace(
+        self, worker: WorkerHandle, failure: Failure, error: RayError | None, key: ShardKey | None, num_others: int
+    ) -> None:
+        """Stop a worker that failed, then restart or exclude it. Its queued shards are assigned to others."""
+        self._schedule.remove_worker(worker.index)
+        self._worker_group.stop(worker, force=failure.kind in ("silent", "timed_out"))
+        self._on_worker_lost(worker.index)
+        worker.failures.append(failure)
+        decision = on_worker_failure(worker.failures, self._limits, num_others)
+        if isinstance(decision, Abort):
+            self._record_failure(worker, failure, key, "abort")
+            raise abort_error(decision.reason, error, f"worker {worker.index}")
+        if isinstance(decision, Exclude):
+            worker.enter("excluded", self._clock())
+            self._record_failure(worker, failure, key, "excluded")
             self._executor.record(
-                Incident("left_out", member.index, member.node, None, fate.reason, "", failure.traceback)
+                Incident("excluded", worker.index, worker.node, None, decision.reason, "", failure.traceback)
             )
             return
         self._executor.counts["restarts"] += 1
-        self.note(member, failure, key, "restart")
-        self._crew.rest(member, fate.after_s)
+        self._record_failure(worker, failure, key, "restart")
+        self._worker_group.restart(worker, decision.after_s)
 
-    def note(self, member: Member, failure: Failure, key: Key | None, outcome: str) -> None:
-        """Put a failure on record."""
+    def _record_failure(self, worker: WorkerHandle, failure: Failure, key: ShardKey | None, outcome: str) -> None:
         shard = None if key is None else key[1]
         self._executor.record(
-            Incident(failure.kind, member.index, member.node, shard, failure.detail, outcome, failure.traceback)
+            Incident(failure.kind, worker.index, worker.node, shard, failure.detail, outcome, failure.traceback)
         )

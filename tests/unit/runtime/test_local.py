@@ -1,4 +1,4 @@
-"""What is particular to the executor of this process, and the worker by itself."""
+"""The executor of this process, and the worker by itself."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from distmeta.config import RuntimeConfig
 from distmeta.core.types import Snapshot, Work
 from distmeta.runtime import build_executor
-from distmeta.runtime.ray.actor import Whereabouts, WorkerActor
-from distmeta.runtime.wire import encode_snapshot
+from distmeta.runtime.ray.actor import Location, WorkerActor
+from distmeta.runtime.wire import ShardRequest, encode_snapshot
 from distmeta.runtime.worker import Worker
 
 from ...fakes import FakeRecipe, make_params, make_shards
@@ -27,10 +27,10 @@ def test_the_number_of_threads_is_set_and_restored() -> None:
     executor.close()
 
 
-def test_every_next_shard_is_prepared_also_across_calls() -> None:
+def test_the_next_shard_is_prepared_also_across_calls() -> None:
     executor = build_executor(RuntimeConfig(executor="local"), FakeRecipe())
-    shards, later = make_shards(3), make_shards(2, first_seed=500)
-    results = list(executor.map(Work("about"), Snapshot(0, make_params()), shards, later))
+    shards, upcoming = make_shards(3), make_shards(2, first_seed=500)
+    results = list(executor.map(Work("about"), Snapshot(0, make_params()), shards, upcoming))
     executor.close()
     assert [result.value["prepared"] for result in results] == [(1,), (1, 2), (1, 2, 0)]
 
@@ -45,27 +45,27 @@ def test_a_worker_decodes_a_snapshot_once() -> None:
     assert worker.run(Work("about"), average, shard, None).value["snapshots"] == 2
 
 
-class WorkerOfThisProcess(WorkerActor):
-    """The actor's class without an actor around it."""
+class InProcessActor(WorkerActor):
+    """The actor's class in this process."""
 
-    def hello(self) -> Whereabouts:
-        return Whereabouts("node", "127.0.0.1", os.getpid())
+    def locate(self) -> Location:
+        return Location("node", "127.0.0.1", os.getpid())
 
 
-def test_the_actors_class_is_a_worker_built_later() -> None:
-    actor = WorkerOfThisProcess()
+def test_an_actor_builds_its_worker_when_it_is_started() -> None:
+    actor = InProcessActor()
     actor.start(3, FakeRecipe(), torch.get_num_threads(), "none")
     wire, shard = encode_snapshot(Snapshot(0, make_params()), 1), make_shards(1)[0]
-    result = actor.run((1, 0), Work("update"), wire, shard, None)
+    result = actor.run(ShardRequest((1, 0), Work("update"), shard, None), wire)
     assert result is not None
     assert (result.worker, result.data_wait_s, result.compute_s) == (3, 0.25, 0.5)
 
 
-def test_a_shard_that_another_has_done_is_not_begun() -> None:
-    actor = WorkerOfThisProcess()
+def test_a_cancelled_shard_is_skipped() -> None:
+    actor = InProcessActor()
     actor.start(3, FakeRecipe("raise", shard=0), torch.get_num_threads(), "none")
     wire, shard = encode_snapshot(Snapshot(0, make_params()), 1), make_shards(1)[0]
-    actor.forget((1, 0))
-    assert actor.run((1, 0), Work("update"), wire, shard, None) is None
+    actor.cancel((1, 0))
+    assert actor.run(ShardRequest((1, 0), Work("update"), shard, None), wire) is None
     with pytest.raises(ValueError, match="boom"):
-        actor.run((2, 0), Work("update"), wire, shard, None)
+        actor.run(ShardRequest((2, 0), Work("update"), shard, None), wire)

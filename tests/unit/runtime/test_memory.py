@@ -1,4 +1,4 @@
-"""The C library's setting: it is accepted where there is glibc, and results do not depend on it."""
+"""Memory settings are accepted where they exist, and do nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import platform
 
 import pytest
 
-from distmeta.runtime.memory import keep_freed_memory, map_object_store
+from distmeta.runtime.memory import keep_freed_memory, prefault_object_store
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
@@ -15,4 +15,4 @@ def test_glibc_accepts_the_setting() -> None:
 
 
 def test_a_process_without_an_object_store_maps_nothing() -> None:
-    assert map_object_store() == 0
+    assert prefault_object_store() == 0

@@ -1,4 +1,4 @@
-"""The flat encoding of what travels."""
+"""The flat encoding of messages."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ import torch
 from distmeta.core.types import Params, Report, Snapshot, Update
 from distmeta.runtime.compression import Compressor, Kind, decompress
 from distmeta.runtime.wire import (
-    ALIGNMENT,
-    LARGE,
+    ALIGNMENT_BYTES,
+    LARGE_TENSOR_BYTES,
     Bytes,
     ParamsWire,
+    ResultWire,
     decode_params,
+    decode_result,
     decode_snapshot,
     decode_value,
     encode_params,
     encode_snapshot,
     encode_value,
+    join_grad,
+    split_grad,
+    sum_reports,
 )
 
 from ...fakes import bits, make_params
@@ -33,7 +38,8 @@ from ...fakes import bits, make_params
 def make_large() -> Params:
     """Small and large tensors in turn, one of them just large enough."""
     generator = torch.Generator().manual_seed(1)
-    shapes = {"a": (), "b": (LARGE // 4,), "c": (5,), "d": (LARGE // 4 - 1,), "e": (0, 3), "f": (200, 300), "g": (7, 2)}
+    large = LARGE_TENSOR_BYTES // 4
+    shapes = {"a": (), "b": (large,), "c": (5,), "d": (large - 1,), "e": (0, 3), "f": (200, 300), "g": (7, 2)}
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
@@ -41,8 +47,8 @@ def received(wire: ParamsWire, offset: int = 0) -> ParamsWire:
     """What arrives elsewhere: read-only arrays in other memory, `offset` bytes from where torch would align them."""
 
     def moved(array: Bytes) -> Bytes:
-        memory = np.empty(array.size + 2 * ALIGNMENT, dtype=np.uint8)
-        start = -memory.ctypes.data % ALIGNMENT + offset
+        memory = np.empty(array.size + 2 * ALIGNMENT_BYTES, dtype=np.uint8)
+        start = -memory.ctypes.data % ALIGNMENT_BYTES + offset
         memory[start : start + array.size] = array
         memory.flags.writeable = False
         return memory[start : start + array.size]
@@ -60,8 +66,8 @@ def test_parameters_keep_their_bits_order_and_types(params: Params, offset: int)
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.0, 1e-45])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("size", [3, LARGE])
-def test_peculiar_numbers_keep_their_bits(value: float, dtype: torch.dtype, size: int) -> None:
+@pytest.mark.parametrize("size", [3, LARGE_TENSOR_BYTES])
+def test_special_numbers_keep_their_bits(value: float, dtype: torch.dtype, size: int) -> None:
     params = {"x": torch.full((size,), value, dtype=dtype)}
     assert bits(decode_params(encode_params(params))) == bits(params)
 
@@ -70,7 +76,7 @@ def test_the_header_is_plain_data() -> None:
     assert json.loads(json.dumps(encode_params(make_params()).header))[0] == ["body.weight", "float32", [300, 64]]
 
 
-def test_large_tensors_leave_and_arrive_without_a_copy() -> None:
+def test_large_tensors_are_encoded_and_decoded_without_a_copy() -> None:
     params = make_large()
     wire = encode_params(params)
     assert [array.ctypes.data for array in wire.large] == [params[name].data_ptr() for name in ("b", "f")]
@@ -89,18 +95,18 @@ def test_only_small_tensors_are_pickled_with_their_bytes() -> None:
 
 
 @pytest.mark.parametrize("offset", [0, 4])
-def test_every_arrival_is_laid_out_as_torch_lays_out(offset: int) -> None:
+def test_decoded_tensors_are_contiguous_and_aligned(offset: int) -> None:
     decoded = decode_params(received(encode_params(make_large()), offset))
     for tensor in decoded.values():
         assert tensor.is_contiguous()
-        assert tensor.data_ptr() % ALIGNMENT == 0
+        assert tensor.data_ptr() % ALIGNMENT_BYTES == 0
 
 
 def test_views_keep_their_memory() -> None:
     params = make_large()
     decoded = decode_params(received(encode_params(params)))
     gc.collect()
-    filler = [np.full(LARGE, 255, dtype=np.uint8) for _ in range(64)]
+    filler = [np.full(LARGE_TENSOR_BYTES, 255, dtype=np.uint8) for _ in range(64)]
     assert bits(decoded) == bits(params)
     assert len(filler) == 64
 
@@ -108,7 +114,7 @@ def test_views_keep_their_memory() -> None:
 def test_small_tensors_share_no_memory() -> None:
     wire = received(encode_params(make_params()))
     decoded = decode_params(wire)
-    small = [tensor for tensor in decoded.values() if tensor.nbytes < LARGE]
+    small = [tensor for tensor in decoded.values() if tensor.nbytes < LARGE_TENSOR_BYTES]
     before = wire.small.tobytes()
     for tensor in small:
         tensor.zero_()
@@ -116,17 +122,17 @@ def test_small_tensors_share_no_memory() -> None:
     assert len({tensor.untyped_storage().data_ptr() for tensor in decoded.values() if tensor.numel()}) == 5
 
 
-def test_tensors_that_are_not_contiguous_travel_in_their_order() -> None:
-    params = {"x": torch.arange(6.0).reshape(2, 3).T, "y": torch.arange(2.0 * LARGE).reshape(2, LARGE).T}
+def test_tensors_that_are_not_contiguous_keep_their_order() -> None:
+    params = {"x": torch.arange(6.0).reshape(2, 3).T, "y": torch.arange(2.0 * LARGE_TENSOR_BYTES).reshape(2, -1).T}
     assert bits(decode_params(encode_params(params))) == bits(params)
 
 
-def test_tensors_that_require_grad_travel_without_history() -> None:
+def test_tensors_that_require_grad_are_sent_without_history() -> None:
     decoded = decode_params(encode_params({"x": torch.ones(2, requires_grad=True) * 2}))
     assert not decoded["x"].requires_grad
 
 
-def test_a_type_that_does_not_travel_is_named() -> None:
+def test_a_type_that_cannot_be_sent_is_named() -> None:
     with pytest.raises(ValueError, match="'z' of type complex64"):
         encode_params({"z": torch.zeros(1, dtype=torch.complex64)})
 
@@ -146,7 +152,7 @@ def test_reports_are_flattened_and_restored() -> None:
 
 
 @pytest.mark.parametrize("value", [1.0, math.inf, math.nan])
-def test_who_sends_a_report_looks_whether_it_is_finite(value: float) -> None:
+def test_the_sender_of_a_report_checks_whether_it_is_finite(value: float) -> None:
     report = Report(0, 0, Update({"x": torch.tensor([0.0, value])}, 1.0))
     assert decode_value(encode_value(report)).finite is math.isfinite(value)
     assert decode_value(encode_value(replace(report, finite=False))).finite is False
@@ -173,5 +179,32 @@ def test_compressed_reports_that_are_not_finite_say_so() -> None:
 
 
 @pytest.mark.parametrize("value", [None, 1.5, {"a": (1, 2)}, "text"])
-def test_other_values_travel_as_they_are(value: object) -> None:
+def test_other_values_are_sent_as_they_are(value: object) -> None:
     assert decode_value(encode_value(value)) is value
+
+
+def test_results_are_split_from_their_gradient_and_joined_again() -> None:
+    result = ResultWire(5, encode_value(Report(3, 5, Update(make_params(), 2.0))), 1, 0.25, 0.5)
+    without, grad = split_grad(result)
+    assert without.value.grad is None
+    decoded = decode_result(join_grad(without, grad))
+    assert (decoded.shard, decoded.worker, decoded.data_wait_s, decoded.compute_s) == (5, 1, 0.25, 0.5)
+    assert bits(decoded.value.update.grad) == bits(make_params())
+
+
+def test_results_without_gradient_are_not_split() -> None:
+    result = ResultWire(5, {"accuracy": 0.5}, 1, 0.25, 0.5)
+    assert split_grad(result) == (result, None)
+    assert join_grad(result, None) is result
+
+
+def test_a_group_is_summed_in_the_order_of_its_shards() -> None:
+    values = [1.0, 2.0**-24, 2.0**-24, -1.0]
+    reports = [
+        encode_value(Report(7, 16 + place, Update({"x": torch.tensor([value])}, 1.0, {"loss": value})))
+        for place, value in enumerate(values)
+    ]
+    total = decode_value(sum_reports(reports))
+    assert (total.version, total.shard, total.count, total.update.weight, total.finite) == (7, 16, 4, 4.0, True)
+    assert total.update.grad["x"].item() == 0.0  # ((1 + 2^-24) + 2^-24) - 1 in float32
+    assert decode_value(sum_reports([*reports[:3], replace(reports[3], finite=False)])).finite is False
