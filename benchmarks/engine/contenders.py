@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from benchmarks.engine.peers import PEERS, Run
 from benchmarks.engine.work import Work
 from distmeta.config import EngineConfig
-from distmeta.config.base import explain
+from distmeta.config.base import to_user_error
 from distmeta.core.errors import UserError, nearest
 from distmeta.engine.auto import choose
 from distmeta.engine.engine import Engine
@@ -67,7 +67,7 @@ def eager_twin(name: str) -> str:
 
 def reason_of(error: Exception) -> str:
     """One line about why a contender cannot take part."""
-    known = explain(error) if isinstance(error, ValidationError) else error
+    known = to_user_error(error) if isinstance(error, ValidationError) else error
     lines = [line.strip() for line in str(known).splitlines() if line.strip()]
     kind = "" if lines and isinstance(known, UserError) else f"{type(error).__name__}: "
     shown = f"{kind}{lines[0] if lines else 'no message'}"

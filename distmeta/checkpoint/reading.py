@@ -15,7 +15,7 @@ from safetensors.torch import load as from_bytes
 
 from distmeta.checkpoint.files import AVERAGED, FILES, FORMAT, META, SERVER, Checkpoint, StateFile, Summary
 from distmeta.checkpoint.storage import MARKER, Folder
-from distmeta.config.base import explain
+from distmeta.config.base import to_user_error
 from distmeta.config.run import RunConfig
 from distmeta.core.errors import UserError
 from distmeta.core.paths import runs_path
@@ -38,7 +38,7 @@ def load(path: str | os.PathLike[str], which: Literal["latest", "best"] = "lates
     try:
         config = RunConfig.model_validate(content.config)
     except ValidationError as error:
-        raise explain(error, RunConfig, source=f"config in {(folder / MARKER).url}") from error
+        raise to_user_error(error, RunConfig, source=f"config in {(folder / MARKER).url}") from error
     state: State = dict(content.server)
     for name, prefix in ((META, PARAMS), (AVERAGED, AVERAGE), (SERVER, "")):
         if name in content.sha256:
@@ -151,7 +151,7 @@ def _read_state(folder: Folder) -> StateFile:
     try:
         content = StateFile.model_validate(raw)
     except ValidationError as error:
-        raise explain(error, StateFile, source=where) from error
+        raise to_user_error(error, StateFile, source=where) from error
     unknown = sorted(set(content.sha256) - set(FILES))
     if unknown or META not in content.sha256:
         raise UserError(f"it lists the files {sorted(content.sha256)}", where=where, allowed=", ".join(FILES))

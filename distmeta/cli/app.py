@@ -20,7 +20,7 @@ from typer.exceptions import TyperException
 from distmeta import __version__
 from distmeta.cli import adapt, bench, checkpoint, data, evaluate, jobs, submit, train, ui
 from distmeta.cli.output import one_line
-from distmeta.config.base import explain
+from distmeta.config.base import to_user_error
 from distmeta.core.errors import DistmetaError, UserError
 
 _EXAMPLES = """\b
@@ -98,7 +98,7 @@ def _run(arguments: list[str]) -> int:
     except UserError as error:
         return _fail(one_line(error), 2)
     except ValidationError as error:
-        return _fail(one_line(explain(error)), 2)
+        return _fail(one_line(to_user_error(error)), 2)
     except DistmetaError as error:
         return _fail(one_line(error), 1)
     except TyperException as error:

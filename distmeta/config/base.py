@@ -1,7 +1,6 @@
-"""The base of every configuration class: frozen, closed to unknown names, picklable, free of torch and Ray.
+"""Base class of the configuration sections, inspection of their type annotations, and readable validation errors.
 
-Also the way around in those classes: which fields a path goes through (`members`, `child`), and what to tell a person
-about a value that does not fit (`explain`).
+Imports neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -14,26 +13,31 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distmeta.core.errors import UserError, nearest
 
-_LONGEST_VALUE = 60
+_MAX_VALUE_LENGTH = 60
 
 
 class Frozen(BaseModel):
-    """A configuration section. Unknown fields and values out of range are refused when it is made."""
+    """A configuration section: immutable; unknown fields and invalid values are refused when it is created."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
-def explain(error: ValidationError, root: type[BaseModel] | None = None, *, source: str | None = None) -> UserError:
-    """Turn what pydantic found into one line: what, where, what is allowed.
+def to_user_error(
+    error: ValidationError, root: type[BaseModel] | None = None, *, source: str | None = None
+) -> UserError:
+    """Convert a pydantic error to a one-line error: what is wrong, where, what is allowed.
+
+    Only one problem of the error is reported: an unknown field if there is one, because other problems may follow from
+    it, else the first.
 
     Args:
-        error: What pydantic raised; its first problem is told, an unknown field before what may follow from it.
-        root: The class that was being made; None looks for the section that the error names.
-        source: Where the values came from: a file, an option.
+        error: The validation error.
+        root: The class that was validated; None looks up the section that the error names.
+        source: Where the values come from: a file, an option.
     """
     problems = error.errors(include_url=False)
     problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
-    root = root or _section_named(error.title)
+    root = root or _section_by_name(error.title)
     path, annotation, section = _locate(root, problem["loc"])
     kind, context, value = problem["type"], problem.get("ctx", {}), problem.get("input")
     allowed: str | None = None
@@ -47,120 +51,121 @@ def explain(error: ValidationError, root: type[BaseModel] | None = None, *, sour
         what = f"the field {context['discriminator']} is missing"
         allowed = ", ".join(_tags(annotation))
     elif kind == "literal_error":
-        what, allowed = f"unknown value {_shown(value)}", nearest(str(value), _literals(annotation))
+        what, allowed = f"unknown value {_shortened(value)}", nearest(str(value), _literals(annotation))
     elif kind == "missing":
         what = "a value is required"
     elif kind == "value_error":
         what = str(context["error"])
     else:
-        what = f"{_shown(value)} is not valid"
-        same_place = [each for each in problems if _locate(root, each["loc"])[0] == path]
-        allowed = " or ".join(dict.fromkeys(_wanted(each) for each in same_place))
-        allowed += " or null" if _accepts(annotation, types.NoneType) else ""
+        what = f"{_shortened(value)} is not valid"
+        same_path = [each for each in problems if _locate(root, each["loc"])[0] == path]
+        allowed = " or ".join(dict.fromkeys(_expected(each) for each in same_path))
+        allowed += " or null" if _allows(annotation, types.NoneType) else ""
     where = ".".join(path)
     if root is not None and root.__name__ != "RunConfig":
         where = f"{root.__name__}.{where}" if where else root.__name__
     return UserError(what, where=": ".join(part for part in (source, where) if part) or None, allowed=allowed)
 
 
-def members(annotation: Any) -> list[Any]:
-    """The types that an annotation allows besides None: several for a union, otherwise one."""
+def allowed_types(annotation: Any) -> list[Any]:
+    """The types that an annotation allows, without None: several for a union, otherwise one."""
     if get_origin(annotation) is Annotated:
-        return members(get_args(annotation)[0])
+        return allowed_types(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return [member for part in get_args(annotation) for member in members(part)]
+        return [member for argument in get_args(annotation) for member in allowed_types(argument)]
     return [] if annotation in (None, types.NoneType) else [annotation]
 
 
-def child(member: Any, part: str | int) -> Any:
-    """The annotation of what `part` (a field, a key, a position) selects in a type; None if there is no such thing."""
-    if is_section(member):
-        return member.model_fields[part].annotation if part in member.model_fields else None
-    origin, args = get_origin(member), get_args(member)
+def annotation_of(parent: Any, name: str | int) -> Any:
+    """The annotation of a field of a section, a value of a dict or an element of a list; None if there is no such."""
+    if is_section(parent):
+        return parent.model_fields[name].annotation if name in parent.model_fields else None
+    origin, args = get_origin(parent), get_args(parent)
     if origin is dict:
         return args[1]
-    if origin in (tuple, list) and str(part).isdigit():
-        return args[0] if origin is list or args[-1] is Ellipsis else args[min(int(part), len(args) - 1)]
+    if origin in (tuple, list) and str(name).isdigit():
+        return args[0] if origin is list or args[-1] is Ellipsis else args[min(int(name), len(args) - 1)]
     return None
 
 
-def is_section(member: Any) -> bool:
-    """Whether a type is a configuration class."""
-    return isinstance(member, type) and issubclass(member, BaseModel)
+def is_section(annotation: Any) -> bool:
+    """Whether an annotation is a configuration class."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def tag_of(section: type[BaseModel]) -> tuple[str, str] | None:
-    """Name and value of the field that tells a class from the others of its union: `("kind", "mlp")`."""
+def discriminator_of(section: type[BaseModel]) -> tuple[str, str] | None:
+    """Name and value of the field that selects a class in a union: `("kind", "mlp")`; None if there is none."""
     for name, field in section.model_fields.items():
         if get_origin(field.annotation) is Literal and get_args(field.annotation) == (field.default,):
             return name, str(field.default)
     return None
 
 
-def section_of(annotation: Any, value: Mapping[str, Any]) -> type[BaseModel] | None:
-    """The configuration class among those of `annotation` that `value` is for."""
-    sections: list[type[BaseModel]] = [member for member in members(annotation) if is_section(member)]
+def section_for(annotation: Any, value: Mapping[str, Any]) -> type[BaseModel] | None:
+    """The configuration class of `annotation` that `value` selects by its discriminator; None if it selects none."""
+    sections: list[type[BaseModel]] = [each for each in allowed_types(annotation) if is_section(each)]
     if len(sections) < 2:
         return sections[0] if sections else None
     for section in sections:
-        name, tag = tag_of(section) or ("", "")
+        name, tag = discriminator_of(section) or ("", "")
         if value.get(name) == tag:
             return section
     return None
 
 
 def _locate(root: type[BaseModel] | None, loc: Sequence[str | int]) -> tuple[list[str], Any, type[BaseModel] | None]:
-    """Follow pydantic's `loc`: the path as a person writes it, what is allowed there, and the class around it.
+    """Resolve pydantic's `loc` to a path of fields, the annotation of the last one, and the section that contains it.
 
-    Between the fields, `loc` names which member of a union was tried (a tag or a type); these parts are left out.
+    Between the fields, `loc` also names the member of a union that was tried (a tag or a type). The path omits it.
     """
     path: list[str] = []
     annotation: Any = root
     section: type[BaseModel] | None = None
     for part in loc:
-        options = members(annotation)
+        options = allowed_types(annotation)
         if len(options) > 1:
             annotation = next((each for each in options if part in _tags(each)), None)
             continue
         section = options[0] if options and is_section(options[0]) else None
-        annotation = child(options[0], part) if options else None
+        annotation = annotation_of(options[0], part) if options else None
         path.append(str(part))
     return path, annotation, section
 
 
 def _tags(annotation: Any) -> list[str]:
-    found = [tag_of(member) for member in members(annotation) if is_section(member)]
-    return [tag for _, tag in filter(None, found)]
+    """Values of the discriminator that select the classes of a union."""
+    discriminators = [discriminator_of(each) for each in allowed_types(annotation) if is_section(each)]
+    return [tag for _, tag in filter(None, discriminators)]
 
 
 def _literals(annotation: Any) -> Iterable[str]:
-    return [str(value) for member in members(annotation) for value in get_args(member)]
+    return [str(value) for each in allowed_types(annotation) for value in get_args(each)]
 
 
-def _accepts(annotation: Any, wanted: type) -> bool:
-    return wanted in get_args(annotation)
+def _allows(annotation: Any, kind: type) -> bool:
+    return kind in get_args(annotation)
 
 
-def _wanted(problem: Any) -> str:
-    """What pydantic would have taken, in words for people who write YAML."""
+def _expected(problem: Any) -> str:
+    """What pydantic expected, in the words of YAML."""
     if problem["type"] == "too_short":
-        return f"at least {problem['ctx']['min_length']} of them"
+        return f"{problem['ctx']['min_length']} or more elements"
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return "a mapping of fields"
-    wanted = str(problem["msg"]).removeprefix("Input should be ").split(", unable")[0].split(", got")[0]
-    return wanted.replace("a valid tuple", "a list").replace("a valid ", "a ").replace("a integer", "an integer")
+    expected = str(problem["msg"]).removeprefix("Input should be ").split(", unable")[0].split(", got")[0]
+    return expected.replace("a valid tuple", "a list").replace("a valid ", "a ").replace("a integer", "an integer")
 
 
-def _shown(value: object) -> str:
+def _shortened(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}..."
 
 
-def _section_named(title: str) -> type[BaseModel] | None:
-    waiting = [Frozen]
-    while waiting:
-        current = waiting.pop()
-        if current.__name__ == title:
-            return current
-        waiting += current.__subclasses__()
+def _section_by_name(name: str) -> type[BaseModel] | None:
+    stack = [Frozen]
+    while stack:
+        section = stack.pop()
+        if section.__name__ == name:
+            return section
+        stack += section.__subclasses__()
     return None

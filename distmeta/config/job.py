@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from distmeta.config.base import explain
+from distmeta.config.base import to_user_error
 from distmeta.config.run import RunConfig
 from distmeta.core.errors import UserError, nearest
 
@@ -133,7 +133,7 @@ def _job_error(error: BaseException, path: Path) -> UserError:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     where = f"{path}, line {lines[-1]}" if lines else str(path)
     if isinstance(error, ValidationError):
-        return explain(error, source=where)
+        return to_user_error(error, source=where)
     if isinstance(error, UserError):
         return UserError(error.what, where=": ".join(filter(None, (where, error.where))), allowed=error.allowed)
     return UserError(f"{type(error).__name__}: {error}", where=where)

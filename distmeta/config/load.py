@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from distmeta.config.base import explain
+from distmeta.config.base import to_user_error
 from distmeta.config.job import config_of_job
 from distmeta.config.override import apply_overrides
 from distmeta.config.run import RunConfig
@@ -110,7 +110,7 @@ def _from_mapping(values: Any, source: str) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise explain(error, RunConfig, source=source) from error
+        raise to_user_error(error, RunConfig, source=source) from error
 
 
 # --- YAML and JSON ---

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from distmeta.config.base import child, is_section, members, section_of, tag_of
+from distmeta.config.base import allowed_types, annotation_of, discriminator_of, is_section, section_for
 from distmeta.core.errors import UserError, nearest
 
 _WHERE = "--set"
@@ -55,12 +55,12 @@ def _apply(values: Any, root: Any, path: list[str], text: str, parse: Callable[[
         node, annotation = node[int(part) if isinstance(node, list) else part], below
     below = _step(node, annotation, path, len(path) - 1)
     value = parse(text)
-    if str in members(below) and value is not None and not isinstance(value, str):
+    if str in allowed_types(below) and value is not None and not isinstance(value, str):
         value = text  # `name=2024` is a name
     last = path[-1]
-    section = section_of(annotation, node) if isinstance(node, dict) else None
-    if section and len(members(annotation)) > 1 and last == (tag_of(section) or ("",))[0]:
-        _change_class(node, section_of(annotation, {last: value}))
+    section = section_for(annotation, node) if isinstance(node, dict) else None
+    if section and len(allowed_types(annotation)) > 1 and last == (discriminator_of(section) or ("",))[0]:
+        _change_class(node, section_for(annotation, {last: value}))
     node[int(last) if isinstance(node, list) else last] = value
 
 
@@ -72,16 +72,16 @@ def _step(node: Any, annotation: Any, path: list[str], depth: int) -> Any:
         if not part.isdigit() or int(part) >= len(node):
             positions = f"a position: 0 to {len(node) - 1}" if node else "nothing, the list is empty"
             raise UserError(f"{so_far} has no '{part}'", where=where, allowed=positions)
-        return child(next((each for each in members(annotation) if not is_section(each)), None), part)
+        return annotation_of(next((each for each in allowed_types(annotation) if not is_section(each)), None), part)
     if not isinstance(node, dict):
         shown = "null" if node is None else repr(node)
         raise UserError(f"{so_far} is {shown} and holds no field '{part}'", where=where, allowed=f"{so_far}=value")
-    section = section_of(annotation, node)
+    section = section_for(annotation, node)
     if section is None:  # a free mapping, such as the options of an optimizer
-        return child(members(annotation)[0], part)
+        return annotation_of(allowed_types(annotation)[0], part)
     if part not in section.model_fields:
         raise UserError(f"unknown field '{part}'", where=where, allowed=nearest(part, section.model_fields))
-    return child(section, part)
+    return annotation_of(section, part)
 
 
 def _change_class(node: dict[str, Any], section: type[BaseModel] | None) -> None:
@@ -96,8 +96,8 @@ def _change_class(node: dict[str, Any], section: type[BaseModel] | None) -> None
 def _tag_fields(annotation: Any) -> set[str]:
     """Names of all fields that choose a class of a union."""
     found: set[str] = set()
-    for section in (member for member in members(annotation) if is_section(member)):
-        tag = tag_of(section)
+    for section in (member for member in allowed_types(annotation) if is_section(member)):
+        tag = discriminator_of(section)
         found |= {tag[0]} if tag else set()
         for field in section.model_fields.values():
             found |= _tag_fields(field.annotation)

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from distmeta.config import Conv4Config, GlyphTasks, MlpConfig, OuterConfig, RunConfig, SinusoidTasks, StoreTasks
-from distmeta.config.base import child, explain, members, section_of, tag_of
+from distmeta.config.base import allowed_types, annotation_of, discriminator_of, section_for, to_user_error
 
 
 def error_of(make: Callable[[], object]) -> ValidationError:
@@ -37,7 +37,7 @@ def error_of(make: Callable[[], object]) -> ValidationError:
         ),
         (
             {"algorithm": {"learner": {"kind": "gradient", "phases": []}}},
-            "algorithm.learner.phases: [] is not valid; allowed: at least 1 of them",
+            "algorithm.learner.phases: [] is not valid; allowed: 1 or more elements",
         ),
         (
             {"outer": {"options": {"betas": "x"}}},
@@ -47,44 +47,46 @@ def error_of(make: Callable[[], object]) -> ValidationError:
 )
 def test_explain_says_what_where_and_allowed(values: dict[str, object], line: str) -> None:
     error = error_of(lambda: RunConfig.model_validate({"name": "x", **values}))
-    assert str(explain(error, RunConfig)).startswith(line)
+    assert str(to_user_error(error, RunConfig)).startswith(line)
 
 
 def test_an_unknown_field_is_told_before_what_follows_from_it() -> None:
     error = error_of(lambda: RunConfig.model_validate({"nme": "x"}))
-    assert str(explain(error, RunConfig, source="a.yaml")).startswith(
+    assert str(to_user_error(error, RunConfig, source="a.yaml")).startswith(
         "a.yaml: nme: unknown field 'nme'; allowed: did you"
     )
 
 
 def test_a_section_made_on_its_own_is_named() -> None:
     error = error_of(lambda: OuterConfig(lr=-1))
-    assert str(explain(error, source="job.py")) == "job.py: OuterConfig.lr: -1 is not valid; allowed: greater than 0"
+    assert (
+        str(to_user_error(error, source="job.py")) == "job.py: OuterConfig.lr: -1 is not valid; allowed: greater than 0"
+    )
 
 
 def test_a_long_value_is_cut() -> None:
     error = error_of(lambda: OuterConfig.model_validate({"lr": "x" * 1000}))
-    assert len(str(explain(error))) < 150
+    assert len(str(to_user_error(error))) < 150
 
 
 def test_checks_of_the_whole_stand_for_themselves() -> None:
     error = error_of(lambda: RunConfig(name="x", tasks=SinusoidTasks()))
-    assert str(explain(error)).startswith("model.kind 'conv4' cannot take")
+    assert str(to_user_error(error)).startswith("model.kind 'conv4' cannot take")
 
 
 def test_members_and_tags() -> None:
     union = RunConfig.model_fields["tasks"].annotation
-    assert members(union) == [StoreTasks, GlyphTasks, SinusoidTasks]
-    assert members(int | None) == [int]
-    assert tag_of(MlpConfig) == ("kind", "mlp")
-    assert tag_of(OuterConfig) is None
-    assert section_of(union, {"source": "glyphs"}) is GlyphTasks
-    assert section_of(union, {"source": "?"}) is None
+    assert allowed_types(union) == [StoreTasks, GlyphTasks, SinusoidTasks]
+    assert allowed_types(int | None) == [int]
+    assert discriminator_of(MlpConfig) == ("kind", "mlp")
+    assert discriminator_of(OuterConfig) is None
+    assert section_for(union, {"source": "glyphs"}) is GlyphTasks
+    assert section_for(union, {"source": "?"}) is None
 
 
 def test_child_follows_fields_positions_and_keys() -> None:
-    assert child(Conv4Config, "nothing") is None
-    assert child(tuple[int, ...], "4") is int
-    assert child(tuple[int, str], 1) is str
-    assert child(dict[str, float], "any") is float
-    assert child(int, "x") is None
+    assert annotation_of(Conv4Config, "nothing") is None
+    assert annotation_of(tuple[int, ...], "4") is int
+    assert annotation_of(tuple[int, str], 1) is str
+    assert annotation_of(dict[str, float], "any") is float
+    assert annotation_of(int, "x") is None
