@@ -1,4 +1,4 @@
-"""Typed, validated, frozen configuration. Imports neither torch nor Ray."""
+"""Configuration of a run: typed, validated and immutable. Imports neither torch nor Ray."""
 
 from distmeta.config.algorithm import (
     AlgorithmConfig,

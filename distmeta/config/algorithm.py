@@ -1,4 +1,4 @@
-"""The two axes of a method: how one task is adapted, and how the outer signal is computed from adapted tasks."""
+"""Methods: how one task is adapted (learner), and how the outer signal is computed from adapted tasks (estimator)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from distmeta.config.base import Frozen
 
 
 class Phase(Frozen):
-    """One stretch of inner steps.
+    """Consecutive inner steps with the same settings.
 
     Attributes:
-        groups: Parameter groups of the backbone that move (`all`, `body`, `head`, `norm`, `block1`, ...).
+        groups: Parameter groups of the backbone that the steps move (`all`, `body`, `head`, `norm`, `block1`, ...).
         steps: Inner steps.
         lr: Inner learning rate.
         optimizer: Inner optimizer.
         beta1: Decay of the inner Adam's first moment (Reptile uses 0).
         beta2: Decay of its second moment.
-        batch: Support examples per step, taken in turn from the (shuffled) support set; None takes all of them.
-        objective: Name of the inner loss; None takes the tasks' own.
+        batch: Support examples per step; steps cycle through the (shuffled) support set. None takes all examples.
+        objective: Name of the inner loss; None takes the objective of the tasks.
         l2sp: Weight of `0.5 * |fast - meta|^2` added to the inner loss (L2-SP, Li et al. 2018; iMAML's proximal term).
     """
 
@@ -39,10 +39,11 @@ class GradientConfig(Frozen):
     """Adapt by gradient steps on the support set.
 
     Attributes:
-        phases: What moves, how far, in which order.
-        eval_phases: Phases at evaluation, if they differ (Reptile adapts for longer).
+        phases: Phases of inner steps, in order.
+        eval_phases: Phases at evaluation, if they differ (Reptile takes more steps there).
         learned_lr: Inner rates are meta-parameters, one for each parameter entry (Meta-SGD, Li et al. 2017).
-        head: The last layer starts from the meta-parameters, or from zeros (`fresh`: fine-tuning after joint training).
+        head: The last layer starts from the meta-parameters (`meta`), or from zeros (`fresh`: fine-tuning after joint
+            training).
     """
 
     kind: Literal["gradient"] = "gradient"
@@ -53,7 +54,7 @@ class GradientConfig(Frozen):
 
 
 class PrototypeConfig(Frozen):
-    """Classify by the squared Euclidean distance to class means in feature space (Snell et al. 2017)."""
+    """Classify by squared Euclidean distance to class means in feature space (Snell et al. 2017)."""
 
     kind: Literal["prototype"] = "prototype"
 
@@ -62,10 +63,10 @@ LearnerConfig = Annotated[GradientConfig | PrototypeConfig, Field(discriminator=
 
 
 class BackpropConfig(Frozen):
-    """Outer gradient of the query loss, through adaptation.
+    """Outer gradient of the query loss by differentiation through adaptation.
 
     Attributes:
-        order: 2 is exact; 1 treats the inner gradients as constants (FOMAML).
+        order: 2 is the exact gradient; 1 treats inner gradients as constants (FOMAML).
     """
 
     kind: Literal["backprop"] = "backprop"
@@ -82,7 +83,7 @@ EstimatorConfig = Annotated[BackpropConfig | DisplacementConfig, Field(discrimin
 
 
 class AlgorithmConfig(Frozen):
-    """A method: learner x estimator. The presets in `distmeta.methods` have the papers' settings.
+    """A method: a learner and an estimator. The presets in `distmeta.methods` have the papers' settings.
 
     Attributes:
         method: The method's name in reports.

@@ -11,9 +11,9 @@ class CheckpointConfig(Frozen):
     """Checkpoints.
 
     Attributes:
-        path: Folder (any fsspec URL) that holds a folder for each run name.
-        every: Outer steps between two checkpoints; the last step is always saved.
-        keep_last: Checkpoints kept, the newest ones; the best one by validation is kept besides.
+        path: Folder (any fsspec URL) with one folder for each run name.
+        every: Outer steps between checkpoints; the last step is always saved.
+        keep_last: Number of newest checkpoints to keep, in addition to the best one by validation score.
     """
 
     path: str = "runs"

@@ -14,14 +14,14 @@ class EngineConfig(Frozen):
 
     Attributes:
         strategy: One task after the other (`loop`), or the tasks of a chunk at once (`vmap`); either as native code
-            (`compiled`, `compiled_vmap`). `auto` times them on the first shard and fixes the fastest for the run.
-        chunk: Tasks at once with `vmap` and `compiled_vmap`; None takes the whole shard.
-        memory: Keep what the way back through adaptation needs (`unrolled`), or only the states between inner steps,
-            computing the rest again (`flat`): the same gradient in memory that hardly grows with the number of steps.
-            `auto` is `flat` beyond 16 inner steps.
+            (`compiled`, `compiled_vmap`). `auto` times them on the first shard and uses the fastest for the whole run.
+        chunk: Number of tasks in a chunk of `vmap` and `compiled_vmap`; None takes the whole shard.
+        memory: `unrolled` stores the autograd graph of all inner steps. `flat` stores only the states between inner
+            steps and recomputes each step in the backward pass (adjoint sweep): the same gradient, in memory that
+            hardly grows with the number of steps. `auto` is `flat` beyond 16 inner steps.
         dtype: Floating-point type of parameters and data.
-        matmul: How float32 products are computed: exactly, or with factors rounded to `tf32` (CUDA) or `bf16`, at an
-            error that `benchmarks/engine/precision.py` measures.
+        matmul: Precision of float32 matrix products and convolutions: IEEE float32, or operands rounded to `tf32`
+            (CUDA) or `bf16`; `benchmarks/engine/precision.py` measures the error.
     """
 
     strategy: Literal["auto", "loop", "vmap", "compiled", "compiled_vmap"] = "auto"

@@ -13,10 +13,10 @@ class EvaluationConfig(Frozen):
     """Evaluation on unseen tasks.
 
     Attributes:
-        every: Outer steps between two evaluations; 0 evaluates only at the end.
-        split: Tasks of the evaluations during training, `val` or `test`.
-        tasks: Tasks of an evaluation during training.
-        final_tasks: Tasks of the evaluation on `test` at the end; 0 leaves it out.
+        every: Outer steps between evaluations during training; 0: none.
+        split: Split of the evaluations during training.
+        tasks: Number of tasks of an evaluation during training.
+        final_tasks: Number of `test` tasks of the evaluation after training; 0: none.
     """
 
     every: NonNegativeInt = 0

@@ -1,4 +1,4 @@
-"""Which network to adapt. Its input shape and number of outputs come from the tasks."""
+"""Networks. The tasks set their input shape and number of outputs."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Conv4Config(Frozen):
 
     Attributes:
         filters: Channels of every block.
-        downsample: Strided convolutions (Omniglot in the MAML paper) or 2x2 max pooling.
-        norm: Statistics of batch norm: of the batch itself (`batch`: transductive on a query batch), or of the support
-            set alone (`support`: inductive; a query example's prediction never depends on the other queries).
+        downsample: Strided convolutions (`stride`: Omniglot in the MAML paper) or 2x2 max pooling (`pool`).
+        norm: Statistics of batch norm: those of the batch itself (`batch`: transductive on a query batch), or those of
+            the support set (`support`: inductive; the prediction for a query never depends on other queries).
     """
 
     kind: Literal["conv4"] = "conv4"

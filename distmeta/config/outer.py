@@ -13,23 +13,24 @@ class OuterConfig(Frozen):
     """The outer (server) step.
 
     Attributes:
-        optimizer: Any optimizer of `torch.optim`, by its class name.
+        optimizer: Class name of an optimizer of `torch.optim`.
         lr: Outer learning rate.
         options: Further arguments of the optimizer, e.g. `{"betas": [0.9, 0.99]}`.
-        schedule: Course of the rate over `train.steps`: to `final_lr_fraction * lr` along a line or a half cosine.
-        final_lr_fraction: Where the schedule ends, as a fraction of `lr`.
-        warmup_steps: Steps over which the rate rises linearly from 0.
-        clip_norm: Largest global norm of the outer gradient; None leaves it as it is.
-        average: Decay of an exponential moving average of the meta-parameters, which is then what is evaluated and
-            exported; 0 switches it off (Polyak & Juditsky 1992).
-        nonfinite: What to do about a shard whose update has an entry that is infinite or not a number, on two workers:
-            end the run (`abort`), or leave the shard out of its step and count it (`drop`).
+        schedule: Learning-rate schedule over `train.steps`: constant, or a linear or cosine decay to
+            `final_lr_fraction * lr`.
+        final_lr_fraction: Final value of the schedule, as a fraction of `lr`.
+        warmup_steps: Number of steps over which the rate rises linearly from 0.
+        clip_norm: Maximum global norm of the outer gradient; None: no clipping.
+        average: Decay of an exponential moving average of the meta-parameters, which is then evaluated and exported
+            instead of them; 0: no averaging (Polyak & Juditsky 1992).
+        nonfinite: What to do if a shard's update has an infinite or NaN entry on two workers: end the run (`abort`), or
+            leave the shard out of its step and count it (`drop`).
         staleness: None: every step waits for all its shards (synchronous, exact). A number s: workers never wait; a
-            step takes updates that were computed at most s versions ago, and drops older ones (asynchronous).
+            step uses updates computed at most s versions ago, and drops older ones (asynchronous).
         staleness_weight: Weight of an update that is t versions old: 1 / (1 + t) (`inverse`), or 1 (`constant`).
-        compression: How updates travel to the server: as they are, rounded to `bf16`, or to `int8` in blocks with a
-            scale each. What rounding loses is added to the same worker's next update (error feedback), so results
-            depend on who computes what.
+        compression: Compression of updates on their way to the server: none, rounding to `bf16`, or to `int8` in blocks
+            with one scale each. The rounding error is added to the same worker's next update (error feedback), so
+            the result depends on which worker computes which shard.
     """
 
     optimizer: str = "Adam"

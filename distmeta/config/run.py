@@ -1,4 +1,4 @@
-"""The whole configuration of a run, and the checks that need more than one section."""
+"""The configuration of a run, and checks that involve more than one section."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RunConfig(Frozen):
 
     Attributes:
         name: The run's name in reports and in MLflow, and the folder of its checkpoints.
-        seed: Seed of the first meta-parameters and of all tasks.
+        seed: Seed of the initial meta-parameters and of all tasks.
     """
 
     name: str
@@ -55,10 +55,12 @@ class RunConfig(Frozen):
         learner, tasks = self.algorithm.learner, self.tasks
         if isinstance(tasks, SinusoidTasks):
             if self.model.kind != "mlp":
-                raise ValueError(f"model.kind '{self.model.kind}' cannot take the sinusoid's single number; use 'mlp'")
+                raise ValueError(
+                    f"model.kind '{self.model.kind}' needs images, but tasks.source 'sinusoid' has numbers; use 'mlp'"
+                )
             if learner.kind == "prototype":
                 raise ValueError(
-                    "algorithm.learner.kind 'prototype' needs classes; tasks.source 'sinusoid' is regression"
+                    "algorithm.learner.kind 'prototype' needs classes, but tasks.source 'sinusoid' is regression"
                 )
         elif not isinstance(learner, GradientConfig) or learner.head == "fresh":
             pass
@@ -70,17 +72,20 @@ class RunConfig(Frozen):
         elif tasks.joint:
             raise ValueError("tasks.joint trains a head over all classes: set algorithm.learner.head to 'fresh'")
         if tasks.joint and self.algorithm.estimator.kind == "displacement":
-            raise ValueError("tasks.joint has nothing to adapt on in training; use algorithm.estimator.kind 'backprop'")
+            raise ValueError(
+                "tasks.joint trains without adaptation, so there is no displacement; use algorithm.estimator.kind "
+                "'backprop'"
+            )
         estimator = self.algorithm.estimator
         exact = estimator.kind == "backprop" and estimator.order == 2
         if isinstance(learner, GradientConfig) and learner.learned_lr and not exact:
             raise ValueError(
-                "algorithm.learner.learned_lr needs the exact gradient, else the rates never move; "
+                "algorithm.learner.learned_lr needs the exact gradient, because no other estimator changes the rates; "
                 "use algorithm.estimator.kind 'backprop' with order 2"
             )
         if self.outer.staleness is not None and exact and isinstance(learner, GradientConfig):
             raise ValueError(
-                "outer.staleness mixes gradients of several versions, which an exact second-order gradient is not "
-                "worth; use algorithm.estimator.kind 'displacement', or 'backprop' with order 1"
+                "outer.staleness mixes gradients of several versions, so an exact second-order gradient does not pay; "
+                "use algorithm.estimator.kind 'displacement', or 'backprop' with order 1"
             )
         return self

@@ -1,4 +1,4 @@
-"""Where shards are computed."""
+"""Where shards are computed, and how failures are handled."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from distmeta.config.base import Frozen
 
 
 class ToleranceConfig(Frozen):
-    """Failures and slow workers: deadlines, limits, copies. None of these fields changes the result.
+    """Failures and slow workers: timeouts, limits, backup copies. None of these fields changes the result.
 
     Attributes:
-        shard_timeout_s: After this long without an answer, a shard's worker is replaced and the shard computed again.
-        heartbeat_timeout_s: After this long without a heartbeat, a worker is replaced, whatever it was doing.
-        max_shard_retries: Failures of one shard before the run stops with the worker's own error.
-        max_worker_failures: Failures in a row, without a finished shard in between, after which a worker is excluded.
-        speculate: Give the slowest shards at the end of a step to idle workers as well; the first report wins.
-        aggregate: Where updates are added: by the driver as they arrive, or in groups on the nodes of their workers, so
-            that fewer bytes travel. `auto` is `node` for large updates of several nodes.
+        shard_timeout_s: Seconds without a result after which a shard's worker is replaced and the shard is retried.
+        heartbeat_timeout_s: Seconds without a heartbeat after which a worker is replaced.
+        max_shard_retries: Retries of one shard before the run fails with the worker's error.
+        max_worker_failures: Consecutive failures of a worker, without a finished shard in between, after which it is
+            excluded.
+        speculate: At the end of a step, also assign the slowest shards to idle workers (backup copies); the first
+            result is used.
+        aggregate: Where updates are summed: in the driver as they arrive, or in groups on the nodes of their workers,
+            which transfers fewer bytes. `auto` is `node` for large updates from several nodes.
     """
 
     shard_timeout_s: PositiveFloat = 600.0
@@ -36,15 +38,15 @@ class RuntimeConfig(Frozen):
 
     Attributes:
         executor: This process (`local`) or Ray actors (`ray`).
-        workers: Ray actors: a number, or `MIN..MAX` for a cluster that grows and shrinks. Training begins with MIN of
-            them and adds others, up to MAX, as there is room; either way it goes on with those that are left.
+        workers: Number of Ray actors, or `MIN..MAX` for a cluster that grows and shrinks. Training starts with MIN
+            workers and adds others up to MAX when the cluster has room. It continues with fewer when workers are lost.
         cpus_per_worker: CPUs that Ray reserves for each actor.
         gpus_per_worker: GPUs that Ray reserves for each actor; fractions share one.
-        threads_per_worker: Tasks, or chunks of tasks, that one worker computes at a time, each on a thread.
-        shard_size: Tasks that are summed together by one worker.
+        threads_per_worker: Number of threads of a worker, each of which computes one chunk of tasks at a time.
+        shard_size: Number of tasks in a shard, which one worker computes and sums.
         address: Address of a running Ray cluster; None takes RAY_ADDRESS, or starts a local cluster.
-        device: Device of the workers.
-        tolerance: Deadlines, limits of failures, and copies of slow shards.
+        device: Device of the workers: `cpu`, `cuda` or `cuda:N`.
+        tolerance: Timeouts, failure limits, and backup copies of slow shards.
     """
 
     executor: Literal["local", "ray"] = "ray"
@@ -67,12 +69,12 @@ class RuntimeConfig(Frozen):
 
     @property
     def min_workers(self) -> int:
-        """Workers to begin with."""
+        """Number of workers to start with."""
         return self.workers if isinstance(self.workers, int) else int(self.workers.partition("..")[0])
 
     @property
     def max_workers(self) -> int:
-        """Workers to have when there is room for them."""
+        """Number of workers if the cluster has room for them."""
         return self.workers if isinstance(self.workers, int) else int(self.workers.partition("..")[2])
 
     @field_validator("device")

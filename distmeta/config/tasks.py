@@ -1,4 +1,4 @@
-"""Which tasks to learn from."""
+"""Sources of tasks."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from distmeta.config.base import Frozen
 
 
 class _FewShot(Frozen):
-    """N-way K-shot classification, shared by every source of images.
+    """N-way K-shot classification, common to all sources of images.
 
     Attributes:
-        way: Classes in a task at evaluation (and in training, unless `train_way` is set).
-        shots: Support examples per class, likewise.
-        queries: Query examples per class in training.
-        eval_queries: Query examples per class at evaluation.
-        train_way: Classes in a training task (ProtoNet trains on more classes than it is tested on).
-        train_shots: Support examples per class in a training task (Reptile trains on more shots).
-        joint: Training "tasks" are batches of all training classes with their global labels (joint pre-training);
-            evaluation tasks are the usual episodes.
+        way: Classes of an evaluation task, and of a training task unless `train_way` is set.
+        shots: Support examples per class of an evaluation task, and of a training task unless `train_shots` is set.
+        queries: Query examples per class of a training task.
+        eval_queries: Query examples per class of an evaluation task.
+        train_way: Classes of a training task (ProtoNet trains with more classes than it is tested with).
+        train_shots: Support examples per class of a training task (Reptile trains with more shots).
+        joint: Training tasks are batches of examples of all training classes with global labels (joint pre-training);
+            evaluation tasks are episodes as usual.
     """
 
     way: int = Field(5, ge=2)
@@ -33,12 +33,12 @@ class _FewShot(Frozen):
 
 
 class StoreTasks(_FewShot):
-    """Tasks over an Arrow class store of images.
+    """Tasks from an Arrow class store of images.
 
     Attributes:
-        store: Name or path of the store (`distmeta data list`).
-        split_set: Name of the class split in the store's manifest; None takes the store's only one.
-        rotations: Rotations by 90, 180 and 270 degrees are classes of their own (Santoro et al. 2016).
+        store: Name of a store (`distmeta data list`) or path of its folder.
+        split_set: Name of the class split in the store's manifest; None takes the only one.
+        rotations: Whether images rotated by 90, 180 and 270 degrees are further classes (Santoro et al. 2016).
     """
 
     source: Literal["images"] = "images"
@@ -48,11 +48,11 @@ class StoreTasks(_FewShot):
 
 
 class GlyphTasks(_FewShot):
-    """Procedurally drawn characters: endless classes, no download.
+    """Procedurally drawn characters: an unlimited number of classes, no download.
 
     Attributes:
         size: Side of the images in pixels.
-        jitter: How much drawers differ; 1 is the default style, 0 makes all drawings of a class equal.
+        jitter: Variation between drawings of a class, relative to the default; 0 makes them all equal.
     """
 
     source: Literal["glyphs"] = "glyphs"
@@ -70,7 +70,7 @@ class SinusoidTasks(Frozen):
         amplitude: Range of the amplitude.
         phase: Range of the phase in radians.
         inputs: Range of x.
-        joint: Training scores the un-adapted network on all tasks (the paper's pre-trained baseline).
+        joint: Train without adaptation on the queries of all tasks (the paper's pre-trained baseline).
     """
 
     source: Literal["sinusoid"] = "sinusoid"

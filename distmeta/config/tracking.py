@@ -1,4 +1,4 @@
-"""Where a run can be watched."""
+"""Experiment tracking."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from distmeta.config.base import Frozen
 
 
 class TrackingConfig(Frozen):
-    """Where the run can be watched.
+    """Experiment tracking.
 
     Attributes:
         kind: `mlflow`, or `none`.
         uri: MLflow's tracking URI; None takes MLFLOW_TRACKING_URI, or `sqlite:///mlflow.db` in the working folder
-            (in a Ray job, whose working folder is thrown away, in DISTMETA_HOME).
+            (in a Ray job, whose working folder is deleted, in DISTMETA_HOME).
         experiment: MLflow experiment.
         model: Log the final model as a pyfunc that adapts and predicts.
     """

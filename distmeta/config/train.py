@@ -12,9 +12,9 @@ class TrainConfig(Frozen):
 
     Attributes:
         steps: Outer steps.
-        tasks_per_step: Tasks of one outer step (the meta-batch).
-        budget_s: Stop early once the outer steps have taken this many seconds (evaluation and start-up not counted).
-        log_every: Steps between two records of the training metrics.
+        tasks_per_step: Number of tasks of one outer step (the meta-batch size).
+        budget_s: Stop once the outer steps have taken this many seconds; evaluation and start-up do not count.
+        log_every: Outer steps between two logs of the training metrics.
     """
 
     steps: PositiveInt = 1000

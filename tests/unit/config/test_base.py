@@ -45,36 +45,36 @@ def error_of(make: Callable[[], object]) -> ValidationError:
         ),
     ],
 )
-def test_explain_says_what_where_and_allowed(values: dict[str, object], line: str) -> None:
+def test_an_error_says_what_is_wrong_where_and_what_is_allowed(values: dict[str, object], line: str) -> None:
     error = error_of(lambda: RunConfig.model_validate({"name": "x", **values}))
     assert str(to_user_error(error, RunConfig)).startswith(line)
 
 
-def test_an_unknown_field_is_told_before_what_follows_from_it() -> None:
+def test_an_unknown_field_is_reported_before_other_problems() -> None:
     error = error_of(lambda: RunConfig.model_validate({"nme": "x"}))
     assert str(to_user_error(error, RunConfig, source="a.yaml")).startswith(
         "a.yaml: nme: unknown field 'nme'; allowed: did you"
     )
 
 
-def test_a_section_made_on_its_own_is_named() -> None:
+def test_an_error_of_a_single_section_names_its_class() -> None:
     error = error_of(lambda: OuterConfig(lr=-1))
     assert (
         str(to_user_error(error, source="job.py")) == "job.py: OuterConfig.lr: -1 is not valid; allowed: greater than 0"
     )
 
 
-def test_a_long_value_is_cut() -> None:
+def test_a_long_value_is_shortened() -> None:
     error = error_of(lambda: OuterConfig.model_validate({"lr": "x" * 1000}))
     assert len(str(to_user_error(error))) < 150
 
 
-def test_checks_of_the_whole_stand_for_themselves() -> None:
+def test_checks_of_several_sections_keep_their_message() -> None:
     error = error_of(lambda: RunConfig(name="x", tasks=SinusoidTasks()))
-    assert str(to_user_error(error)).startswith("model.kind 'conv4' cannot take")
+    assert str(to_user_error(error)).startswith("model.kind 'conv4' needs images")
 
 
-def test_members_and_tags() -> None:
+def test_types_and_discriminators_of_unions() -> None:
     union = RunConfig.model_fields["tasks"].annotation
     assert allowed_types(union) == [StoreTasks, GlyphTasks, SinusoidTasks]
     assert allowed_types(int | None) == [int]
@@ -84,7 +84,7 @@ def test_members_and_tags() -> None:
     assert section_for(union, {"source": "?"}) is None
 
 
-def test_child_follows_fields_positions_and_keys() -> None:
+def test_annotations_of_fields_elements_and_values() -> None:
     assert annotation_of(Conv4Config, "nothing") is None
     assert annotation_of(tuple[int, ...], "4") is int
     assert annotation_of(tuple[int, str], 1) is str
