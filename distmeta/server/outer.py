@@ -1,12 +1,12 @@
-"""The outer step: a torch optimizer over a flat mapping of tensors, with schedule, clipping and averaging.
+"""The outer optimizer: a torch optimizer over a flat mapping of tensors, with schedule, clipping and averaging.
 
     g   <- g * min(1, clip_norm / |g|)
     p   <- optimizer(p, g, rate(t))
     avg <- d_t * avg + (1 - d_t) * p,    d_t = min(average, (1 + t) / (10 + t))
 
-`t` counts the updates made before this one. The average is that of Polyak & Juditsky (1992, "Acceleration of stochastic
-approximation by averaging") with exponential weights. Its decay starts at 0.1 and grows to `average`, so that the first
-parameters, which are random, do not linger in it and no bias correction is needed.
+`t` is the number of earlier updates. The average is that of Polyak & Juditsky (1992, "Acceleration of stochastic
+approximation by averaging") with exponential weights. Its decay starts at 0.1 and grows to `average`: that removes the
+random initial parameters from it quickly, and makes a bias correction unnecessary.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from distmeta.core.tensors import cloned, global_norm
 from distmeta.core.types import Params
 
 State = dict[str, Tensor | bool | int | float | str | None]
-"""Flat state: tensors, which go to a safetensors file, and scalars, which go to a JSON file."""
+"""Flat state: tensors, which checkpoints write to a safetensors file, and scalars, which they write to a JSON file."""
 
 PARAMS = "params/"
 """Prefix of the meta-parameters in a state."""
@@ -34,37 +34,38 @@ AVERAGE = "average/"
 _OPTIMIZER = "optimizer/"
 
 _REFUSED = {
-    "LBFGS": "needs to evaluate the loss again within its step, which a parameter server cannot",
+    "LBFGS": "needs to evaluate the loss again within its step, which a parameter server cannot do",
     "SparseAdam": "takes sparse gradients only, and outer gradients are dense",
 }
-# `lr` has its own field; the others change how torch runs a step inside a graph, which the server never does.
+# `lr` has a field of its own; the others are for optimizer steps inside CUDA graphs or autograd graphs.
 _NOT_OPTIONS = {"self", "params", "lr", "capturable", "differentiable"}
 
 
 def optimizers() -> dict[str, type[torch.optim.Optimizer]]:
-    """The optimizers of `torch.optim` that can be used, by class name."""
+    """The supported optimizers of `torch.optim`, by class name."""
     return {
-        name: kind
-        for name, kind in vars(torch.optim).items()
-        if isinstance(kind, type)
-        and issubclass(kind, torch.optim.Optimizer)
-        and kind is not torch.optim.Optimizer
+        name: value
+        for name, value in vars(torch.optim).items()
+        if isinstance(value, type)
+        and issubclass(value, torch.optim.Optimizer)
+        and value is not torch.optim.Optimizer
         and name not in _REFUSED
     }
 
 
 def check_optimizer(config: OuterConfig) -> None:
-    """Refuse an optimizer or options that cannot work, before there are any parameters.
+    """Check the optimizer's name and options; needs no parameters.
 
     Raises:
-        UserError: The name is unknown or refused, or an option is unknown or has an impossible value.
+        UserError: The optimizer is unknown or unsupported, or an option is unknown or has an invalid value.
     """
-    name, known = config.optimizer, optimizers()
+    name, supported = config.optimizer, optimizers()
     if name in _REFUSED:
-        raise UserError(f"{name} {_REFUSED[name]}", where="outer.optimizer", allowed=nearest(name, known))
-    if name not in known:
-        raise UserError(f"torch.optim has no optimizer '{name}'", where="outer.optimizer", allowed=nearest(name, known))
-    options = set(inspect.signature(known[name]).parameters) - _NOT_OPTIONS
+        raise UserError(f"{name} {_REFUSED[name]}", where="outer.optimizer", allowed=nearest(name, supported))
+    if name not in supported:
+        what = f"torch.optim has no optimizer '{name}'"
+        raise UserError(what, where="outer.optimizer", allowed=nearest(name, supported))
+    options = set(inspect.signature(supported[name]).parameters) - _NOT_OPTIONS
     for option in config.options:
         if option == "lr":
             raise UserError("the rate has its own field", where="outer.options.lr", allowed="outer.lr")
@@ -77,7 +78,7 @@ def check_optimizer(config: OuterConfig) -> None:
 
 
 def _build(config: OuterConfig, params: Iterable[Tensor], *, trial: bool = False) -> torch.optim.Optimizer:
-    """Make the optimizer. A trial steps it once, since torch finds some impossible options only then."""
+    """Make the optimizer. A trial takes one step, because torch checks some options only then."""
     make: Callable[..., torch.optim.Optimizer] = optimizers()[config.optimizer]
     try:
         optimizer = make(params, lr=config.lr, **config.options)
@@ -89,15 +90,15 @@ def _build(config: OuterConfig, params: Iterable[Tensor], *, trial: bool = False
 
 
 def learning_rate(config: OuterConfig, total_steps: int, step: int) -> float:
-    """The outer rate of one step, from nothing but the config and the step's number.
+    """The outer learning rate of a step.
 
-    The rate rises as `(step + 1) / (warmup_steps + 1)`, so that no step is wasted at rate 0, then follows the schedule
-    over the steps that remain; the final fraction is what a step after the last one would have.
+    During warm-up the rate is `lr * (step + 1) / (warmup_steps + 1)`, so that no step has rate 0. Then it follows the
+    schedule over the remaining steps; the step after the last one would have the final fraction.
 
     Args:
         config: The outer section.
-        total_steps: Steps of the whole run.
-        step: Updates made before this one, from 0.
+        total_steps: Number of steps of the whole run.
+        step: Index of the step, from 0.
     """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / (config.warmup_steps + 1)
@@ -109,20 +110,20 @@ def learning_rate(config: OuterConfig, total_steps: int, step: int) -> float:
 
 
 class OuterOptimizer:
-    """Owns the meta-parameters (copies, on the CPU) and moves them.
+    """Owns the meta-parameters, on the CPU, and updates them.
 
     Args:
-        params: Where to start; not touched.
+        params: Initial meta-parameters; copied.
         config: The outer section.
-        total_steps: Steps of the whole run, for the schedule.
+        total_steps: Number of steps of the whole run, for the schedule.
 
     Attributes:
-        params: The meta-parameters, moved in place by `step`.
-        average: Their average, or None where it is off.
-        num_steps: Updates made so far.
+        params: The meta-parameters, updated in place by `step`.
+        average: Their moving average; None if averaging is off.
+        num_steps: Number of updates so far.
 
     Raises:
-        UserError: The optimizer or its options cannot work (see `check_optimizer`), or not with these parameters.
+        UserError: The optimizer or an option is invalid (see `check_optimizer`), or does not support these parameters.
     """
 
     def __init__(self, params: Mapping[str, Tensor], config: OuterConfig, total_steps: int) -> None:
@@ -135,17 +136,17 @@ class OuterOptimizer:
         self._optimizer = _build(config, self.params.values())
 
     def rate(self, step: int) -> float:
-        """The rate of the update that has `step` updates before it."""
+        """The learning rate of the step with index `step`."""
         return learning_rate(self._config, self._total_steps, step)
 
     def step(self, grad: Mapping[str, Tensor]) -> dict[str, float]:
-        """Make one update. Parameters that `grad` does not name are left alone.
+        """Make one update. Parameters that are missing from `grad` stay as they are.
 
         Args:
-            grad: The outer gradient, shaped as the parameters; not touched.
+            grad: The outer gradient, by parameter name; not changed.
 
         Returns:
-            `grad_norm` before clipping, `clipped` (1 if it was), `lr`.
+            Metrics: `grad_norm` before clipping, `clipped` (0 or 1), `lr`.
         """
         norm, limit = global_norm(grad), self._config.clip_norm
         clipped = limit is not None and norm > limit
@@ -154,7 +155,7 @@ class OuterOptimizer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         for name, tensor in grad.items():
-            # Some optimizers write into the gradient (SGD's nesterov), so they get one of their own.
+            # The product is a copy: some optimizers change the gradient in place (SGD with nesterov).
             self.params[name].grad = tensor.detach() * factor
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -166,7 +167,7 @@ class OuterOptimizer:
         return {"grad_norm": norm, "clipped": float(clipped), "lr": rate}
 
     def state_dict(self) -> State:
-        """Everything the next update depends on, copied.
+        """A copy of everything that the next update depends on.
 
         Returns:
             Tensors `params/<name>`, `average/<name>`, `optimizer/<name>/<key>`; scalars `optimizer`, `num_steps`.
@@ -183,7 +184,7 @@ class OuterOptimizer:
     def _check_state(self, state: Mapping[str, object]) -> None:
         saved = state.get("optimizer")
         if saved != self._config.optimizer:
-            what = f"the checkpoint's optimizer is {saved}, the configuration's {self._config.optimizer}"
+            what = f"the checkpoint's optimizer is {saved}, that of the configuration {self._config.optimizer}"
             raise UserError(what, where="outer.optimizer", allowed=str(saved))
         num_steps = state.get("num_steps")
         if not isinstance(num_steps, int):
@@ -193,14 +194,14 @@ class OuterOptimizer:
             _check_fits(state, AVERAGE, self.params)
         for entry in state:
             if entry.startswith(_OPTIMIZER) and entry.removeprefix(_OPTIMIZER).rsplit("/", 1)[0] not in self.params:
-                what = f"the checkpoint does not fit: '{entry}' is of no parameter"
+                what = f"the checkpoint does not fit: '{entry}' belongs to no parameter"
                 raise UserError(what, where="server state", allowed="a checkpoint of the same model and learner")
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Continue from a state; all of it is checked before anything is changed.
+        """Continue from a state. The state is checked before anything is changed.
 
         Raises:
-            UserError: The state is of other parameters, of another optimizer, or lacks the average.
+            UserError: The state belongs to other parameters or another optimizer, or lacks the average.
         """
         self._check_state(state)
         params = _copied(state, PARAMS, self.params)
@@ -209,7 +210,7 @@ class OuterOptimizer:
             for name, tensor in params.items():
                 self.params[name].copy_(tensor)
         self.average, self.num_steps = average, cast(int, state["num_steps"])
-        # Not through torch's load_state_dict: it casts state tensors to the parameters' type, which changes bits.
+        # Not torch's load_state_dict: it casts state tensors to the type of the parameters, which changes bits.
         self._optimizer.state.clear()
         for full_name, value in state.items():
             if full_name.startswith(_OPTIMIZER):
@@ -219,16 +220,16 @@ class OuterOptimizer:
 
 
 def _check_fits(state: Mapping[str, object], prefix: str, like: Mapping[str, Tensor]) -> None:
-    held = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    if held.keys() != like.keys():
-        missing, extra = sorted(like.keys() - held.keys()), sorted(held.keys() - like.keys())
-        what = f"the checkpoint does not fit: {prefix} lacks {missing[:3]} and has {extra[:3]} too many"
+    saved = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if saved.keys() != like.keys():
+        missing, extra = sorted(like.keys() - saved.keys()), sorted(saved.keys() - like.keys())
+        what = f"the checkpoint does not fit: in {prefix}, {missing[:3]} are missing and {extra[:3]} unexpected"
         raise UserError(what, where="server state", allowed="a checkpoint of the same model, learner and outer.average")
     for name, tensor in like.items():
-        value = held[name]
+        value = saved[name]
         if not isinstance(value, Tensor) or value.shape != tensor.shape or value.dtype != tensor.dtype:
-            have = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
-            what = f"'{name}' is {have} in the checkpoint"
+            actual = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            what = f"'{name}' is {actual} in the checkpoint"
             raise UserError(what, where="server state", allowed=f"{tensor.dtype} {list(tensor.shape)}")
 
 

@@ -1,4 +1,4 @@
-"""The asynchronous server: ages, weights, numbers of shards."""
+"""The asynchronous server: staleness, weights, shard numbers."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def test_updates_of_recent_versions_are_accepted() -> None:
         "accepted",
         "accepted",
         "accepted",
-        "stale",  # of a version that is not there
+        "stale",  # computed from a version that does not exist
     ]
-    assert server.push(report_of(4, 4)) is Verdict.DUPLICATE  # given up when it was stale
+    assert server.push(report_of(4, 4)) is Verdict.DUPLICATE  # a stale shard is finished
 
 
 @pytest.mark.parametrize(("rule", "factors"), [("inverse", (1.0, 0.5, 1 / 3)), ("constant", (1.0, 1.0, 1.0))])
-def test_a_step_is_a_mean_weighted_by_age(rule: str, factors: tuple[float, ...]) -> None:
+def test_a_step_uses_the_mean_weighted_by_staleness(rule: str, factors: tuple[float, ...]) -> None:
     server = make_server(staleness_weight=rule)
     for version in range(2):
         server.push(report_of(version, version, 0.0))
@@ -64,7 +64,7 @@ def test_a_step_is_a_mean_weighted_by_age(rule: str, factors: tuple[float, ...])
         torch.testing.assert_close(tensor, torch.full_like(tensor, -mean))
 
 
-def test_without_delay_it_is_the_synchronous_server() -> None:
+def test_without_staleness_it_equals_the_synchronous_server() -> None:
     params = {name: torch.ones(shape) for name, shape in SHAPES.items()}
     synchronous = ParameterServer(params, OuterConfig(average=0.9), 10)
     asynchronous = AsynchronousServer(params, OuterConfig(average=0.9, staleness=0), 10)
@@ -77,7 +77,7 @@ def test_without_delay_it_is_the_synchronous_server() -> None:
     assert digest(synchronous.averaged()) == digest(asynchronous.averaged())
 
 
-def test_all_that_came_is_in_the_step() -> None:
+def test_a_step_uses_all_updates_since_the_last_one() -> None:
     server = make_server()
     assert not server.ready(1)
     with pytest.raises(StepError, match="it has no updates"):
@@ -92,7 +92,7 @@ def test_all_that_came_is_in_the_step() -> None:
     assert not server.ready(1)
 
 
-def test_reports_that_are_not_finite_may_come_again() -> None:
+def test_a_shard_with_a_nonfinite_report_may_be_reported_again() -> None:
     server = make_server()
     assert server.push(report_of(0, 0, math.nan)) is Verdict.NONFINITE
     assert server.push(report_of(0, 0, 1.0)) is Verdict.ACCEPTED
@@ -102,7 +102,7 @@ def test_reports_that_are_not_finite_may_come_again() -> None:
     assert server.step(1).weight == 1.0
 
 
-def test_updates_are_not_written_to() -> None:
+def test_updates_are_not_changed() -> None:
     server = make_server()
     reports = [report_of(0, shard, shard + 1.0) for shard in range(4)]
     for report in reports:
@@ -114,7 +114,7 @@ def test_updates_are_not_written_to() -> None:
     assert [report.update.grad["scale"].item() for report in reports] == [1.0, 2.0, 3.0, 4.0]
 
 
-def test_a_loaded_state_counts_shards_anew() -> None:
+def test_shard_numbers_restart_after_loading_a_state() -> None:
     server = make_server()
     server.push(report_of(0, 0))
     server.step(1)
@@ -126,10 +126,10 @@ def test_a_loaded_state_counts_shards_anew() -> None:
     assert server.push(report_of(1, 0)) is Verdict.ACCEPTED
 
 
-def test_every_shard_counts_once_whatever_the_threads_do() -> None:
-    server, chance = make_server(staleness=10_000, staleness_weight="constant"), random.Random(0)
+def test_every_shard_is_counted_once_with_concurrent_pushes() -> None:
+    server, rng = make_server(staleness=10_000, staleness_weight="constant"), random.Random(0)
     numbers = [number for number in range(400) for _ in range(2)]
-    chance.shuffle(numbers)
+    rng.shuffle(numbers)
     weights: list[float] = []
 
     def push(part: list[int]) -> None:
@@ -151,6 +151,6 @@ def test_every_shard_counts_once_whatever_the_threads_do() -> None:
     assert server.version == len(weights)
 
 
-def test_the_synchronous_setting_is_refused() -> None:
+def test_a_configuration_without_staleness_is_refused() -> None:
     with pytest.raises(ValueError, match=r"needs outer\.staleness"):
         make_server(staleness=None)

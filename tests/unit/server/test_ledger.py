@@ -1,4 +1,4 @@
-"""Which shards of a version are there."""
+"""The ledger of accepted and dropped shards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from distmeta.server.base import StepError, Verdict
 from distmeta.server.ledger import Ledger
 
 
-def test_verdicts() -> None:
+def test_verdicts_on_stale_nonfinite_and_duplicate_shards() -> None:
     ledger = Ledger()
     assert ledger.verdict(3, 2, range(0, 1), finite=False) is Verdict.STALE
     assert ledger.verdict(3, 3, range(0, 1), finite=False) is Verdict.NONFINITE
@@ -22,7 +22,7 @@ def test_verdicts() -> None:
     assert ledger.verdict(4, 4, range(0, 4), finite=True) is Verdict.ACCEPTED
 
 
-def test_dropped_shards_are_not_accepted_ones() -> None:
+def test_an_accepted_shard_cannot_be_dropped() -> None:
     ledger = Ledger()
     ledger.accept(range(0, 2))
     with pytest.raises(ValueError, match="shard 1 has been accepted"):
@@ -48,7 +48,7 @@ def test_a_version_needs_exactly_its_shards(accepted: range, num_shards: int, me
         ledger.check_complete(7, num_shards)
 
 
-def test_dropped_shards_alone_are_no_step() -> None:
+def test_a_version_needs_a_shard_that_is_not_dropped() -> None:
     ledger = Ledger()
     ledger.drop(0)
     with pytest.raises(StepError, match="all its 1 shards have been dropped"):

@@ -1,4 +1,4 @@
-"""The outer step against torch itself and against its formulas."""
+"""The outer optimizer, compared with torch's optimizers and with closed forms."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(optimizer: OuterOptimizer, first: int, last: int) -> None:
     ("name", "options"),
     [("SGD", {"momentum": 0.9, "nesterov": True}), ("Adam", {"betas": (0.8, 0.95)}), ("AdamW", {"weight_decay": 0.1})],
 )
-def test_it_steps_as_torch_does(name: str, options: dict[str, float]) -> None:
+def test_steps_are_those_of_the_torch_optimizer(name: str, options: dict[str, float]) -> None:
     params = make_params()
     ours = OuterOptimizer(params, OuterConfig(optimizer=name, lr=0.1, options=options), 10)
     leaves = cloned(params)
@@ -48,7 +48,7 @@ def test_it_steps_as_torch_does(name: str, options: dict[str, float]) -> None:
     assert digest(ours.params) == digest(leaves)
 
 
-def test_arguments_are_not_touched() -> None:
+def test_arguments_are_not_changed() -> None:
     params = make_params()
     grad = grad_of(0, params)
     before = digest(params), digest(grad)
@@ -59,7 +59,7 @@ def test_arguments_are_not_touched() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(optimizers()) - {"Muon"}))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_optimizer_goes_on_to_the_same_bits(name: str, dtype: torch.dtype) -> None:
+def test_every_optimizer_resumes_to_the_same_bits(name: str, dtype: torch.dtype) -> None:
     params = make_params(dtype)
     config = OuterConfig(optimizer=name, schedule="cosine", warmup_steps=2, average=0.9)
     straight = OuterOptimizer(params, config, 10)
@@ -94,7 +94,7 @@ def test_a_loaded_state_is_not_shared() -> None:
     assert digest({name: value for name, value in state.items() if isinstance(value, torch.Tensor)}) == digest(kept)
 
 
-def test_parameters_without_a_gradient_are_left_alone() -> None:
+def test_parameters_without_a_gradient_do_not_change() -> None:
     params = make_params()
     optimizer = OuterOptimizer(params, OuterConfig(optimizer="AdamW", options={"weight_decay": 0.5}), 10)
     optimizer.step(grad_of(0, params))
@@ -121,7 +121,7 @@ def test_small_gradients_are_not_clipped() -> None:
     assert optimizer.params["w"].item() == -1.5
 
 
-def test_the_average_follows_its_formula() -> None:
+def test_the_average_is_the_closed_form() -> None:
     optimizer = OuterOptimizer(
         {"w": torch.zeros(1, dtype=torch.float64)}, OuterConfig(optimizer="SGD", lr=1.0, average=0.2), 10
     )
@@ -134,7 +134,7 @@ def test_the_average_follows_its_formula() -> None:
     assert optimizer.average["w"].item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_rates_of_the_schedules() -> None:
+def test_learning_rates_of_the_schedules() -> None:
     constant = OuterConfig(lr=1.0, warmup_steps=4)
     assert [learning_rate(constant, 10, step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
     linear = OuterConfig(lr=2.0, schedule="linear", final_lr_fraction=0.5)
@@ -146,7 +146,7 @@ def test_rates_of_the_schedules() -> None:
     assert learning_rate(short, 5, 4) == pytest.approx(5 / 21)
 
 
-def test_the_rate_reaches_the_optimizer() -> None:
+def test_the_optimizer_uses_the_scheduled_rate() -> None:
     config = OuterConfig(optimizer="SGD", lr=1.0, schedule="linear", warmup_steps=1)
     optimizer = OuterOptimizer({"w": torch.zeros(1, dtype=torch.float64)}, config, 3)
     rates = [optimizer.step({"w": torch.ones(1, dtype=torch.float64)})["lr"] for _ in range(3)]
@@ -171,7 +171,7 @@ def test_the_rate_reaches_the_optimizer() -> None:
         ("Adam", {"differentiable": True}, "Adam does not take 'differentiable'"),
     ],
 )
-def test_optimizers_that_cannot_work_are_refused(name: str, options: dict[str, float], message: str) -> None:
+def test_invalid_optimizers_and_options_are_refused(name: str, options: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         check_optimizer(OuterConfig(optimizer=name, options=options))
     assert "\n" not in str(caught.value)
@@ -180,12 +180,12 @@ def test_optimizers_that_cannot_work_are_refused(name: str, options: dict[str, f
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"optimizer": "SGD"}, "the checkpoint's optimizer is SGD, the configuration's Adam"),
+        ({"optimizer": "SGD"}, "the checkpoint's optimizer is SGD, that of the configuration Adam"),
         ({"num_steps": None}, "num_steps is None"),
         ({"params/scale": torch.zeros(3)}, r"'scale' is torch.float32 \[3\].*allowed: torch.float32 \[\]"),
         ({"params/scale": torch.zeros((), dtype=torch.float64)}, "'scale' is torch.float64"),
-        ({"params/more": torch.zeros(3)}, r"has \['more'\] too many"),
-        ({"optimizer/more/step": torch.zeros(())}, "'optimizer/more/step' is of no parameter"),
+        ({"params/more": torch.zeros(3)}, r"\[\] are missing and \['more'\] unexpected"),
+        ({"optimizer/more/step": torch.zeros(())}, "'optimizer/more/step' belongs to no parameter"),
     ],
 )
 def test_a_state_that_does_not_fit_changes_nothing(change: dict[str, object], message: str) -> None:
@@ -201,5 +201,5 @@ def test_a_state_that_does_not_fit_changes_nothing(change: dict[str, object], me
 def test_a_state_without_the_average_is_refused() -> None:
     plain = OuterOptimizer(make_params(), OuterConfig(optimizer="Adam"), 10)
     averaging = OuterOptimizer(make_params(), OuterConfig(optimizer="Adam", average=0.9), 10)
-    with pytest.raises(UserError, match=r"average/ lacks .*outer.average"):
+    with pytest.raises(UserError, match=r"in average/, .* are missing .*outer.average"):
         averaging.load_state_dict(plain.state_dict())

@@ -1,4 +1,4 @@
-"""The parameter server, with threads only."""
+"""The synchronous parameter server, with threads as workers."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def make_server(**outer: object) -> ParameterServer:
 
 
 def report_of(version: int, shard: int, *, seed: int = 0) -> Report:
-    """A shard's sums. Their sizes differ widely, so that another order of additions gives other bits."""
+    """Magnitudes differ widely between shards, so that another order of additions gives other bits."""
     generator = torch.Generator().manual_seed(1_000_003 * seed + 1009 * version + shard)
     size = 10.0 ** (shard % 5 - 2)
     grad = {name: size * torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
     return Report(version, shard, Update(grad, 0.1 * (shard + 1), {"loss": 0.1 * (shard + 1) * size}))
 
 
-def push_from_threads(server: ParameterServer, reports: list[Report], chance: random.Random) -> list[Verdict]:
-    """Push all reports from several threads at once, in a random order; returns the verdicts."""
-    order = chance.sample(reports, len(reports))
-    num_threads = chance.randint(1, 6)
+def push_from_threads(server: ParameterServer, reports: list[Report], rng: random.Random) -> list[Verdict]:
+    """Push all reports from several threads, in random order; returns the verdicts."""
+    order = rng.sample(reports, len(reports))
+    num_threads = rng.randint(1, 6)
     verdicts: list[Verdict] = []
 
     def work(part: list[Report]) -> None:
@@ -56,17 +56,17 @@ def push_from_threads(server: ParameterServer, reports: list[Report], chance: ra
 
 @pytest.mark.parametrize("seed", range(20))
 def test_any_order_of_arrival_gives_the_same_bits(seed: int) -> None:
-    chance = random.Random(seed)
-    num_shards = chance.randint(1, 12)
-    config = {"optimizer": chance.choice(["Adam", "SGD"]), "average": chance.choice([0.0, 0.99])}
+    rng = random.Random(seed)
+    num_shards = rng.randint(1, 12)
+    config = {"optimizer": rng.choice(["Adam", "SGD"]), "average": rng.choice([0.0, 0.99])}
     ordered, shuffled = make_server(**config), make_server(**config)
     for version in range(4):
         reports = [report_of(version, shard, seed=seed) for shard in range(num_shards)]
         for report in reports:
             assert ordered.push(report) is Verdict.ACCEPTED
-        again = chance.sample(reports, chance.randint(0, num_shards))
-        late = [report_of(version - 1, shard, seed=seed) for shard in range(chance.randint(0, 3))]
-        verdicts = push_from_threads(shuffled, reports + again + late, chance)
+        again = rng.sample(reports, rng.randint(0, num_shards))
+        late = [report_of(version - 1, shard, seed=seed) for shard in range(rng.randint(0, 3))]
+        verdicts = push_from_threads(shuffled, reports + again + late, rng)
         assert verdicts.count(Verdict.ACCEPTED) == num_shards
         assert verdicts.count(Verdict.DUPLICATE) == len(again)
         assert verdicts.count(Verdict.STALE) == len(late)
@@ -75,8 +75,8 @@ def test_any_order_of_arrival_gives_the_same_bits(seed: int) -> None:
     assert digest(ordered.averaged()) == digest(shuffled.averaged())
 
 
-def test_the_order_of_additions_matters_in_this_file() -> None:
-    """Otherwise the test above would show nothing."""
+def test_another_order_of_additions_gives_other_bits() -> None:
+    """Otherwise the test above would prove nothing."""
     updates = [report_of(0, shard).update for shard in range(6)]
     assert digest(sum_group(updates).grad) != digest(sum_group(updates[::-1]).grad)
 
@@ -109,7 +109,7 @@ def test_verdicts() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("place", ["grad", "weight"])
-def test_reports_that_are_not_finite_are_not_kept(value: float, place: str) -> None:
+def test_nonfinite_reports_are_not_accepted(value: float, place: str) -> None:
     server = make_server()
     good = report_of(0, 0)
     grad = cloned(good.update.grad)
@@ -143,7 +143,7 @@ def test_steps_need_exactly_their_shards(shards: list[int], num_shards: int, mes
     assert digest(server.pull().params) == before
 
 
-def test_steps_without_weight_are_refused() -> None:
+def test_a_step_with_zero_weight_is_refused() -> None:
     server = make_server()
     server.push(Report(0, 0, Update(report_of(0, 0).update.grad, 0.0)))
     with pytest.raises(StepError, match="the weights sum to 0"):
@@ -162,12 +162,12 @@ def test_a_sum_that_overflows_is_refused() -> None:
 @pytest.mark.parametrize(
     "grad", [{"nothing": torch.zeros(3)}, {"scale": torch.zeros(3)}, {"scale": torch.zeros((), dtype=torch.float64)}]
 )
-def test_gradients_of_other_parameters_are_refused(grad: Params) -> None:
+def test_gradients_that_do_not_fit_the_parameters_are_refused(grad: Params) -> None:
     with pytest.raises(ValueError, match="shard 0: gradient"):
         make_server().push(Report(0, 0, Update(grad, 1.0)))
 
 
-def test_parameters_that_no_shard_names_stay() -> None:
+def test_parameters_without_a_gradient_do_not_change() -> None:
     server = make_server(optimizer="AdamW")
     before = server.pull().params
     server.push(Report(0, 0, Update({"scale": torch.tensor(1.0)}, 1.0)))
@@ -178,16 +178,16 @@ def test_parameters_that_no_shard_names_stay() -> None:
     assert not torch.equal(before["body.bias"], after["body.bias"])
 
 
-def test_what_is_pulled_is_a_copy() -> None:
+def test_pull_and_averaged_return_copies() -> None:
     server = make_server()
     before = digest(server.pull().params)
-    for mine in (server.pull().params, server.averaged()):
-        for tensor in mine.values():
+    for params in (server.pull().params, server.averaged()):
+        for tensor in params.values():
             tensor.add_(1.0)
     assert digest(server.pull().params) == before
 
 
-def test_the_average_is_apart_from_the_parameters() -> None:
+def test_averaging_does_not_change_the_parameters() -> None:
     plain, averaging = make_server(), make_server(average=0.9)
     for server in (plain, averaging):
         server.push(report_of(0, 0))
@@ -204,7 +204,7 @@ def test_a_loaded_state_drops_pending_updates() -> None:
     assert server.push(report_of(0, 0)) is Verdict.ACCEPTED
 
 
-def test_what_the_worker_found_of_a_report_is_believed() -> None:
+def test_the_workers_own_finiteness_check_is_trusted() -> None:
     server = make_server()
     assert server.push(replace(report_of(0, 0), finite=False)) is Verdict.NONFINITE
     assert server.push(replace(report_of(0, 0), finite=True)) is Verdict.ACCEPTED
@@ -215,7 +215,7 @@ def test_what_the_worker_found_of_a_report_is_believed() -> None:
 
 
 @pytest.mark.parametrize("num_shards", [5, 40])
-def test_groups_that_were_summed_elsewhere_give_the_same_bits(num_shards: int) -> None:
+def test_groups_summed_by_workers_give_the_same_bits(num_shards: int) -> None:
     single, grouped = make_server(), make_server()
     for version in range(3):
         reports = [report_of(version, shard) for shard in range(num_shards)]
@@ -245,7 +245,7 @@ def test_verdicts_on_groups() -> None:
     assert server.step(3).version == 1
 
 
-def test_a_step_goes_without_dropped_shards() -> None:
+def test_a_step_leaves_dropped_shards_out() -> None:
     server = make_server(optimizer="SGD", lr=1.0)
     before = server.pull().params
     ones = {name: torch.ones(shape) for name, shape in SHAPES.items()}

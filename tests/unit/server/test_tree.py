@@ -1,4 +1,4 @@
-"""The sum along a fixed tree."""
+"""Sums of updates along a fixed tree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHAPES = {"weight": (5, 7), "bias": (7,), "scale": ()}
 
 
 def update_of(shard: int, *, names: tuple[str, ...] = tuple(SHAPES)) -> Update:
-    """Sizes differ widely, so that another order of additions gives other bits."""
+    """Magnitudes differ widely between shards, so that another order of additions gives other bits."""
     generator = torch.Generator().manual_seed(shard)
     size = 10.0 ** (shard % 5 - 2)
     grad = {name: size * torch.randn(SHAPES[name], generator=generator) for name in names}
@@ -36,20 +36,20 @@ def plain_sum(updates: list[Update]) -> Update:
     return functools.reduce(merged, updates)
 
 
-def by_definition(updates: list[Update]) -> Update:
-    """Groups of FAN_IN, groups of these, until one is left."""
+def tree_sum(updates: list[Update]) -> Update:
+    """Sum groups of FAN_IN updates, then groups of these sums, until one is left."""
     while len(updates) > 1:
         updates = [plain_sum(updates[start : start + FAN_IN]) for start in range(0, len(updates), FAN_IN)]
     return updates[0]
 
 
-def assert_same(found: Update, expected: Update) -> None:
-    assert digest(found.grad) == digest(expected.grad)
-    assert (found.weight, found.metrics) == (expected.weight, expected.metrics)
+def assert_same(actual: Update, expected: Update) -> None:
+    assert digest(actual.grad) == digest(expected.grad)
+    assert (actual.weight, actual.metrics) == (expected.weight, expected.metrics)
 
 
 @pytest.mark.parametrize("count", [1, 2, FAN_IN - 1, FAN_IN])
-def test_few_updates_are_summed_plainly(count: int) -> None:
+def test_up_to_fan_in_updates_are_summed_in_order(count: int) -> None:
     tree = Tree()
     for shard in range(count):
         tree.add(shard, update_of(shard))
@@ -62,66 +62,66 @@ def test_any_order_of_arrival_gives_the_sum_along_the_tree(count: int, seed: int
     tree = Tree()
     for shard in random.Random(seed).sample(range(count), count):
         tree.add(shard, update_of(shard))
-    expected = by_definition([update_of(shard) for shard in range(count)])
+    expected = tree_sum([update_of(shard) for shard in range(count)])
     assert_same(tree.total(), expected)
-    assert_same(tree.total(), expected)  # asking changes nothing
+    assert_same(tree.total(), expected)  # total() can be called again
 
 
 def test_the_tree_differs_from_the_plain_sum() -> None:
-    """Otherwise the tests above would show nothing."""
+    """Otherwise the tests above would prove nothing."""
     updates = [update_of(shard) for shard in range(40)]
-    assert digest(by_definition(updates).grad) != digest(plain_sum(updates).grad)
+    assert digest(tree_sum(updates).grad) != digest(plain_sum(updates).grad)
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_groups_that_were_summed_elsewhere_give_the_same_bits(seed: int) -> None:
-    chance = random.Random(seed)
-    count = chance.choice([5, 16, 40, 64, 257, 300])
+def test_groups_summed_by_workers_give_the_same_bits(seed: int) -> None:
+    rng = random.Random(seed)
+    count = rng.choice([5, 16, 40, 64, 257, 300])
     pieces: list[list[int]] = []
     for first in range(0, count, FAN_IN):
         size = min(FAN_IN, count - first)
-        together = chance.choice([0, size, chance.randint(0, size)])
+        together = rng.choice([0, size, rng.randint(0, size)])
         pieces += [list(range(first, first + together))] if together else []
         pieces += [[shard] for shard in range(first + together, first + size)]
     tree = Tree()
-    for piece in chance.sample(pieces, len(pieces)):
+    for piece in rng.sample(pieces, len(pieces)):
         if len(piece) > 1:
             tree.add_group(piece[0], len(piece), sum_group(update_of(shard) for shard in piece))
         else:
             tree.add(piece[0], update_of(piece[0]))
-    assert_same(tree.total(), by_definition([update_of(shard) for shard in range(count)]))
+    assert_same(tree.total(), tree_sum([update_of(shard) for shard in range(count)]))
 
 
 @pytest.mark.parametrize(("first", "count"), [(1, 16), (0, 17), (16, 0), (8, 4)])
-def test_what_is_no_group_is_refused(first: int, count: int) -> None:
+def test_invalid_groups_are_refused(first: int, count: int) -> None:
     with pytest.raises(ValueError, match="no group of 16"):
         Tree().add_group(first, count, update_of(0))
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_dropped_shards_leave_the_others_in_their_groups(seed: int) -> None:
-    chance = random.Random(seed)
-    count = chance.choice([3, 16, 20, 40, 300])
-    dropped = set(chance.sample(range(count), chance.randint(1, count - 1)))
+def test_dropped_shards_do_not_change_the_groups_of_others(seed: int) -> None:
+    rng = random.Random(seed)
+    count = rng.choice([3, 16, 20, 40, 300])
+    dropped = set(rng.sample(range(count), rng.randint(1, count - 1)))
     tree = Tree()
-    for shard in chance.sample(range(count), count):
+    for shard in rng.sample(range(count), count):
         tree.add(shard, None if shard in dropped else update_of(shard))
     nothing = Update({name: torch.zeros(shape) for name, shape in SHAPES.items()}, 0.0, {"loss": 0.0})
     kept = [nothing if shard in dropped else update_of(shard) for shard in range(count)]
-    found, expected = tree.total(), by_definition(kept)
+    total, expected = tree.total(), tree_sum(kept)
     for name in SHAPES:
-        assert torch.equal(found.grad[name], expected.grad[name])
-    assert (found.weight, found.metrics) == (expected.weight, expected.metrics)
+        assert torch.equal(total.grad[name], expected.grad[name])
+    assert (total.weight, total.metrics) == (expected.weight, expected.metrics)
 
 
-def test_nothing_but_dropped_shards() -> None:
+def test_the_total_of_dropped_shards_is_empty() -> None:
     tree = Tree()
     for shard in range(20):
         tree.add(shard, None)
     assert tree.total() == Update({}, 0.0)
 
 
-def test_what_some_updates_lack_is_summed_over_the_others() -> None:
+def test_a_tensor_is_summed_over_the_updates_that_have_it() -> None:
     tree = Tree()
     chosen = [("scale",), ("scale", "bias"), ("weight",), ("bias", "weight")] * 9
     for shard, names in reversed(list(enumerate(chosen))):
@@ -141,19 +141,19 @@ def test_what_some_updates_lack_is_summed_over_the_others() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 16, 40])
-def test_updates_are_not_written_to(count: int) -> None:
+def test_updates_are_not_changed(count: int) -> None:
     tree = Tree()
     updates = [update_of(shard) for shard in range(count)]
     before = [digest(update.grad) for update in updates]
-    for _ in range(3):  # the memory of one round is that of the next
+    for _ in range(3):  # each round reuses the buffers of the one before
         for shard, update in enumerate(updates):
             tree.add(shard, update)
-        assert_same(tree.total(), by_definition(updates))
+        assert_same(tree.total(), tree_sum(updates))
         tree.clear()
     assert [digest(update.grad) for update in updates] == before
 
 
-def test_a_tree_starts_anew() -> None:
+def test_clear_empties_the_tree() -> None:
     tree = Tree()
     tree.add(3, update_of(3))
     tree.add(0, update_of(0))
