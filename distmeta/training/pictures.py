@@ -1,4 +1,4 @@
-"""Pictures of a finished run: its adaptation curve, and sample test tasks with predictions."""
+"""Pictures of a finished run: adaptation curves, and sample test tasks with predictions."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ FOLDER = "pictures"
 def keep_pictures(
     program: MetaProgram, params: Params, scores: Sequence[Score], protocol: str, tracker: Tracker, folder: Path | None
 ) -> list[Path]:
-    """Draw what the run learned, keep the pictures with the tracker, and in `folder` if there is one.
+    """Draw the pictures of a run and log them as artifacts.
 
     Args:
-        program: Its tasks and learners.
+        program: The run's tasks and learners.
         params: The meta-parameters that were evaluated.
-        scores: The evaluation; without one there is no adaptation curve.
-        protocol: The protocol to draw sample tasks under.
-        tracker: Where the pictures go.
-        folder: A local folder that keeps a copy.
+        scores: Scores of the final evaluation; if there are none, no adaptation curve is drawn.
+        protocol: The protocol of the sample tasks' predictions.
+        tracker: Where artifacts are logged.
+        folder: A local folder that keeps the pictures; None keeps no local copy.
 
     Returns:
-        The pictures in `folder`.
+        Paths of the pictures in `folder`.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        kept = folder or Path(scratch)
-        kept.mkdir(parents=True, exist_ok=True)
+        target = folder or Path(scratch)
+        target.mkdir(parents=True, exist_ok=True)
         pictures = []
         if scores:
-            pictures.append(_draw_curve(kept / "adaptation_curve.png", scores))
+            pictures.append(_draw_curve(target / "adaptation_curve.png", scores))
         source = program.source
         episode = source.episodes(source.specs("test", 0, NUM_SAMPLES))
         learner = program.algorithm.evaluators[protocol]
         draw = _draw_images if source.objective == "cross_entropy" else _draw_fits
-        pictures.append(draw(kept / "sample_tasks.png", learner, params, episode))
+        pictures.append(draw(target / "sample_tasks.png", learner, params, episode))
         for picture in pictures:
             tracker.artifact(picture, FOLDER)
     return pictures if folder else []
@@ -55,25 +55,25 @@ def keep_pictures(
 
 @contextmanager
 def local_folder(url: str) -> Iterator[Path]:
-    """The folder at an fsspec URL as a local path; what is remote is copied for the time being."""
-    files, path = fsspec.core.url_to_fs(url)
-    if "file" in ([files.protocol] if isinstance(files.protocol, str) else files.protocol):
+    """The folder at an fsspec URL as a local path; a remote folder is copied, and the copy deleted on exit."""
+    filesystem, path = fsspec.core.url_to_fs(url)
+    if "file" in ([filesystem.protocol] if isinstance(filesystem.protocol, str) else filesystem.protocol):
         yield Path(path)
         return
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / Path(path).name
-        files.get(path, str(target), recursive=True)
+        filesystem.get(path, str(target), recursive=True)
         yield target
 
 
 def _draw_curve(path: Path, scores: Sequence[Score]) -> Path:
     metric = "accuracy" if any(score.metric == "accuracy" for score in scores) else "loss"
-    chosen = [score for score in scores if score.metric == metric]
+    curves = [score for score in scores if score.metric == metric]
     plots.adaptation_curve(
         path,
-        {score.protocol: (score.points, score.mean, score.interval) for score in chosen},
+        {score.protocol: (score.points, score.mean, score.interval) for score in curves},
         ylabel=metric,
-        title=f"{chosen[0].tasks} unseen tasks, 95% intervals",
+        title=f"{curves[0].tasks} unseen tasks, 95% intervals",
     )
     return path
 
@@ -99,7 +99,7 @@ def _draw_images(path: Path, learner: Learner, params: Params, episode: Episode)
 
 
 def _draw_fits(path: Path, learner: Learner, params: Params, episode: Episode) -> Path:
-    """Regression on one number: the true curve and the fit before and after adaptation."""
+    """Regression from one number to one number: the true curve, and fits before and after adaptation."""
     fits = []
     for task in _tasks(episode):
         support, query = task.support, task.query[0].batch
@@ -120,13 +120,13 @@ def _draw_fits(path: Path, learner: Learner, params: Params, episode: Episode) -
 
 
 def _tasks(episode: Episode) -> Iterator[Episode]:
-    """The tasks of a shard, one by one."""
+    """The tasks of a shard, without a task axis."""
     for t in range(episode.num_tasks):
         yield episode.map(lambda tensor, t=t: tensor[t])  # type: ignore[misc]
 
 
 def _predictions(learner: Learner, params: Params, support: Batch, grid: torch.Tensor) -> dict[int, torch.Tensor]:
-    """Predictions on the grid after 0, 1 and all inner steps."""
-    drawn = (0, 1, learner.num_steps)
-    states = ((k, fast) for k, fast in learner.walk(params, support) if k in drawn)
+    """Predictions on the grid after 0, 1 and all inner steps, by number of steps."""
+    steps = (0, 1, learner.num_steps)
+    states = ((k, fast) for k, fast in learner.walk(params, support) if k in steps)
     return {k: learner.predict(params, fast, support, grid) for k, fast in states}
