@@ -42,7 +42,7 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP) ## Make the virtual environment
 
 demo: $(STAMP) ## Meta-train on drawn characters with two Ray workers (a few minutes)
-	$(BIN)/distmeta train jobs/demo.py
+	$(BIN)/distmeta train jobs/demo.py --anew
 
 quick: $(STAMP) ## Format, lint, types and the fast tests: at most a minute
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check fast

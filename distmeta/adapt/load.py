@@ -12,19 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from distmeta import checkpoint as checkpoints
+from distmeta.checkpoint.reading import Which
 from distmeta.config import GradientConfig, RunConfig
 from distmeta.core.errors import UserError
 from distmeta.core.types import Batch, Params
-from distmeta.methods.build import build_evaluators, dtype_of, protocol_of
+from distmeta.methods.build import build_evaluators, check_params, dtype_of, protocol_of
 from distmeta.methods.learners.base import Fast, Learner
 from distmeta.tasks.base import TaskSignature
+from distmeta.tracking.uris import mask_uri
 
 Array = npt.NDArray[Any]
 
@@ -122,18 +124,19 @@ class AdaptableLearner:
         return Predictor(learner, self._params, fast, support, classes)
 
 
-def load(path: str, *, which: Literal["latest", "best"] = "latest", protocol: str | None = None) -> AdaptableLearner:
+def load(path: str, *, which: Which = "latest", protocol: str | None = None) -> AdaptableLearner:
     """Load a trained learner from a checkpoint; needs neither the run's data nor a cluster.
 
     Args:
         path: A checkpoint, or the folder of a run.
-        which: The newest checkpoint of the folder, or the best by validation score.
+        which: The newest checkpoint of the folder, the one before it, or the best by validation score.
         protocol: See `AdaptableLearner`; None takes the one that the run was trained under.
 
     Raises:
         UserError: There is no intact checkpoint at `path`, or the network does not support `protocol`.
     """
     checkpoint = checkpoints.load(path, which)
+    check_params(checkpoint.config, checkpoint.signature, checkpoint.averaged, mask_uri(checkpoint.path))
     return AdaptableLearner(checkpoint.config, checkpoint.signature, checkpoint.averaged, protocol)
 
 

@@ -10,12 +10,13 @@
 """
 
 from distmeta.checkpoint.files import Checkpoint, Summary
+from distmeta.checkpoint.lock import run_lock
 from distmeta.checkpoint.pending import pending
 from distmeta.checkpoint.reading import latest, load, summaries
 from distmeta.checkpoint.resume import resumable
 from distmeta.checkpoint.saver import Saver
 from distmeta.checkpoint.storage import StoreError
-from distmeta.checkpoint.writing import probe, retire, save
+from distmeta.checkpoint.writing import probe, retire, save, set_aside
 
 __all__ = [
     "Checkpoint",
@@ -28,6 +29,8 @@ __all__ = [
     "probe",
     "resumable",
     "retire",
+    "run_lock",
     "save",
+    "set_aside",
     "summaries",
 ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
 from torch import Tensor
 
 from distmeta.config.run import RunConfig
@@ -35,17 +36,17 @@ class StateFile(BaseModel):
         sha256: sha256 of each other file.
         server: Scalars of the server state.
         signature: Input and output sizes of the tasks.
-        config: The resolved configuration.
+        config: The resolved configuration, its secrets masked.
     """
 
     model_config = ConfigDict(extra="ignore", ser_json_inf_nan="strings")
 
     format: int
-    step: int
+    step: NonNegativeInt
     name: str
     run_id: str | None
     score: float | None
-    progress: dict[str, float]
+    progress: dict[str, Annotated[FiniteFloat, Field(ge=0.0)]]
     digest: str
     sha256: dict[str, str]
     server: dict[str, bool | int | float | str | None]
@@ -60,7 +61,9 @@ class Checkpoint:
     Attributes:
         path: Local path or URL of its folder.
         step: Number of outer steps.
-        config: Configuration of the run.
+        config: Configuration of the run, with sections `runtime`, `tracking` and `checkpoint` of this process: nothing
+            in a checkpoint decides where to connect or where to write. Of `runtime`, what rounding depends on is kept.
+        recorded: The configuration as the run recorded it, for people to read.
         signature: Input and output sizes of the tasks, so that a learner can be built without the data.
         state: State dict of the server.
         run_id: Id of the run in the tracker.
@@ -72,6 +75,7 @@ class Checkpoint:
     path: str
     step: int
     config: RunConfig
+    recorded: Mapping[str, Any]
     signature: TaskSignature
     state: State
     run_id: str | None

@@ -7,47 +7,69 @@ import json
 import math
 import os
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 
-from distmeta.checkpoint.files import AVERAGED, FILES, FORMAT, META, SERVER, Checkpoint, StateFile, Summary
+from distmeta.checkpoint.files import (
+    AVERAGED,
+    FILES,
+    FORMAT,
+    META,
+    SERVER,
+    Checkpoint,
+    StateFile,
+    Summary,
+    tensors_with_prefix,
+)
 from distmeta.checkpoint.storage import MARKER, Folder
 from distmeta.config.base import to_user_error
 from distmeta.config.run import RunConfig
 from distmeta.core.errors import UserError
 from distmeta.core.paths import runs_path
+from distmeta.core.tensors import digest
 from distmeta.core.types import Params
 from distmeta.server.outer import AVERAGE, PARAMS, State
 
+Which = Literal["latest", "previous", "best"]
+"""A checkpoint of a run: the newest, the one before it, or the best by validation score."""
 
-def load(path: str | os.PathLike[str], which: Literal["latest", "best"] = "latest") -> Checkpoint:
+
+def load(path: str | os.PathLike[str], which: Which = "latest") -> Checkpoint:
     """Load a checkpoint and verify every file.
 
     Args:
         path: Folder of a checkpoint or of a run; a local path or an fsspec URL.
-        which: For a run, load the newest checkpoint or the best one by score (the newest if none has a score).
+        which: For a run: the newest checkpoint, the one before it, or the best by score (the newest if none has one).
 
     Raises:
         UserError: There is no checkpoint, it is damaged, or its format or configuration is unknown.
     """
-    folder = _find(Folder.at(path), which)
+    return load_folder(_find(Folder.at(path), which))
+
+
+def load_folder(folder: Folder) -> Checkpoint:
+    """Load the checkpoint in a folder; see `load`."""
     content = _read_state(folder)
-    try:
-        config = RunConfig.model_validate(content.config)
-    except ValidationError as error:
-        raise to_user_error(error, RunConfig, source=f"config in {(folder / MARKER).url}") from error
+    config = _local_config(content.config, f"config in {(folder / MARKER).url}")
     state: State = dict(content.server)
     for name, prefix in ((META, PARAMS), (AVERAGED, AVERAGE), (SERVER, "")):
         if name in content.sha256:
             tensors = _read_tensors(folder, name, content.sha256[name])
             state.update({prefix + key: tensor for key, tensor in tensors.items()})
+    actual = digest(tensors_with_prefix(state, PARAMS))
+    if actual != content.digest:
+        raise UserError(
+            f"digest {content.digest[:64]}", where=(folder / MARKER).url, allowed=f"{actual}, of the tensors"
+        )
     return Checkpoint(
         folder.url,
         content.step,
         config,
+        content.config,
         content.signature,
         state,
         content.run_id,
@@ -55,6 +77,25 @@ def load(path: str | os.PathLike[str], which: Literal["latest", "best"] = "lates
         content.progress,
         content.digest,
     )
+
+
+_LOCAL_SECTIONS = ("runtime", "tracking", "checkpoint")
+"""Sections of a configuration that say where to connect and where to write. They are never taken from a checkpoint."""
+_ROUNDING = ("shard_size", "device")
+"""Fields of `runtime` that the bits of a run depend on."""
+
+
+def _local_config(recorded: Mapping[str, Any], source: str) -> RunConfig:
+    """The configuration of a run, with this process's own `_LOCAL_SECTIONS`."""
+    runtime = recorded.get("runtime")
+    kept = {name: runtime[name] for name in _ROUNDING if name in runtime} if isinstance(runtime, Mapping) else {}
+    local = {"runtime": {"executor": "local", **kept}, "tracking": {"kind": "none"}}
+    try:
+        return RunConfig.model_validate(
+            {**{name: value for name, value in recorded.items() if name not in _LOCAL_SECTIONS}, **local}
+        )
+    except ValidationError as error:
+        raise to_user_error(error, RunConfig, source=source) from error
 
 
 def latest(root: str | os.PathLike[str], name: str) -> str | None:
@@ -124,14 +165,28 @@ def _score(folder: Folder) -> float | None:
         return None
 
 
-def _find(folder: Folder, which: Literal["latest", "best"]) -> Folder:
+def _find(folder: Folder, which: Which) -> Folder:
     if folder.is_complete():
         return folder
     by_step = checkpoints_by_step(folder)
     if not by_step:
         raise _not_found(folder)
+    if which == "previous":
+        return previous(folder)
     best = best_step(folder) if which == "best" else None
     return by_step[max(by_step) if best is None else best]
+
+
+def previous(run: Folder) -> Folder:
+    """The checkpoint before the newest one of a run.
+
+    Raises:
+        UserError: There are fewer than two.
+    """
+    by_step = checkpoints_by_step(run)
+    if len(by_step) < 2:
+        raise UserError("there is no checkpoint before the newest one", where=run.url, allowed="--which latest")
+    return by_step[sorted(by_step)[-2]]
 
 
 def _not_found(folder: Folder) -> UserError:
@@ -143,7 +198,7 @@ def _read_state(folder: Folder) -> StateFile:
     where = (folder / MARKER).url
     try:
         raw = json.loads(folder.read(MARKER))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError("the file is truncated or corrupted", where=where) from error
     format_ = raw.get("format") if isinstance(raw, dict) else None
     if format_ != FORMAT:
@@ -164,8 +219,8 @@ def _read_tensors(folder: Folder, name: str, sha256: str) -> Params:
         if hashlib.sha256(content).hexdigest() != sha256:
             raise UserError("the file is truncated or corrupted", where=(folder / name).url, allowed=f"sha256 {sha256}")
         return from_bytes(content)
-    except SafetensorError as error:
-        raise UserError(f"not a safetensors file: {error}", where=(folder / name).url) from error
+    except (SafetensorError, KeyError, ValueError) as error:  # a type that torch lacks is a KeyError
+        raise UserError(f"not a safetensors file of torch's types: {error}", where=(folder / name).url) from error
 
 
 def _summary(folder: Folder, *, best: bool) -> Summary:

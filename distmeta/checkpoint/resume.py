@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from distmeta.checkpoint.files import Checkpoint
-from distmeta.checkpoint.reading import latest, load, runs_folder
+from distmeta.checkpoint.reading import checkpoints_by_step, latest, load, run_folder, runs_folder
 from distmeta.config.run import RunConfig
 from distmeta.core.errors import UserError
 
@@ -25,20 +25,29 @@ _CHOSEN_BY_ENGINE = ("engine.strategy", "engine.chunk", "engine.memory")
 """Fields that a run with `engine.strategy: auto` takes from its checkpoint, which has the choice."""
 
 
-def resumable(config: RunConfig) -> Checkpoint:
-    """Load the newest checkpoint of the run named in `config`.
+def resumable(config: RunConfig, which: Literal["latest", "previous"] = "latest") -> Checkpoint:
+    """Load a checkpoint of the run named in `config`: the newest, or the one before it.
 
     Raises:
-        UserError: There is none, or the run was started with a configuration that gives other meta-parameters.
+        UserError: There is none, it is damaged, or the run was started with a configuration that gives other
+            meta-parameters.
     """
-    path = latest(config.checkpoint.path, config.name)
-    if path is None:
+    run = run_folder(config.checkpoint.path, config.name)
+    if latest(config.checkpoint.path, config.name) is None:
         raise UserError(
             f"there is no checkpoint of '{config.name}' in {runs_folder(config.checkpoint.path).url}",
             where="--resume",
             allowed="the name of a run that has been started, or no --resume",
         )
-    checkpoint = load(path)
+    try:
+        checkpoint = load(run.url, which)
+    except UserError as error:
+        if which == "latest" and len(checkpoints_by_step(run)) > 1:
+            hint = "the checkpoint before it: --resume --which previous"
+            raise UserError(
+                f"the newest checkpoint cannot be used: {error.what}", where=error.where, allowed=hint
+            ) from error
+        raise
     old, new = _leaves(checkpoint.config.model_dump(mode="json")), _leaves(config.model_dump(mode="json"))
     for field in sorted(old.keys() | new.keys()):
         may_differ = field.startswith(_MAY_DIFFER) and not field.startswith(_MUST_MATCH)

@@ -21,6 +21,7 @@ from distmeta.core.types import Params
 from distmeta.server.outer import AVERAGE, PARAMS, State
 from distmeta.tasks.base import TaskSignature
 from distmeta.tracking.base import MetricPoint
+from distmeta.tracking.flatten import masked_config
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def save(
         sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         server={name: value for name, value in state.items() if not isinstance(value, Tensor)},
         signature=signature,
-        config=config.model_dump(mode="json"),
+        config=masked_config(config.model_dump(mode="json")),
     )
     run = run_folder(config.checkpoint.path, config.name)
     folder = run / f"step-{step:08d}"
@@ -123,6 +124,16 @@ def retire(root: str, name: str) -> str | None:
     retired = run_folder(root, unused)
     run.move(retired)
     return retired.url
+
+
+def set_aside(config: RunConfig, step: int) -> None:
+    """Rename the run's checkpoints after `step`, from which it is about to continue, to `aside-<step folder>`."""
+    run = run_folder(config.checkpoint.path, config.name)
+    for later, folder in checkpoints_by_step(run).items():
+        if later > step:
+            aside = run / f"aside-{folder.name}"
+            aside.remove()
+            folder.move(aside)
 
 
 def _write(run: Folder, folder: Folder, files: Mapping[str, bytes], keep_last: int) -> None:

@@ -41,6 +41,8 @@ def digest(path: _PathArgument, which: _WhichOption = "latest", as_json: JsonOpt
 def show(path: _PathArgument, which: _WhichOption = "latest", as_json: JsonOption = False) -> None:
     """Show what a checkpoint holds: its step, score, size and configuration."""
     found = _load(path, which)
+    from distmeta.tracking.flatten import masked
+
     content = {
         "checkpoint": found.path,
         "step": found.step,
@@ -50,7 +52,7 @@ def show(path: _PathArgument, which: _WhichOption = "latest", as_json: JsonOptio
         "parameters": sum(tensor.numel() for tensor in found.params.values()),
         "signature": asdict(found.signature),
         "progress": dict(found.progress),
-        "config": found.config.model_dump(mode="json"),
+        "config": masked(found.recorded),
     }
     if as_json:
         print_json(content)

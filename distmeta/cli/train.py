@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import typer
 
-from distmeta.cli.output import JsonOption, SetOption, people_read, print_json, print_values
+from distmeta.cli.output import JsonOption, SetOption, choose, people_read, print_json, print_values
 from distmeta.config.load import load_config, to_yaml
+from distmeta.core.errors import UserError
 from distmeta.core.paths import in_ray_job
+from distmeta.tracking.flatten import masked_config
 from distmeta.tracking.uris import mask_uri, tracking_uri
 
 EXAMPLES = """\b
@@ -42,6 +44,12 @@ def train(
             help="Go on from the run's last checkpoint if it has one, and start otherwise. The default in a Ray job.",
         ),
     ] = None,
+    which: Annotated[
+        str, typer.Option(metavar="NAME", help="Checkpoint to resume from: latest, or previous (the one before it).")
+    ] = "latest",
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Start again although the run has checkpoints; they are moved to NAME~1.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the configuration, print all of it as YAML, and start nothing.")
     ] = False,
@@ -52,20 +60,29 @@ def train(
     Prints the run's id in MLflow, the last checkpoint, the digest of its meta-parameters, the tasks per second and the
     result of the test. The same configuration gives the same digest whatever the number of workers.
     """
+    chosen = cast(Literal["latest", "previous"], choose(which, ("latest", "previous"), "--which"))
+    if anew and (resume or auto_resume):
+        raise UserError("given together with --resume", where="--anew", allowed="one of them")
+    if chosen != "latest" and not resume:
+        raise UserError("given without --resume", where="--which", allowed="--resume --which previous")
     config = load_config(job, overrides or ())
     if dry_run:
         if as_json:
-            print_json({"config": config.model_dump(mode="json")})
+            print_json({"config": masked_config(config.model_dump(mode="json"))})
         else:
-            print(to_yaml(config), end="")
+            print(to_yaml(masked_config(config.model_dump(mode="json"))), end="")
         return
     from distmeta.training import train as run_training
 
     with people_read(as_json):
         if in_ray_job() and config.tracking.kind == "mlflow":
-            print(f"{MLFLOW_LABEL}  {mask_uri(tracking_uri(config.tracking.uri))}", flush=True)
-        automatic = auto_resume or (auto_resume is None and in_ray_job())
-        result = run_training(config, resume=True if resume else "auto" if automatic else False)
+            print(
+                f"{MLFLOW_LABEL}  {mask_uri(tracking_uri(config.tracking.uri, config.tracking.uri_file))}", flush=True
+            )
+        automatic = auto_resume or (auto_resume is None and in_ray_job() and not anew)
+        result = run_training(
+            config, resume=True if resume else "auto" if automatic else False, which=chosen, anew=anew
+        )
     if as_json:
         print_json(result.to_json())
     else:  # the scores have been shown as a table

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,10 @@ def change(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     return _from_mapping(apply_overrides(config.model_dump(mode="json"), overrides, RunConfig, parse_value), "--set")
 
 
-def to_yaml(config: RunConfig) -> str:
+def to_yaml(config: RunConfig | Mapping[str, object]) -> str:
     """The whole configuration as YAML, defaults included; `load_config` reads it back to an equal one."""
-    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    fields = config.model_dump(mode="json") if isinstance(config, RunConfig) else dict(config)
+    return yaml.dump(fields, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def parse_value(text: str) -> Any:

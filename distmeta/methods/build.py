@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from distmeta.config import Conv4Config, RunConfig
+from distmeta.core.errors import UserError
+from distmeta.core.tensors import all_finite
+from distmeta.core.types import Params
 from distmeta.methods.estimators import build_estimator
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners import build_learner
@@ -48,6 +51,31 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
     train_backbone = build_backbone(config.model, tasks.input_shape, tasks.num_train_outputs, dtype)
     learner = build_learner(settings.learner, train_backbone, tasks.objective, evaluating=False)
     return Algorithm(learner, build_estimator(settings.estimator), build_evaluators(config, tasks))
+
+
+def check_params(config: RunConfig, tasks: TaskSignature, params: Params, where: str) -> None:
+    """Check that parameters from outside are those of a configuration, by names, shapes and types, and finite.
+
+    Raises:
+        UserError: They are not.
+    """
+    expected = build_algorithm(config, tasks).learner.init(config.seed)
+    if expected.keys() != params.keys():
+        missing, extra = sorted(expected.keys() - params.keys())[:3], sorted(params.keys() - expected.keys())[:3]
+        raise UserError(
+            f"its parameters are not those of its configuration: {missing} are missing, {extra} are unknown",
+            where=where,
+            allowed="a checkpoint as it was saved, and changes that keep the network",
+        )
+    for name, tensor in expected.items():
+        if params[name].shape != tensor.shape or params[name].dtype != tensor.dtype:
+            raise UserError(
+                f"parameter '{name}' is {params[name].dtype} {list(params[name].shape)}",
+                where=where,
+                allowed=f"{tensor.dtype} {list(tensor.shape)}, as the configuration says",
+            )
+    if not all_finite(params):
+        raise UserError("a parameter is infinite or not a number", where=where, allowed="another checkpoint of the run")
 
 
 def build_evaluators(config: RunConfig, tasks: TaskSignature) -> dict[str, Learner]:

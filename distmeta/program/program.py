@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distmeta.config import EngineConfig, RunConfig
+from distmeta.config import CheckpointConfig, EngineConfig, RunConfig, TrackingConfig
 from distmeta.core.types import Episode, Params, Report, Shard, Snapshot, Work
 from distmeta.engine.auto import Choice, choose
 from distmeta.engine.engine import Engine
@@ -153,7 +153,9 @@ class MetaRecipe:
 
     @staticmethod
     def of(config: RunConfig) -> MetaRecipe:
-        return MetaRecipe(config.model_dump_json())
+        """The recipe of a run, without what only its driver needs: addresses may hold passwords."""
+        local = {"tracking": TrackingConfig(kind="none"), "checkpoint": CheckpointConfig()}
+        return MetaRecipe(config.model_copy(update=local).model_dump_json())
 
     def build(self) -> MetaProgram:
         return MetaProgram(RunConfig.model_validate_json(self.config_json))

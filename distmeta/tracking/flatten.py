@@ -14,6 +14,8 @@ MAX_TAG_LENGTH = 5000
 _SECRET = re.compile(
     r"(?:^|[._-])(?:password|passwd|pwd|secret|token|credentials?|(?:api|access|private|account)_?key)(?:$|[._-])", re.I
 )
+_ADDRESSES = ("runtime", "tracking", "checkpoint")
+"""Sections of a configuration with addresses, which may hold passwords."""
 _TEXT_SUFFIXES = (".cfg", ".csv", ".ini", ".json", ".jsonl", ".log", ".md", ".toml", ".txt", ".yaml", ".yml")
 
 
@@ -38,6 +40,11 @@ def masked(value: object) -> object:
     if isinstance(value, Sequence):
         return [masked(item) for item in value]
     return value
+
+
+def masked_config(config: Mapping[str, object]) -> dict[str, object]:
+    """A configuration whose addresses have their secrets masked; all else is as it is."""
+    return {name: masked(value) if name in _ADDRESSES else value for name, value in config.items()}
 
 
 def masked_text(content: str, name: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import stat
 from pathlib import Path
 
 from distmeta.core.errors import UserError
@@ -23,13 +25,40 @@ _VARIABLE = re.compile(
 _HEADER = re.compile(r"(?P<name>authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic)\s+)?)[^\s'\"]+", re.IGNORECASE)
 
 
-def tracking_uri(configured: str | None) -> str:
-    """The configured URI, or MLFLOW_TRACKING_URI, or a SQLite file.
+def tracking_uri(configured: str | None, file: str | None = None) -> str:
+    """The configured URI, or the one in a file, or MLFLOW_TRACKING_URI, or a SQLite file.
 
-    The file is in the working folder; in a Ray job, whose working folder is deleted, it is in DISTMETA_HOME.
+    The SQLite file is in the working folder; in a Ray job, whose working folder is deleted, it is in DISTMETA_HOME.
+
+    Raises:
+        UserError: The file cannot be read, others may read it, or the configured URI is one whose password is masked.
     """
+    if file is not None:
+        return _private_text(Path(file).expanduser())
+    if configured is not None and ":***@" in configured:
+        raise UserError(
+            f"the password of {configured} is masked",
+            where="tracking.uri",
+            allowed="the whole URI in MLFLOW_TRACKING_URI or in a tracking.uri_file",
+        )
     default = f"sqlite:///{data_home().absolute() / 'mlflow.db'}" if in_ray_job() else DEFAULT_URI
     return configured or os.environ.get("MLFLOW_TRACKING_URI") or default
+
+
+def _private_text(path: Path) -> str:
+    try:
+        mode = path.stat().st_mode
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise UserError(
+                f"others may read {path}",
+                where="tracking.uri_file",
+                allowed=f"mode 0600: chmod 600 {shlex.quote(str(path))}",
+            )
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read: {error}", where="tracking.uri_file", allowed="a file of yours"
+        ) from error
 
 
 def unsent_folder() -> Path:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from distmeta import checkpoint as checkpoints
+from distmeta.checkpoint.reading import Which
 from distmeta.config import EngineConfig
 from distmeta.config.load import change
 from distmeta.core.types import Shard, Snapshot, Work
-from distmeta.methods.build import protocol_of
+from distmeta.methods.build import check_params, protocol_of
 from distmeta.program.program import EVALUATE, MetaProgram, MetaRecipe
 from distmeta.program.scoring import Score, headline, summarise
 from distmeta.runtime import build_executor
 from distmeta.runtime.executor import Executor
+from distmeta.tracking.uris import mask_uri
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,10 @@ class EvaluationResult:
     """Scores of a checkpoint.
 
     Attributes:
-        checkpoint: Where it lies.
-        step: Outer steps that made it.
-        split: Tasks it was scored on.
-        protocol: The protocol it was trained under, which is the headline.
+        checkpoint: Its path.
+        step: Number of outer steps.
+        split: Split of the tasks.
+        protocol: The protocol that it was trained under, of the headline score.
         scores: Every metric under every protocol.
     """
 
@@ -63,7 +65,7 @@ class EvaluationResult:
 def evaluate(
     path: str,
     *,
-    which: Literal["latest", "best"] = "latest",
+    which: Which = "latest",
     split: str = "test",
     tasks: int = 600,
     seed: int | None = None,
@@ -75,26 +77,28 @@ def evaluate(
         path: A checkpoint, or a run's folder.
         which: Which checkpoint of the folder.
         split: `train`, `val` or `test`.
-        tasks: How many.
+        tasks: Number of tasks.
         seed: Seed of the tasks; None takes the run's.
-        overrides: Changes of the run's configuration, `field=value` (for example `tasks.shots=5`).
+        overrides: Changes of the run's configuration, `field=value` (for example `tasks.shots=5`). Where to compute is
+            not taken from the checkpoint: it is this process, unless `runtime.executor=ray` is among them.
 
     Raises:
         UserError: There is no sound checkpoint, or the changes do not fit it.
     """
-    found = checkpoints.load(path, which)
-    config = change(found.config, overrides)
+    checkpoint = checkpoints.load(path, which)
+    config = change(checkpoint.config, overrides)
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
     program = MetaProgram(config)
+    check_params(config, program.source.signature, checkpoint.averaged, mask_uri(checkpoint.path))
     executor = build_executor(config.runtime, MetaRecipe.of(config), program=program)
     try:
         shards = program.source.shards(split, 0, tasks, config.runtime.shard_size)
-        scores = evaluate_shards(executor, config.engine, Snapshot(found.step, found.averaged), shards)
+        scores = evaluate_shards(executor, config.engine, Snapshot(checkpoint.step, checkpoint.averaged), shards)
     finally:
         executor.close()
         program.close()
-    return EvaluationResult(found.path, found.step, split, protocol_of(config), tuple(scores))
+    return EvaluationResult(checkpoint.path, checkpoint.step, split, protocol_of(config), tuple(scores))
 
 
 def evaluate_shards(

@@ -19,7 +19,7 @@ import torch
 
 from distmeta import checkpoint as checkpoints
 from distmeta.config import RunConfig
-from distmeta.core.errors import DistmetaError
+from distmeta.core.errors import DistmetaError, UserError
 from distmeta.core.tensors import digest
 from distmeta.core.types import Snapshot, Work
 from distmeta.engine.auto import Choice
@@ -35,6 +35,7 @@ from distmeta.tracking import build_tracker
 from distmeta.tracking.base import Tracker
 from distmeta.tracking.console import Progress
 from distmeta.tracking.environment import process_metrics
+from distmeta.tracking.uris import mask_uri
 from distmeta.training.evaluate import evaluate_shards
 from distmeta.training.incidents import IncidentLog
 from distmeta.training.pictures import keep_pictures, local_folder
@@ -42,17 +43,29 @@ from distmeta.training.rates import Rates
 from distmeta.training.result import Evaluation, TrainResult
 from distmeta.training.steps import Procedure, build_procedure
 
+Which = Literal["latest", "previous"]
 
-def train(config: RunConfig, *, resume: bool | Literal["auto"] = False, quiet: bool = False) -> TrainResult:
+
+def train(
+    config: RunConfig,
+    *,
+    resume: bool | Literal["auto"] = False,
+    which: Which = "latest",
+    anew: bool = False,
+    quiet: bool = False,
+) -> TrainResult:
     """Run a configuration to its end.
 
     Args:
         config: The run.
         resume: Continue from the newest checkpoint of the run of this name; `auto`: if it has one, and start otherwise.
+        which: The checkpoint to resume from: the newest, or the one before it (later ones are renamed, not removed).
+        anew: Start again although the run has checkpoints, which are moved to `<name>~1`, `<name>~2`, ...
         quiet: Print progress to standard error instead of standard output.
 
     Raises:
-        UserError: The configuration cannot work, or there is nothing to resume.
+        UserError: The configuration cannot work, there is nothing to resume, the run has checkpoints and it was said
+            neither to resume nor to start anew, or another process is training it.
         WorkerError: A shard could not be computed.
     """
     # The driver shares its cores with the workers: more threads here would compete with theirs.
@@ -60,19 +73,28 @@ def train(config: RunConfig, *, resume: bool | Literal["auto"] = False, quiet: b
     torch.set_num_threads(config.runtime.threads_per_worker)
     keep_freed_memory()
     try:
-        return _train(config, resume, quiet)
+        with checkpoints.run_lock(config.checkpoint.path, config.name):
+            return _train(config, resume, which, anew, quiet)
     finally:
         torch.set_num_threads(threads)
 
 
-def _train(config: RunConfig, resume: bool | Literal["auto"], quiet: bool) -> TrainResult:
+def _train(config: RunConfig, resume: bool | Literal["auto"], which: Which, anew: bool, quiet: bool) -> TrainResult:
     with contextlib.ExitStack() as stack:
         program = MetaProgram(config)
         stack.callback(program.close)
         params = program.algorithm.learner.init(config.seed)
         check_optimizer(config.outer)
         size = sum(tensor.nbytes for tensor in params.values())
-        checkpoint = checkpoints.resumable(config) if resume is True or (resume and _has_checkpoint(config)) else None
+        has_checkpoint = _latest(config) is not None
+        if has_checkpoint and not resume and not anew:
+            raise UserError(
+                f"the run '{config.name}' has checkpoints ({_latest(config)})",
+                where="name",
+                allowed="--resume to continue it, --anew to move them and start again, or --set name=ANOTHER",
+            )
+        continues = resume is True or (resume == "auto" and has_checkpoint)
+        checkpoint = checkpoints.resumable(config, which) if continues else None
         executor = build_executor(
             config.runtime, MetaRecipe.of(config), config.outer.compression, size, program=program
         )
@@ -81,12 +103,11 @@ def _train(config: RunConfig, resume: bool | Literal["auto"], quiet: bool) -> Tr
         if checkpoint is not None:
             procedure.server.load_state_dict(checkpoint.state)
         else:
-            if resume and _has_checkpoint(config):
+            if resume and _latest(config) is not None:
                 raise DistmetaError(
                     f"checkpoints of '{config.name}' have appeared while a new run was about to start: their storage "
                     "may have been unavailable; start it again to resume from them"
                 )
-            checkpoints.retire(config.checkpoint.path, config.name)
             checkpoints.probe(config)
         tracker = build_tracker(config.tracking)
         pending = checkpoints.pending(checkpoint.path) if checkpoint else ()
@@ -96,8 +117,8 @@ def _train(config: RunConfig, resume: bool | Literal["auto"], quiet: bool) -> Tr
         return _Run(config, program, procedure, executor, tracker, run_id, quiet, checkpoint).run()
 
 
-def _has_checkpoint(config: RunConfig) -> bool:
-    return checkpoints.latest(config.checkpoint.path, config.name) is not None
+def _latest(config: RunConfig) -> str | None:
+    return checkpoints.latest(config.checkpoint.path, config.name)
 
 
 class _Run:
@@ -131,12 +152,13 @@ class _Run:
         config, budget = self._config, self._config.train.budget_s
         if self._run_id is not None:
             self._progress.note(f"mlflow  {self._tracker.address()}")
-        if self._checkpoint is None:
-            self._save(None)  # so that a run that is interrupted before its first checkpoint is due can be resumed
-        else:
+        if self._checkpoint is not None:
             self._executor.counts["resumes"] += 1
+        elif _latest(config) is None:
+            self._save(None)  # so that a run that is interrupted before its first checkpoint is due can be resumed
         self._executor.ready()
         self._work = self._choose_engine()
+        self._move_old_checkpoints()
         with self._progress:
             while self._server.version < config.train.steps and (budget is None or self._train_s < budget):
                 self._step()
@@ -159,6 +181,16 @@ class _Run:
             evaluations=tuple(self._evaluations),
             counts=self._incidents.counts(),
         )
+
+    def _move_old_checkpoints(self) -> None:
+        """Put away checkpoints that are not of this run, once nothing is left that could prevent it from starting."""
+        if self._checkpoint is not None:
+            checkpoints.set_aside(self._config, self._checkpoint.step)
+        elif self._saved is None:
+            moved = checkpoints.retire(self._config.checkpoint.path, self._config.name)
+            if moved is not None:
+                self._progress.note(f"the earlier run of this name is now {mask_uri(moved)}")
+            self._save(None)
 
     def _choose_engine(self) -> Work:
         """Fix how shards are computed, for all workers and the whole run: for `auto` one worker measures."""

@@ -140,7 +140,7 @@ class Asynchronous(Procedure):
     def step(self, work: Work) -> Step:
         per_step = len(self._shards_of(0))
         if self._results is None:
-            # The shards of a stream that was left, to evaluate, are computed again. Some of an earlier one may still wait.
+            # Shards of a stream that was left, to evaluate, are computed again; those of earlier ones may still wait.
             self._interrupted += self._running.values()
             self._running.clear()
             self._results = self._executor.stream(work, self._feed)
