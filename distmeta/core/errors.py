@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST_PART = 2000
+
 
 class DistmetaError(Exception):
     """Base of the errors that distmeta raises on purpose."""
@@ -24,7 +26,7 @@ class UserError(DistmetaError):
         parts = [f"{where}: {what}" if where else what]
         if allowed:
             parts.append(f"allowed: {allowed}")
-        super().__init__("; ".join(" ".join(part.split()) for part in parts))
+        super().__init__("; ".join(_shorten(" ".join(part.split())) for part in parts))
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -37,3 +39,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 class WorkerError(DistmetaError):
     """A shard could not be computed: the program raised, or its workers died repeatedly."""
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST_PART else f"{text[:_LONGEST_PART]}..."

@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
+from distmeta.core.errors import UserError
+
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray for the driver of a submitted job, and for none of its workers."""
 _RUNS = "runs"
@@ -19,7 +21,24 @@ _RUNS = "runs"
 
 def data_home() -> Path:
     """The folder for everything distmeta stores for this user."""
-    return Path(os.environ.get("DISTMETA_HOME") or Path.home() / ".cache" / "distmeta").expanduser()
+    return expand_user(os.environ.get("DISTMETA_HOME") or "~/.cache/distmeta", where="DISTMETA_HOME")
+
+
+def expand_user(path: str | os.PathLike[str], *, where: str | None = None) -> Path:
+    """Replace `~` or `~user` at the beginning of a path by the user's home folder.
+
+    Args:
+        path: The path.
+        where: What names the path, for the message; None takes the path itself.
+
+    Raises:
+        UserError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        what, allowed = f"the home folder of '{Path(path).parts[0]}' is unknown", "a path without '~'"
+        raise UserError(what, where=where or os.fspath(path), allowed=allowed) from error
 
 
 def in_ray_job() -> bool:
