@@ -1,4 +1,4 @@
-"""What holds for every method, on images and on sine waves: one table, a row for each."""
+"""Properties of every method, on images and on sine waves: one table with a row for each method."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ FEW_SHOT = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 3, "size": 16}
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a method, its settings where the paper's would take long, and what its tasks need.
+    """A method with smaller settings than the paper's.
 
     Attributes:
-        name: The method.
-        settings: Arguments of the method.
+        name: Name of the preset.
+        settings: Arguments of the preset for images.
         tasks: Fields of the task section.
-        regression: It can learn sine waves too; None if not, else its settings there.
+        regression: Arguments of the preset for sine waves; None if the method does not support regression.
     """
 
     name: str
@@ -114,13 +114,13 @@ def part(episodes: Episode, begin: int, end: int) -> Episode:
     return episodes.map(lambda tensor: tensor[begin:end])
 
 
-def assert_close(found: Update, expected: Update) -> None:
+def assert_close(actual: Update, expected: Update) -> None:
     size = max(1.0, sum(float(grad.square().sum()) for grad in expected.grad.values()) ** 0.5)
-    assert found.weight == expected.weight
-    assert found.metrics == pytest.approx(expected.metrics, rel=1e-12)
-    assert set(found.grad) == set(expected.grad)
+    assert actual.weight == expected.weight
+    assert actual.metrics == pytest.approx(expected.metrics, rel=1e-12)
+    assert set(actual.grad) == set(expected.grad)
     for name, grad in expected.grad.items():
-        assert float((found.grad[name] - grad).norm()) < 1e-12 * size, name
+        assert float((actual.grad[name] - grad).norm()) < 1e-12 * size, name
 
 
 def test_every_method_has_a_row() -> None:
@@ -128,21 +128,21 @@ def test_every_method_has_a_row() -> None:
 
 
 def test_the_update_has_the_names_and_shapes_of_the_parameters(case: Case) -> None:
-    found = case.update()
-    assert set(found.grad) == set(case.meta)
+    update = case.update()
+    assert set(update.grad) == set(case.meta)
     for name, tensor in case.meta.items():
-        assert (found.grad[name].shape, found.grad[name].dtype) == (tensor.shape, tensor.dtype)
-        assert not found.grad[name].requires_grad
-    assert found.weight == TASKS
-    assert "loss" in found.metrics
+        assert (update.grad[name].shape, update.grad[name].dtype) == (tensor.shape, tensor.dtype)
+        assert not update.grad[name].requires_grad
+    assert update.weight == TASKS
+    assert "loss" in update.metrics
 
 
-def test_everything_is_finite_and_there_is_something_to_learn(case: Case) -> None:
-    found = case.update()
+def test_everything_is_finite_and_the_update_is_not_zero(case: Case) -> None:
+    update = case.update()
     assert all_finite(case.meta)
-    assert all_finite(found.grad)
-    assert any(bool(grad.any()) for grad in found.grad.values())
-    assert all(np.isfinite(value) for value in found.metrics.values())
+    assert all_finite(update.grad)
+    assert any(bool(grad.any()) for grad in update.grad.values())
+    assert all(np.isfinite(value) for value in update.metrics.values())
     assert all(np.isfinite(values).all() for metrics in case.scores().values() for values in metrics.values())
 
 
@@ -157,10 +157,10 @@ def test_two_calls_give_the_same_bits(case: Case) -> None:
 
 @pytest.mark.parametrize("strategy", ["vmap", "loop"])
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_arguments_are_left_alone(case: Case, strategy: str, requires_grad: bool) -> None:
+def test_arguments_are_not_changed(case: Case, strategy: str, requires_grad: bool) -> None:
     meta = {name: tensor.requires_grad_(requires_grad) for name, tensor in cloned(case.meta).items()}
-    given = [*meta.values(), *case.train.tensors(), *case.test.tensors()]
-    before = [(tensor, tensor.detach().clone(), tensor.requires_grad, tensor._version) for tensor in given]
+    tensors = [*meta.values(), *case.train.tensors(), *case.test.tensors()]
+    before = [(tensor, tensor.detach().clone(), tensor.requires_grad, tensor._version) for tensor in tensors]
     Engine(case.algorithm.learner, case.algorithm.estimator, EngineConfig(strategy=strategy)).update(meta, case.train)
     score_shard(case.algorithm.evaluators, meta, case.test, EngineConfig(strategy=strategy), Lanes(1))
     assert list(meta) == list(case.meta)
@@ -173,9 +173,9 @@ def test_arguments_are_left_alone(case: Case, strategy: str, requires_grad: bool
 
 def test_updates_of_shards_add_up_to_the_update_of_all_tasks(case: Case) -> None:
     whole = case.update()
-    one, two, three = (case.update(part(case.train, *ends)) for ends in ((0, 1), (1, 3), (3, TASKS)))
-    assert_close(sum_group((one, two, three)), whole)
-    assert_close(sum_group((one, sum_group((two, three)))), whole)
+    first, second, third = (case.update(part(case.train, *ends)) for ends in ((0, 1), (1, 3), (3, TASKS)))
+    assert_close(sum_group((first, second, third)), whole)
+    assert_close(sum_group((first, sum_group((second, third)))), whole)
 
 
 def test_initial_parameters_are_a_function_of_the_seed(case: Case) -> None:
@@ -192,24 +192,24 @@ def test_initial_parameters_are_a_function_of_the_seed(case: Case) -> None:
     assert not any(tensor.requires_grad for tensor in first.values())
 
 
-def test_the_curve_of_an_evaluation_goes_from_no_step_to_the_last(case: Case) -> None:
-    found = score_shard(case.algorithm.evaluators, case.meta, case.test, EngineConfig(strategy="loop"), Lanes(1))
-    assert set(found.scores) == set(found.points) == set(case.algorithm.evaluators)
+def test_the_adaptation_curve_has_all_points_from_zero_to_the_last_step(case: Case) -> None:
+    scores = score_shard(case.algorithm.evaluators, case.meta, case.test, EngineConfig(strategy="loop"), Lanes(1))
+    assert set(scores.scores) == set(scores.points) == set(case.algorithm.evaluators)
     for protocol, learner in case.algorithm.evaluators.items():
-        points = found.points[protocol]
+        points = scores.points[protocol]
         assert points[0] == 0
         assert points[-1] == learner.num_steps
         assert list(points) == sorted(set(points))
         assert learner.num_steps > 10 or points == tuple(range(learner.num_steps + 1))
-        for values in found.scores[protocol].values():
+        for values in scores.scores[protocol].values():
             assert values.shape == (TASKS, len(points))
-    together = case.scores()
-    for protocol, metrics in found.scores.items():
+    vmapped = case.scores()
+    for protocol, metrics in scores.scores.items():
         for metric, values in metrics.items():
-            np.testing.assert_allclose(together[protocol][metric], values, rtol=1e-11, atol=1e-13)
+            np.testing.assert_allclose(vmapped[protocol][metric], values, rtol=1e-11, atol=1e-13)
 
 
-def test_an_adapted_learner_has_an_output_for_each_class_of_the_task(case: Case) -> None:
+def test_an_adapted_learner_has_one_output_for_each_class(case: Case) -> None:
     num_outputs = build_source(case.config.tasks, 0, dtype_of(case.config)).num_outputs
     task = case.test.map(lambda tensor: tensor[0])
     for learner in case.algorithm.evaluators.values():

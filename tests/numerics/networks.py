@@ -1,4 +1,4 @@
-"""The project's networks once more, as plain `torch.nn` modules with the same parameter names."""
+"""Independent implementations of the networks as `torch.nn` modules, with the same parameter names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Mlp(nn.Module):
 
 
 class Conv4(nn.Module):
-    """Four blocks, strided with global average pooling, or pooled and flattened; batch statistics."""
+    """Four blocks with batch statistics: strided with global average pooling, or max-pooled and flattened."""
 
     def __init__(self, filters: int, num_features: int, outputs: int, *, pool: bool) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Conv4(nn.Module):
         return self.head(self.body(x))
 
     def inductive(self, support: Tensor, x: Tensor) -> Tensor:
-        """Outputs for `x` with every layer's statistics taken from the support set at that layer."""
+        """Outputs for `x` with the batch-norm statistics of the support set in every layer."""
         for block in range(1, 5):
             layers = self.get_submodule(f"block{block}")
             support, x = layers.conv(support), layers.conv(x)
@@ -73,18 +73,18 @@ class Conv4(nn.Module):
 
 
 def with_values(module: nn.Module, params: Params) -> nn.Module:
-    """The module holding a copy of these parameters; names must agree one to one."""
+    """The module, with a copy of these parameters loaded; the names must be equal."""
     module.to(next(iter(params.values())).dtype)
     module.load_state_dict({name: tensor.clone() for name, tensor in params.items()}, strict=True)
     return module
 
 
 def values(module: nn.Module) -> Params:
-    """The module's parameters, copied."""
+    """A copy of the module's parameters."""
     return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
 
 
 def plain_gradient(module: nn.Module, loss: Tensor) -> Params:
-    """Gradient of a scalar with respect to the module's parameters; zero where it does not depend on one."""
-    found = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True, materialize_grads=True)
-    return dict(zip((name for name, _ in module.named_parameters()), found, strict=True))
+    """Gradient of a scalar by the module's parameters; zero for those that it does not depend on."""
+    grads = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True, materialize_grads=True)
+    return dict(zip((name for name, _ in module.named_parameters()), grads, strict=True))

@@ -1,4 +1,4 @@
-"""Small problems and ways to compare gradients, shared by the numerics tests.
+"""Small problems, and comparisons of gradients, for the numerics tests.
 
 Shapes: T tasks, N support, Q query examples.
 """
@@ -56,7 +56,7 @@ def gradient(
 
 
 def classification(*shape: int, tasks: int = 2, shots: int = 2, queries: int = 3, seed: int = 0) -> Episode:
-    """T tasks of WAY classes with normal inputs of `shape`: class means differ, so there is something to learn."""
+    """T tasks of WAY classes; inputs of `shape` are normal around a mean for each class."""
     rng = torch.Generator().manual_seed(seed)
     means = torch.randn(tasks, WAY, *shape, generator=rng, dtype=torch.float64)
 
@@ -69,7 +69,7 @@ def classification(*shape: int, tasks: int = 2, shots: int = 2, queries: int = 3
 
 
 def regression(inputs: int = 6, outputs: int = 2, tasks: int = 2, count: int = 5, seed: int = 0) -> Episode:
-    """T tasks of a random linear map with noise."""
+    """T tasks, each a random linear map with noise."""
     rng = torch.Generator().manual_seed(seed)
     maps = torch.randn(tasks, inputs, outputs, generator=rng, dtype=torch.float64)
 
@@ -81,17 +81,17 @@ def regression(inputs: int = 6, outputs: int = 2, tasks: int = 2, count: int = 5
 
 
 def single_tasks(episodes: Episode) -> list[Episode]:
-    """The tasks one by one, without a task axis."""
+    """The tasks without a task axis."""
     return [episodes.map(lambda tensor, t=t: tensor[t]) for t in range(episodes.num_tasks)]
 
 
 def as_type(episodes: Episode, dtype: torch.dtype) -> Episode:
-    """The same with floating-point tensors of another type."""
+    """The episodes with floating-point tensors of another type."""
     return episodes.map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
 
 def perturbed(params: Params, seed: int = 7, size: float = 0.1) -> Params:
-    """Parameters away from their tidy start, so that no bias is zero and no scale is one."""
+    """Parameters plus noise, so that no bias is zero and no scale is one."""
     rng = torch.Generator().manual_seed(seed)
     return {
         name: tensor + size * torch.randn(tensor.shape, generator=rng, dtype=torch.float64).to(tensor.dtype)
@@ -102,7 +102,7 @@ def perturbed(params: Params, seed: int = 7, size: float = 0.1) -> Params:
 def update(
     learner: Learner, estimator: Estimator, meta: Params, episodes: Episode, engine: EngineConfig = VMAP
 ) -> Update:
-    """What the engine makes of the tasks."""
+    """The engine's update."""
     return Engine(learner, estimator, engine).update(meta, episodes)
 
 
@@ -110,33 +110,33 @@ def mean_gradient(
     learner: Learner, estimator: Estimator, meta: Params, episodes: Episode, engine: EngineConfig = VMAP
 ) -> Params:
     """The engine's outer signal, averaged over the tasks."""
-    found = update(learner, estimator, meta, episodes, engine)
-    return {name: grad / found.weight for name, grad in found.grad.items()}
+    total = update(learner, estimator, meta, episodes, engine)
+    return {name: grad / total.weight for name, grad in total.grad.items()}
 
 
 def mean_over_tasks(gradients: list[Params]) -> Params:
-    """The mean of the tasks' own gradients."""
-    return {name: torch.stack([one[name] for one in gradients]).mean(0) for name in gradients[0]}
+    """The mean of the gradients of single tasks."""
+    return {name: torch.stack([gradient[name] for gradient in gradients]).mean(0) for name in gradients[0]}
 
 
-def relative_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
-    """|found - expected| / |expected| over all entries together, after checking that names and shapes agree."""
-    assert set(found) == set(expected)
-    assert all(found[name].shape == expected[name].shape for name in expected)
-    difference = sum(float((found[name] - expected[name]).double().square().sum()) for name in expected)
+def relative_error(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """|actual - expected| / |expected| over all entries together; names and shapes must be equal."""
+    assert set(actual) == set(expected)
+    assert all(actual[name].shape == expected[name].shape for name in expected)
+    difference = sum(float((actual[name] - expected[name]).double().square().sum()) for name in expected)
     size = sum(float(expected[name].double().square().sum()) for name in expected)
     assert size > 0
     return float((difference / size) ** 0.5)
 
 
-def worst_relative_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], floor: float = 1e-4) -> float:
-    """The largest relative error of any one tensor: a small tensor that is wrong does not hide behind a large one.
+def worst_relative_error(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], floor: float = 1e-4) -> float:
+    """The largest relative error of a single tensor, so that errors of small tensors count.
 
-    Tensors below `floor` times the whole gradient are measured against that (a bias before batch norm has gradient 0).
+    The denominator is at least `floor` times the norm of the whole gradient (a bias before batch norm has gradient 0).
     """
-    assert set(found) == set(expected)
+    assert set(actual) == set(expected)
     least = floor * float(sum(tensor.double().square().sum() for tensor in expected.values()) ** 0.5)
     return max(
-        float((found[name] - expected[name]).double().norm()) / max(float(expected[name].double().norm()), least)
+        float((actual[name] - expected[name]).double().norm()) / max(float(expected[name].double().norm()), least)
         for name in expected
     )

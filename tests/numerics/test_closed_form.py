@@ -1,4 +1,4 @@
-"""Linear regression, where adaptation and every outer signal can be written down.
+"""Linear regression, where adaptation and every outer signal have a closed form.
 
     loss(theta)   = theta' H theta / 2 - c' theta + const        for each output, theta = (weights, bias)
     fast_{k+1}    = fast_k - lr (H fast_k - c + l2sp (fast_k - theta))
@@ -96,11 +96,11 @@ def test_the_outer_signal_is_the_closed_form(
                 DISPLACEMENT: theta - fast,
             }[estimator]
         )
-    found = mean_gradient(learner, estimator, meta, episodes)
+    signal = mean_gradient(learner, estimator, meta, episodes)
     if steps == 0 and estimator is DISPLACEMENT:
-        assert all(bool((tensor == 0).all()) for tensor in found.values())
+        assert all(bool((tensor == 0).all()) for tensor in signal.values())
     else:
-        assert relative_error(found, mean_over_tasks([unstacked(signal) for signal in signals])) < 1e-13
+        assert relative_error(signal, mean_over_tasks([unstacked(each) for each in signals])) < 1e-13
 
 
 def test_learned_rates_have_the_closed_form_gradient(meta: Params, episodes: Episode) -> None:
@@ -116,7 +116,7 @@ def test_learned_rates_have_the_closed_form_gradient(meta: Params, episodes: Epi
 
 
 def test_terms_of_the_outer_loss_add_up(meta: Params, episodes: Episode) -> None:
-    """A joint term of weight 0.3, scored by the meta-parameters as they are, beside an adapted term of weight 2."""
+    """An adapted term of weight 2, and a joint term of weight 0.3 that scores the meta-parameters."""
     learner = gradient(mlp(INPUTS, OUTPUTS, ()), Phase(lr=LR), objective="mse")
     (term,) = episodes.query
     joint = replace(term, batch=episodes.support, weight=0.3, adapted=False)

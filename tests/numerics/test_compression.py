@@ -1,4 +1,4 @@
-"""Compressed updates reach the minimum that exact ones reach, and need error feedback for it."""
+"""Compressed updates converge to the minimum of uncompressed ones if they have error feedback."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ WORKERS, STEPS, SIZE = 4, 400, 300
 
 
 def distance(kind: Kind, *, feedback: bool) -> float:
-    """Distance from the minimum of a sum of quadratics, one worker each.
+    """Distance of the averaged iterates from the minimum of a sum of quadratics, one for each worker.
 
-    The minimum of the sum is no worker's own, so that gradients stay large where their sum vanishes; and their first
-    entry is so large that others of its block round to zero in int8.
+    The workers' minima differ, so that their gradients stay large at the minimum of the sum. The first entry is so
+    large that the others of its block are rounded to zero in int8.
     """
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(WORKERS, SIZE, generator=generator)
@@ -26,10 +26,10 @@ def distance(kind: Kind, *, feedback: bool) -> float:
     compressors = [Compressor(kind) for _ in range(WORKERS)]
     tail = torch.zeros(SIZE)
     for step in range(STEPS):
-        here = server.pull().params["x"]
+        x = server.pull().params["x"]
         for worker in range(WORKERS):
             compressor = compressors[worker] if feedback else Compressor(kind)
-            grad = decompress(compressor.compress({"x": here - centres[worker]}))
+            grad = decompress(compressor.compress({"x": x - centres[worker]}))
             server.push(Report(step, worker, Update(grad, 1.0)))
         server.step(WORKERS)
         if step >= STEPS // 2:
@@ -37,9 +37,9 @@ def distance(kind: Kind, *, feedback: bool) -> float:
     return float((tail - centres.mean(dim=0)).norm())
 
 
-@pytest.mark.parametrize(("kind", "near"), [("bf16", 0.02), ("int8", 0.5)])
-def test_error_feedback_reaches_the_minimum(kind: Kind, near: float) -> None:
-    assert distance(kind, feedback=True) < near
+@pytest.mark.parametrize(("kind", "tolerance"), [("bf16", 0.02), ("int8", 0.5)])
+def test_error_feedback_reaches_the_minimum(kind: Kind, tolerance: float) -> None:
+    assert distance(kind, feedback=True) < tolerance
 
 
 def test_without_feedback_small_entries_never_move() -> None:

@@ -1,4 +1,4 @@
-"""Batch norm with the statistics of the support set: no query example sees another."""
+"""Inductive batch norm: statistics of the support set, so that queries do not influence one another."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def predictions(learner: Learner, meta: Params, task: Episode, inputs: torch.Ten
 
 @pytest.mark.parametrize("downsample", ["stride", "pool"])
 @pytest.mark.parametrize("kind", ["all move", "the head moves", "prototypes"])
-def test_a_prediction_depends_on_its_own_query_alone(kind: str, downsample: str, task: Episode) -> None:
+def test_a_prediction_depends_on_its_own_query_only(kind: str, downsample: str, task: Episode) -> None:
     queries = task.query[0].batch.inputs
     for norm, independent in (("support", True), ("batch", False)):
         backbone = conv4(SIDE, downsample=downsample, norm=norm)
@@ -55,14 +55,14 @@ def test_the_statistics_are_those_of_the_support_set_under_the_adapted_parameter
     adapted = learner.adapt(meta, task.support)
     net = networks.with_values(networks.Conv4(4, 4, WAY, pool=downsample == "pool"), adapted.moved)
     queries = task.query[0].batch.inputs
-    found = learner.predict(meta, adapted, task.support, queries)
+    outputs = learner.predict(meta, adapted, task.support, queries)
     with torch.no_grad():
         expected = net.inductive(task.support.inputs, queries)
-    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(outputs, expected, rtol=1e-11, atol=1e-12)
 
 
-def test_both_norms_adapt_alike(task: Episode) -> None:
-    """The support set is its own context: inner steps do not depend on the protocol."""
+def test_adaptation_does_not_depend_on_the_protocol(task: Episode) -> None:
+    """In inner steps, the support set is both the batch and the source of the statistics."""
     transductive, inductive = conv4(SIDE, norm="batch"), conv4(SIDE, norm="support")
     meta = perturbed(transductive.init(0))
     left, right = (

@@ -1,4 +1,4 @@
-"""The exact meta-gradient against finite differences and against other libraries."""
+"""The exact meta-gradient, compared with finite differences and with other libraries."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from .problems import (
     worst_relative_error,
 )
 
-# A crossing of any ReLU's kink, of the query or of an inner step, makes the adapted loss jump: the step is small enough
-# that none lies within reach, and float64 leaves nine digits of the slope.
+# The gradient jumps where the input of a ReLU crosses zero, also in inner steps. The step is so small that no input
+# crosses zero, and float64 still leaves nine digits of the slope.
 STEP = 1e-6
 
 
 def mean_loss(learner: Learner, meta: Params, episodes: Episode) -> float:
-    losses = [outer_loss(learner, meta, learner.adapt(meta, one.support), one)[0] for one in single_tasks(episodes)]
+    losses = [outer_loss(learner, meta, learner.adapt(meta, task.support), task)[0] for task in single_tasks(episodes)]
     return float(torch.stack(losses).mean())
 
 
@@ -55,25 +55,25 @@ def slope(learner: Learner, meta: Params, episodes: Episode, direction: Params) 
     return (at(STEP) - at(-STEP)) / (2 * STEP)
 
 
-def directions(meta: Params, found: Params) -> list[Params]:
+def directions(meta: Params, grads: Params) -> list[Params]:
     """Four random directions of length one, and the entry with the largest gradient of every second weight.
 
-    The random ones climb along every entry: a slope that is small by cancellation would drown in rounding.
+    Random directions have the signs of the gradient, so that the slope is not small by cancellation.
     """
     rng = torch.Generator().manual_seed(3)
-    chosen = []
+    result = []
     for _ in range(4):
         draw = {
             name: torch.randn(grad.shape, generator=rng, dtype=torch.float64).abs() * torch.where(grad < 0, -1.0, 1.0)
-            for name, grad in found.items()
+            for name, grad in grads.items()
         }
         length = sum(tensor.square().sum() for tensor in draw.values()) ** 0.5
-        chosen.append({name: tensor / length for name, tensor in draw.items()})
+        result.append({name: tensor / length for name, tensor in draw.items()})
     for name in [name for name in meta if name.endswith("weight")][::2]:
         single = {other: torch.zeros_like(tensor) for other, tensor in meta.items()}
-        single[name].view(-1)[found[name].abs().argmax()] = 1.0
-        chosen.append(single)
-    return chosen
+        single[name].view(-1)[grads[name].abs().argmax()] = 1.0
+        result.append(single)
+    return result
 
 
 PROBLEMS: dict[str, Callable[[int], tuple[Learner, Params, Episode]]] = {}
@@ -117,9 +117,9 @@ def pooled_inductive_conv4(steps: int) -> tuple[Learner, Params, Episode]:
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_gradient_is_that_of_central_differences(name: str, steps: int) -> None:
     learner, meta, episodes = PROBLEMS[name](steps)
-    found = mean_gradient(learner, EXACT, meta, episodes)
-    for direction in directions(meta, found):
-        along = float(sum((found[name] * direction[name]).sum() for name in meta))
+    exact = mean_gradient(learner, EXACT, meta, episodes)
+    for direction in directions(meta, exact):
+        along = float(sum((exact[name] * direction[name]).sum() for name in meta))
         assert along == pytest.approx(slope(learner, meta, episodes, direction), rel=1e-7)
 
 
@@ -144,7 +144,7 @@ def by_torchopt(net: nn.Module, task: Episode, lr: float, steps: int) -> Tensor:
 def gradient_by(
     make: Callable[[], nn.Module], loss: Callable[[nn.Module, Episode], Tensor], meta: Params, episodes: Episode
 ) -> Params:
-    """Mean over tasks of the meta-gradient that another library finds."""
+    """Mean over tasks of the meta-gradient of another library."""
     gradients = []
     for task in single_tasks(episodes):
         net = networks.with_values(make(), meta)
@@ -160,30 +160,30 @@ Library = Callable[[nn.Module, Episode, float, int], Tensor]
 def conv4_gradients(
     library: Library, pool: bool, dtype: torch.dtype, engine: EngineConfig, **tasks: int
 ) -> tuple[Params, Params]:
-    """The exact meta-gradient of conv4 that the engine finds, and the one that another library finds."""
+    """The exact meta-gradient of conv4 by the engine, and by another library."""
     backbone = conv4(28, dtype, filters=8, downsample="pool" if pool else "stride")
     meta, episodes = perturbed(backbone.init(0)), as_type(classification(1, 28, 28, **tasks), dtype)
-    found = mean_gradient(gradient(backbone, Phase(lr=0.2, steps=2)), EXACT, meta, episodes, engine)
+    actual = mean_gradient(gradient(backbone, Phase(lr=0.2, steps=2)), EXACT, meta, episodes, engine)
     expected = gradient_by(
         lambda: networks.Conv4(8, 8, 3, pool=pool), lambda net, task: library(net, task, 0.2, 2), meta, episodes
     )
-    return found, expected
+    return actual, expected
 
 
 @pytest.mark.parametrize("engine", [LOOP, VMAP], ids=["loop", "vmap"])
 @pytest.mark.parametrize("pool", [False, True], ids=["strided", "pooled"])
 @pytest.mark.parametrize("library", [by_higher, by_torchopt])
-def test_conv4_has_the_gradient_that_other_libraries_find(library: Library, pool: bool, engine: EngineConfig) -> None:
-    found, expected = conv4_gradients(library, pool, torch.float64, engine)
-    assert relative_error(found, expected) < 1e-10
-    assert worst_relative_error(found, expected) < 1e-9
+def test_conv4_has_the_gradient_of_other_libraries(library: Library, pool: bool, engine: EngineConfig) -> None:
+    actual, expected = conv4_gradients(library, pool, torch.float64, engine)
+    assert relative_error(actual, expected) < 1e-10
+    assert worst_relative_error(actual, expected) < 1e-9
 
 
 @pytest.mark.parametrize("engine", [LOOP, VMAP], ids=["loop", "vmap"])
 @pytest.mark.parametrize("pool", [False, True], ids=["strided", "pooled"])
-def test_conv4_has_that_gradient_in_float32(pool: bool, engine: EngineConfig) -> None:
-    # In float32 a task may lie on the kink of a ReLU or of a maximum, where two libraries take different sides: which
-    # task does depends on the processor. So several tasks are compared one by one, and most of them have to agree.
+def test_conv4_has_the_gradient_of_higher_in_float32(pool: bool, engine: EngineConfig) -> None:
+    # In float32, rounding may flip the sign of a ReLU's input or the position of a maximum, in tasks that depend on the
+    # processor. So several tasks are compared one by one, and most of them have to agree.
     pairs = [conv4_gradients(by_higher, pool, torch.float32, engine, tasks=1, seed=seed) for seed in range(5)]
     errors = sorted(relative_error(*pair) for pair in pairs)
     assert errors[2] < 1e-4
@@ -191,8 +191,8 @@ def test_conv4_has_that_gradient_in_float32(pool: bool, engine: EngineConfig) ->
 
 
 @pytest.mark.parametrize("beta1", [0.0, 0.5])
-def test_inner_adam_has_the_gradient_that_torchopt_finds(beta1: float) -> None:
-    backbone, beta2 = mlp(), 0.75  # torchopt takes powers of the betas in float32: these are exact
+def test_inner_adam_has_the_gradient_of_torchopt(beta1: float) -> None:
+    backbone, beta2 = mlp(), 0.75  # torchopt computes powers of the betas in float32, which are exact for these
     meta, episodes = perturbed(backbone.init(0)), classification(6)
 
     def loss(net: nn.Module, task: Episode) -> Tensor:
@@ -211,9 +211,9 @@ def test_inner_adam_has_the_gradient_that_torchopt_finds(beta1: float) -> None:
 def test_inner_adam_is_differentiable_where_a_gradient_is_zero(steps: int) -> None:
     backbone = mlp()
     meta = perturbed(backbone.init(0))
-    meta["block1.bias"][0] = -100.0  # this unit is never active: its weights have no gradient at all
+    meta["block1.bias"][0] = -100.0  # this unit is never active: the gradient of its weights is exactly zero
     learner = gradient(backbone, Phase(lr=0.02, steps=steps, optimizer="adam"))
-    found = mean_gradient(learner, EXACT, meta, classification(6))
-    assert all(bool(tensor.isfinite().all()) for tensor in found.values())
-    assert bool((found["block1.weight"][0] == 0).all())
-    assert bool((found["block1.weight"][1:] != 0).any())
+    grads = mean_gradient(learner, EXACT, meta, classification(6))
+    assert all(bool(tensor.isfinite().all()) for tensor in grads.values())
+    assert bool((grads["block1.weight"][0] == 0).all())
+    assert bool((grads["block1.weight"][1:] != 0).any())

@@ -1,4 +1,4 @@
-"""`flat` memory: the bits of `unrolled`, without what it holds on to."""
+"""`engine.memory`: `flat` gives the bits of `unrolled` without storing the autograd graphs of all inner steps."""
 
 from __future__ import annotations
 
@@ -38,43 +38,43 @@ NETWORKS: dict[str, tuple[Callable[[], Backbone], tuple[int, ...]]] = {
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations have made and nobody has let go of.
+    """Counts the bytes of all live tensors that operations have returned.
 
     Attributes:
-        peak: The most there were at a time.
+        peak: Maximum number of bytes so far.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.peak = self._now = 0
-        self._seen: dict[int, int] = {}
+        self.peak = self._current = 0
+        self._live: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {self._address(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        arguments = {self._address(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and self._address(leaf) not in given:
-                self._made(leaf.untyped_storage())
+            if isinstance(leaf, Tensor) and self._address(leaf) not in arguments:
+                self._add(leaf.untyped_storage())
         return result
 
     def _address(self, tensor: Tensor) -> int:
         return tensor.untyped_storage().data_ptr()
 
-    def _made(self, storage: torch.UntypedStorage) -> None:
+    def _add(self, storage: torch.UntypedStorage) -> None:
         address, size = storage.data_ptr(), storage.nbytes()
-        if address in self._seen or size == 0:
+        if address in self._live or size == 0:
             return
-        self._seen[address] = size
-        self._now += size
-        self.peak = max(self.peak, self._now)
-        weakref.finalize(storage, self._gone, address)
+        self._live[address] = size
+        self._current += size
+        self.peak = max(self.peak, self._current)
+        weakref.finalize(storage, self._remove, address)
 
-    def _gone(self, address: int) -> None:
-        self._now -= self._seen.pop(address)
+    def _remove(self, address: int) -> None:
+        self._current -= self._live.pop(address)
 
 
 def peak(steps: int, memory: str, strategy: str) -> tuple[int, int]:
-    """Bytes at the peak of an update, and those of a task's fast weights."""
+    """Peak bytes of an update, and bytes of the fast weights of a task."""
     learner, episodes = gradient(conv4(), Phase(lr=0.01, steps=steps)), classification(1, 16, 16, tasks=1, shots=8)
     meta = perturbed(learner.init(0), size=0.05)
     engine = EngineConfig.model_validate({"strategy": strategy, "memory": memory})
@@ -86,7 +86,7 @@ def peak(steps: int, memory: str, strategy: str) -> tuple[int, int]:
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("kind", LEARNERS)
-def test_flat_gives_the_bits_of_unrolled(kind: str, steps: int, network: str) -> None:
+def test_both_memory_modes_give_the_same_bits(kind: str, steps: int, network: str) -> None:
     make, shape = NETWORKS[network]
     learner, episodes = LEARNERS[kind](make(), steps), classification(*shape, tasks=3)
     meta = perturbed(learner.init(0), size=0.05)
@@ -103,7 +103,7 @@ def test_flat_gives_the_bits_of_unrolled(kind: str, steps: int, network: str) ->
 
 
 @pytest.mark.parametrize("strategy", ["loop", "vmap"])
-def test_flat_memory_grows_by_the_states_alone_and_unrolled_memory_by_the_graphs(strategy: str) -> None:
+def test_flat_memory_grows_by_the_states_and_unrolled_memory_by_the_graphs(strategy: str) -> None:
     few, many = 3, 23
     flat, state = peak(few, "flat", strategy)
     more_flat, _ = peak(many, "flat", strategy)
@@ -115,7 +115,7 @@ def test_flat_memory_grows_by_the_states_alone_and_unrolled_memory_by_the_graphs
     assert more_flat < 1.5 * flat
 
 
-@pytest.mark.parametrize(("steps", "like", "unlike"), [(16, "unrolled", "flat"), (17, "flat", "unrolled")])
-def test_auto_is_flat_for_long_adaptations(steps: int, like: str, unlike: str) -> None:
-    found, expected, other = (peak(steps, memory, "loop")[0] for memory in ("auto", like, unlike))
-    assert abs(found - expected) < 0.1 * abs(found - other)
+@pytest.mark.parametrize(("steps", "resolved", "other"), [(16, "unrolled", "flat"), (17, "flat", "unrolled")])
+def test_auto_is_flat_for_long_adaptations(steps: int, resolved: str, other: str) -> None:
+    auto_peak, resolved_peak, other_peak = (peak(steps, memory, "loop")[0] for memory in ("auto", resolved, other))
+    assert abs(auto_peak - resolved_peak) < 0.1 * abs(auto_peak - other_peak)

@@ -1,4 +1,4 @@
-"""FOMAML, ANIL, Meta-SGD, Reptile, ProtoNet and joint pre-training, each against a computation of its own."""
+"""FOMAML, ANIL, Meta-SGD, Reptile, ProtoNet and joint pre-training, compared with independent implementations."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Network = tuple[Backbone, Callable[[], nn.Module], Params, Episode]
 
 @pytest.fixture(params=["mlp", "conv4"])
 def network(request: pytest.FixtureRequest) -> Network:
-    """A network, its twin in torch.nn, meta-parameters and tasks."""
+    """A network, its implementation as a `torch.nn` module, meta-parameters and tasks."""
     if request.param == "mlp":
         backbone = mlp()
         return backbone, lambda: networks.Mlp((6, 8, 7, WAY)), perturbed(backbone.init(0)), classification(6)
@@ -77,11 +77,11 @@ def test_first_order_is_the_gradient_at_the_adapted_parameters(network: Network,
             support_loss(net, task).backward()
             optimizer.step()
         expected.append(networks.plain_gradient(net, query_loss(net, task)))
-    found = mean_gradient(gradient(backbone, Phase(groups=(groups,), lr=0.3, steps=steps)), FIRST_ORDER, meta, episodes)
-    assert worst_relative_error(found, mean_over_tasks(expected)) < TOLERANCE
+    grads = mean_gradient(gradient(backbone, Phase(groups=(groups,), lr=0.3, steps=steps)), FIRST_ORDER, meta, episodes)
+    assert worst_relative_error(grads, mean_over_tasks(expected)) < TOLERANCE
 
 
-def test_anil_is_an_inner_loop_over_the_head_alone(network: Network) -> None:
+def test_anil_is_an_inner_loop_over_the_head(network: Network) -> None:
     backbone, make, meta, episodes = network
     expected = []
     for task in single_tasks(episodes):
@@ -95,23 +95,23 @@ def test_anil_is_an_inner_loop_over_the_head_alone(network: Network) -> None:
         loss = F.cross_entropy(F.linear(net.body(query.inputs), weight, bias), query.targets)
         expected.append(networks.plain_gradient(net, loss))
     anil = gradient(backbone, Phase(groups=("head",), lr=0.2, steps=4))
-    found = mean_gradient(anil, EXACT, meta, episodes)
-    assert worst_relative_error(found, mean_over_tasks(expected)) < TOLERANCE
+    grads = mean_gradient(anil, EXACT, meta, episodes)
+    assert worst_relative_error(grads, mean_over_tasks(expected)) < TOLERANCE
 
 
 @pytest.mark.parametrize("estimator", [EXACT, FIRST_ORDER, DISPLACEMENT], ids=["exact", "first order", "displacement"])
-def test_features_computed_once_change_nothing(network: Network, estimator: Estimator) -> None:
+def test_computing_features_once_does_not_change_the_result(network: Network, estimator: Estimator) -> None:
     backbone, _, meta, episodes = network
     head = Phase(groups=("head",), lr=0.2, steps=3)
-    # A step too small to change a bit of the body makes every later step compute the features anew.
+    # A step too small to change a bit of the body makes every later step recompute the features.
     idle = Phase(groups=("body",), lr=1e-300)
     once = mean_gradient(gradient(backbone, head), estimator, meta, episodes)
-    anew = mean_gradient(gradient(backbone, idle, head), estimator, meta, episodes)
-    assert relative_error(once, anew) < 1e-12
+    recomputed = mean_gradient(gradient(backbone, idle, head), estimator, meta, episodes)
+    assert relative_error(once, recomputed) < 1e-12
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_meta_sgd_is_the_hand_written_loop_rates_included(network: Network, steps: int) -> None:
+def test_meta_sgd_is_the_manual_loop_with_gradients_of_the_rates(network: Network, steps: int) -> None:
     backbone, make, _, episodes = network
     learner = gradient(backbone, Phase(lr=0.3, steps=steps), learned_lr=True)
     meta = perturbed(learner.init(0), size=0.05)
@@ -132,7 +132,7 @@ def test_meta_sgd_is_the_hand_written_loop_rates_included(network: Network, step
 
 @pytest.mark.parametrize("batch", [None, 4, 100])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_reptile_is_how_far_torch_optimizers_go(network: Network, optimizer: str, batch: int | None) -> None:
+def test_reptile_is_the_displacement_by_torch_optimizers(network: Network, optimizer: str, batch: int | None) -> None:
     backbone, make, meta, episodes = network
     expected = []
     for task in single_tasks(episodes):
@@ -150,14 +150,14 @@ def test_reptile_is_how_far_torch_optimizers_go(network: Network, optimizer: str
         after = networks.values(net)
         expected.append({name: meta[name] - after[name] for name in meta})
     phase = Phase(lr=0.01, steps=5, batch=batch, optimizer=optimizer, beta1=0.0)
-    found = mean_gradient(gradient(backbone, phase), DISPLACEMENT, meta, episodes)
+    signal = mean_gradient(gradient(backbone, phase), DISPLACEMENT, meta, episodes)
     if optimizer == "adam":
-        # A conv bias before batch norm has gradient zero but for rounding, which Adam's first steps blow up.
+        # The gradient of a conv bias before batch norm is zero except for rounding, which Adam normalises to size 1.
         kept = [name for name in meta if "conv.bias" not in name]
         mean = mean_over_tasks(expected)
-        assert relative_error({name: found[name] for name in kept}, {name: mean[name] for name in kept}) < 1e-6
+        assert relative_error({name: signal[name] for name in kept}, {name: mean[name] for name in kept}) < 1e-6
     else:
-        assert worst_relative_error(found, mean_over_tasks(expected)) < TOLERANCE
+        assert worst_relative_error(signal, mean_over_tasks(expected)) < TOLERANCE
 
 
 def test_protonet_classifies_by_distance_to_class_means(network: Network) -> None:
@@ -171,30 +171,30 @@ def test_protonet_classifies_by_distance_to_class_means(network: Network) -> Non
         features = net.body(task.support.inputs)
         means = torch.stack([features[task.support.targets == label].mean(0) for label in range(WAY)])
         logits = -torch.cdist(net.body(query.inputs), means, compute_mode="donot_use_mm_for_euclid_dist").square()
-        found = networks.plain_gradient(net, F.cross_entropy(logits, query.targets))
-        expected.append({name: found[name] for name in meta})
+        grads = networks.plain_gradient(net, F.cross_entropy(logits, query.targets))
+        expected.append({name: grads[name] for name in meta})
         predicted = learner.predict(meta, learner.start(meta, task.support), task.support, query.inputs)
         torch.testing.assert_close(predicted.softmax(-1), logits.softmax(-1), rtol=1e-9, atol=1e-12)
     for estimator in (EXACT, FIRST_ORDER):
-        found = mean_gradient(learner, estimator, meta, episodes)
-        assert worst_relative_error(found, mean_over_tasks(expected)) < TOLERANCE
+        grads = mean_gradient(learner, estimator, meta, episodes)
+        assert worst_relative_error(grads, mean_over_tasks(expected)) < TOLERANCE
 
 
-def test_joint_training_is_the_plain_gradient_and_leaves_the_support_alone(network: Network) -> None:
+def test_joint_training_is_the_plain_gradient_and_ignores_the_support_set(network: Network) -> None:
     backbone, make, meta, episodes = network
-    nowhere = episodes.support.map(lambda tensor: tensor.new_full(tensor.shape, -1))
-    joint = Episode(nowhere, tuple(replace(term, adapted=False) for term in episodes.query))
+    invalid = episodes.support.map(lambda tensor: tensor.new_full(tensor.shape, -1))
+    joint = Episode(invalid, tuple(replace(term, adapted=False) for term in episodes.query))
     expected = []
     for task in single_tasks(episodes):
         net = networks.with_values(make(), meta)
         expected.append(networks.plain_gradient(net, query_loss(net, task)))
     for estimator in (EXACT, FIRST_ORDER):
-        found = mean_gradient(gradient(backbone, Phase(), head="fresh"), estimator, meta, joint)
-        assert worst_relative_error(found, mean_over_tasks(expected)) < TOLERANCE
+        grads = mean_gradient(gradient(backbone, Phase(), head="fresh"), estimator, meta, joint)
+        assert worst_relative_error(grads, mean_over_tasks(expected)) < TOLERANCE
 
 
 @pytest.mark.parametrize("groups", ["head", "all"])
-def test_a_fresh_head_starts_from_zeros_and_teaches_the_meta_head_nothing(groups: str) -> None:
+def test_a_fresh_head_starts_from_zeros_and_gives_the_meta_head_no_gradient(groups: str) -> None:
     wide = build_backbone(MlpConfig(hidden=(8, 7)), (6,), 11, torch.float64)  # pre-trained on eleven classes
     meta, episodes = perturbed(wide.init(0)), classification(6)
     learner = gradient(mlp(), Phase(groups=(groups,), lr=0.3, steps=3), head="fresh")
@@ -210,19 +210,19 @@ def test_a_fresh_head_starts_from_zeros_and_teaches_the_meta_head_nothing(groups
             fast = fast | {name: fast[name] - 0.3 * g for name, g in zip(moving, inner, strict=True)}
         query = task.query[0].batch
         outputs = functional_call(net, fast, query.inputs)
-        found = torch.autograd.grad(
+        grads = torch.autograd.grad(
             F.cross_entropy(outputs, query.targets), list(leaves.values()), allow_unused=True, materialize_grads=True
         )
-        expected.append(dict(zip(leaves, found, strict=True)))
+        expected.append(dict(zip(leaves, grads, strict=True)))
         predicted = learner.predict(meta, learner.adapt(meta, task.support), task.support, query.inputs)
         torch.testing.assert_close(predicted, outputs, rtol=1e-11, atol=1e-12)
-    found_update = mean_gradient(learner, EXACT, meta, episodes)
-    assert worst_relative_error(found_update, mean_over_tasks(expected)) < TOLERANCE
-    assert not found_update["head.weight"].any()
+    signal = mean_gradient(learner, EXACT, meta, episodes)
+    assert worst_relative_error(signal, mean_over_tasks(expected)) < TOLERANCE
+    assert not signal["head.weight"].any()
 
 
-def test_phases_follow_one_another() -> None:
-    """Linear probing, then Adam twice, the second time with new moments: three torch optimizers in turn."""
+def test_phases_run_in_order_with_new_moments() -> None:
+    """Linear probing, then Adam twice: the same as three torch optimizers, one after another."""
     backbone, episodes = mlp(), classification(6)
     meta = perturbed(backbone.init(0))
     tuning = Phase(lr=0.01, steps=3, optimizer="adam", batch=4)
@@ -240,7 +240,7 @@ def test_phases_follow_one_another() -> None:
         assert relative_error(fast, networks.values(net)) < 1e-9
 
 
-def test_metrics_are_sums_of_the_adapted_scores(network: Network) -> None:
+def test_metrics_are_sums_over_tasks_after_adaptation(network: Network) -> None:
     backbone, make, meta, episodes = network
     loss = hits = 0.0
     for task in single_tasks(episodes):
@@ -252,6 +252,6 @@ def test_metrics_are_sums_of_the_adapted_scores(network: Network) -> None:
         loss += query_loss(net, task).item()
         hits += (net(query.inputs).argmax(-1) == query.targets).double().mean().item()
     for estimator in (EXACT, FIRST_ORDER, DISPLACEMENT):
-        found = update(gradient(backbone, Phase(lr=0.3)), estimator, meta, episodes)
-        assert found.weight == episodes.num_tasks
-        assert found.metrics == pytest.approx({"loss": loss, "accuracy": hits}, rel=1e-11)
+        total = update(gradient(backbone, Phase(lr=0.3)), estimator, meta, episodes)
+        assert total.weight == episodes.num_tasks
+        assert total.metrics == pytest.approx({"loss": loss, "accuracy": hits}, rel=1e-11)

@@ -1,4 +1,4 @@
-"""How far each estimator's outer signal is from float64's, under each precision policy, on a small conv4."""
+"""Error of each estimator's outer signal under each precision policy, on a small conv4."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ def signals(row: str, policy: Matmul, engine: EngineConfig = LOOP) -> tuple[Para
     learner, episodes = make(conv4()), classification(1, 16, 16, tasks=4)
     meta = perturbed(learner.init(0), size=0.05)
     exact = mean_gradient(learner, estimator, meta, episodes, LOOP)
-    short = {name: tensor.float() for name, tensor in meta.items()}
+    single = {name: tensor.float() for name, tensor in meta.items()}
     with library_precision(policy), products(policy):
-        return mean_gradient(learner, estimator, short, as_type(episodes, torch.float32), engine), exact
+        return mean_gradient(learner, estimator, single, as_type(episodes, torch.float32), engine), exact
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_float32_is_within_a_ten_thousandth(row: str) -> None:
-    found, exact = signals(row, "float32")
-    assert relative_error(found, exact) < 1e-4
-    assert worst_relative_error(found, exact, floor=1e-2) < 1e-4
+def test_float32_has_a_relative_error_below_1e_4(row: str) -> None:
+    signal, exact = signals(row, "float32")
+    assert relative_error(signal, exact) < 1e-4
+    assert worst_relative_error(signal, exact, floor=1e-2) < 1e-4
 
 
 @needs_bf16
 @pytest.mark.parametrize("engine", [LOOP, VMAP], ids=["loop", "vmap"])
 @pytest.mark.parametrize("row", ROWS)
-def test_bf16_is_worse_but_points_the_same_way(row: str, engine: EngineConfig) -> None:
-    found, exact = signals(row, "bf16", engine)
-    assert all(tensor.dtype == torch.float32 for tensor in found.values())
-    assert 1e-3 < relative_error(found, exact) < 0.5
+def test_bf16_has_a_relative_error_below_one_half(row: str, engine: EngineConfig) -> None:
+    signal, exact = signals(row, "bf16", engine)
+    assert all(tensor.dtype == torch.float32 for tensor in signal.values())
+    assert 1e-3 < relative_error(signal, exact) < 0.5

@@ -32,7 +32,7 @@ from .problems import (
 )
 
 TASKS = 5
-# By kind, then by what is special about it.
+# By kind, and by what differs from the first row of the kind.
 LEARNER_ROWS: dict[str, Callable[[Backbone], Learner]] = {
     "gradient": lambda backbone: gradient(backbone, Phase(lr=0.2, steps=2)),
     "gradient, head": lambda backbone: gradient(backbone, Phase(groups=("head",), lr=0.2, steps=2)),
@@ -70,27 +70,27 @@ def test_every_learner_and_every_estimator_has_a_row() -> None:
     assert {name.split(",")[0] for name in ESTIMATOR_ROWS} == set(ESTIMATORS)
 
 
-def assert_strategies_agree(kind: str, estimator: str, network: str, *engines: EngineConfig, within: float) -> None:
-    """Each of these gives what a loop gives."""
+def assert_strategies_agree(kind: str, estimator: str, network: str, *engines: EngineConfig, tolerance: float) -> None:
+    """Check that the engines give the sums of the eager loop."""
     make, shape = BACKBONES[network]
     learner, episodes = LEARNER_ROWS[kind](make()), classification(*shape, tasks=TASKS, shots=2, queries=2)
     meta = perturbed(learner.init(0), size=0.05)
     reference = update(learner, ESTIMATOR_ROWS[estimator], meta, episodes, LOOP)
     size = max(1.0, sum(float(tensor.square().sum()) for tensor in reference.grad.values()) ** 0.5)
     for engine in engines:
-        found = update(learner, ESTIMATOR_ROWS[estimator], meta, episodes, engine)
-        assert found.weight == reference.weight == TASKS
-        assert found.metrics == pytest.approx(reference.metrics, rel=within)
-        assert set(found.grad) == set(reference.grad)
+        total = update(learner, ESTIMATOR_ROWS[estimator], meta, episodes, engine)
+        assert total.weight == reference.weight == TASKS
+        assert total.metrics == pytest.approx(reference.metrics, rel=tolerance)
+        assert set(total.grad) == set(reference.grad)
         for name, tensor in reference.grad.items():
-            assert float((found.grad[name] - tensor).norm()) < within * size, name
+            assert float((total.grad[name] - tensor).norm()) < tolerance * size, name
 
 
 @pytest.mark.parametrize("network", BACKBONES)
 @pytest.mark.parametrize("estimator", ESTIMATOR_ROWS)
 @pytest.mark.parametrize("kind", LEARNER_ROWS)
 def test_all_eager_strategies_agree(kind: str, estimator: str, network: str) -> None:
-    assert_strategies_agree(kind, estimator, network, *EAGER, within=1e-12)
+    assert_strategies_agree(kind, estimator, network, *EAGER, tolerance=1e-12)
 
 
 def is_quick(kind: str, estimator: str, network: str, graphs: str, memory: str) -> bool:
@@ -111,7 +111,7 @@ ROWS = [
     pytest.param(*row, *graphs, marks=() if is_quick(*row, *graphs) else pytest.mark.slow)
     for *row, graphs in product(LEARNER_ROWS, ESTIMATOR_ROWS, BACKBONES, GRAPHS)
 ]
-# Graphs take seconds to compile, deep ones a minute: one axis at a time is varied against the others' first row.
+# Graphs take seconds to compile, deep ones a minute, so rows differ from the first one in one respect.
 NATIVE_ROWS = [
     (kind, estimator, network, *graphs)
     for kind, estimator, network, graphs in product(LEARNER_ROWS, ESTIMATOR_ROWS, BACKBONES, GRAPHS)
@@ -128,7 +128,7 @@ def test_graphs_of_all_strategies_agree(
 ) -> None:
     monkeypatch.setattr(compiled, "MAX_OPERATIONS_OF_ONE_GRAPH", MAX_OPERATIONS[graphs])
     engine = EngineConfig.model_validate({"strategy": strategy, "memory": memory})
-    assert_strategies_agree(kind, estimator, network, engine, within=1e-12)
+    assert_strategies_agree(kind, estimator, network, engine, tolerance=1e-12)
 
 
 @pytest.mark.slow
@@ -141,4 +141,4 @@ def test_native_code_of_all_strategies_agrees(
 ) -> None:
     monkeypatch.setattr(compiled, "MAX_OPERATIONS_OF_ONE_GRAPH", MAX_OPERATIONS[graphs])
     engine = EngineConfig.model_validate({"strategy": strategy, "memory": memory})
-    assert_strategies_agree(kind, estimator, network, engine, within=1e-10)
+    assert_strategies_agree(kind, estimator, network, engine, tolerance=1e-10)

@@ -51,8 +51,8 @@ def compute(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") 
     return function(*(tensor.to(device, dtype) for tensor in operands)).cpu()
 
 
-def error(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected).norm() / expected.norm())
+def error(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.double() - expected).norm() / expected.norm())
 
 
 @needs_bf16
