@@ -63,10 +63,10 @@ def test_a_pipe_with_a_reader_is_written(tmp_path: Path) -> None:
 
 
 def test_an_unknown_user_has_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="^~nouser/x: the home folder of '~nouser' is unknown; allowed: a path without"):
+    with pytest.raises(UserError, match="~nouser/x: the home folder of '~nouser' is unknown; allowed: a path"):
         expand_user("~nouser/x")
     monkeypatch.setenv("DISTMETA_HOME", "~nouser")
-    with pytest.raises(UserError, match="^DISTMETA_HOME: the home folder of '~nouser' is unknown"):
+    with pytest.raises(UserError, match="DISTMETA_HOME: the home folder of '~nouser' is unknown"):
         data_home()
 
 
