@@ -10,6 +10,7 @@ from distmeta.cli import run_job
 from distmeta.config import (
     CheckpointConfig,
     Conv4Config,
+    EngineConfig,
     EvaluationConfig,
     OuterConfig,
     RunConfig,
@@ -26,6 +27,7 @@ def maml() -> RunConfig:
         tasks=StoreTasks(store="cifar_fs", way=5, shots=1, queries=15),
         model=Conv4Config(filters=32, downsample="pool"),
         algorithm=methods.maml(lr=0.01, steps=5, eval_steps=10),
+        engine=EngineConfig(strategy="compiled"),  # needs a C++ compiler; half a minute the first time
         outer=OuterConfig(optimizer="Adam", lr=1e-3),
         train=TrainConfig(steps=60_000, tasks_per_step=4),
         runtime=RuntimeConfig(workers=2, shard_size=2),

@@ -16,6 +16,7 @@ from distmeta.config import (
     AlgorithmConfig,
     CheckpointConfig,
     Conv4Config,
+    EngineConfig,
     EvaluationConfig,
     OuterConfig,
     RunConfig,
@@ -54,6 +55,7 @@ def _job(
         tasks=tasks,
         model=Conv4Config(filters=64, downsample="stride"),
         algorithm=algorithm,
+        engine=EngineConfig(strategy="compiled"),  # needs a C++ compiler; half a minute the first time
         outer=outer,
         train=TrainConfig(steps=steps, tasks_per_step=tasks_per_step, budget_s=600),
         runtime=RuntimeConfig(workers=2, shard_size=tasks_per_step // 2),

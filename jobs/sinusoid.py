@@ -5,7 +5,7 @@ Trains 25 tasks a step for 20,000 steps (the paper: 70,000) and scores 1 to 10 i
     distmeta train jobs/sinusoid.py:maml
     distmeta train jobs/sinusoid.py:maml --set runtime.executor=local --set train.steps=2000
     distmeta train jobs/sinusoid.py:pretrain
-    python jobs/sinusoid.py maml
+    python jobs/sinusoid.py maml --set engine.strategy=compiled_vmap     # native code: faster for all 20,000 steps
 """
 
 from distmeta import methods

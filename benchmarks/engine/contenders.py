@@ -18,7 +18,7 @@ from benchmarks.engine.work import Work
 from distmeta.config import EngineConfig
 from distmeta.config.base import to_user_error
 from distmeta.core.errors import UserError, nearest
-from distmeta.engine.auto import choose
+from distmeta.engine.measured import choose_by_time
 from distmeta.engine.engine import Engine
 
 STRATEGIES = ("loop", "vmap", "compiled", "compiled_vmap")
@@ -105,7 +105,7 @@ def _engine_config(work: Work, name: str, lanes: int) -> EngineConfig:
 def _auto(work: Work, lanes: int) -> tuple[EngineConfig, dict[str, Any]]:
     """Let the engine choose: the configuration it chose, and what it says of it."""
     config = _engine_config(work, AUTO, lanes)
-    choice = choose(work.learner, work.estimator, config, lanes, work.meta, work.episodes)
+    choice = choose_by_time(work.learner, work.estimator, config, lanes, work.meta, work.episodes)
     return choice.apply(config), {**asdict(choice), "reason": choice.reason}
 
 

@@ -22,7 +22,7 @@ _MAY_DIFFER = (
 _MUST_MATCH = ("runtime.shard_size", "runtime.device")
 """Exceptions among `_MAY_DIFFER`: they change the rounding of sums."""
 _CHOSEN_BY_ENGINE = ("engine.strategy", "engine.chunk", "engine.memory")
-"""Fields that a run with `engine.strategy: auto` takes from its checkpoint, which has the choice."""
+"""Fields that a run with `engine.strategy: auto` or `measured` takes from its checkpoint, which has the choice."""
 
 
 def resumable(config: RunConfig, which: Literal["latest", "previous"] = "latest") -> Checkpoint:
@@ -51,7 +51,7 @@ def resumable(config: RunConfig, which: Literal["latest", "previous"] = "latest"
     old, new = _leaves(checkpoint.config.model_dump(mode="json")), _leaves(config.model_dump(mode="json"))
     for field in sorted(old.keys() | new.keys()):
         may_differ = field.startswith(_MAY_DIFFER) and not field.startswith(_MUST_MATCH)
-        is_chosen = field in _CHOSEN_BY_ENGINE and config.engine.strategy == "auto"
+        is_chosen = field in _CHOSEN_BY_ENGINE and config.engine.strategy in ("auto", "measured")
         is_chosen = is_chosen or (field == "engine.memory" and config.engine.memory == "auto")
         is_extension = field == "train.steps" and config.outer.schedule == "constant"
         if old.get(field) != new.get(field) and not (may_differ or is_chosen or is_extension):

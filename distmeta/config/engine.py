@@ -14,7 +14,9 @@ class EngineConfig(Frozen):
 
     Attributes:
         strategy: One task after the other (`loop`), or the tasks of a chunk at once (`vmap`); either as native code
-            (`compiled`, `compiled_vmap`). `auto` times them on the first shard and uses the fastest for the whole run.
+            (`compiled`, `compiled_vmap`). `auto` chooses `loop` or `vmap` by the network and the size of a task, the
+            same on every machine. `measured` times all of them on the first shard and uses the fastest for the whole
+            run: faster for long runs, but the choice, and so the last bits of the result, depend on the machine.
         chunk: Number of tasks in a chunk of `vmap` and `compiled_vmap`; None takes the whole shard.
         memory: `unrolled` stores the autograd graph of all inner steps. `flat` stores only the states between inner
             steps and recomputes each step in the backward pass (adjoint sweep): the same gradient, in memory that
@@ -24,7 +26,7 @@ class EngineConfig(Frozen):
             (CUDA) or `bf16`; `benchmarks/engine/precision.py` measures the error.
     """
 
-    strategy: Literal["auto", "loop", "vmap", "compiled", "compiled_vmap"] = "auto"
+    strategy: Literal["auto", "measured", "loop", "vmap", "compiled", "compiled_vmap"] = "auto"
     chunk: PositiveInt | None = None
     memory: Literal["auto", "unrolled", "flat"] = "auto"
     dtype: Literal["float32", "float64"] = "float32"

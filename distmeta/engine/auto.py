@@ -1,39 +1,26 @@
-"""`engine.strategy = auto`: time candidate strategies on a shard of the run, and choose the fastest.
+"""`engine.strategy = auto`: choose a strategy by the network and the size of a task alone.
 
-No strategy is the fastest everywhere: on a CPU, vmap is twenty times as fast as a loop for a small network, and slower
-for a convolutional network with many images. The eager candidates are timed first. If the run is long enough to repay
-compiling, the compiled counterpart of the faster one is timed too, and both counterparts where the two are close. A
-candidate that raises is left out, with the reason. The choice is stored for this machine, method and shapes.
+Nothing is timed and nothing is looked up, so that a run gives the same bits whatever the load of the machine, the number
+of threads, the length of the run, and what ran before it. `distmeta bench engine` is where the rule comes from:
+
+    no filters (fully connected)                vmap    10 to 15 times as fast as a loop
+    filters, few examples in a task             vmap    1.3 to 1.6 times as fast
+    filters, many examples in a task            loop    up to 3 times as fast
+
+Compiled strategies are faster still, and are asked for by name: compiling takes longer than a short run.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import math
-import os
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from distmeta.config import EngineConfig
-from distmeta.core.errors import UserError
 from distmeta.core.types import Episode, Params
-from distmeta.engine.engine import Engine, memory_of
-from distmeta.engine.graphs.cache import cache_folder, environment
-from distmeta.methods.estimators.base import Estimator
+from distmeta.engine.engine import memory_of
 from distmeta.methods.learners.base import Learner
 
-_LOG = logging.getLogger(__name__)
-CLOSE_FACTOR = 4.0
-"""Both eager candidates have their counterparts compiled if their times are within this factor of each other."""
-ESTIMATED_COMPILE_S = 15.0
-MIN_RUN_PER_COMPILE = 20.0
-"""Compiled candidates are timed if the run is expected to take this many times `ESTIMATED_COMPILE_S`."""
-_MIN_TIMING_S = 0.5
-_MAX_REPEATS = 5
+FEW_EXAMPLES = 16
+"""Support and query examples of a task up to which `vmap` is the faster one for networks with filters."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +39,9 @@ class Choice:
     strategy: str
     chunk: int | None
     memory: str
-    seconds: dict[str, float]
-    failures: dict[str, str]
-    took_s: float
+    seconds: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    took_s: float = 0.0
     compiled: bool = False
     remembered: bool = False
 
@@ -69,139 +56,23 @@ class Choice:
         by_time = sorted(self.seconds, key=self.seconds.__getitem__)
         times = ", ".join(f"{name} {1000 * self.seconds[name]:.3g}" for name in by_time)
         failed = "".join(f"; {name} failed: {message}" for name, message in self.failures.items())
+        if not times:
+            return f"engine: {self.strategy}, by the network and the size of a task"
         source = "chosen by an earlier run" if self.remembered else f"chosen in {self.took_s:.1f} s"
         return f"engine: {self.strategy}, {source} (milliseconds per task: {times}){failed}"
 
 
-def choose(
-    learner: Learner,
-    estimator: Estimator,
-    config: EngineConfig,
-    lanes: int,
-    meta: Params,
-    episodes: Episode,
-    *,
-    method: str = "",
-    tasks_ahead: float = math.inf,
-    seconds_ahead: float = math.inf,
-) -> Choice:
-    """Time the candidates on a shard and choose the fastest.
+def choose_by_shapes(learner: Learner, config: EngineConfig, meta: Params, episodes: Episode) -> Choice:
+    """Choose for a learner, by the shapes of its meta-parameters and of any of its tasks.
 
     Args:
         learner: How a task is adapted.
-        estimator: How the outer signal is computed from adapted tasks.
-        config: The fields that are not chosen; a `chunk` that is set is kept.
-        lanes: Number of threads that compute chunks.
+        config: The fields that are not chosen.
         meta: Meta-parameters.
-        episodes: T tasks.
-        method: Identifies learner, estimator and network; the key under which the choice is stored. Empty: not stored.
-        tasks_ahead: Tasks of the whole run, which decide whether compiling pays.
-        seconds_ahead: Time limit of the run in seconds.
-
-    Raises:
-        UserError: Every candidate raises.
+        episodes: Training tasks, at least one.
     """
-    started, key = time.perf_counter(), _key(method, config, lanes, meta, episodes)
-    stored = _load(key) if method else None
-    candidates = _Candidates(lambda tried: Engine(learner, estimator, tried, lanes), config, lanes, meta, episodes)
-    if stored is not None:
-        candidates.seconds, candidates.failures = dict(stored.seconds), dict(stored.failures)
-    else:
-        candidates.run("loop")
-        candidates.run("vmap")
-    best = min(candidates.seconds.values(), default=math.inf)
-    is_long = min(best * tasks_ahead, seconds_ahead) >= MIN_RUN_PER_COMPILE * ESTIMATED_COMPILE_S
-    if stored is not None and (stored.compiled or not is_long):
-        return stored
-    for strategy in _worth_compiling(candidates.seconds, meta) if is_long else ():
-        candidates.run(strategy)
-    if not candidates.seconds:
-        reasons = "; ".join(f"{name}: {message}" for name, message in candidates.failures.items())
-        raise UserError(f"every strategy fails ({reasons})", where="engine.strategy")
-    strategy = min(candidates.seconds, key=candidates.seconds.__getitem__)
-    chunk, memory = candidates.chunk(strategy), memory_of(config, learner)
-    took_s = time.perf_counter() - started
-    choice = Choice(strategy, chunk, memory, candidates.seconds, candidates.failures, took_s, compiled=is_long)
-    if method:
-        _store(key, choice)
-    return choice
-
-
-def _worth_compiling(seconds: dict[str, float], meta: Params) -> list[str]:
-    """The compiled counterparts of the faster eager candidate, or of both where their times are close."""
-    ratio = seconds.get("loop", math.inf) / seconds.get("vmap", math.inf)
-    # Convolutions with weights of their own for every task are slow to compile and not the fastest on a CPU.
     has_filters = any(tensor.dim() == 4 for tensor in meta.values())
-    strategies = ["compiled"] if not ratio > CLOSE_FACTOR else []
-    if ratio > CLOSE_FACTOR or (ratio > 1 / CLOSE_FACTOR and not has_filters):
-        strategies.append("compiled_vmap")
-    return strategies
-
-
-class _Candidates:
-    """Times strategies on one shard.
-
-    Attributes:
-        seconds: Seconds per task by strategy.
-        failures: Error message by strategy.
-    """
-
-    def __init__(
-        self, make: Callable[[EngineConfig], Engine], config: EngineConfig, lanes: int, meta: Params, episodes: Episode
-    ) -> None:
-        self._make = make
-        self._config, self._lanes, self._meta, self._episodes = config, lanes, meta, episodes
-        self.seconds: dict[str, float] = {}
-        self.failures: dict[str, str] = {}
-
-    def chunk(self, strategy: str) -> int | None:
-        """One chunk for every lane, unless the configuration sets the chunk size."""
-        if strategy in ("loop", "compiled") or self._config.chunk is not None:
-            return self._config.chunk
-        return math.ceil(self._episodes.num_tasks / self._lanes) if self._lanes > 1 else None
-
-    def run(self, strategy: str) -> None:
-        """Time a strategy; record the error if it fails."""
-        values = {**self._config.model_dump(), "strategy": strategy, "chunk": self.chunk(strategy)}
-        try:
-            engine = self._make(EngineConfig.model_validate(values))
-            engine.update(self._meta, self._episodes)
-            self.seconds[strategy] = self._time(engine) / self._episodes.num_tasks
-        except Exception as error:  # whatever a candidate raises, another may work
-            self.failures[strategy] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            _LOG.debug("candidate %s failed", strategy, exc_info=True)
-
-    def _time(self, engine: Engine) -> float:
-        """Seconds per shard: the minimum of a few repeats, the one that other processes disturbed least."""
-        times: list[float] = []
-        while len(times) < _MAX_REPEATS and (not times or sum(times) < _MIN_TIMING_S):
-            started = time.perf_counter()
-            engine.update(self._meta, self._episodes)
-            times.append(time.perf_counter() - started)
-        return min(times)
-
-
-def _key(method: str, config: EngineConfig, lanes: int, meta: Params, episodes: Episode) -> str:
-    shapes = [[str(tensor.dtype), *tensor.shape] for tensor in (*meta.values(), *episodes.tensors())]
-    device = str(next(iter(meta.values())).device)
-    text = json.dumps([method, config.model_dump(mode="json"), lanes, shapes, device, environment()])
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _load(key: str) -> Choice | None:
-    path = cache_folder() / f"choice-{key}.json"
-    try:
-        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return Choice(**{**fields, "remembered": True, "took_s": 0.0})
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError):
-        _LOG.warning("%s cannot be read; timing the strategies again", path)
-        return None
-
-
-def _store(key: str, choice: Choice) -> None:
-    path = cache_folder() / f"choice-{key}.json"
-    scratch = path.with_suffix(f".{os.getpid()}")
-    scratch.write_text(json.dumps(asdict(choice)), encoding="utf-8")
-    os.replace(scratch, path)
+    batches = (episodes.support, *(term.batch for term in episodes.query))
+    num_examples = sum(batch.inputs.shape[1] for batch in batches)
+    strategy = "loop" if has_filters and num_examples > FEW_EXAMPLES else "vmap"
+    return Choice(strategy, config.chunk, memory_of(config, learner))

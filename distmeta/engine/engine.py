@@ -28,7 +28,7 @@ from distmeta.methods.learners.base import Learner
 
 MAX_UNROLLED_STEPS = 16
 """`memory = auto` stores the autograd graph of all inner steps up to this number of steps."""
-ONE_TASK_CHUNKS = frozenset({"auto", "loop", "compiled"})
+ONE_TASK_CHUNKS = frozenset({"auto", "measured", "loop", "compiled"})
 """Strategies whose chunks have one task."""
 COMPILED = {"compiled": "loop", "compiled_vmap": "vmap"}
 """Compiled strategies, and the lift that each of them traces."""
@@ -104,7 +104,7 @@ class Engine:
 
 def lift_of(strategy: str) -> str:
     """The lift of a strategy (see `distmeta.engine.lifts`); that of `auto` is `loop`."""
-    return {**COMPILED, "auto": "loop"}.get(strategy, strategy)
+    return {**COMPILED, "auto": "loop", "measured": "loop"}.get(strategy, strategy)
 
 
 def memory_of(config: EngineConfig, learner: Learner) -> Literal["unrolled", "flat"]:

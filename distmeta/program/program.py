@@ -14,9 +14,10 @@ from typing import Any
 
 from distmeta.config import CheckpointConfig, EngineConfig, RunConfig, TrackingConfig
 from distmeta.core.types import Episode, Params, Report, Shard, Snapshot, Work
-from distmeta.engine.auto import Choice, choose
+from distmeta.engine.auto import Choice, choose_by_shapes
 from distmeta.engine.engine import Engine
 from distmeta.engine.lanes import Lanes
+from distmeta.engine.measured import choose_by_time
 from distmeta.engine.precision import check_policy
 from distmeta.methods.build import build_algorithm, dtype_of
 from distmeta.program.scoring import ShardScores, score_shard
@@ -99,7 +100,7 @@ class MetaProgram:
         method = json.dumps([config.algorithm.model_dump(mode="json"), config.model.model_dump(mode="json")])
         # Tasks of the whole run, not of this worker, so that the choice does not depend on the number of workers.
         tasks = config.train.steps * config.train.tasks_per_step
-        return choose(
+        return choose_by_time(
             algorithm.learner,
             algorithm.estimator,
             request.engine,
@@ -110,6 +111,12 @@ class MetaProgram:
             tasks_ahead=tasks,
             seconds_ahead=config.train.budget_s or math.inf,
         )
+
+    def choose_by_shapes(self) -> Choice:
+        """Choose the engine's strategy by the network and the shapes of a training task, without computing it."""
+        algorithm, engine = self.algorithm, self._config.engine
+        episodes = self.source.episodes(self.source.specs("train", 0, 1))
+        return choose_by_shapes(algorithm.learner, engine, algorithm.learner.init(self._config.seed), episodes)
 
     def timing(self) -> Mapping[str, float]:
         """Seconds of the last `run`: `data_wait_s`, `compute_s`."""

@@ -22,7 +22,6 @@ from distmeta.config import RunConfig
 from distmeta.core.errors import DistmetaError, UserError
 from distmeta.core.tensors import digest
 from distmeta.core.types import Snapshot, Work
-from distmeta.engine.auto import Choice
 from distmeta.methods.build import protocol_of
 from distmeta.program.program import CHOOSE, UPDATE, MetaProgram, MetaRecipe
 from distmeta.program.scoring import Score, headline
@@ -193,14 +192,18 @@ class _Run:
             self._save(None)
 
     def _choose_engine(self) -> Work:
-        """Fix how shards are computed, for all workers and the whole run: for `auto` one worker measures."""
+        """Fix how shards are computed, for all workers and the whole run: for `measured` one worker tries."""
         config, engine = self._config, self._config.engine
-        if self._checkpoint is not None and self._checkpoint.config.engine.strategy != "auto":
+        if self._checkpoint is not None and self._checkpoint.config.engine.strategy not in ("auto", "measured"):
             engine = self._checkpoint.config.engine
         elif engine.strategy == "auto":
+            choice = self._program.choose_by_shapes()
+            engine = choice.apply(engine)
+            self._progress.note(choice.reason)
+        elif engine.strategy == "measured":
             shards = self._program.source.shards("train", 0, config.train.tasks_per_step, config.runtime.shard_size)
             [result] = self._executor.map(Work(CHOOSE, engine), self._server.pull(), shards[:1])
-            choice: Choice = result.value
+            choice = result.value
             engine = choice.apply(engine)
             self._progress.note(choice.reason)
             self._tracker.log(0, {"engine/choice_s": choice.took_s})

@@ -87,7 +87,7 @@ def test_a_resumed_run_gives_the_same_bits(base: RunConfig, undisturbed: str) ->
     assert run(base, "resumed", "runtime.executor=local", resume=True).digest == undisturbed
 
 
-@pytest.mark.parametrize("strategy", ["loop", "compiled", "compiled_vmap", "auto"])
+@pytest.mark.parametrize("strategy", ["loop", "compiled", "compiled_vmap", "measured"])
 def test_every_strategy_gives_its_own_bits_again(
     ray_cluster: None, compiled_home: Path, monkeypatch: pytest.MonkeyPatch, base: RunConfig, strategy: str
 ) -> None:
@@ -96,8 +96,8 @@ def test_every_strategy_gives_its_own_bits_again(
     name = f"{strategy}-local"
     digest = run(base, name, *changes, "runtime.executor=local").digest
     spread = ("runtime.executor=ray", "runtime.workers=2", "runtime.threads_per_worker=2")
-    # What `auto` measures differs from run to run: only a resumed run follows the first one's choice.
-    if strategy != "auto":
+    # What is measured differs from run to run: only a resumed run follows the first one's choice.
+    if strategy != "measured":
         assert run(base, f"{strategy}-ray", *changes, *spread).digest == digest
     cut(base, name)
     assert run(base, name, *changes, "runtime.executor=local", resume=True).digest == digest
