@@ -7,6 +7,7 @@ autoscaler looks for actors that wait for resources.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -64,12 +65,21 @@ class WorkerGroup:
         recipe: Their program.
         compression: How updates are rounded for transport.
         cluster: Where they run.
+        clock: Monotonic seconds.
 
     Attributes:
         workers: One handle for each worker that the run may have, by index.
     """
 
-    def __init__(self, config: RuntimeConfig, recipe: Recipe, compression: Compression, cluster: Cluster) -> None:
+    def __init__(
+        self,
+        config: RuntimeConfig,
+        recipe: Recipe,
+        compression: Compression,
+        cluster: Cluster,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self.workers = [WorkerHandle(index) for index in range(config.max_workers)]
         self._heartbeat_timeout_s = config.tolerance.heartbeat_timeout_s
         self._start_args = (recipe, config.threads_per_worker, compression)
@@ -90,7 +100,7 @@ class WorkerGroup:
     def create(self, worker: WorkerHandle) -> None:
         """Create a worker's actor. It answers `locate` once Ray has the resources, and `start` when it is ready."""
         decorate: Any = ray.remote(concurrency_groups={HEARTBEAT: 1})  # type: ignore[call-overload]
-        worker.created(decorate(WorkerActor).options(**self._options).remote(), time.monotonic())
+        worker.created(decorate(WorkerActor).options(**self._options).remote(), self._clock())
         self._expect(worker, "locate", worker.actor.locate.remote())
         self._expect(worker, "start", worker.actor.start.remote(worker.index, *self._start_args))
 
@@ -114,7 +124,7 @@ class WorkerGroup:
             snapshot: Ray's reference to the encoded snapshot.
             split_grad: Keep the gradient on the worker's node, as an object of its own.
         """
-        worker.enqueue(key, time.monotonic())
+        worker.enqueue(key, self._clock())
         request = ShardRequest(key, work, assignment.shard, assignment.upcoming)
         if split_grad:
             ref, grad = worker.actor.run_split.options(num_returns=2).remote(request, snapshot)
@@ -143,7 +153,7 @@ class WorkerGroup:
         calls = [call for ref, call in self._calls.items() if ref in answered]
         for call in calls:
             del self._calls[call.ref]
-            call.worker.last_heard = time.monotonic()
+            call.worker.last_heard = self._clock()
         return calls
 
     def fetch(self, ref: Any) -> Any:
@@ -164,7 +174,7 @@ class WorkerGroup:
 
     def send_heartbeats(self) -> None:
         """Request a heartbeat of every worker that has not been heard for a while."""
-        now = time.monotonic()
+        now = self._clock()
         for worker in self.workers:
             if worker.needs_ping(now, self._heartbeat_timeout_s):
                 worker.pinged(now)
@@ -173,11 +183,11 @@ class WorkerGroup:
 
     def is_silent(self, worker: WorkerHandle) -> bool:
         """Whether a worker has left heartbeats unanswered for too long."""
-        return worker.is_silent(time.monotonic(), self._heartbeat_timeout_s) and not self._has_answered(worker)
+        return worker.is_silent(self._clock(), self._heartbeat_timeout_s) and not self._has_answered(worker)
 
     def is_overdue(self, worker: WorkerHandle, timeout_s: float) -> bool:
         """Whether a worker has been at one shard for longer than `timeout_s`."""
-        return worker.is_overdue(time.monotonic(), timeout_s) and not self._has_answered(worker)
+        return worker.is_overdue(self._clock(), timeout_s) and not self._has_answered(worker)
 
     def stop(self, worker: WorkerHandle, *, force: bool = False) -> None:
         """Stop a worker. Its answers are no longer expected.
@@ -195,7 +205,7 @@ class WorkerGroup:
 
     def restart(self, worker: WorkerHandle, after_s: float) -> None:
         """Create a stopped worker again after a backoff."""
-        now = time.monotonic()
+        now = self._clock()
         worker.enter("backoff", now)
         worker.backoff_until = now + after_s
         if not after_s:
@@ -203,7 +213,7 @@ class WorkerGroup:
 
     def start_due(self) -> None:
         """Create the workers whose backoff is over."""
-        now = time.monotonic()
+        now = self._clock()
         for worker in self.workers:
             if worker.state == "backoff" and now >= worker.backoff_until:
                 self.create(worker)

@@ -1,0 +1,119 @@
+"""What is decided before a cluster is started or connected to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from distmeta.config import RuntimeConfig
+from distmeta.core.errors import UserError
+from distmeta.runtime.ray import cluster as cluster_module
+from distmeta.runtime.ray.cluster import (
+    MIN_OBJECT_STORE_BYTES,
+    Cluster,
+    _environment_variables,
+    _limit_to_memory,
+    _on_loopback_only,
+    insufficient_capacity,
+    wait_for_capacity,
+)
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port on which loopback alone answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """Nodes of a cluster with eight CPUs and a GPU, and of a dead node."""
+    listed = [
+        {"Alive": True, "Resources": {"CPU": 4.0}},
+        {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0}},
+    ]
+    fake = SimpleNamespace(
+        nodes=lambda: listed,
+        available_resources=lambda: {"CPU": 3.0},
+        cluster_resources=lambda: {"CPU": 8.0, "GPU": 1.0},
+    )
+    monkeypatch.setattr(cluster_module, "ray", fake)
+    return listed
+
+
+@pytest.mark.parametrize("address", ["host", "host:", ":6379", "host:port", "http://host:6379"])
+def test_an_address_is_host_and_port(address: str) -> None:
+    with pytest.raises(ValueError, match="not HOST:PORT"):
+        _on_loopback_only(address)
+
+
+def test_a_cluster_that_answers_only_on_loopback_is_recognised(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module.ray.util, "get_node_ip_address", lambda: "127.0.0.2")
+    assert _on_loopback_only(f"127.0.0.1:{port}")
+    assert _on_loopback_only(f"localhost:{port}")
+    monkeypatch.setattr(cluster_module.ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    assert not _on_loopback_only(f"127.0.0.1:{port}")
+
+
+def test_the_object_store_leaves_half_of_the_memory_and_a_quarter_of_the_shared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 8 * GIB // 4096}.__getitem__)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=4 * GIB))
+    monkeypatch.setattr(os.path, "isdir", lambda path: True)
+    assert _limit_to_memory(GIB) == GIB
+    assert _limit_to_memory(16 * GIB) == 3 * GIB
+    monkeypatch.setattr(os.path, "isdir", lambda path: False)
+    assert _limit_to_memory(16 * GIB) == 4 * GIB
+    assert _limit_to_memory(0) == MIN_OBJECT_STORE_BYTES
+
+
+def test_variables_for_rays_processes_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    before = dict(os.environ)
+    with _environment_variables({"OMP_NUM_THREADS": "1", "DISTMETA_TEST": "x"}):
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["DISTMETA_TEST"]) == ("1", "x")
+        assert os.environ["PYTHONPATH"].endswith(f"{os.pathsep}elsewhere")
+        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert dict(os.environ) == before
+
+
+def test_only_workers_of_an_existing_cluster_get_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTMETA_DATA", "/data")
+    assert Cluster(started=True, disconnect=lambda: None).worker_environment(2) == {}
+    environment = Cluster(started=False, disconnect=lambda: None).worker_environment(2)
+    assert (environment["DISTMETA_DATA"], environment["OMP_NUM_THREADS"]) == ("/data", "2")
+
+
+@pytest.mark.parametrize(("cpus", "gpus", "fit"), [(3.0, 0.0, 2), (4.0, 1.0, 1), (0.5, 0.5, 2)])
+def test_workers_have_to_fit_on_nodes_that_are_alive(
+    nodes: list[dict[str, object]], cpus: float, gpus: float, fit: int
+) -> None:
+    cluster = Cluster(started=False, disconnect=lambda: None)
+    device = "cuda" if gpus else "cpu"
+    for workers in (fit, fit + 1):
+        config = RuntimeConfig(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, device=device)
+        if workers == fit:
+            wait_for_capacity(config, cluster, 0.0)
+        else:
+            with pytest.raises(UserError, match="not enough resources"):
+                wait_for_capacity(config, cluster, 0.0)
+
+
+def test_insufficient_capacity_names_what_is_free(nodes: list[dict[str, object]]) -> None:
+    config = RuntimeConfig(workers=3, cpus_per_worker=2.0, gpus_per_worker=1.0, device="cuda")
+    assert str(insufficient_capacity(config)) == (
+        "runtime.workers: not enough resources for 3 workers of 2 CPUs and 1 GPUs each; "
+        "the cluster has 3 of 8 CPUs free, 0 of 1 GPUs free; "
+        "allowed: fewer workers, or smaller runtime.cpus_per_worker and runtime.gpus_per_worker"
+    )

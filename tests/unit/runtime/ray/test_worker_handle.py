@@ -1,0 +1,74 @@
+"""The bookkeeping of one worker, by a clock that is counted by hand."""
+
+from __future__ import annotations
+
+from distmeta.runtime.ray.actor import Location
+from distmeta.runtime.ray.worker_handle import State, WorkerHandle
+
+TIMEOUT_S = 8.0
+"""Heartbeats are requested after 2 s of silence."""
+
+
+def make_ready(now: float = 0.0, state: State = "ready") -> WorkerHandle:
+    worker = WorkerHandle(0)
+    worker.created("actor", now)
+    worker.enter(state, now)
+    return worker
+
+
+def test_a_new_actor_starts_without_queue_and_location() -> None:
+    worker = make_ready()
+    worker.location = Location("0123456789", "10.0.0.1", 7)
+    worker.enqueue((1, 0), 1.0)
+    assert (worker.node, worker.node_id) == ("10.0.0.1 (01234567)", "0123456789")
+    worker.stopped()
+    assert (worker.actor, worker.queue) == (None, [])
+    worker.created("replacement", 5.0)
+    assert (worker.actor, worker.state, worker.state_since) == ("replacement", "pending", 5.0)
+    assert (worker.node, worker.node_id, worker.last_heard) == ("", "", 5.0)
+
+
+def test_active_are_workers_that_compute() -> None:
+    states: list[State] = ["pending", "starting", "ready", "draining", "backoff", "excluded"]
+    assert [state for state in states if make_ready(state=state).is_active] == ["ready", "draining"]
+
+
+def test_a_shard_is_overdue_by_the_time_since_it_became_the_first() -> None:
+    worker = make_ready()
+    worker.enqueue((1, 0), 0.0)
+    worker.enqueue((1, 1), 1.0)
+    assert not worker.is_overdue(10.0, 10.0)
+    assert worker.is_overdue(10.5, 10.0)
+    worker.last_heard = 9.0
+    worker.dequeue((1, 0))
+    assert not worker.is_overdue(19.0, 10.0)
+    assert worker.is_overdue(19.5, 10.0)
+    worker.dequeue((1, 1))
+    assert not worker.is_overdue(100.0, 10.0)
+
+
+def test_heartbeats_are_requested_after_a_quarter_of_the_timeout() -> None:
+    worker = make_ready()
+    assert not worker.needs_ping(1.9, TIMEOUT_S)
+    assert worker.needs_ping(2.0, TIMEOUT_S)
+    worker.pinged(2.0)
+    assert not worker.needs_ping(3.9, TIMEOUT_S)
+    assert worker.needs_ping(4.0, TIMEOUT_S)
+    assert not make_ready(state="pending").needs_ping(100.0, TIMEOUT_S)
+
+
+def test_a_worker_is_silent_when_no_request_was_answered_for_the_timeout() -> None:
+    worker = make_ready()
+    for now in (2.0, 4.0, 6.0, 8.0):
+        worker.pinged(now)
+    assert not worker.is_silent(8.0, TIMEOUT_S)
+    assert worker.is_silent(8.1, TIMEOUT_S)
+    worker.last_heard = 8.1
+    assert not worker.is_silent(100.0, TIMEOUT_S)
+
+
+def test_time_in_which_the_driver_requested_nothing_is_no_silence() -> None:
+    worker = make_ready()
+    worker.pinged(100.0)
+    assert not worker.is_silent(105.0, TIMEOUT_S)
+    assert worker.is_silent(106.5, TIMEOUT_S)
