@@ -1,0 +1,141 @@
+"""Scores of adaptation curves, against values computed by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from distmeta.config import EngineConfig
+from distmeta.core.types import Batch, Episode, Params, Term
+from distmeta.engine.lanes import Lanes
+from distmeta.methods.learners.base import Learner, Stage
+from distmeta.program.scoring import Score, ShardScores, headline, score_shard, scored_points, summarise
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "points"),
+    [
+        (0, (0,)),
+        (1, (0, 1)),
+        (5, (0, 1, 2, 3, 4, 5)),
+        (10, tuple(range(11))),
+        (11, tuple(range(12))),
+        (20, (*range(11), 20)),
+        (130, (*range(11), 20, 50, 100, 130)),
+        (2000, (*range(11), 20, 50, 100, 200, 500, 1000, 2000)),
+    ],
+)
+def test_points_are_dense_up_to_ten_and_end_with_the_last_step(num_steps: int, points: tuple[int, ...]) -> None:
+    assert scored_points(num_steps) == points
+
+
+class CountingLearner(Learner):
+    """Its adapted state and every output are the number of inner steps so far."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps = num_steps
+
+    def init(self, seed: int) -> Params:
+        return {"unused": torch.zeros(1)}
+
+    def start(self, meta: Params, support: Batch) -> Tensor:
+        return support.inputs.sum() * 0
+
+    def stage(self, k: int, num_support: int) -> Stage:
+        return Stage()
+
+    def advance(self, meta: Params, fast: Tensor, support: Batch, kind: int, scalars: Tensor) -> Tensor:
+        return fast + 1
+
+    def predict(self, meta: Params, fast: Tensor, support: Batch, inputs: Tensor) -> Tensor:
+        return inputs * 0 + fast
+
+    def forward(self, meta: Params, inputs: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def displacement(self, meta: Params, fast: Tensor) -> Params:
+        raise NotImplementedError
+
+
+def constant_tasks(targets: list[float]) -> Episode:
+    """Regression tasks with two queries, whose targets are equal."""
+    values = torch.tensor(targets)[:, None, None].expand(-1, 2, 1)
+    inputs = torch.ones(len(targets), 2, 1)
+    return Episode(Batch(inputs, inputs), (Term(Batch(inputs, values), objective="mse"),))
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize(
+    "engine", [EngineConfig(strategy="loop"), EngineConfig(strategy="vmap"), EngineConfig(strategy="vmap", chunk=2)]
+)
+def test_the_query_set_is_scored_after_every_point(engine: EngineConfig, lanes: int) -> None:
+    learners = {"inductive": CountingLearner(3), "transductive": CountingLearner(0)}
+    result = score_shard(learners, learners["inductive"].init(0), constant_tasks([0.0, 1.0, 3.0]), engine, Lanes(lanes))
+    assert result.points == {"inductive": (0, 1, 2, 3), "transductive": (0,)}
+    curves = result.scores["inductive"]["loss"]
+    assert curves.dtype == np.float64
+    assert curves.tolist() == [[0, 1, 4, 9], [1, 0, 1, 4], [9, 4, 1, 0]]
+    assert result.scores["transductive"]["loss"].tolist() == [[0], [1], [9]]
+
+
+def shard_scores(*accuracies: tuple[float, float]) -> ShardScores:
+    """Accuracies before and after two inner steps, one pair for each task; the loss is 1 - accuracy."""
+    values = np.array(accuracies)
+    return ShardScores({"inductive": (0, 2)}, {"inductive": {"loss": 1 - values, "accuracy": values}})
+
+
+def test_means_and_intervals_are_over_the_tasks_of_all_shards() -> None:
+    scores = summarise([shard_scores((0.2, 0.5), (0.4, 0.9)), shard_scores((0.6, 1.0))])
+    assert [(score.protocol, score.metric, score.points, score.tasks) for score in scores] == [
+        ("inductive", "loss", (0, 2), 3),
+        ("inductive", "accuracy", (0, 2), 3),
+    ]
+    # Deviations from the means 0.4 and 0.8: (-0.2, 0, 0.2) and (-0.3, 0.1, 0.2); divided by 3 - 1 tasks.
+    stds = math.sqrt(0.08 / 2), math.sqrt(0.14 / 2)
+    accuracy = scores[1]
+    assert accuracy.mean == pytest.approx((0.4, 0.8), rel=1e-12)
+    assert accuracy.interval == pytest.approx([1.96 * std / math.sqrt(3) for std in stds], rel=1e-12)
+    assert scores[0].mean == pytest.approx((0.6, 0.2), rel=1e-12)
+    assert scores[0].interval == pytest.approx(accuracy.interval, rel=1e-12)
+
+
+def test_the_interval_of_a_single_task_is_zero() -> None:
+    assert summarise([shard_scores((0.2, 0.5))])[1].interval == (0.0, 0.0)
+
+
+def score(protocol: str, metric: str, after: float = 0.75) -> Score:
+    return Score(protocol, metric, (0, 1, 5), (0.25, 0.5, after), (0.1, 0.2, 0.3), 40)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "expected"),
+    [
+        ("transductive", ("transductive", "accuracy")),
+        ("inductive", ("inductive", "loss")),
+        (None, ("transductive", "accuracy")),
+    ],
+)
+def test_the_headline_is_accuracy_or_else_the_first_metric(protocol: str | None, expected: tuple[str, str]) -> None:
+    scores = [score("transductive", "loss"), score("transductive", "accuracy"), score("inductive", "loss")]
+    result = headline(scores, protocol)
+    assert (result.protocol, result.metric) == expected
+
+
+def test_a_score_as_json() -> None:
+    expected: dict[str, Any] = {
+        "protocol": "inductive",
+        "metric": "accuracy",
+        "tasks": 40,
+        "before": 0.25,
+        "after": 0.75,
+        "interval": 0.3,
+        "points": [0, 1, 5],
+        "mean": [0.25, 0.5, 0.75],
+        "half_width": [0.1, 0.2, 0.3],
+    }
+    assert score("inductive", "accuracy").to_json() == expected
