@@ -99,14 +99,11 @@ class AdaptableLearner:
         """
         dtype = dtype_of(self.config)
         x = _tensor(inputs, torch.zeros(1, *self.input_shape, dtype=dtype), "support inputs")
-        y = np.asarray(targets)
-        if len(y) != len(x) or not len(x):
-            what = f"{len(x)} inputs and {len(y)} targets"
-            raise UserError(what, where="support", allowed="one target for each input, at least one input")
+        y = _rows(targets, len(x))
         classes: Array | None = None
         signature = self._signature
         if self.is_classifier:
-            classes, codes = np.unique(y, return_inverse=True)
+            classes, codes = _encode(y)
             if self.way is not None and len(classes) != self.way:
                 raise UserError(
                     f"{len(classes)} classes in the support set, but this learner was meta-trained for {self.way}",
@@ -114,9 +111,9 @@ class AdaptableLearner:
                     allowed=f"exactly {self.way} classes",
                 )
             signature = replace(signature, num_outputs=len(classes))
-            target = torch.from_numpy(codes.reshape(-1).astype(np.int64))
+            target = torch.from_numpy(codes)
         else:
-            target = torch.as_tensor(y, dtype=dtype).reshape(len(x), signature.num_outputs)
+            target = _tensor(y, torch.zeros(1, signature.num_outputs, dtype=dtype), "support targets")
         learner = build_evaluators(self.config, signature)[self.protocol]
         support = Batch(x, target)
         with torch.no_grad():
@@ -138,6 +135,30 @@ def load(path: str, *, which: Which = "latest", protocol: str | None = None) -> 
     checkpoint = checkpoints.load(path, which)
     check_params(checkpoint.config, checkpoint.signature, checkpoint.averaged, mask_uri(checkpoint.path))
     return AdaptableLearner(checkpoint.config, checkpoint.signature, checkpoint.averaged, protocol)
+
+
+def _rows(targets: npt.ArrayLike | Sequence[Any], count: int) -> Array:
+    """Targets as an array [N, _]."""
+    try:
+        array = np.asarray(targets)
+    except ValueError as error:
+        raise UserError(f"not an array ({error})", where="support targets", allowed="targets of equal shape") from None
+    num_targets = len(array) if array.ndim else 1
+    if num_targets != count or not count:
+        what = f"{count} inputs and {num_targets} targets"
+        raise UserError(what, where="support", allowed="one target for each input, at least one input")
+    return array.reshape(count, -1)
+
+
+def _encode(labels: Array) -> tuple[Array, Array]:
+    """The sorted classes among labels [N, 1], and each label's position [N] among them."""
+    if labels.shape[1] != 1:
+        raise UserError(f"shape {list(labels.shape)}", where="support targets", allowed=f"[{len(labels)}] labels")
+    try:
+        classes, codes = np.unique(labels[:, 0], return_inverse=True)
+    except TypeError as error:
+        raise UserError(str(error), where="support targets", allowed="labels that can be sorted") from None
+    return classes, codes.astype(np.int64)
 
 
 def _tensor(values: npt.ArrayLike, like: torch.Tensor, what: str) -> torch.Tensor:
