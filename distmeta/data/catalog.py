@@ -16,14 +16,18 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO
 
 from distmeta.core.errors import UserError, nearest
-from distmeta.core.paths import data_home
+from distmeta.core.files import reason
+from distmeta.core.paths import data_home, expand_user
 from distmeta.data.importers import IMPORTERS, ImportOptions
+from distmeta.data.importers.base import require_class_names
 from distmeta.data.manifest import MANIFEST_NAME, NAME_PATTERN, Provenance
 from distmeta.data.store import ClassStore, require_examples, write_store
 
 _LOG = logging.getLogger(__name__)
+_LONGEST_NAME = 128
 
 
 def stores_home() -> Path:
@@ -32,11 +36,20 @@ def stores_home() -> Path:
 
 
 def list_stores() -> list[str]:
-    """Sorted names of all stores in `stores_home()`."""
-    if not stores_home().is_dir():
+    """Sorted names of all stores in `stores_home()`, readable or not.
+
+    Raises:
+        UserError: The folder cannot be read.
+    """
+    home = stores_home()
+    if not os.path.isdir(home):
         return []
-    # Temporary folders and locks begin with a dot.
-    return sorted(path.parent.name for path in stores_home().glob(f"*/{MANIFEST_NAME}") if path.parent.name[0] != ".")
+    try:
+        # Temporary folders and locks begin with a dot.
+        names = [name for name in os.listdir(home) if name[0] != "."]
+    except OSError as error:
+        raise UserError(f"cannot be read: {reason(error)}", where=str(home)) from error
+    return sorted(name for name in names if _is_store(home / name) or not os.access(home / name, os.R_OK | os.X_OK))
 
 
 def import_store(
@@ -63,18 +76,20 @@ def import_store(
     """
     if kind not in IMPORTERS:
         raise UserError(f"no importer '{kind}'", where="data import", allowed=nearest(kind, IMPORTERS))
-    importer, options, path = IMPORTERS[kind], options or ImportOptions(), Path(source).expanduser()
+    importer, options, path = IMPORTERS[kind], options or ImportOptions(), expand_user(source)
     importer_options = _importer_options(kind, options)
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError("no such file or folder", where=str(path), allowed=importer.description)
-    name = name or (kind if importer.raw_folder else path.resolve().stem)
-    if not re.match(NAME_PATTERN, name):
-        raise UserError(f"store name '{name}'", where="--name", allowed="letters, digits, '.', '_' and '-'")
-    if (stores_home() / name).exists() and not replace:  # fail before the work; write_store checks again
+    name = name or (kind if importer.raw_folder else Path(os.path.realpath(path)).stem)
+    if not re.fullmatch(NAME_PATTERN, name) or len(name) > _LONGEST_NAME:
+        allowed = f"at most {_LONGEST_NAME} letters, digits, '.', '_' and '-', starting with a letter or digit"
+        raise UserError(f"store name '{name}'", where="--name", allowed=allowed)
+    if os.path.lexists(stores_home() / name) and not replace:  # fail before the work; write_store checks again
         raise UserError(
             f"a store '{name}' exists already", where=str(stores_home()), allowed="--replace, or another --name"
         )
     data = importer.read(path, options)
+    require_class_names(data.class_names, str(path))
     require_examples(data.class_names, data.class_counts, min_examples, str(path))
     return write_store(
         stores_home() / name,
@@ -104,13 +119,13 @@ def open_store(name_or_path: str | os.PathLike[str]) -> ClassStore:
         UserError: No such store; the message names the command that creates it, or the closest name.
     """
     name = os.fspath(name_or_path)
-    path = Path(name).expanduser()
-    if (path / MANIFEST_NAME).exists():
+    path = expand_user(name)
+    if _is_store(path):
         return ClassStore.open(path)
     if os.sep in name:
         raise UserError("is not a class store", where=name, allowed=f"a folder with {MANIFEST_NAME}")
     target = stores_home() / name
-    if (target / MANIFEST_NAME).exists():
+    if _is_store(target):
         return ClassStore.open(target)
     importable = [kind for kind, importer in IMPORTERS.items() if importer.raw_folder]
     if name not in importable:
@@ -118,17 +133,21 @@ def open_store(name_or_path: str | os.PathLike[str]) -> ClassStore:
         raise UserError(f"no data '{name}'", where=str(stores_home()), allowed=allowed)
     raw = _raw_folder(name)
     with _locked(stores_home() / f".{name}.lock"):
-        if not (target / MANIFEST_NAME).exists():
+        if not _is_store(target):
             _LOG.info("importing %s from %s", name, raw)
             import_store(name, raw)
     return ClassStore.open(target)
 
 
+def _is_store(path: Path) -> bool:
+    return os.path.isfile(path / MANIFEST_NAME)
+
+
 def _raw_folder(name: str) -> Path:
     folder = IMPORTERS[name].raw_folder or name
     root = os.environ.get("DISTMETA_DATA")
-    if root and (Path(root).expanduser() / folder).is_dir():
-        return Path(root).expanduser() / folder
+    if root and os.path.isdir(raw := expand_user(root, where="DISTMETA_DATA") / folder):
+        return raw
     raise UserError(
         f"data '{name}' is not imported",
         where=str(stores_home()),
@@ -156,8 +175,24 @@ def _importer_options(kind: str, options: ImportOptions) -> dict[str, str | int 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the system releases it when the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Hold an exclusive lock on a file; the system releases it when the process dies.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise UserError(f"cannot be written: {reason(error)}", where=str(path.parent)) from error
+    with file:
+        _wait_for_lock(file, path)
         yield
+
+
+def _wait_for_lock(file: IO[str], path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _LOG.info("waiting for another process that imports this data (%s)", path)
+        fcntl.flock(file, fcntl.LOCK_EX)

@@ -6,19 +6,23 @@ because it is published as a pickle, and no pickle is ever loaded.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
+import itertools
 import os
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from distmeta.core.errors import UserError, nearest
+from distmeta.core.files import reason
 
 _BLOCK_BYTES = 1 << 20
+_MAX_BYTES = 1 << 30  # of one file; the largest of them has 30 MB
 _TIMEOUT_S = 30.0  # of each network operation
 
 
@@ -98,43 +102,78 @@ def fetch(name: str, destination: Path, *, remote: Mapping[str, RemoteData] = RE
         The files.
 
     Raises:
-        UserError: No such data set, no network, or a file whose digest is not the expected one.
+        UserError: No such data set, no network, a file whose digest is not the expected one, or one that cannot be
+            written. Folders that were made for the files are then removed again.
     """
     if name not in remote:
         raise UserError(f"no data '{name}' to download", where="data fetch", allowed=nearest(name, remote))
-    destination.mkdir(parents=True, exist_ok=True)
     data = remote[name]
-    try:
+    with _new_folders(destination):
         for file in data.files:
             _fetch_file(f"{data.url}/{file.name}", file, destination / file.name)
-    finally:
-        if not any(destination.iterdir()):
-            destination.rmdir()
     return [destination / file.name for file in data.files]
 
 
-def _fetch_file(url: str, expected: RemoteFile, path: Path) -> None:
-    if path.is_file():
-        with path.open("rb") as existing:
-            if hashlib.file_digest(existing, expected.algorithm).hexdigest() == expected.digest:
-                return
-    descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+@contextlib.contextmanager
+def _new_folders(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it; after an error, remove those that were made here and are still empty."""
+    missing = list(itertools.takewhile(lambda each: not os.path.lexists(each), [folder, *folder.parents]))
     try:
-        with os.fdopen(descriptor, "wb") as sink:
-            digest = hashlib.new(expected.algorithm, usedforsecurity=False)
-            with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:
-                while block := response.read(_BLOCK_BYTES):
-                    digest.update(block)
+        _make(folder)
+        yield
+    except BaseException:  # also an interrupt
+        with contextlib.suppress(OSError):
+            for each in missing:
+                each.rmdir()
+        raise
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"the folder cannot be made: {reason(error)}"
+        raise UserError(what, where=str(folder), allowed="--to DIR, a folder that can be written") from error
+
+
+def _fetch_file(url: str, expected: RemoteFile, path: Path) -> None:
+    try:
+        if _has_digest(path, expected):
+            return
+        descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as sink:
+                for block in _blocks(url, expected):
                     sink.write(block)
-            if digest.hexdigest() != expected.digest:
-                raise UserError(
-                    f"the {expected.algorithm} digest is {digest.hexdigest()}", where=url, allowed=expected.digest
-                )
-            sink.flush()
-            os.fsync(sink.fileno())
-        Path(part).chmod(0o644)  # mkstemp creates a file that only its owner can read
-        Path(part).replace(path)
+                sink.flush()
+                os.fsync(sink.fileno())
+            Path(part).chmod(0o644)  # mkstemp creates a file that only its owner can read
+            Path(part).replace(path)
+        finally:
+            Path(part).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot be written: {reason(error)}", where=str(path)) from error
+
+
+def _has_digest(path: Path, expected: RemoteFile) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, expected.algorithm).hexdigest() == expected.digest
+
+
+def _blocks(url: str, expected: RemoteFile) -> Iterator[bytes]:
+    """The content of a file, from the network; ends with an error if the digest is not the expected one."""
+    digest, size = hashlib.new(expected.algorithm, usedforsecurity=False), 0
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:
+            while block := response.read(_BLOCK_BYTES):
+                size += len(block)
+                if size > _MAX_BYTES:
+                    raise UserError(f"is larger than {_MAX_BYTES} bytes", where=url, allowed=expected.digest)
+                digest.update(block)
+                yield block
     except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
         raise UserError(f"cannot be downloaded: {error}", where=url, allowed="a working network connection") from error
-    finally:
-        Path(part).unlink(missing_ok=True)
+    if digest.hexdigest() != expected.digest:
+        raise UserError(f"the {expected.algorithm} digest is {digest.hexdigest()}", where=url, allowed=expected.digest)

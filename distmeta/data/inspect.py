@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from distmeta.core.errors import UserError
+from distmeta.core.files import reason, write_file
 from distmeta.data.store import ClassStore
 
 _SAMPLE_EXAMPLES = 2000  # evenly spaced, for the pixel statistics
+_SAMPLE_BYTES = 64 << 20  # fewer examples of large images
+_MAX_SHEET_PIXELS = 100_000_000
 _MAX_SHEET_CLASSES = 12
 _GAP_PIXELS = 2
 _MIN_TILE_PIXELS = 56  # smaller images are enlarged by an integer factor
@@ -24,7 +30,7 @@ def summary(store: ClassStore) -> dict[str, Any]:
     Returns:
         name, kind, shape, num_examples, num_classes, examples_per_class {min, median, max}, splits {set: {split:
         classes}}, num_bytes, sha256, provenance; for images also pixel_mean and pixel_std per channel (of [0, 1]
-        values, over at most 2,000 examples), for texts characters {min, median, max}.
+        values, over at most 2,000 examples or 64 MiB), for texts characters {min, median, max}.
     """
     manifest = store.manifest
     result: dict[str, Any] = {
@@ -43,7 +49,8 @@ def summary(store: ClassStore) -> dict[str, Any]:
         "sha256": manifest.examples.sha256,
         "provenance": manifest.provenance.model_dump(),
     }
-    rows = np.unique(np.linspace(0, store.num_examples - 1, _SAMPLE_EXAMPLES).astype(np.int64))
+    sample = max(1, min(_SAMPLE_EXAMPLES, _SAMPLE_BYTES // math.prod(store.shape)))
+    rows = np.unique(np.linspace(0, store.num_examples - 1, sample).astype(np.int64))
     if store.kind == "image":
         pixels = store.images[rows] / 255.0
         result["pixel_mean"] = [round(float(value), 4) for value in pixels.mean((0, 2, 3))]
@@ -62,16 +69,22 @@ def contact_sheet(store: ClassStore, path: Path, *, per_class: int = 10) -> None
         per_class: Maximum number of images of a class.
 
     Raises:
-        UserError: The store holds texts.
+        UserError: The store holds texts or images of other than 1 or 3 channels, the sheet would be too large, or it
+            cannot be written.
     """
     images = store.images
+    if store.shape[0] not in (1, 3):
+        what = f"holds images of {store.shape[0]} channels"
+        raise UserError(what, where=f"data '{store.name}'", allowed="1 or 3 channels for a contact sheet")
     classes = np.unique(np.linspace(0, len(store.class_names) - 1, _MAX_SHEET_CLASSES).astype(np.int64)).tolist()
     _, height, width = store.shape
     scale = max(1, -(-_MIN_TILE_PIXELS // max(height, width)))
     step_y, step_x = height * scale + _GAP_PIXELS, width * scale + _GAP_PIXELS
-    sheet = Image.new(
-        "RGB", (per_class * step_x + _GAP_PIXELS, len(classes) * step_y + _GAP_PIXELS), (_BACKGROUND_GREY,) * 3
-    )
+    size = (per_class * step_x + _GAP_PIXELS, len(classes) * step_y + _GAP_PIXELS)
+    if math.prod(size) > _MAX_SHEET_PIXELS:
+        allowed = f"at most {_MAX_SHEET_PIXELS} pixels: a smaller --per-class"
+        raise UserError(f"the contact sheet has {size[0]} x {size[1]} pixels", where="--sheet", allowed=allowed)
+    sheet = Image.new("RGB", size, (_BACKGROUND_GREY,) * 3)
     for row, index in enumerate(classes):
         start, stop = store.class_offsets[index : index + 2]
         for column, example in enumerate(range(start, min(stop, start + per_class))):
@@ -80,8 +93,13 @@ def contact_sheet(store: ClassStore, path: Path, *, per_class: int = 10) -> None
                 (width * scale, height * scale), Image.Resampling.NEAREST
             )
             sheet.paste(picture, (_GAP_PIXELS + column * step_x, _GAP_PIXELS + row * step_y))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, format="PNG")
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder cannot be made: {reason(error)}", where=str(path.parent)) from error
+    write_file(path, buffer.getvalue())
 
 
 def _spread(values: Sequence[int]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -15,11 +16,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from distmeta.core.errors import UserError
+from distmeta.core.files import read_file
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 EXAMPLES_NAME = "examples.arrow"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+MAX_MANIFEST_BYTES = 256 << 20
 
 SplitSets = dict[str, dict[str, list[int]]]
 Kind = Literal["image", "text"]
@@ -34,6 +37,11 @@ class Source(_Record):
 
     name: str
     sha256: str
+
+    @classmethod
+    def of(cls, name: str, sha256: str) -> Source:
+        """A source whose name may hold bytes that are not UTF-8, which are escaped."""
+        return cls(name=name.encode(errors="backslashreplace").decode(), sha256=sha256)
 
 
 class Provenance(_Record):
@@ -75,7 +83,8 @@ class Manifest(_Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        if len(self.shape) != (3 if self.kind == "image" else 0) or min(self.shape, default=1) < 1:
+        is_shape = len(self.shape) == (3 if self.kind == "image" else 0) and min(self.shape, default=1) >= 1
+        if not is_shape or math.prod(self.shape) >= 1 << 31:
             raise ValueError(f"shape {self.shape} is not that of {self.kind} examples")
         if len(self.class_counts) != len(self.class_names) or len(set(self.class_names)) != len(self.class_names):
             raise ValueError("class_names must be unique and as many as class_counts")
@@ -98,18 +107,17 @@ def read_manifest(folder: Path) -> Manifest:
     """Read `folder/manifest.json`.
 
     Raises:
-        UserError: No such file, not JSON, another format version, or inconsistent fields.
+        UserError: No such file, no JSON, another format version, or inconsistent fields.
     """
     path = folder / MANIFEST_NAME
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"is not a class store: {error}", where=str(folder), allowed=f"a folder with {MANIFEST_NAME}"
-        ) from error
+        text = read_file(path, MAX_MANIFEST_BYTES).decode()
+    except (UserError, UnicodeDecodeError) as error:
+        what = f"is not a class store: {error.what if isinstance(error, UserError) else error}"
+        raise UserError(what, where=str(folder), allowed=f"a folder with {MANIFEST_NAME}") from error
     try:
         raw = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the manifest is not JSON: {error}; import the data again", where=str(path)) from error
     version = raw.get("version") if isinstance(raw, dict) else None
     if version != FORMAT_VERSION:

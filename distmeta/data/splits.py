@@ -38,7 +38,7 @@ def fractions(num_classes: int, parts: Sequence[float] = DEFAULT_FRACTIONS, seed
     Raises:
         UserError: Not three shares that add up to 1.
     """
-    if len(parts) != 3 or min(parts) < 0 or abs(sum(parts) - 1) > 1e-6:
+    if len(parts) != 3 or not min(parts) >= 0 or not abs(sum(parts) - 1) <= 1e-6:  # also refuses NaN
         raise UserError(
             f"fractions {list(parts)}", where="--fractions", allowed="three shares that add up to 1: train,val,test"
         )
@@ -62,15 +62,18 @@ def by_name(set_name: str, lists: Mapping[str, Sequence[str]], class_names: Sequ
         where: The file of the lists, for error messages.
 
     Raises:
-        UserError: A split is missing, or a listed class does not exist.
+        UserError: A split is missing, a listed class does not exist, or it is listed twice.
     """
-    index = {name: position for position, name in enumerate(class_names)}
+    index, listed = {name: position for position, name in enumerate(class_names)}, set[str]()
     for split in SPLITS:
         if split not in lists:
             raise UserError(f"split set '{set_name}' has no '{split}' list", where=where)
         for name in lists[split]:
             if name not in index:
                 raise UserError(f"split '{set_name}.{split}' names an unknown class '{name}'", where=where)
+            if name in listed:
+                raise UserError(f"split set '{set_name}' lists class '{name}' twice", where=where)
+            listed.add(name)
     return {set_name: {split: sorted(index[name] for name in lists[split]) for split in SPLITS}}
 
 

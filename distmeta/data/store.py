@@ -9,6 +9,7 @@ Shapes: M examples in the store, C classes (in `class_offsets`) or channels (in 
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from distmeta.core.errors import UserError, nearest
+from distmeta.core.files import reason
 from distmeta.data.manifest import (
     EXAMPLES_NAME,
     MANIFEST_NAME,
@@ -32,6 +34,8 @@ from distmeta.data.manifest import (
     file_sha256,
     read_manifest,
 )
+
+_MISMATCH = "does not match the manifest; import the data again"
 
 Examples = npt.NDArray[np.uint8] | Sequence[str]
 
@@ -135,7 +139,11 @@ class ClassStore:
             UserError: The digests differ.
         """
         path = self.path / EXAMPLES_NAME
-        if file_sha256(path) != self.manifest.examples.sha256:
+        try:
+            digest = file_sha256(path)
+        except OSError as error:
+            raise UserError(f"cannot be read: {reason(error)}", where=str(path)) from error
+        if digest != self.manifest.examples.sha256:
             raise UserError(
                 "the digest differs from the manifest's: the file was changed; import the data again", where=str(path)
             )
@@ -170,7 +178,7 @@ def write_store(
     provenance: Provenance | None = None,
     replace: bool = False,
 ) -> ClassStore:
-    """Write a store atomically: a temporary sibling folder is filled, synced and renamed.
+    """Write a store atomically: a temporary sibling folder is filled, synced, opened as a check, and renamed.
 
     Args:
         path: The folder to create; its last part is the name of the store.
@@ -185,11 +193,26 @@ def write_store(
         The new store, open.
 
     Raises:
-        UserError: The store exists already and `replace` is false, or `path` is something else than a store.
+        UserError: The store exists already and `replace` is false, `path` is something else than a store, or it cannot
+            be written. An existing store is then unchanged.
         ValueError: The arguments are inconsistent.
     """
     target = Path(path).absolute()
     _require_free(target, replace)
+    try:
+        return _write_beside(target, examples, class_names, class_counts, splits or {}, provenance or Provenance())
+    except OSError as error:
+        raise UserError(f"the store cannot be written: {reason(error)}", where=str(target)) from error
+
+
+def _write_beside(
+    target: Path,
+    examples: Examples,
+    class_names: Sequence[str],
+    class_counts: Sequence[int],
+    splits: SplitSets,
+    provenance: Provenance,
+) -> ClassStore:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
@@ -203,14 +226,15 @@ def write_store(
             num_examples=len(column),
             class_names=list(class_names),
             class_counts=[int(count) for count in class_counts],
-            splits=splits or {},
-            provenance=provenance or Provenance(),
+            splits=splits,
+            provenance=provenance,
             examples=ExamplesFile(
                 sha256=file_sha256(temporary / EXAMPLES_NAME), num_bytes=(temporary / EXAMPLES_NAME).stat().st_size
             ),
         )
         _write_synced(temporary / MANIFEST_NAME, manifest.model_dump_json(indent=1).encode())
         _sync_folder(temporary)
+        ClassStore.open(temporary)  # what cannot be read must not replace what can
         _rename_over(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -218,9 +242,9 @@ def write_store(
 
 
 def _require_free(target: Path, replace: bool) -> None:
-    if not target.exists():
+    if not os.path.lexists(target):
         return
-    if not (target / MANIFEST_NAME).is_file():
+    if not os.path.isfile(target / MANIFEST_NAME):
         raise UserError("exists and is not a class store", where=str(target), allowed="another name")
     if not replace:
         raise UserError("a store of this name exists", where=str(target), allowed="--replace, or another --name")
@@ -250,20 +274,35 @@ def _map_column(path: Path, manifest: Manifest) -> Any:
     """Memory-map the single column of the examples file and check that it matches the manifest."""
     damaged = "is missing or damaged; import the data again"
     try:
-        if path.stat().st_size != manifest.examples.num_bytes:
+        num_bytes = path.stat().st_size
+        if not os.path.isfile(path):
+            raise UserError(damaged, where=str(path))
+        if num_bytes != manifest.examples.num_bytes:
             raise UserError(
-                f"has {path.stat().st_size} bytes, {manifest.examples.num_bytes} expected: {damaged}", where=str(path)
+                f"has {num_bytes} bytes, {manifest.examples.num_bytes} expected: {damaged}", where=str(path)
             )
+        _require_room(manifest, num_bytes, path)
         reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
         batch = reader.get_batch(0)
-    except (OSError, pa.ArrowException) as error:
+        # Of texts, offsets and encoding are checked too; images have neither.
+        batch.validate(full=manifest.kind == "text")
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{damaged}: {error}", where=str(path)) from error
     item = pa.field("item", pa.uint8(), nullable=False)
-    image_type = pa.list_(item, int(np.prod(manifest.shape))) if manifest.kind == "image" else None
+    image_type = pa.list_(item, math.prod(manifest.shape)) if manifest.kind == "image" else None
     expected = image_type or pa.large_string()
     if reader.num_record_batches != 1 or batch.num_rows != manifest.num_examples or batch.schema.types != [expected]:
-        raise UserError("does not match the manifest; import the data again", where=str(path))
-    return batch.column(0)
+        raise UserError(_MISMATCH, where=str(path))
+    column = batch.column(0)
+    if column.null_count or (manifest.kind == "image" and column.values.null_count):
+        raise UserError(_MISMATCH, where=str(path))
+    return column
+
+
+def _require_room(manifest: Manifest, num_bytes: int, path: Path) -> None:
+    """Check that the file is large enough for the images: compressed ones would be expanded when they are read."""
+    if manifest.kind == "image" and manifest.num_examples * math.prod(manifest.shape) > num_bytes:
+        raise UserError(_MISMATCH, where=str(path))
 
 
 def _write_synced(path: Path, content: bytes) -> None:

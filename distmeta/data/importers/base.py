@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from distmeta.core.errors import UserError
 from distmeta.data.manifest import Source, SplitSets
 from distmeta.data.splits import DEFAULT_FRACTIONS
 from distmeta.data.store import Examples
+
+MAX_IMAGE_BYTES = 256 << 20
+"""Largest encoded image that is read."""
+MAX_CLASS_NAME = 1000
+"""Characters of the longest class name."""
 
 
 @dataclass(frozen=True)
@@ -68,3 +74,17 @@ class Importer:
     description: str
     options: frozenset[str] = field(default_factory=frozenset)
     raw_folder: str | None = None
+
+
+def require_class_names(names: Sequence[str], where: str) -> None:
+    """Check that the names of classes can be written to a manifest and shown.
+
+    Raises:
+        UserError: A name is too long, or is no text in UTF-8.
+    """
+    for name in names:
+        if len(name) > MAX_CLASS_NAME:
+            what = f"a class name of {len(name)} characters ('{name[:20]}...')"
+            raise UserError(what, where=where, allowed=f"at most {MAX_CLASS_NAME}")
+        if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
+            raise UserError(f"the class name {name!a} is not UTF-8", where=where, allowed="names in UTF-8")

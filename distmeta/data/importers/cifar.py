@@ -7,44 +7,70 @@ Reads `cifar100.parquet` (columns `label` and `image`, encoded) and `classes.jso
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ValidationError
 
 from distmeta.core.errors import UserError
-from distmeta.data.importers.base import ClassData, Importer, ImportOptions
+from distmeta.core.files import read_file
+from distmeta.data.importers.base import ClassData, Importer, ImportOptions, require_class_names
 from distmeta.data.importers.decode import decode_images
 from distmeta.data.manifest import Source, file_sha256
 from distmeta.data.splits import by_name
 
 TABLE_NAME, CLASSES_NAME = "cifar100.parquet", "classes.json"
+MAX_CLASSES_BYTES = 16 << 20
+
+
+class _Classes(BaseModel):
+    """Content of `classes.json`, as far as it is used."""
+
+    fine: list[str]
+    splits: dict[str, dict[str, list[str]]]
 
 
 def _read_classes(path: Path, split_set: str) -> tuple[list[str], dict[str, list[str]]]:
+    content = read_file(path, MAX_CLASSES_BYTES)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        return raw["fine"], raw["splits"][split_set]
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"cannot be read: {error}", where=str(path), allowed=f"a folder with {TABLE_NAME}, {CLASSES_NAME}"
-        ) from error
-    except (KeyError, TypeError) as error:
-        raise UserError(f"has no 'fine' or no 'splits.{split_set}' list", where=str(path)) from error
+        classes = _Classes.model_validate(json.loads(content.decode()))
+        lists = classes.splits[split_set]
+    except (ValidationError, KeyError) as error:
+        raise UserError(f"has no 'fine' or no 'splits.{split_set}' lists of names", where=str(path)) from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"cannot be read: {error}", where=str(path)) from error
+    require_class_names(classes.fine, str(path))
+    if not classes.fine or len(set(classes.fine)) != len(classes.fine):
+        raise UserError("'fine' is empty or holds a name twice", where=str(path))
+    return classes.fine, lists
 
 
-def _read_table(path: Path) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], Any]:
+def _read_table(path: Path, num_classes: int) -> tuple[npt.NDArray[np.int64], Any]:
+    """Labels, and encoded images."""
+    allowed = "a parquet file with the columns label (whole numbers) and image (bytes)"
+    if not os.path.isfile(path):
+        raise UserError("no such file", where=str(path), allowed=allowed)
     try:
-        table = pq.read_table(path)
-        return table["label"].to_numpy().astype(np.int64), table["image"].combine_chunks()
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(
-            f"cannot be read: {error}", where=str(path), allowed="a parquet file with label, image"
-        ) from error
+        with path.open("rb") as file:
+            table = pq.read_table(file)
+        labels, images = table["label"].cast(pa.int64()), table["image"].combine_chunks()
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise UserError(f"cannot be read: {error}", where=str(path), allowed=allowed) from error
     except KeyError as error:
-        raise UserError(f"has no column {error}", where=str(path), allowed="columns label, image") from error
+        raise UserError(f"has no column {error}", where=str(path), allowed=allowed) from error
+    if not pa.types.is_binary(images.type) or labels.null_count or images.null_count:
+        what = f"holds images of type {images.type}, {labels.null_count} empty labels, {images.null_count} empty images"
+        raise UserError(what, where=str(path), allowed=allowed)
+    numbers: npt.NDArray[np.int64] = labels.to_numpy()
+    for label in (numbers.min(initial=0), numbers.max(initial=0)):
+        if not 0 <= label < num_classes:
+            raise UserError(f"label {label} has no name in {CLASSES_NAME}", where=str(path))
+    return numbers, images
 
 
 def read_cifar(source: Path, options: ImportOptions, split_set: str) -> ClassData:
@@ -60,16 +86,14 @@ def read_cifar(source: Path, options: ImportOptions, split_set: str) -> ClassDat
     """
     folder = source / "cifar100" if (source / "cifar100" / TABLE_NAME).is_file() else source
     class_names, lists = _read_classes(folder / CLASSES_NAME, split_set)
-    labels, column = _read_table(folder / TABLE_NAME)
+    labels, column = _read_table(folder / TABLE_NAME, len(class_names))
     counts = np.bincount(labels, minlength=len(class_names))
-    if len(counts) > len(class_names):
-        raise UserError(f"label {labels.max()} has no name in {CLASSES_NAME}", where=str(folder / TABLE_NAME))
     if counts.min() < 1:
         raise UserError(f"class '{class_names[int(counts.argmin())]}' has no image", where=str(folder / TABLE_NAME))
     order = np.argsort(labels, kind="stable")
     images = decode_images(
         [f"{folder / TABLE_NAME}, row {row}" for row in order],
-        lambda index: column[int(order[index])].as_py() or b"",
+        lambda index: column[int(order[index])].as_py(),
         size=options.size,
         grey=options.grey,
     )

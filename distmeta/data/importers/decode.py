@@ -8,16 +8,18 @@ from __future__ import annotations
 import io
 import os
 import struct
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from distmeta.core.errors import UserError
 
 _CHUNK = 256  # images per pool job, to amortise its overhead
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # decoded by Pillow itself, in this process
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 
@@ -36,8 +38,17 @@ def decode_images(
         [M, C, H, W] uint8.
 
     Raises:
-        UserError: An image cannot be decoded, or its size differs from the first one's.
+        UserError: An image cannot be decoded or has too many pixels, or its size differs from the first one's.
     """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # of oddities in files that can be decoded all the same
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return _decode_all(names, load, size, grey)
+
+
+def _decode_all(
+    names: Sequence[str], load: Callable[[int], bytes], size: int | None, grey: bool
+) -> npt.NDArray[np.uint8]:
     first = _decode(names[0], load, 0, size, grey)
     images = np.empty((len(names), *first.shape), dtype=np.uint8)
 
@@ -61,12 +72,18 @@ def decode_images(
 def _decode(name: str, load: Callable[[int], bytes], index: int, size: int | None, grey: bool) -> npt.NDArray[np.uint8]:
     """Decode one image to [C, H, W]."""
     try:
-        with Image.open(io.BytesIO(load(index))) as image:
+        with Image.open(io.BytesIO(load(index)), formats=_FORMATS) as image:
             if image.mode not in _EIGHT_BIT_MODES:
                 raise UserError(f"has pixels of mode {image.mode}", where=name, allowed="images of 8 bits a channel")
             pixels: Image.Image = image.convert("L" if grey else "RGB")
+    except UnidentifiedImageError as error:
+        allowed = ", ".join(_FORMATS)
+        raise UserError("the image cannot be decoded: unknown format", where=name, allowed=allowed) from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        allowed = f"at most {Image.MAX_IMAGE_PIXELS} pixels"
+        raise UserError("the image is too large to be decoded", where=name, allowed=allowed) from error
     # All of these are raised by Pillow's decoders on damaged files.
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise UserError(f"the image cannot be decoded: {error}", where=name) from error
     if size is not None and pixels.size != (size, size):
         # After the conversion, because Pillow always resizes 1-bit images by nearest neighbour.

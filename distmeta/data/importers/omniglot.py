@@ -6,9 +6,13 @@ that ink is 255 and paper is 0. Class names are `Alphabet/characterNN`.
 
 from __future__ import annotations
 
+import lzma
+import os
 import re
+import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from distmeta.core.errors import UserError
@@ -19,7 +23,20 @@ from distmeta.data.splits import OMNIGLOT_CLASSES, fractions, omniglot
 
 ZIP_NAMES = ("images_background.zip", "images_evaluation.zip")
 DEFAULT_SIZE = 28
+MAX_MEMBER_BYTES = 16 << 20
+MAX_ZIP_BYTES = 1 << 30
+"""Limits of what a zip expands to; the drawings of Omniglot have 0.3 kB each, 10 MB together."""
 _MEMBER = re.compile(r"images_(?:background|evaluation)/(?P<class_name>[^/]+/character\d+)/[^/]+\.png")
+_DAMAGED = (  # what zipfile and its decoders raise on damaged files
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
 
 
 def read_omniglot(source: Path, options: ImportOptions) -> ClassData:
@@ -60,22 +77,37 @@ def read_zip(path: Path) -> dict[str, bytes]:
     """Read all PNG members of a zip into memory, sorted by name.
 
     Raises:
-        UserError: The zip is missing, truncated or damaged, contains no image, or a member's path leaves the zip.
+        UserError: The zip is missing, truncated or damaged, contains no image or one that is too large, or a member's
+            path leaves the zip.
     """
+    if not os.path.isfile(path):
+        raise UserError("no such file", where=str(path), allowed=f"a folder with {' and '.join(ZIP_NAMES)}")
     try:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if "\\" in name or ":" in name or name.startswith("/") or ".." in PurePosixPath(name).parts:
                     raise UserError(f"member '{name}' points out of the zip", where=str(path))
             names = sorted(name for name in archive.namelist() if name.endswith(".png"))
+            _require_small(archive, names, path)
             contents = {name: archive.read(name) for name in names}
-    except FileNotFoundError as error:
-        raise UserError("no such file", where=str(path), allowed=f"a folder with {' and '.join(ZIP_NAMES)}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise UserError(f"the zip is truncated or damaged: {error}", where=str(path)) from error
     if not contents:
         raise UserError("holds no PNG image", where=str(path))
     return contents
+
+
+def _require_small(archive: zipfile.ZipFile, names: Sequence[str], path: Path) -> None:
+    """Check what the members expand to, before anything is expanded."""
+    total = 0
+    for name in names:
+        size = archive.getinfo(name).file_size
+        total += size
+        if size > MAX_MEMBER_BYTES:
+            allowed = f"drawings of at most {MAX_MEMBER_BYTES}"
+            raise UserError(f"member '{name}' expands to {size} bytes", where=str(path), allowed=allowed)
+    if total > MAX_ZIP_BYTES:
+        raise UserError(f"expands to {total} bytes", where=str(path), allowed=f"at most {MAX_ZIP_BYTES}")
 
 
 IMPORTER = Importer(

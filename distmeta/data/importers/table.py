@@ -5,9 +5,10 @@ Images are encoded bytes, or paths relative to the table that stay inside its fo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +18,15 @@ import pyarrow.json
 import pyarrow.parquet
 
 from distmeta.core.errors import UserError, nearest
-from distmeta.data.importers.base import ClassData, Importer, ImportOptions
+from distmeta.core.files import read_file
+from distmeta.data.importers.base import MAX_IMAGE_BYTES, ClassData, Importer, ImportOptions, require_class_names
 from distmeta.data.importers.decode import decode_images
 from distmeta.data.manifest import Source, file_sha256
 from distmeta.data.splits import fractions
 from distmeta.data.store import Examples
+
+MAX_ROWS = 100_000_000
+"""Rows of the longest parquet file that is read; a small file may claim any number."""
 
 
 def read_table(source: Path, options: ImportOptions) -> ClassData:
@@ -45,7 +50,9 @@ def read_table(source: Path, options: ImportOptions) -> ClassData:
     strings = [options.label_column] if options.image_column else [options.label_column, column_name]
     table = _load(source, strings)
     labels = _strings(_column(table, options.label_column, source), options.label_column, source)
-    class_names = _sorted_names(set(labels))
+    names = set(labels)
+    require_class_names(sorted(names), f"{source}, column '{options.label_column}'")
+    class_names = _sorted_names(names)
     position = {name: index for index, name in enumerate(class_names)}
     classes = np.asarray([position[label] for label in labels], dtype=np.int64)
     order = np.argsort(classes, kind="stable")
@@ -61,7 +68,7 @@ def read_table(source: Path, options: ImportOptions) -> ClassData:
         class_names=class_names,
         class_counts=np.bincount(classes).tolist(),
         splits=fractions(len(class_names), options.fractions, options.seed),
-        sources=[Source(name=source.name, sha256=file_sha256(source))],
+        sources=[Source.of(source.name, file_sha256(source))],
     )
 
 
@@ -71,34 +78,48 @@ def _load(path: Path, strings: list[str]) -> Any:
     convert = pa.csv.ConvertOptions(column_types=types)
     parse = pa.csv.ParseOptions(newlines_in_values=True)
     tabs = pa.csv.ParseOptions(newlines_in_values=True, delimiter="\t")
-    readers: dict[str, Callable[[], Any]] = {
-        ".csv": lambda: pa.csv.read_csv(path, parse_options=parse, convert_options=convert),
-        ".tsv": lambda: pa.csv.read_csv(path, parse_options=tabs, convert_options=convert),
-        ".parquet": lambda: pa.parquet.read_table(path),
-        ".jsonl": lambda: pa.json.read_json(path),
+    readers: dict[str, Callable[[IO[bytes]], Any]] = {
+        ".csv": lambda file: pa.csv.read_csv(file, parse_options=parse, convert_options=convert),
+        ".tsv": lambda file: pa.csv.read_csv(file, parse_options=tabs, convert_options=convert),
+        ".parquet": _read_parquet,
+        ".jsonl": pa.json.read_json,
     }
     suffix = path.suffix.lower()
     if suffix not in readers:
         raise UserError(f"a table of kind '{suffix}'", where=str(path), allowed=", ".join(readers))
+    if not os.path.isfile(path):
+        raise UserError("is not a file", where=str(path), allowed=f"a file: {', '.join(readers)}")
     try:
-        table = readers[suffix]()
-    except (OSError, pa.ArrowException) as error:
+        with path.open("rb") as file:
+            table = readers[suffix](file)
+        num_columns = len(table.column_names)  # here, because it decodes the names
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"cannot be read: {error}", where=str(path)) from error
-    if table.num_rows == 0:
+    if table.num_rows == 0 or num_columns == 0:
         raise UserError("holds no row", where=str(path))
     return table
 
 
+def _read_parquet(file: IO[bytes]) -> Any:
+    rows = pa.parquet.read_metadata(file).num_rows
+    if rows > MAX_ROWS:
+        raise pa.ArrowInvalid(f"it has {rows} rows, more than {MAX_ROWS}")
+    return pa.parquet.read_table(file)
+
+
 def _column(table: Any, name: str, path: Path) -> Any:
-    if name not in table.column_names:
+    count = table.column_names.count(name)
+    if count == 0:
         raise UserError(f"has no column '{name}'", where=str(path), allowed=nearest(name, table.column_names))
+    if count > 1:
+        raise UserError(f"has {count} columns '{name}'", where=str(path), allowed="one of that name")
     return table[name].combine_chunks()
 
 
 def _strings(column: Any, name: str, path: Path) -> list[str]:
     try:
         values: list[str | None] = column.cast(pa.string()).to_pylist()
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"column '{name}' holds {column.type}, not text: {error}", where=str(path)) from error
     for row, value in enumerate(values):
         if value is None or not value.strip():
@@ -108,7 +129,9 @@ def _strings(column: Any, name: str, path: Path) -> list[str]:
 
 def _sorted_names(names: set[str]) -> list[str]:
     """In numerical order if all names are numbers, otherwise in alphabetical order."""
-    return sorted(names, key=lambda name: (int(name), name) if all(n.isdecimal() for n in names) else (0, name))
+    if all(name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
 
 
 def _images(column: Any, order: npt.NDArray[np.int64], path: Path, options: ImportOptions) -> npt.NDArray[np.uint8]:
@@ -125,23 +148,25 @@ def _images(column: Any, order: npt.NDArray[np.int64], path: Path, options: Impo
         )
     if column.null_count:
         raise UserError(f"column '{options.image_column}' has {column.null_count} empty rows", where=str(path))
-    folder = path.parent.resolve()
+    folder = Path(os.path.realpath(path.parent))
 
     def load(index: int) -> bytes:
         value = column[int(order[index])].as_py()
-        return _inside(folder, value, path).read_bytes() if is_path else value
+        return _read_inside(folder, value, names[index]) if is_path else bytes(value)
 
     names = [f"{path}, row {row}" + (f" ({column[int(row)].as_py()})" if is_path else "") for row in order]
     return decode_images(names, load, size=options.size, grey=options.grey)
 
 
-def _inside(folder: Path, relative: str, table: Path) -> Path:
-    resolved = (folder / relative).resolve()
-    if not resolved.is_relative_to(folder):
-        raise UserError(
-            f"image path '{relative}' leaves the folder of the table", where=str(table), allowed=f"paths below {folder}"
-        )
-    return resolved
+def _read_inside(folder: Path, relative: str, name: str) -> bytes:
+    path = Path(os.path.realpath(folder / relative))
+    if not path.is_relative_to(folder):
+        what, allowed = f"image path '{relative}' leaves the folder of the table", f"paths below {folder}"
+        raise UserError(what, where=name, allowed=allowed)
+    try:
+        return read_file(path, MAX_IMAGE_BYTES)
+    except UserError as error:
+        raise UserError(f"the image cannot be decoded: {error.what}", where=name, allowed=error.allowed) from error
 
 
 IMPORTER = Importer(

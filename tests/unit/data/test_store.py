@@ -137,7 +137,7 @@ def test_the_old_store_is_restored_when_the_rename_fails(
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fail_for_temporary)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(UserError, match="tiny: the store cannot be written: no space left"):
         write_store(store.path, pixels, class_names=["new"], class_counts=[9], replace=True)
     assert ClassStore.open(store.path).class_names == ["a", "b", "c"]
     assert [path.name for path in store.path.parent.iterdir()] == ["tiny"]
