@@ -1,4 +1,4 @@
-"""The machine that a number belongs to: its name, its matrix-product peak, and the memory that a process takes."""
+"""The machine that a number belongs to: hardware, matrix-product peak, and the memory of a process."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import datetime
 import gc
 import os
 import platform
+import re
 import resource
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,63 +17,56 @@ import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.timing import timed
 from distmeta.core.errors import UserError
 from distmeta.tracking.environment import package_version
 
 MIB = float(1 << 20)
-_LOOK_S = 0.5
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_BUSY_INTERVAL_S = 0.5
+_CPUINFO, _STATUS, _CLEAR_REFS = Path("/proc/cpuinfo"), Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def hardware(device: str = "cpu") -> dict[str, str | int]:
-    """Processor, usable cores, accelerator, torch's version and the date."""
-    found: dict[str, str | int] = {
+    """Processor, usable cores, accelerator, versions and date."""
+    accelerator = {} if device == "cpu" else {"gpu": torch.cuda.get_device_name(device)}
+    return {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        "cores": num_cores(),
         "torch": torch.__version__,
         "distmeta": package_version("distmeta") or "source tree",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        **accelerator,
     }
-    if device != "cpu":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found
 
 
-def hardware_line(found: dict[str, str | int]) -> str:
-    """The same in one line."""
-    gpu = f"{found['gpu']}; " if "gpu" in found else ""
-    return f"{gpu}{found['cpu']}, {found['cores']} cores; torch {found['torch']}; {found['date']}"
+def hardware_line(machine: dict[str, str | int]) -> str:
+    """The hardware in one line."""
+    gpu = f"{machine['gpu']}; " if "gpu" in machine else ""
+    return f"{gpu}{machine['cpu']}, {machine['cores']} cores; torch {machine['torch']}; {machine['date']}"
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def busy_share() -> float:
-    """Share of the processors that others keep busy, looked at for a moment while this process waits."""
-    return float(psutil.cpu_percent(interval=_LOOK_S)) / 100.0
+    """Share of the processors' time that other processes use, measured while this one waits."""
+    return float(psutil.cpu_percent(interval=_BUSY_INTERVAL_S)) / 100.0
 
 
 def _cpu_model() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    text = _CPUINFO.read_text() if _CPUINFO.exists() else ""
+    match = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    return match[1] if match else platform.processor() or platform.machine()
 
 
 def matrix_peak_gflops(threads: int, device: str = "cpu", side: int = 2048, runs: int = 5) -> float:
-    """The fastest of several float32 products of two square matrices, in GFLOP/s (2 * side^3 operations each).
-
-    Args:
-        threads: Intra-op threads.
-        device: Where.
-        side: Rows and columns.
-        runs: Products timed, after one that is not.
-    """
+    """The fastest of several float32 products of two square matrices, in GFLOP/s (2 * side^3 operations each)."""
     torch.set_num_threads(threads)
     left, right = (torch.rand(side, side, device=device) for _ in range(2))
-    seconds = []
-    for _ in range(runs + 1):
-        started = time.perf_counter()
-        torch.mm(left, right)
-        synchronise(device)
-        seconds.append(time.perf_counter() - started)
+    product = synchronised(lambda: torch.mm(left, right), device)
+    seconds = [timed(product) for _ in range(runs + 1)]
     return 2.0 * side**3 / min(seconds[1:]) / 1e9
 
 
@@ -88,77 +81,71 @@ def count_flop(run: Callable[[], object]) -> int:
 
 
 def check_device(device: str, where: str) -> None:
-    """Refuse a device that this machine has not.
+    """Check that this machine has the device.
 
     Raises:
-        UserError: There is no such device.
+        UserError: It does not.
     """
     count = torch.cuda.device_count()
-    known = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
-    if device not in known:
-        raise UserError(f"no device '{device}' here", where=where, allowed=", ".join(known))
+    devices = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+    if device not in devices:
+        raise UserError(f"no device '{device}' here", where=where, allowed=", ".join(devices))
 
 
-def synchronise(device: str) -> None:
-    """Wait until an accelerator has done what it was given."""
-    if device != "cpu":
-        torch.cuda.synchronize(device)
+def synchronised(run: Callable[[], object], device: str) -> Callable[[], None]:
+    """A run that returns only after the device has finished it."""
+
+    def complete() -> None:
+        run()
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+
+    return complete
 
 
 class MemoryMeter:
-    """The most memory that was held between two points, above the first one.
+    """Peak memory above a base level: resident memory of this process, or what torch allocated on an accelerator.
 
-    Resident memory of this process, or what torch has allocated on an accelerator. The system's record of the peak is
-    reset where it can be (Linux); elsewhere it is that of the whole life of the process.
-
-    Args:
-        device: Which memory.
+    The kernel's record of the peak is reset where possible (Linux); elsewhere the peak is that of the process's life.
     """
 
     def __init__(self, device: str = "cpu") -> None:
-        self._device, self._start = device, 0.0
+        self._device, self._base = device, 0.0
 
     def start(self) -> None:
-        """Take what is held now, freed blocks given back, as the level to measure from."""
-        gc.collect()
-        if self._device != "cpu":
-            self._start = float(torch.cuda.memory_allocated(self._device))
-        else:
-            _trim()
-            self._start = _status_bytes("VmRSS") or _lifetime_peak_bytes()
+        """Take the memory in use now as the base level."""
+        self._free()
+        self._base = float(torch.cuda.memory_allocated(self._device)) if self._on_gpu else _memory_bytes("VmRSS")
 
-    def forget(self) -> None:
-        """Forget the peak so far; the level stays."""
-        gc.collect()
-        if self._device != "cpu":
+    def reset_peak(self) -> None:
+        """Discard the peak so far and keep the base level."""
+        self._free()
+        if self._on_gpu:
             torch.cuda.reset_peak_memory_stats(self._device)
-            return
-        _trim()
-        if _CLEAR.exists():
-            _CLEAR.write_text("5")  # proc(5): resets the record of the peak
+        elif _CLEAR_REFS.exists():
+            _CLEAR_REFS.write_text("5")  # proc(5): resets VmHWM
 
     def peak_mib(self) -> float:
-        """MiB of the peak above the level."""
-        if self._device != "cpu":
-            peak = float(torch.cuda.max_memory_allocated(self._device))
-        else:
-            peak = _status_bytes("VmHWM") or _lifetime_peak_bytes()
-        return max(0.0, peak - self._start) / MIB
+        """MiB of the peak above the base level."""
+        peak = float(torch.cuda.max_memory_allocated(self._device)) if self._on_gpu else _memory_bytes("VmHWM")
+        return max(0.0, peak - self._base) / MIB
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self._device != "cpu"
+
+    def _free(self) -> None:
+        """Free what is unreachable, and return freed memory to the system where the C library can (glibc)."""
+        gc.collect()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
-def _status_bytes(field: str) -> float | None:
-    lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
-    found = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
-    return 1024.0 * float(found[0]) if found else None
-
-
-def _lifetime_peak_bytes() -> float:
+def _memory_bytes(field: str) -> float:
+    """A field of Linux's status of this process; elsewhere the peak of the process's life."""
+    match = re.search(rf"^{field}:\s*(\d+) kB$", _STATUS.read_text(), re.MULTILINE) if _STATUS.exists() else None
+    if match is not None:
+        return 1024.0 * float(match[1])
     unit = 1.0 if sys.platform == "darwin" else 1024.0
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _trim() -> None:
-    """Have the C library give freed memory back, where it can (glibc)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

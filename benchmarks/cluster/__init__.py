@@ -1,1 +1,10 @@
-"""What a step costs besides computing: server, workers, stragglers."""
+"""The cost of many workers.
+
+    server         overhead of an outer step against the number of workers and the size of their updates
+    scale          a model of synchronous training (model/), calibrated and checked here, up to a thousand workers
+    workers        tasks per second of one process, of one Ray worker and of two
+    stragglers     synchronous steps with one slow worker
+    asynchronous   synchronous and asynchronous training, with and without a slow worker
+
+common/ has programs without computation, steps of a run, and processes with a share of a core.
+"""

@@ -1,79 +1,70 @@
-"""`distmeta bench scale`: how far synchronous training goes, by a model that is calibrated and checked here.
+"""`distmeta bench scale`: step times of many workers, by a model that is calibrated and checked on this machine.
 
-    calibrate   instant steps of 2 and 8 workers (real actors, `payload`) -> costs (`fit`)
-    check       real steps of 2 to 32 workers that sleep as if they computed, which the costs have not seen, beside the
-                model's steps with the same sleeps
-    extrapolate the model alone (`benchmarks.cluster.simulate`), up to a thousand workers on many machines
+    calibrate   instant steps of few workers (real actors with ready-made updates) -> costs
+    check       steps of real workers that sleep as if they computed, not used for the costs, beside the model's steps
+    predict     the model alone, up to a thousand workers on many machines
 
-Sleeping takes no core, so 32 workers overlap on any machine. In the extrapolation computing takes a core of the
-worker's machine, and all bytes between machines pass the link of the driver's.
+A sleep takes no core, so 32 workers overlap on any machine. In the prediction computing takes a core of the worker's
+machine, and all bytes between machines pass the link of the driver's.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from statistics import mean, median
 
 import psutil
 
-from benchmarks.cluster.costs import Costs, Site
-from benchmarks.cluster.fit import Cell, fit_costs
-from benchmarks.cluster.payload import MB, OUTER, cluster, make_params, make_shards, medians, run_step
-from benchmarks.cluster.server import free_bytes, needed_bytes, store_bytes
-from benchmarks.cluster.simulate import Simulation
-from benchmarks.timing import median
+from benchmarks.cluster.common import overhead
+from benchmarks.cluster.common.overhead import MB, WARM_UP_STEPS, OverheadSteps, StepTimes
+from benchmarks.cluster.common.programs import make_params, num_bytes
+from benchmarks.cluster.model.costs import Costs, Machines
+from benchmarks.cluster.model.fit import Sample
+from benchmarks.cluster.model.simulation import Simulation
+from benchmarks.machine import num_cores
+from benchmarks.pictures import Curves, grouped
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix, uniform
-from distmeta.runtime.executor import Executor
-from distmeta.server import ParameterServer
-
-Curve = tuple[list[int], list[float]]
-_LOG = logging.getLogger(__name__)
 
 GOAL_WORKERS, GOAL_ERROR = 32, 0.2
-"""At so many workers the model's step is at most this far off."""
-_WARM_STEPS = 3
+"""At this number of workers the model's step time has at most this relative error."""
 _CURVE_STEPS = 3
-_SPARE = 0.9
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure and to predict.
+    """What to measure and to predict: the options of the command; sizes of updates in MB."""
 
-    Attributes:
-        calibrated: Workers of the instant steps.
-        checked: Workers of the steps that the model is checked on.
-        max_workers: End of the curve.
-        payloads_mb: Sizes of an update in the curve.
-        shards_per_worker: Shards of a step, for each worker.
-        compute_ms: Mean time that a shard computes.
-        spread: Shards compute evenly between (1 - spread) and (1 + spread) times that.
-        steps: Timed steps of a cell.
-        per_machine: Workers on a machine of the curve, which has one core more than these.
-        link_gbit: Link of each machine of the curve, in 1e9 bits a second.
-        calibrated_mb, checked_mb: Sizes of an update in the steps that are measured.
-    """
+    calibrated: tuple[int, ...]
+    calibrated_mb: tuple[float, ...]
+    checked: tuple[int, ...]
+    checked_mb: tuple[float, ...]
+    max_workers: int
+    payloads_mb: tuple[float, ...]
+    shards_per_worker: int
+    compute_ms: float
+    spread: float
+    steps: int
+    per_machine: int
+    link_gbit: float
 
-    calibrated: tuple[int, ...] = (2, 8)
-    checked: tuple[int, ...] = (2, 4, 8, 16, 32)
-    max_workers: int = 1000
-    payloads_mb: tuple[float, ...] = (0.5, 20.0, 200.0)
-    shards_per_worker: int = 2
-    compute_ms: float = 200.0
-    spread: float = 0.1
-    steps: int = 10
-    per_machine: int = 8
-    link_gbit: float = 25.0
-    calibrated_mb: tuple[float, ...] = (0.5, 5.0, 40.0)
-    checked_mb: tuple[float, ...] = (0.5, 20.0)
+    def sleeps_s(self, workers: int, step: int) -> list[float]:
+        """Seconds that each shard of a step computes; the same for the model and for the real workers."""
+        shards = range(workers * self.shards_per_worker)
+        draws = uniform([mix(step, shard) for shard in shards], "seconds of a shard", 1)[:, 0]
+        return [1e-3 * self.compute_ms * (1.0 + self.spread * (2.0 * draw - 1.0)) for draw in draws.tolist()]
+
+    def median_s(self, workers: int, step_s: Callable[[list[float]], float]) -> float:
+        """Median seconds of the steps with these sleeps."""
+        seconds = [step_s(self.sleeps_s(workers, step)) for step in range(WARM_UP_STEPS + self.steps)]
+        return median(seconds[WARM_UP_STEPS:])
 
 
 @dataclass(frozen=True)
 class Check:
-    """A step that was predicted and measured."""
+    """A step that was predicted and measured; `error` is that of the prediction, relative."""
 
     workers: int
     payload_mb: float
@@ -82,19 +73,12 @@ class Check:
 
     @property
     def error(self) -> float:
-        """Relative; positive if the model is too slow."""
         return self.predicted_s / self.measured_s - 1.0
 
 
 @dataclass(frozen=True)
 class Point:
-    """A step of the curve.
-
-    Attributes:
-        step_s: Its predicted seconds.
-        shards_per_s: Throughput.
-        efficiency: Share of the workers' time in which they compute.
-    """
+    """A predicted step of the curve; `efficiency` is the share of the workers' time in which they compute."""
 
     workers: int
     payload_mb: float
@@ -103,202 +87,138 @@ class Point:
     efficiency: float
 
 
-def sleeps(plan: Plan, workers: int, step: int) -> list[float]:
-    """Seconds that each shard of a step computes; the same for the model and for the real workers."""
-    shards = range(workers * plan.shards_per_worker)
-    draws = uniform([mix(step, shard) for shard in shards], "seconds of a shard", 1)[:, 0]
-    return [1e-3 * plan.compute_ms * (1.0 + plan.spread * (2.0 * draw - 1.0)) for draw in draws.tolist()]
-
-
-def check_memory(plan: Plan) -> int:
-    """See that there is memory for all cells. Returns the size of the object store.
+def required_store_bytes(plan: Plan) -> int:
+    """Size of the object store for all steps.
 
     Raises:
-        UserError: There is not.
+        UserError: There is not enough memory for them.
     """
     checked = max(plan.checked), max(plan.checked_mb) * MB, plan.shards_per_worker
-    asked = [(max(plan.calibrated), max(plan.calibrated_mb) * MB, 1), checked]
-    needed, free = max(needed_bytes(*one) for one in asked), _SPARE * free_bytes()
-    if needed > free:
-        what = f"{checked[0]} workers need {needed / MB:,.0f} MB of memory, {free / MB:,.0f} MB are to be had"
+    largest = [(max(plan.calibrated), max(plan.calibrated_mb) * MB, 1), checked]
+    needed, usable = max(overhead.needed_bytes(*sizes) for sizes in largest), overhead.usable_bytes()
+    if needed > usable:
+        what = f"{checked[0]} workers need {needed / MB:,.0f} MB of memory, {usable / MB:,.0f} MB are available"
         raise UserError(what, where="--check", allowed="fewer workers, or smaller payloads")
-    return max(store_bytes(workers * shards, payload) for workers, payload, shards in asked)
+    return max(overhead.store_bytes(workers * shards, payload) for workers, payload, shards in largest)
 
 
-def measure(plan: Plan, object_store_bytes: int) -> tuple[list[Cell], list[tuple[int, float, float]]]:
-    """Measure all cells with one crew for each number of workers.
-
-    Returns:
-        The cells to calibrate with; workers, payload in MB and median seconds of the steps to check against.
-    """
+def measure(plan: Plan, object_store_bytes: int) -> tuple[list[Sample], dict[tuple[int, float], float]]:
+    """Returns the samples to calibrate with, and (workers, MB) -> median seconds of the steps to check against."""
     counts = sorted({*plan.calibrated, *plan.checked})
-    cells: list[Cell] = []
-    checks: list[tuple[int, float, float]] = []
-    with cluster(counts[-1], object_store_bytes) as crew:
+    samples: list[Sample] = []
+    measured_s: dict[tuple[int, float], float] = {}
+    with overhead.ray_workers(counts[-1], object_store_bytes) as workers_of:
         for count in counts:
-            _LOG.info("starting %d workers", count)
-            executor = crew(count)
-            try:
-                if count in plan.calibrated:
-                    cells += [_calibrate(executor, count, size, plan.steps) for size in plan.calibrated_mb]
-                if count in plan.checked:
-                    checks += [(count, size, _measured_s(executor, count, size, plan)) for size in plan.checked_mb]
-            finally:
-                executor.close()
-    return cells, checks
+            with workers_of(count) as executor:
+                for size in plan.calibrated_mb if count in plan.calibrated else ():
+                    samples.append(_sample(OverheadSteps(executor, size), count, plan.steps))
+                for size in plan.checked_mb if count in plan.checked else ():
+                    measured_s[count, size] = plan.median_s(count, OverheadSteps(executor, size).step_s)
+    return samples, measured_s
 
 
-def _calibrate(executor: Executor, workers: int, payload_mb: float, steps: int) -> Cell:
-    """Time instant steps."""
-    params = make_params(int(payload_mb * MB))
-    server, shards = ParameterServer(params, OUTER, total_steps=1), make_shards([0.0] * workers)
-    for _ in range(_WARM_STEPS):
-        run_step(server, executor, shards)
+def _sample(overhead_steps: OverheadSteps, workers: int, steps: int) -> Sample:
+    sleeps_s = [0.0] * workers
+    for _ in range(WARM_UP_STEPS):
+        overhead_steps.step(sleeps_s)
     before = _daemons_s()
-    found = [run_step(server, executor, shards) for _ in range(steps)]
-    payload = float(sum(tensor.nbytes for tensor in params.values()))
-    return Cell(workers, payload, medians(found), (_daemons_s() - before) / steps)
-
-
-def _measured_s(executor: Executor, workers: int, payload_mb: float, plan: Plan) -> float:
-    """Median seconds of steps whose workers sleep."""
-    server = ParameterServer(make_params(int(payload_mb * MB)), OUTER, total_steps=1)
-    found = [
-        run_step(server, executor, make_shards(sleeps(plan, workers, step))).total_s
-        for step in range(_WARM_STEPS + plan.steps)
-    ]
-    return median(found[_WARM_STEPS:])
+    times = StepTimes.medians([overhead_steps.step(sleeps_s) for _ in range(steps)])
+    return Sample(workers, float(overhead_steps.payload), times, (_daemons_s() - before) / steps)
 
 
 def _daemons_s() -> float:
     """Processor seconds so far of the processes that Ray has started beside its workers."""
     total = 0.0
     for process in psutil.Process().children(recursive=True):
-        try:
+        with suppress(psutil.NoSuchProcess):
             if process.name() in ("raylet", "gcs_server"):
                 times = process.cpu_times()
                 total += float(times.user + times.system)
-        except psutil.NoSuchProcess:
-            continue
     return total
 
 
-def cores_here() -> int:
-    """Cores of this machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def calibrate(cells: Sequence[Cell]) -> Costs:
-    """The costs on this machine."""
-    return fit_costs(cells, cores_here())
-
-
-def check(costs: Costs, plan: Plan, measured: Sequence[tuple[int, float, float]]) -> list[Check]:
+def predict_measured(costs: Costs, plan: Plan, measured_s: Mapping[tuple[int, float], float]) -> list[Check]:
     """Predict the steps that were measured."""
-    found = []
-    for workers, size, seconds in measured:
-        payload = float(sum(tensor.nbytes for tensor in make_params(int(size * MB)).values()))
-        simulation = Simulation(costs, Site(workers, workers, cores_here()), payload)
-        steps = [simulation.step(sleeps(plan, workers, step)) for step in range(_WARM_STEPS + plan.steps)]
-        found.append(Check(workers, size, median(steps[_WARM_STEPS:]), seconds))
-    return found
+    checks = []
+    for (workers, size), seconds in measured_s.items():
+        payload = float(num_bytes(make_params(size * MB)))
+        simulation = Simulation(costs, Machines(workers, workers, num_cores()), payload)
+        checks.append(Check(workers, size, plan.median_s(workers, simulation.step), seconds))
+    return checks
 
 
 def predict(costs: Costs, plan: Plan) -> Iterator[Point]:
-    """The curve: 1, 2, 4, ... workers up to the most."""
+    """The curve: 1, 2, 4, ... workers up to the largest number."""
     powers = [1 << power for power in range(plan.max_workers.bit_length()) if 1 << power < plan.max_workers]
+    link_bytes_s = plan.link_gbit * 1e9 / 8
     for size in plan.payloads_mb:
         for workers in (*powers, plan.max_workers):
-            link = plan.link_gbit * 1e9 / 8
-            site = Site(workers, plan.per_machine, plan.per_machine + 1, link, computing_takes_core=True)
-            simulation, taken, computed = Simulation(costs, site, size * MB), [], []
-            for step in range(_CURVE_STEPS):
-                seconds = sleeps(plan, workers, step)
-                taken.append(simulation.step(seconds))
-                computed.append(sum(seconds))
-            # The first step is without knowledge of the workers' paces.
-            step_s, compute_s = sum(taken[1:]) / len(taken[1:]), sum(computed[1:]) / len(computed[1:])
-            yield Point(
-                workers, size, step_s, workers * plan.shards_per_worker / step_s, compute_s / (workers * step_s)
-            )
+            machines = Machines(workers, plan.per_machine, plan.per_machine + 1, link_bytes_s, True)
+            simulation = Simulation(costs, machines, size * MB)
+            sleeps = [plan.sleeps_s(workers, step) for step in range(_CURVE_STEPS)]
+            seconds = [simulation.step(sleeps_s) for sleeps_s in sleeps]
+            # In the first step the scheduler does not yet know the workers' throughput.
+            step_s, compute_s = mean(seconds[1:]), mean(sum(sleeps_s) for sleeps_s in sleeps[1:])
+            throughput, efficiency = workers * plan.shards_per_worker / step_s, compute_s / (workers * step_s)
+            yield Point(workers, size, step_s, throughput, efficiency)
 
 
 def worst_error(checks: Sequence[Check]) -> float | None:
-    """The largest error, either way, at the number of workers of the goal; None where that was not measured."""
-    return max((abs(one.error) for one in checks if one.workers == GOAL_WORKERS), default=None)
+    """The largest absolute error at the goal's number of workers; None where that was not measured."""
+    return max((abs(check.error) for check in checks if check.workers == GOAL_WORKERS), default=None)
 
 
 def to_json(
-    plan: Plan, cells: Sequence[Cell], costs: Costs, checks: Sequence[Check], points: Sequence[Point]
+    plan: Plan, samples: Sequence[Sample], costs: Costs, checks: Sequence[Check], points: Sequence[Point]
 ) -> dict[str, object]:
-    """Everything, for programs."""
+    """All numbers."""
     worst = worst_error(checks)
+    reached = None if worst is None else worst < GOAL_ERROR
     return {
         "settings": asdict(plan),
-        "calibration": [asdict(cell) for cell in cells],
+        "calibration": [asdict(sample) for sample in samples],
         "costs": asdict(costs),
-        "checks": [{**asdict(one), "error": one.error} for one in checks],
-        "goal": {
-            "workers": GOAL_WORKERS,
-            "error": GOAL_ERROR,
-            "reached": None if worst is None else worst < GOAL_ERROR,
-        },
+        "checks": [{**asdict(check), "error": check.error} for check in checks],
+        "goal": {"workers": GOAL_WORKERS, "error": GOAL_ERROR, "reached": reached},
         "curve": [asdict(point) for point in points],
     }
 
 
 def cost_table(costs: Costs) -> list[dict[str, object]]:
-    """The costs, for people: milliseconds, and milliseconds for each MB."""
-    values = asdict(costs)
-    names = list(dict.fromkeys(name.removesuffix("_s").removesuffix("_byte") for name in values))
-    return [
-        {
-            "cost": name,
-            "ms": f"{1e3 * values[name + '_s']:.3g}" if name + "_s" in values else None,
-            "ms / MB": f"{1e3 * MB * values[name + '_byte_s']:.3g}" if name + "_byte_s" in values else None,
-        }
-        for name in names
-    ]
+    """The costs, in milliseconds and milliseconds per MB."""
+    per = {name: MB if name.endswith("_byte_s") else 1.0 for name in asdict(costs)}
+    ms = {name: f"{1e3 * per[name] * seconds:.3g}" for name, seconds in asdict(costs).items()}
+    names = dict.fromkeys(name.removesuffix("_s").removesuffix("_byte") for name in ms)
+    return [{"cost": name, "ms": ms.get(f"{name}_s"), "ms / MB": ms.get(f"{name}_byte_s")} for name in names]
 
 
 def check_table(checks: Sequence[Check]) -> list[dict[str, object]]:
-    """Predicted beside measured steps, for people."""
+    """Predicted beside measured steps."""
     return [
         {
-            "workers": one.workers,
-            "MB": f"{one.payload_mb:g}",
-            "predicted s": f"{one.predicted_s:.3f}",
-            "measured s": f"{one.measured_s:.3f}",
-            "error": f"{100 * one.error:+.1f}%",
+            "workers": check.workers,
+            "MB": f"{check.payload_mb:g}",
+            "predicted s": f"{check.predicted_s:.3f}",
+            "measured s": f"{check.measured_s:.3f}",
+            "error": f"{check.error:+.1%}",
         }
-        for one in checks
+        for check in checks
     ]
 
 
 def curve_table(points: Sequence[Point]) -> list[dict[str, object]]:
-    """The curve for people: a row for each number of workers, a column for each payload."""
-    sizes = list(dict.fromkeys(point.payload_mb for point in points))
-    by = {(point.workers, point.payload_mb): point for point in points}
-    lines: list[dict[str, object]] = []
-    for workers in dict.fromkeys(point.workers for point in points):
-        line: dict[str, object] = {"workers": workers}
-        line |= {f"{size:g} MB: efficiency": f"{100 * by[workers, size].efficiency:.0f}%" for size in sizes}
-        lines.append(line | {f"{size:g} MB: shards/s": f"{by[workers, size].shards_per_s:,.0f}" for size in sizes})
-    return lines
+    """The curve: a line for each number of workers, columns for each payload."""
+    lines: dict[int, dict[str, object]] = {point.workers: {"workers": point.workers} for point in points}
+    for point in points:
+        lines[point.workers][f"{point.payload_mb:g} MB: efficiency"] = f"{point.efficiency:.0%}"
+    for point in points:
+        lines[point.workers][f"{point.payload_mb:g} MB: shards/s"] = f"{point.shards_per_s:,.0f}"
+    return list(lines.values())
 
 
-def curves(points: Sequence[Point], checks: Sequence[Check]) -> tuple[dict[str, Curve], dict[str, tuple[Curve, Curve]]]:
-    """For the picture: payload -> workers and efficiency; payload -> the checks as predicted and as measured."""
-    efficiency: dict[str, Curve] = {}
-    for size in dict.fromkeys(point.payload_mb for point in points):
-        mine = [point for point in points if point.payload_mb == size]
-        efficiency[f"{size:g} MB"] = [one.workers for one in mine], [one.efficiency for one in mine]
-    checked: dict[str, tuple[Curve, Curve]] = {}
-    for size in dict.fromkeys(one.payload_mb for one in checks):
-        found = [one for one in checks if one.payload_mb == size]
-        workers = [one.workers for one in found]
-        checked[f"{size:g} MB"] = (
-            (workers, [one.predicted_s for one in found]),
-            (workers, [one.measured_s for one in found]),
-        )
-    return efficiency, checked
+def curves(points: Sequence[Point], checks: Sequence[Check]) -> tuple[Curves, Curves]:
+    """By payload: points of (workers, efficiency in percent), and of (workers, predicted seconds, measured seconds)."""
+    return (
+        grouped((f"{point.payload_mb:g} MB", (point.workers, 100 * point.efficiency)) for point in points),
+        grouped((f"{check.payload_mb:g} MB", (check.workers, check.predicted_s, check.measured_s)) for check in checks),
+    )

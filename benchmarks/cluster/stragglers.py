@@ -1,55 +1,52 @@
-"""One of four workers is much slower than the others: how long a synchronous step takes, beside the undisturbed one.
+"""Duration of synchronous steps where one of four workers is slow, beside undisturbed steps.
 
-Two ways to be slow:
+    sleep      shards sleep for a fixed time, so four workers run at once on any machine; one sleeps eight times as long
+    throttle   MAML on conv4; every worker is stopped and continued from outside, so that it has a fixed share of a core
+               as on a machine of its own; one worker has an eighth of that
 
-sleep     shards take a fixed time asleep, so four workers run at once on any machine; one sleeps eight times as long
-throttle  MAML on conv4; every worker is stopped and continued from outside, so that it has a fixed share of a core, as
-          on a machine of its own; one worker has an eighth of that
+Both with and without backup copies of late shards (`runtime.tolerance.speculate`). The first steps, in which the
+scheduler does not yet know the throughput of the workers, are shown separately. `ideal` is the shortest step of any
+schedule of this number of indivisible shards. The meta-parameters must be the same bits in all cases.
 
-With and without backup copies of late shards (`runtime.speculate`). The first steps, in which nobody knows yet who is
-slow, are shown by themselves. `ideal` is the best that a schedule could do with shards of this number, which cannot be
-divided, if it knew everything and cost nothing. The meta-parameters must be the same bits in all cases.
-
-    python benchmarks/cluster/stragglers.py --out runs/bench
-    python benchmarks/cluster/stragglers.py --ways sleep --steps 20 --shard-s 0.05
+    python -m benchmarks.cluster.stragglers --out runs/bench
+    python -m benchmarks.cluster.stragglers --ways sleep --steps 20 --shard-s 0.05
 """
+
+from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from statistics import median
 
 import torch
 
-from benchmarks.cluster.outer import CPUS, OuterSteps, executor_of, session
-from benchmarks.cluster.sleepers import SleeperRecipe
-from benchmarks.cluster.throttle import throttled, worker_processes
-from benchmarks.machine import busy_share, hardware, hardware_line
-from benchmarks.timing import median
+from benchmarks.cluster.common.programs import UPDATE, SleepRecipe, make_shards
+from benchmarks.cluster.common.steps import CPUS_PER_WORKER, FIXED, OuterSteps, session, start_executor
+from benchmarks.cluster.common.throttle import throttled_workers
+from benchmarks.report import Report, verdict
+from benchmarks.scripts import load_job, options, settings
+from benchmarks.timing import timed
 from distmeta.cli.output import print_table
-from distmeta.config import OuterConfig, RuntimeConfig
-from distmeta.config.load import load_config
+from distmeta.config import OuterConfig, RuntimeConfig, ToleranceConfig
 from distmeta.core.tensors import digest
-from distmeta.core.types import Shard, TaskSpec
 from distmeta.runtime import build_executor
 from distmeta.server import ParameterServer
 from distmeta.tracking.plots import training_curves
 
-WORKERS, FIRST, GOAL = 4, 3, 1.5
+WORKERS, FIRST_STEPS, GOAL = 4, 3, 1.5
+# Whether a worker is slow, and whether late shards are copied.
 CASES = {"undisturbed": (False, True), "slowed, copies": (True, True), "slowed, no copies": (True, False)}
-JOB = Path(__file__).parents[2] / "jobs" / "demo.py"
 
 
 @dataclass(frozen=True)
 class Case:
-    """The steps of one case: their seconds, copies of shards that were made, and what came out."""
+    """The steps of one case: seconds of each, copies of late shards, and the digest of the meta-parameters."""
 
     way: str
     name: str
@@ -60,17 +57,17 @@ class Case:
 
     @property
     def later(self) -> list[float]:
-        """All but the first steps."""
-        return self.seconds[FIRST:]
+        """Seconds of all but the first steps."""
+        return self.seconds[FIRST_STEPS:]
 
-    def row(self, undisturbed: "Case", slowdown: float) -> dict[str, Any]:
-        """One line of the table."""
+    def row(self, undisturbed: Case, slowdown: float) -> dict[str, object]:
+        """The line of the table; ratios are to the undisturbed median."""
         usual = median(undisturbed.later)
         return {
             "way": self.way,
             "shards": self.shards,
             "case": self.name,
-            "first steps, s": ", ".join(f"{seconds:.2f}" for seconds in self.seconds[:FIRST]),
+            "first steps, s": ", ".join(f"{seconds:.2f}" for seconds in self.seconds[:FIRST_STEPS]),
             "median, s": f"{median(self.later):.3f}",
             "worst, s": f"{max(self.later):.3f}",
             "median ratio": f"{median(self.later) / usual:.2f}",
@@ -83,88 +80,65 @@ class Case:
 
 def ideal(shards: int, slowdown: float) -> float:
     """The shortest step with one slow worker, as a multiple of the shortest one without."""
-    usual = math.ceil(shards / WORKERS)
-    ends = sorted(pace * k for pace in [1.0] * (WORKERS - 1) + [slowdown] for k in range(1, shards + 1))
-    return ends[shards - 1] / usual
+    durations = [1.0] * (WORKERS - 1) + [slowdown]
+    ends = sorted(duration * count for duration in durations for count in range(1, shards + 1))
+    return ends[shards - 1] / math.ceil(shards / WORKERS)
 
 
-def sleeping(name: str, count: int, chosen: argparse.Namespace) -> Case:
+def sleeping(name: str, num_shards: int, args: argparse.Namespace) -> Case:
     """Steps of shards that sleep."""
     slow, speculate = CASES[name]
-    runtime = RuntimeConfig(workers=WORKERS, cpus_per_worker=CPUS, speculate=speculate)
-    server = ParameterServer({"weight": torch.zeros(4)}, OuterConfig(optimizer="SGD"), chosen.steps)
-    shards = [Shard(index, (TaskSpec(index, index, "train"),)) for index in range(count)]
+    tolerance = ToleranceConfig(speculate=speculate)
+    runtime = RuntimeConfig(workers=WORKERS, cpus_per_worker=CPUS_PER_WORKER, tolerance=tolerance)
+    server = ParameterServer({"weight": torch.zeros(4)}, OuterConfig(optimizer="SGD"), args.steps)
+    shards = make_shards([args.shard_s] * num_shards)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        recipe = SleeperRecipe(chosen.shard_s, chosen.slowdown if slow else 1.0, folder)
-        executor = build_executor(runtime, recipe)
+        executor = build_executor(runtime, SleepRecipe(args.slowdown if slow else 1.0, folder))
         stack.callback(executor.close)
         executor.ready()
 
         def step() -> None:
-            for result in executor.map("update", server.pull(), shards, shards):
+            for result in executor.map(UPDATE, server.pull(), shards, shards):
                 server.push(result.value)
             server.step(len(shards))
 
-        seconds = timed_steps(step, chosen.steps)
-        return Case("sleep", name, count, seconds, executor.counts["copies"], digest(server.pull().params))
+        seconds = [timed(step) for _ in range(args.steps)]
+        return Case("sleep", name, num_shards, seconds, executor.counts["copies"], digest(server.pull().params))
 
 
-def throttling(name: str, count: int, chosen: argparse.Namespace) -> Case:
+def throttling(name: str, num_shards: int, args: argparse.Namespace) -> Case:
     """Steps of MAML on drawn characters, by workers with shares of a core."""
     slow, speculate = CASES[name]
-    changes = {
-        "runtime.workers": WORKERS,
-        "runtime.cpus_per_worker": CPUS,
-        "runtime.heartbeat_timeout_s": 120,
-        "runtime.speculate": str(speculate).lower(),
-        "runtime.shard_size": chosen.shard_tasks,
-        "train.tasks_per_step": chosen.shard_tasks * count,
-        "engine.strategy": "loop",
-    }
-    config = load_config(str(JOB), [f"{field}={value}" for field, value in changes.items()])
+    config = load_job(
+        "demo.py",
+        *FIXED,
+        f"runtime.workers={WORKERS}",
+        f"runtime.tolerance.speculate={str(speculate).lower()}",
+        f"runtime.shard_size={args.shard_tasks}",
+        f"train.tasks_per_step={args.shard_tasks * num_shards}",
+        "engine.strategy=loop",
+    )
     with ExitStack() as stack:
-        executor = executor_of(config, stack)
+        executor = start_executor(config, stack)
         steps = OuterSteps(config, executor, stack)
-        executor.ready()
-        steps.step()  # everything is loaded
-        with shares(chosen.share, chosen.slowdown if slow else 1.0):
-            seconds = timed_steps(steps.step, chosen.steps)
-        return Case("throttle", name, count, seconds, executor.counts["copies"], digest(steps.params()))
+        steps.step()  # loads everything
+        with throttled_workers(WORKERS, args.share, args.slowdown if slow else 1.0):
+            seconds = [timed(steps.step) for _ in range(args.steps)]
+        return Case("throttle", name, num_shards, seconds, executor.counts["copies"], digest(steps.params()))
 
 
-@contextmanager
-def shares(share: float, slowdown: float) -> Iterator[None]:
-    """Give each worker its share of a core; the first one less."""
-    processes = worker_processes(WORKERS)
-    given = {process: share / (slowdown if place == 0 else 1.0) for place, process in enumerate(processes)}
-    with throttled(given):
-        yield
+WAYS: dict[str, Callable[[str, int, argparse.Namespace], Case]] = {"sleep": sleeping, "throttle": throttling}
 
 
-def timed_steps(step: Callable[[], object], count: int) -> list[float]:
-    """Seconds of each of so many steps."""
-    seconds = []
-    for _ in range(count):
-        started = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - started)
-    return seconds
-
-
-WAYS = {"sleep": sleeping, "throttle": throttling}
-
-
-def verdict(cases: list[Case]) -> str:
-    """Whether the goal is reached by these cases of one way."""
+def goal_of(cases: list[Case]) -> str:
+    """Whether the cases of one way reach the goal."""
     undisturbed, slowed = cases[0], cases[1]
-    ratio = median(slowed.later) / median(undisturbed.later)
-    reached = "reached" if ratio <= GOAL else "NOT reached"
-    what = f"{slowed.way}, {slowed.shards} shards a step: {slowed.name}"
-    return f"{what}: {ratio:.2f} times the undisturbed step; goal {GOAL:g} {reached}"
+    what = f"{slowed.way}, {slowed.shards} shards a step: {slowed.name}, as a multiple of the undisturbed step"
+    return verdict(what, median(slowed.later) / median(undisturbed.later), GOAL)
 
 
 def picture(path: Path, cases: list[Case]) -> None:
-    """Draw the steps' seconds, as multiples of the undisturbed median; the first case is undisturbed."""
+    """Draw the steps' seconds as multiples of the undisturbed median; the first case is undisturbed."""
     usual = median(cases[0].later)
     steps = list(range(1, 1 + len(cases[0].seconds)))
     series = {case.name: (steps, [seconds / usual for seconds in case.seconds]) for case in cases}
@@ -175,39 +149,35 @@ def picture(path: Path, cases: list[Case]) -> None:
 
 def main() -> None:
     """Run all cases, print the table."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
-    options.add_argument("--steps", type=int, default=60)
-    options.add_argument("--shards", nargs="+", type=int, default=[16, 24], help="of a step")
-    options.add_argument("--slowdown", type=float, default=8.0)
-    options.add_argument("--shard-s", type=float, default=0.1, help="sleep: seconds of a shard")
-    options.add_argument("--shard-tasks", type=int, default=2, help="throttle: tasks of a shard")
-    options.add_argument("--share", type=float, default=0.4, help="throttle: of a core, for each worker")
-    options.add_argument("--out", type=Path, default=None, metavar="DIR", help="write JSON and PNGs there")
-    chosen = options.parse_args()
-    if chosen.steps <= FIRST:
-        options.error(f"--steps must be above {FIRST}")
-    machine, busy = hardware(), busy_share()
-    print(f"{hardware_line(machine)}; others busy {busy:.0%}", flush=True)
-    rows, groups = [], []
-    with session(WORKERS):
-        for way, count in itertools.product(chosen.ways, chosen.shards):
-            cases: list[Case] = []
+    parser = options(__doc__)
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--shards", nargs="+", type=int, default=[16, 24], help="of a step")
+    parser.add_argument("--slowdown", type=float, default=8.0)
+    parser.add_argument("--shard-s", type=float, default=0.1, help="sleep: seconds of a shard")
+    parser.add_argument("--shard-tasks", type=int, default=2, help="throttle: tasks of a shard")
+    parser.add_argument("--share", type=float, default=0.4, help="throttle: of a core, for each worker")
+    args = parser.parse_args()
+    if args.steps <= FIRST_STEPS:
+        parser.error(f"--steps must be above {FIRST_STEPS}")
+    report = Report("stragglers", args.out)
+    groups: dict[str, list[Case]] = {}
+    rows = []
+    with session(RuntimeConfig(workers=WORKERS, cpus_per_worker=CPUS_PER_WORKER)):
+        for way, num_shards in itertools.product(args.ways, args.shards):
+            cases = groups[f"stragglers_{way}_{num_shards}"] = []
             for name in CASES:
-                cases.append(WAYS[way](name, count, chosen))
-                rows.append(cases[-1].row(cases[0], chosen.slowdown))
+                cases.append(WAYS[way](name, num_shards, args))
+                rows.append(cases[-1].row(cases[0], args.slowdown))
                 print(", ".join(f"{title}: {value}" for title, value in rows[-1].items()), flush=True)
-            groups.append(cases)
-    print_table(rows, f"one of {WORKERS} workers {chosen.slowdown:g} times slower")
-    verdicts = [verdict(cases) for cases in groups]
+    print_table(rows, f"one of {WORKERS} workers {args.slowdown:g} times slower")
+    verdicts = [goal_of(cases) for cases in groups.values()]
     print("\n".join(verdicts))
-    if chosen.out is not None:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        content = {"hardware": machine, "busy": busy, "settings": {**vars(chosen), "out": str(chosen.out)}}
-        content |= {"cases": [asdict(case) for cases in groups for case in cases], "verdicts": verdicts}
-        (chosen.out / "stragglers.json").write_text(json.dumps(content, indent=1))
-        for cases in groups:
-            picture(chosen.out / f"stragglers_{cases[0].way}_{cases[0].shards}.png", cases)
+    all_cases = [asdict(case) for cases in groups.values() for case in cases]
+    report.write(settings=settings(args), cases=all_cases, verdicts=verdicts)
+    if args.out is not None:
+        for file_name, cases in groups.items():
+            picture(args.out / f"{file_name}.png", cases)
 
 
 if __name__ == "__main__":

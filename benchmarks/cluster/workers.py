@@ -1,38 +1,43 @@
-"""What Ray costs: tasks per second of one process, of one Ray worker and of two, on the same outer steps.
+"""Cost of Ray: tasks per second of one process, of one Ray worker and of two, on the same outer steps.
 
-All three take the code path of training (prefetched tasks, updates on their way, sums and steps of the server), one
-thread each. They stay alive and take turns within a round, so that a machine that slows down slows them all down;
-ratios are medians over the rounds. `barrier` is two processes that share nothing but a barrier after every step: what
-the machine's two cores are worth, and so the most that two workers can be. CPU seconds are those of all processes
-together; they say what a method costs even where others use the machine.
+All three run the code path of training (prefetched tasks, updates on their way, sums and steps of the server) with one
+thread each. They stay alive and take turns within a round, so that a drift of the machine's speed affects all alike;
+ratios are medians over the rounds. `barrier` is two processes that share nothing but a barrier after every step: the
+most that two workers can reach on this machine's cores. CPU seconds are those of all processes together; they give the
+cost of a method even where other processes use the machine.
 
-The network is conv4. Tasks are Omniglot's as in jobs/omniglot.py:maml where its store is at hand, else drawn
+The network is conv4. Tasks are those of jobs/omniglot.py:maml where Omniglot's store has been imported, else drawn
 characters of the same size.
 
-    python benchmarks/cluster/workers.py --out runs/bench
-    python benchmarks/cluster/workers.py --strategies loop --shards 16 --rounds 3 --seconds 1
+    python -m benchmarks.cluster.workers --out runs/bench
+    python -m benchmarks.cluster.workers --strategies loop --shards 16 --rounds 3 --seconds 1
 """
 
-import argparse
-import json
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass
+from statistics import median
 
 import psutil
 
-from benchmarks.cluster.outer import CPUS, OuterSteps, executor_of, session
-from benchmarks.cluster.pair import Barrier
-from benchmarks.machine import busy_share, hardware, hardware_line
-from benchmarks.timing import interleaved, median, timed
+from benchmarks.cluster.common.steps import (
+    CPUS_PER_WORKER,
+    FIXED,
+    IndependentProcesses,
+    OuterSteps,
+    session,
+    start_executor,
+)
+from benchmarks.report import Report, verdict
+from benchmarks.scripts import load_job, options, settings
+from benchmarks.timing import interleaved, repeats_for, timed
 from distmeta.cli.output import print_table
-from distmeta.config import RunConfig
-from distmeta.config.load import change, load_config
-from distmeta.core.errors import UserError
-from distmeta.data.catalog import open_store
+from distmeta.config import RunConfig, RuntimeConfig
+from distmeta.config.load import change
+from distmeta.data.catalog import list_stores
 from distmeta.runtime.executor import Executor
 
 RUNTIMES = {
@@ -42,36 +47,16 @@ RUNTIMES = {
 }
 LOCAL, ONE, TWO = RUNTIMES
 BARRIER = "barrier"
-# Of the speed of the first over that of the second.
-RATIOS = {
-    "ray 1 / local": (ONE, LOCAL, 0.95),
-    "ray 2 / ray 1": (TWO, ONE, 1.9),
-    "barrier / local": (BARRIER, LOCAL, None),
-}
+# The speed of the first over that of the second.
+RATIOS = {"ray 1 / local": (ONE, LOCAL), "ray 2 / ray 1": (TWO, ONE), "barrier / local": (BARRIER, LOCAL)}
+GOALS = {"ray 1 / local": 0.95, "ray 2 / ray 1": 1.9}
+GLYPHS = "tasks={source: glyphs, way: 5, shots: 1, queries: 1, eval_queries: 1}"
 WARM_UP, CPU_ROUNDS = 3, 2
-JOBS = Path(__file__).parents[2] / "jobs"
-
-
-def base(tasks: str, changes: list[str]) -> RunConfig:
-    """The run: its job, with what this measurement is about held fixed."""
-    fixed = ["train.steps=1000000", f"runtime.cpus_per_worker={CPUS}", "runtime.tolerance.heartbeat_timeout_s=600"]
-    if tasks == "omniglot" or (tasks == "auto" and _at_hand("omniglot")):
-        return load_config(str(JOBS / "omniglot.py:maml"), [*fixed, *changes])
-    glyphs = "tasks={source: glyphs, way: 5, shots: 1, queries: 1, eval_queries: 1}"
-    return load_config(str(JOBS / "omniglot.py:maml"), [*fixed, glyphs, *changes])
-
-
-def _at_hand(store: str) -> bool:
-    try:
-        open_store(store)
-    except UserError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One way to compute the steps, and what was measured: seconds and CPU seconds of a step, in each round."""
+class Measured:
+    """One way to compute the steps: seconds and CPU seconds of a step, by runtime and round."""
 
     strategy: str
     shard_size: int
@@ -80,91 +65,83 @@ class Cell:
     cpu_seconds: dict[str, list[float]]
 
     def ratio(self, name: str) -> float:
-        """How many times as fast, by round; the median."""
-        first, second, _ = RATIOS[name]
+        """Speed of the first runtime over that of the second: the median over the rounds."""
+        first, second = RATIOS[name]
         pairs = zip(self.seconds[first], self.seconds[second], strict=True)
-        return median([slower / faster for faster, slower in pairs])
+        return median(slower / faster for faster, slower in pairs)
 
-    def row(self) -> dict[str, Any]:
-        """One line of the table."""
-        speeds = {name: f"{self.tasks / median(found):.1f}" for name, found in self.seconds.items()}
-        costs = {f"CPU {name}": f"{median(found):.3f}" for name, found in self.cpu_seconds.items()}
+    def row(self) -> dict[str, object]:
+        """The line of the table."""
+        speeds = {name: f"{self.tasks / median(seconds):.1f}" for name, seconds in self.seconds.items()}
+        costs = {f"CPU {name}": f"{median(seconds):.3f}" for name, seconds in self.cpu_seconds.items()}
         shards = f"{math.ceil(self.tasks / self.shard_size)} x {self.shard_size}"
         ratios = {name: f"{self.ratio(name):.3f}" for name in RATIOS}
         return {"strategy": self.strategy, "shards": shards, **speeds, **ratios, **costs}
 
-    def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "ratios": {name: self.ratio(name) for name in RATIOS}}
+    def to_json(self) -> dict[str, object]:
+        """All numbers."""
+        return {**asdict(self), "ratios": {name: self.ratio(name) for name in RATIOS}}
 
 
-def measure(config: RunConfig, executors: dict[str, Executor], rounds: int, turn_s: float) -> Cell:
-    """Let all take turns on the same run."""
+def measure(config: RunConfig, executors: dict[str, Executor], rounds: int, turn_s: float) -> Measured:
+    """Let all runtimes take turns on the same run."""
     with ExitStack() as stack:
-        steps = {name: OuterSteps(config, executor, stack) for name, executor in executors.items()}
-        runs: dict[str, Callable[[], object]] = {name: one.step for name, one in steps.items()}
-        runs[BARRIER] = stack.enter_context(Barrier(config)).step
-        repeats = {}
-        for name, run in runs.items():
-            step_s = min(timed(run) for _ in range(WARM_UP))
-            repeats[name] = max(1, round(turn_s / step_s))
+        runs: dict[str, Callable[[], object]] = {
+            name: OuterSteps(config, executor, stack).step for name, executor in executors.items()
+        }
+        runs[BARRIER] = stack.enter_context(IndependentProcesses(config)).step
+        repeats = {name: repeats_for(min(timed(run) for _ in range(WARM_UP)), turn_s) for name, run in runs.items()}
         seconds = interleaved(runs, rounds, repeats)
         cpu_seconds = interleaved(runs, CPU_ROUNDS, repeats, tree_cpu_s)
-    return Cell(config.engine.strategy, config.runtime.shard_size, config.train.tasks_per_step, seconds, cpu_seconds)
+    return Measured(
+        config.engine.strategy, config.runtime.shard_size, config.train.tasks_per_step, seconds, cpu_seconds
+    )
 
 
 def tree_cpu_s() -> float:
-    """CPU seconds of this process and all below it; none of them may end meanwhile."""
-    own = psutil.Process()
-    used = [process.cpu_times() for process in (own, *own.children(recursive=True))]
-    return float(sum(one.user + one.system for one in used))
+    """CPU seconds of this process and all below it; none of them may end between two calls."""
+    process = psutil.Process()
+    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return float(sum(cpu.user + cpu.system for cpu in times))
 
 
-def verdicts(cells: list[Cell]) -> list[str]:
-    """Which goals are reached, by the best way to cut a step into shards."""
+def verdicts(results: list[Measured]) -> list[str]:
+    """The goals, each by the best way to cut a step into shards."""
     lines = []
-    for name, (_, _, goal) in RATIOS.items():
-        if goal is None:
-            continue
-        for strategy in dict.fromkeys(cell.strategy for cell in cells):
-            best = max((cell for cell in cells if cell.strategy == strategy), key=lambda cell: cell.ratio(name))
-            reached = "reached" if best.ratio(name) >= goal else "NOT reached"
-            shards = f"shards of {best.shard_size}"
-            lines.append(f"{name}, {strategy}: {best.ratio(name):.3f} with {shards}; goal {goal:g} {reached}")
+    for name, goal in GOALS.items():
+        for strategy in dict.fromkeys(result.strategy for result in results):
+            ratio, size = max((each.ratio(name), each.shard_size) for each in results if each.strategy == strategy)
+            lines.append(verdict(f"{name}, {strategy}, shards of {size}", ratio, goal, at_least=True))
     return lines
 
 
 def main() -> None:
     """Measure each way and print the table."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--strategies", nargs="+", default=["loop", "compiled"])
-    options.add_argument("--shards", nargs="+", type=int, default=[16, 8], help="tasks of a shard")
-    options.add_argument("--tasks", type=int, default=32, help="tasks of a step")
-    options.add_argument("--source", choices=("auto", "omniglot", "glyphs"), default="auto")
-    options.add_argument("--rounds", type=int, default=9)
-    options.add_argument("--seconds", type=float, default=3.0, help="of one turn")
-    options.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
-    options.add_argument("--out", type=Path, default=None, metavar="DIR", help="write workers.json there")
-    chosen = options.parse_args()
-    config = base(chosen.source, [f"train.tasks_per_step={chosen.tasks}", *chosen.set])
-    machine, busy = hardware(), busy_share()
-    print(f"{hardware_line(machine)}; others busy {busy:.0%}; conv4 on {config.tasks.source}", flush=True)
-    cells = []
-    with session(workers=3) as stack:
-        executors = {name: executor_of(change(config, changes), stack) for name, changes in RUNTIMES.items()}
-        for executor in executors.values():
-            executor.ready()
-        for strategy in chosen.strategies:
-            for size in chosen.shards:
-                cell = change(config, [f"engine.strategy={strategy}", f"runtime.shard_size={size}"])
-                cells.append(measure(cell, executors, chosen.rounds, chosen.seconds))
-                print(", ".join(f"{name} {value}" for name, value in cells[-1].row().items()), flush=True)
-    print_table([cell.row() for cell in cells], "tasks per second; ratios; CPU seconds of a step")
-    found = verdicts(cells)
-    print("\n".join(found))
-    if chosen.out is not None:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        content = {"hardware": machine, "busy": busy, "cells": [cell.to_json() for cell in cells], "verdicts": found}
-        (chosen.out / "workers.json").write_text(json.dumps(content, indent=1))
+    parser = options(__doc__, overrides=True)
+    parser.add_argument("--strategies", nargs="+", default=["loop", "compiled"])
+    parser.add_argument("--shards", nargs="+", type=int, default=[16, 8], help="tasks of a shard")
+    parser.add_argument("--tasks", type=int, default=32, help="tasks of a step")
+    parser.add_argument("--source", choices=("auto", "omniglot", "glyphs"), default="auto")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of one turn")
+    args = parser.parse_args()
+    omniglot = args.source == "omniglot" or (args.source == "auto" and "omniglot" in list_stores())
+    tasks = [f"train.tasks_per_step={args.tasks}", *([] if omniglot else [GLYPHS])]
+    config = load_job("omniglot.py:maml", *FIXED, *tasks, *args.set)
+    report = Report("workers", args.out)
+    print(f"conv4 on {config.tasks.source}", flush=True)
+    results = []
+    with session(RuntimeConfig(workers=3, cpus_per_worker=CPUS_PER_WORKER)) as stack:
+        executors = {name: start_executor(change(config, changes), stack) for name, changes in RUNTIMES.items()}
+        for strategy in args.strategies:
+            for size in args.shards:
+                changed = change(config, [f"engine.strategy={strategy}", f"runtime.shard_size={size}"])
+                results.append(measure(changed, executors, args.rounds, args.seconds))
+                print(", ".join(f"{name} {value}" for name, value in results[-1].row().items()), flush=True)
+    print_table([result.row() for result in results], "tasks per second; ratios; CPU seconds of a step")
+    lines = verdicts(results)
+    print("\n".join(lines))
+    report.write(settings=settings(args), cells=[result.to_json() for result in results], verdicts=lines)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`distmeta bench`: measure the engine and the server on this machine."""
+"""The Typer application of `distmeta bench`. Nothing here imports torch or Ray before a command needs it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from benchmarks.commands import cluster, engine
 _EXAMPLES = """\b
 Examples:
   distmeta bench engine --rows sine_25x1,conv4_5w1s_1q_5
-  distmeta bench engine --memory --out bench
+  distmeta bench engine --memory --out runs/bench
   distmeta bench memory --steps 5,10 --way 5 --shots 1
   distmeta bench data --json
   distmeta bench server --workers 2,8,32 --payload 20
-  distmeta bench scale --max-workers 1000 --out bench
+  distmeta bench scale --max-workers 1000 --out runs/bench
 """
 
 app = typer.Typer(
     name="bench",
     no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EXAMPLES,
     help="Measure the engine on this machine, beside higher, torchopt and a plain loop; and the server.\n\n"
     "higher and torchopt come with `pip install 'distmeta[dev]'`; without them their columns are left out.",

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from benchmarks.commands.output import (
-    OutOption,
-    RoundsOption,
-    names_in,
-    numbers_in,
-    print_machine,
-    print_wide,
-    write_json,
-)
-from benchmarks.engine.problems import PROBLEMS, find_problem
-from distmeta.cli.output import JsonOption, choose, people_read, print_json, print_table
+from benchmarks.commands.options import OutOption, RoundsOption, names_in, numbers_in
+from benchmarks.engine.common.problems import PROBLEMS, find_problem
+from distmeta.cli.output import JsonOption, choose, print_table
 from distmeta.core.errors import DistmetaError
-
-if TYPE_CHECKING:
-    from benchmarks.engine.results import Row
 
 _ROWS = "\n\n".join(f"- {name}: {problem.about}, {problem.num_tasks} tasks" for name, problem in PROBLEMS.items())
 ENGINE_HELP = f"Verify that all gradients agree, then time them in turn. The rows:\n\n{_ROWS}"
 
 ThreadsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Threads of the peers, lanes of the engine.")]
+TasksOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Tasks, instead of the row's own.")]
 DeviceOption = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda or cuda:N.")]
 LimitOption = Annotated[
     float, typer.Option("--limit-s", min=1, metavar="S", help="Seconds that a process of its own may take.")
 ]
 ContendersOption = Annotated[
     list[str] | None,
-    typer.Option("--contenders", metavar="NAME[,NAME]", help="Who takes part (default: all); may be repeated."),
+    typer.Option("--contenders", metavar="NAME[,NAME]", help="Contenders (default: all); may be repeated."),
 ]
 
 
@@ -41,7 +31,7 @@ def engine(
         list[str] | None, typer.Option(metavar="NAME[,NAME]", help="Rows (default: all); may be repeated.")
     ] = None,
     contenders: ContendersOption = None,
-    tasks: Annotated[int | None, typer.Option(min=1, metavar="N", help="Tasks, instead of the row's own.")] = None,
+    tasks: TasksOption = None,
     rounds: RoundsOption = 7,
     threads: ThreadsOption = 2,
     memory: Annotated[
@@ -52,39 +42,32 @@ def engine(
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify and time (the command's help is above, with the list of rows)."""
+    """Verify and time (the help of the command is `ENGINE_HELP`)."""
     problems = [find_problem(name, "--rows") for name in names_in(rows, PROBLEMS)]
-    from benchmarks.engine.contenders import ENGINE_CONTENDERS, check_contenders
-    from benchmarks.engine.pictures import ratio_bars
-    from benchmarks.engine.results import bars
+    from benchmarks.engine.common.contenders import ENGINE_CONTENDERS, check_contenders
     from benchmarks.engine.speed import Settings, bench_problem
-    from benchmarks.machine import busy_share, check_device, hardware, hardware_line
+    from benchmarks.engine.speed_results import speeds
+    from benchmarks.machine import check_device
+    from benchmarks.pictures import ratio_bars
+    from benchmarks.report import reporting
 
     check_device(device, "--device")
-    chosen = tuple(check_contenders(names_in(contenders, ENGINE_CONTENDERS), "--contenders"))
-    settings = Settings(chosen, rounds, threads, memory, limit_s)
-    machine, found = hardware(device), []
-    with people_read(as_json):
-        print_machine(hardware_line(machine), busy := busy_share())
+    names = check_contenders(names_in(contenders, ENGINE_CONTENDERS), "--contenders")
+    settings, results = Settings(names, rounds, threads, memory, limit_s), []
+    with reporting("bench_engine", out, as_json, device) as report:
         for problem in problems:
-            row = bench_problem(problem.resized(tasks, device), settings)
-            _print_row(row)
-            found.append(row)
-    result = {
-        "machine": machine,
-        "settings": {"rounds": rounds, "threads": threads, "device": device},
-        "busy_before": busy,
-        "rows": [row.to_json() for row in found],
-        "agree": not any(row.disagreeing for row in found),
-    }
-    if out is not None:
-        write_json(out / "bench_engine.json", result)
-        ratio_bars(out / "bench_engine.png", bars(found), hardware_line(machine))
-    if as_json:
-        print_json(result)
-    wrong = [f"{row.name}: {name}" for row in found for name in row.disagreeing]
-    if wrong:
-        raise DistmetaError(f"gradients disagree with the reference: {', '.join(wrong)}")
+            results.append(bench_problem(problem.resized(tasks, device), settings))
+            results[-1].print()
+        disagreeing = [f"{row.name}: {name}" for row in results for name in row.disagreeing]
+        report.write(
+            settings={"rounds": rounds, "threads": threads, "device": device},
+            rows=[row.to_json() for row in results],
+            agree=not disagreeing,
+        )
+        if out is not None:
+            ratio_bars(out / "bench_engine.png", speeds(results), report.title)
+    if disagreeing:
+        raise DistmetaError(f"gradients disagree with the reference: {', '.join(disagreeing)}")
 
 
 def memory(
@@ -105,71 +88,52 @@ def memory(
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Sweep the inner steps of second-order MAML on conv4: peak memory and seconds a task.
+    """Sweep the inner steps of second-order MAML on conv4: peak memory and seconds per task.
 
-    Each cell has a process of its own. Its peak is counted above what is held after imports, data and a first small
-    run. Cells over a limit are shown as such, and larger ones skipped.
+    Each number has a process of its own. Its peak is counted above the memory in use after imports, data and a small
+    first run. A contender that exceeds a limit is not measured with more steps.
     """
     counts = numbers_in(steps, "--steps")
     from benchmarks.engine import memory as sweeps
-    from benchmarks.engine.contenders import MEMORY_CONTENDERS, check_contenders
-    from benchmarks.engine.pictures import memory_curves
-    from benchmarks.machine import busy_share, check_device, hardware, hardware_line
+    from benchmarks.engine.common.contenders import MEMORY_CONTENDERS, check_contenders, display
+    from benchmarks.machine import check_device
+    from benchmarks.pictures import memory_curves
+    from benchmarks.report import print_wide, reporting
 
     check_device(device, "--device")
-    chosen = tuple(check_contenders(names_in(contenders, MEMORY_CONTENDERS), "--contenders"))
-    sweep = sweeps.Sweep(chosen, counts, way, shots, queries, tasks, threads, lanes, rounds, limit_s, limit_mib, device)
-    machine = hardware(device)
-    with people_read(as_json):
-        print_machine(hardware_line(machine), busy := busy_share())
+    names = check_contenders(names_in(contenders, MEMORY_CONTENDERS), "--contenders")
+    sweep = sweeps.Sweep(names, counts, way, shots, queries, tasks, threads, lanes, rounds, limit_s, limit_mib, device)
+    with reporting("bench_memory", out, as_json, device) as report:
         points = sweeps.run_sweep(sweep)
-        print(f"\nconv4, {way}-way {shots}-shot, {queries} queries: peak MiB, seconds a task, by inner steps")
+        print(f"\nconv4, {way}-way {shots}-shot, {queries} queries: peak MiB, seconds per task, by inner steps")
         print_wide(sweeps.table(points))
-    result = {"machine": machine, "busy_before": busy, **sweeps.to_json(points, sweep)}
-    if out is not None:
-        write_json(out / "bench_memory.json", result)
-        memory_curves(out / "bench_memory.png", sweeps.curves(points), hardware_line(machine))
-    if as_json:
-        print_json(result)
+        report.write(**sweeps.to_json(points, sweep))
+        if out is not None:
+            curves = {display(name): curve for name, curve in sweeps.curves(points).items()}
+            memory_curves(out / "bench_memory.png", curves, report.title)
 
 
 def data(
     strategy: Annotated[str, typer.Option(metavar="NAME", help="The engine's strategy for the step.")] = "vmap",
     rounds: RoundsOption = 7,
     threads: ThreadsOption = 2,
-    tasks: Annotated[int | None, typer.Option(min=1, metavar="N", help="Tasks of a shard.")] = None,
+    tasks: TasksOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time the building of a shard's episodes beside the engine's step on it.
 
     Sine waves, drawn characters, and Omniglot where its store has been imported. Workers build the next shard during
-    the step: below 100% they never wait.
+    the step: with a share below 100% they never wait.
     """
-    from benchmarks.engine.contenders import STRATEGIES
+    from benchmarks.engine.common.contenders import STRATEGIES
     from benchmarks.engine.data import bench_source, sources
-    from benchmarks.machine import busy_share, hardware, hardware_line
+    from benchmarks.report import reporting
 
     choose(strategy, STRATEGIES, "--strategy")
-    machine, found = hardware(), []
-    with people_read(as_json):
-        print_machine(hardware_line(machine), busy := busy_share())
-        for name, problem in sources().items():
-            found.append(bench_source(name, problem.resized(tasks), strategy, threads, rounds).to_json())
-        print_table([{**row, "share": f"{100 * float(str(row['share'])):.1f}%"} for row in found])
-    settings = {"strategy": strategy, "threads": threads, "rounds": rounds}
-    result = {"machine": machine, "busy_before": busy, "settings": settings, "sources": found}
-    if out is not None:
-        write_json(out / "bench_data.json", result)
-    if as_json:
-        print_json(result)
-
-
-def _print_row(row: Row) -> None:
-    """A row's table, and what is to be said of it."""
-    before, after = row.peak_gflops
-    print(f"\n{row.name}: {row.about}, {row.num_tasks} tasks")
-    print(f"{row.gflop:.3g} GFLOP in matrix products and convolutions; peak {before:.0f}, then {after:.0f} GFLOP/s")
-    print_wide(row.table())
-    for note in row.notes():
-        print(f"  {note}")
+    with reporting("bench_data", out, as_json) as report:
+        problems = {name: problem.resized(tasks) for name, problem in sources().items()}
+        shares = [bench_source(name, problem, strategy, threads, rounds) for name, problem in problems.items()]
+        print_table([{**share.to_json(), "share": f"{share.share:.1%}"} for share in shares])
+        settings = {"strategy": strategy, "threads": threads, "rounds": rounds}
+        report.write(settings=settings, sources=[share.to_json() for share in shares])

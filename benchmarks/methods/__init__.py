@@ -1,1 +1,1 @@
-"""Accuracy of the methods."""
+"""Accuracy of the methods: omniglot_methods (a table), omniglot_curve and sinusoid (pictures)."""

@@ -1,49 +1,59 @@
-"""All methods on Omniglot at one equal budget of training seconds, as a Markdown table.
+"""All methods on Omniglot with the same budget of training seconds, as a Markdown table.
 
-python benchmarks/methods/omniglot_methods.py --seconds 600 --out methods.json
-python benchmarks/methods/omniglot_methods.py --methods maml protonet --seconds 30
+DIR/omniglot_methods.json keeps the results of earlier calls, so methods can be measured one by one.
+
+    python -m benchmarks.methods.omniglot_methods --seconds 600
+    python -m benchmarks.methods.omniglot_methods --methods maml protonet --seconds 30 --out runs/quick
 """
 
-import argparse
-import json
-from pathlib import Path
+from __future__ import annotations
 
-from distmeta.config.load import load_config
+import json
+from collections.abc import Sequence
+
+from benchmarks.report import Report
+from benchmarks.scripts import LONG_OUT, load_job, options
+from distmeta.program.scoring import Score
 from distmeta.training import TrainResult, train
 
 METHODS = ("maml", "fomaml", "anil", "meta_sgd", "reptile", "protonet", "pretrain")
+PROTOCOLS = ("transductive", "inductive")
+HEADER = "| method | transductive | inductive | steps | tasks/s | training seconds |\n|---|---|---|---|---|---|"
+
+
+def accuracies(scores: Sequence[Score]) -> dict[str, dict[str, float]]:
+    """Protocol -> accuracy after the last inner step and half-width of its 95% interval, in percent."""
+    return {
+        score.protocol: {"accuracy": 100 * score.mean[-1], "interval": 100 * score.interval[-1]}
+        for score in scores
+        if score.metric == "accuracy"
+    }
 
 
 def row(method: str, result: TrainResult) -> str:
-    """One line of the table: accuracy in percent under both protocols."""
-    scores = {score.protocol: score for score in result.scores if score.metric == "accuracy"}
-    chosen = [scores[protocol] for protocol in PROTOCOLS]
-    cells = [f"{100 * score.mean[-1]:.1f} ± {100 * score.interval[-1]:.1f}" for score in chosen]
+    """The line of the table."""
+    by_protocol = accuracies(result.scores)
+    cells = [f"{by_protocol[name]['accuracy']:.1f} ± {by_protocol[name]['interval']:.1f}" for name in PROTOCOLS]
     return f"| {method} | {' | '.join(cells)} | {result.steps:,} | {result.tasks_per_s:.0f} | {result.train_s:.0f} |"
 
 
-PROTOCOLS = ("transductive", "inductive")
-
-
 def main() -> None:
-    """Train each method, print its row, keep everything in a JSON file."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    options.add_argument("--seconds", type=float, default=600.0)
-    options.add_argument("--out", type=Path, default=Path("omniglot_methods.json"))
-    options.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
-    chosen = options.parse_args()
-    found = json.loads(chosen.out.read_text()) if chosen.out.exists() else {}
+    """Train each method and print its line."""
+    parser = options(__doc__, overrides=True, default_out=LONG_OUT)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seconds", type=float, default=600.0)
+    args = parser.parse_args()
+    report = Report("omniglot_methods", args.out)
+    path = args.out / "omniglot_methods.json"
+    results = json.loads(path.read_text())["results"] if path.exists() else {}
     rows = []
-    for method in chosen.methods:
-        job = Path(__file__).parents[2] / "jobs" / f"omniglot.py:{method}"
-        result = train(load_config(str(job), [f"train.budget_s={chosen.seconds}", *chosen.set]))
-        found[method] = result.to_json()
-        chosen.out.write_text(json.dumps(found, indent=1))
+    for method in args.methods:
+        result = train(load_job(f"omniglot.py:{method}", f"train.budget_s={args.seconds}", *args.set))
+        results[method] = result.to_json()
+        report.write(results=results)
         rows.append(row(method, result))
         print(rows[-1], flush=True)
-    print("| method | transductive | inductive | steps | tasks/s | training seconds |\n|---|---|---|---|---|---|")
-    print("\n".join(rows))
+    print("\n".join([HEADER, *rows]))
 
 
 if __name__ == "__main__":

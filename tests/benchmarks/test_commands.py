@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.engine.peers import PEERS
-from benchmarks.engine.work import Work
-from distmeta.cli import main
+from benchmarks.cluster.common import overhead
+from benchmarks.cluster.common.programs import SleepProgram
+from benchmarks.engine import speed
+from benchmarks.engine.common.peers import PEERS
+from benchmarks.engine.common.workload import Workload
+from distmeta.cli import bench, main
+from distmeta.config import RuntimeConfig
+from distmeta.runtime.executor import Executor
+from distmeta.runtime.local import LocalExecutor
 
 ENGINE = ["bench", "engine", "--rows", "sine_25x1", "--tasks", "3", "--rounds", "2", "--threads", "1"]
 MEMORY = ["bench", "memory", "--way", "2", "--shots", "1", "--queries", "1", "--rounds", "1", "--threads", "1"]
@@ -24,29 +33,93 @@ def run(arguments: list[str]) -> int:
 
 
 def last_object(stdout: str) -> dict[str, Any]:
-    found = json.loads(stdout.splitlines()[-1])
-    assert isinstance(found, dict)
-    return found
+    result = json.loads(stdout.splitlines()[-1])
+    assert isinstance(result, dict)
+    return result
 
 
+def is_picture(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def small_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's peak by a small product."""
+    peak = speed.matrix_peak_gflops
+    monkeypatch.setattr(speed, "matrix_peak_gflops", lambda threads, device, side: peak(threads, device, 64))
+
+
+@pytest.fixture(params=["in this process", pytest.param("ray", marks=pytest.mark.slow)])
+def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of `bench server` and `scale`: actors, or by default the local executor."""
+
+    @contextmanager
+    def local_workers(
+        max_workers: int, object_store_bytes: int
+    ) -> Iterator[Callable[[int], AbstractContextManager[Executor]]]:
+        @contextmanager
+        def workers_of(count: int) -> Iterator[Executor]:
+            yield LocalExecutor(RuntimeConfig(), SleepProgram())
+
+        yield workers_of
+
+    if request.param != "ray":
+        monkeypatch.setattr(overhead, "ray_workers", local_workers)
+
+
+def test_without_a_checkout_one_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "_CHECKOUT", tmp_path)
+    for arguments in (["bench"], ["bench", "--help"], ["bench", "engine", "--rows", "sine_25x1"]):
+        assert run(arguments) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        (line,) = captured.err.splitlines()
+        assert line.startswith("error: distmeta bench: the benchmarks are not part of the installed package; allowed: ")
+
+
+@pytest.mark.parametrize("arguments", [["bench"], ["bench", "-h"], ["bench", "--help"]])
+def test_the_commands_are_listed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 0
+    text = capsys.readouterr().out
+    assert all(re.search(rf"\b{name}\b", text) for name in ("engine", "memory", "data", "server", "scale"))
+    assert "distmeta bench engine --rows" in text
+    assert "pip install 'distmeta[dev]'" in text
+    assert "--install-completion" not in text
+
+
+def test_the_help_of_the_engine_lists_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "engine", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "Usage: distmeta bench engine" in text
+    assert "conv4_5w1s_1q_5" in text
+    assert "--contenders" in text
+
+
+@pytest.mark.usefixtures("small_peak")
 def test_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    chosen = ["--contenders", "higher,torchopt", "--contenders", "loop,vmap"]
-    assert run([*ENGINE, *chosen, "--json", "--out", str(tmp_path)]) == 0
+    contenders = ["--contenders", "higher,torchopt", "--contenders", "loop,vmap"]
+    assert run([*ENGINE, *contenders, "--json", "--out", str(tmp_path)]) == 0
     captured = capsys.readouterr()
-    found = last_object(captured.out)
-    assert found["agree"] is True
-    (row,) = found["rows"]
-    assert [one["contender"] for one in row["contenders"]] == ["plain_loop", "higher", "torchopt", "loop", "vmap"]
-    assert all(one["status"] == "ok" and one["tasks_per_s"] > 0 for one in row["contenders"])
-    assert all(one["agreement"]["error"] < 1e-4 for one in row["contenders"])
-    assert json.loads((tmp_path / "bench_engine.json").read_text())["rows"] == found["rows"]
-    assert (tmp_path / "bench_engine.png").read_bytes().startswith(b"\x89PNG")
+    result = last_object(captured.out)
+    assert {"machine", "busy_before", "settings"} <= set(result)
+    assert result["agree"] is True
+    (row,) = result["rows"]
+    names = [entry["contender"] for entry in row["contenders"]]
+    assert names == ["plain_loop", "higher", "torchopt", "loop", "vmap"]
+    assert all(entry["status"] == "ok" and entry["tasks_per_s"] > 0 for entry in row["contenders"])
+    assert all(entry["agreement"]["error"] < 1e-4 for entry in row["contenders"])
+    assert json.loads((tmp_path / "bench_engine.json").read_text())["rows"] == result["rows"]
+    assert is_picture(tmp_path / "bench_engine.png")
     assert "distmeta: vmap" in captured.err
+    assert "sine_25x1: timing 2 rounds of 5" in captured.err
 
 
+@pytest.mark.usefixtures("small_peak")
 def test_a_wrong_gradient_ends_with_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def wrong(work: Work) -> object:
-        return lambda: {name: tensor + 1 for name, tensor in work.meta.items()}
+    def wrong(workload: Workload) -> object:
+        return lambda: {name: tensor + 1 for name, tensor in workload.meta.items()}
 
     monkeypatch.setitem(PEERS, "higher", wrong)
     assert run([*ENGINE, "--contenders", "higher"]) == 1
@@ -58,16 +131,15 @@ def test_a_wrong_gradient_ends_with_code_1(monkeypatch: pytest.MonkeyPatch, caps
 def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*MEMORY, "--steps", "1", "--contenders", "plain_loop", "--json", "--out", str(tmp_path)]
     assert run(arguments) == 0
-    found = last_object(capsys.readouterr().out)
-    (cell,) = found["cells"]
+    (cell,) = last_object(capsys.readouterr().out)["cells"]
     assert (cell["contender"], cell["steps"], cell["status"]) == ("plain_loop", 1, "ok")
     assert cell["peak_mib"] >= 0
     assert cell["seconds_per_task"] > 0
     assert (tmp_path / "bench_memory.json").exists()
-    assert (tmp_path / "bench_memory.png").read_bytes().startswith(b"\x89PNG")
+    assert is_picture(tmp_path / "bench_memory.png")
 
 
-def test_cells_over_a_limit_are_named_and_larger_ones_skipped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_contenders_over_a_limit_are_skipped_with_more_steps(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*MEMORY, "--steps", "2,1", "--contenders", "plain_loop", "--limit-mib", "1", "--json"]) == 0
     cells = last_object(capsys.readouterr().out)["cells"]
     assert [(cell["steps"], cell["status"]) for cell in cells] == [(1, "too large"), (2, "skipped")]
@@ -76,47 +148,48 @@ def test_cells_over_a_limit_are_named_and_larger_ones_skipped(capsys: pytest.Cap
 def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["bench", "data", "--tasks", "1", "--rounds", "1", "--threads", "1", "--json", "--out", str(tmp_path)]
     assert run(arguments) == 0
-    found = last_object(capsys.readouterr().out)
-    assert [one["source"] for one in found["sources"]] == ["sinusoid", "glyphs"]
-    assert all(one["share"] == pytest.approx(one["build_s"] / one["step_s"]) for one in found["sources"])
+    sources = last_object(capsys.readouterr().out)["sources"]
+    assert [source["source"] for source in sources] == ["sinusoid", "glyphs"]
+    assert all(source["share"] == pytest.approx(source["build_s"] / source["step_s"]) for source in sources)
     assert (tmp_path / "bench_data.json").exists()
 
 
+@pytest.mark.usefixtures("workers")
 def test_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["bench", "server", "--workers", "2", "--payload", "0.1,1e9", "--steps", "2"]
     assert run([*arguments, "--json", "--out", str(tmp_path)]) == 0
     captured = capsys.readouterr()
-    found = last_object(captured.out)
-    (row,) = found["rows"]
+    result = last_object(captured.out)
+    (row,) = result["rows"]
     assert (row["workers"], row["payload_mb"], row["steps"]) == (2, 0.1, 2)
     assert row["bytes"] == pytest.approx(2e5, rel=0.1)
     assert 0 < row["send_s"] < row["overhead_s"]
     assert row["x_copy"] == pytest.approx(row["overhead_s"] / row["copy_s"])
-    (refused,) = found["left_out"]
-    assert refused["payload_mb"] == 1e9
+    (left_out,) = result["left_out"]
+    assert left_out["payload_mb"] == 1e9
     assert "2 workers, 1e+09 MB: left out: needs " in captured.err
-    assert found["goals"] == {"overhead": None, "growth": None}
-    assert json.loads((tmp_path / "bench_server.json").read_text())["rows"] == found["rows"]
-    assert (tmp_path / "bench_server.png").read_bytes().startswith(b"\x89PNG")
+    assert result["goals"] == {"overhead": None, "growth": None}
+    assert json.loads((tmp_path / "bench_server.json").read_text())["rows"] == result["rows"]
+    assert is_picture(tmp_path / "bench_server.png")
 
 
+@pytest.mark.usefixtures("workers")
 def test_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     measured = ["--calibrate", "1,2", "--calibrate-payload", "0.1,0.4", "--check", "2", "--check-payload", "0.2"]
     predicted = ["--max-workers", "20", "--payload", "0.1,1", "--compute-ms", "5", "--per-machine", "4"]
     arguments = ["bench", "scale", *measured, *predicted, "--steps", "2", "--json", "--out", str(tmp_path)]
     assert run(arguments) == 0
-    found = last_object(capsys.readouterr().out)
-    assert [(cell["workers"], round(cell["payload"] / 1e5)) for cell in found["calibration"]] == [
-        (workers, size) for workers in (1, 2) for size in (1, 4)
-    ]
-    assert all(cost >= 0 for cost in found["costs"].values())
-    (check,) = found["checks"]
+    result = last_object(capsys.readouterr().out)
+    samples = [(sample["workers"], round(sample["payload"] / 1e5)) for sample in result["calibration"]]
+    assert samples == [(workers, size) for workers in (1, 2) for size in (1, 4)]
+    assert all(cost >= 0 for cost in result["costs"].values())
+    (check,) = result["checks"]
     assert check["measured_s"] > 0.009  # two shards of about 5 ms
     assert check["error"] == pytest.approx(check["predicted_s"] / check["measured_s"] - 1)
-    assert [point["workers"] for point in found["curve"]] == [1, 2, 4, 8, 16, 20] * 2
-    assert all(0 < point["efficiency"] <= 1 for point in found["curve"])
+    assert [point["workers"] for point in result["curve"]] == [1, 2, 4, 8, 16, 20] * 2
+    assert all(0 < point["efficiency"] <= 1 for point in result["curve"])
     assert (tmp_path / "bench_scale.json").exists()
-    assert (tmp_path / "bench_scale.png").read_bytes().startswith(b"\x89PNG")
+    assert is_picture(tmp_path / "bench_scale.png")
 
 
 @pytest.mark.parametrize(

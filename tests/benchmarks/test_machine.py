@@ -15,9 +15,9 @@ from distmeta.core.errors import UserError
 
 
 def test_the_hardware_line_names_processor_torch_and_date() -> None:
-    found = hardware()
-    line = hardware_line(found)
-    assert all(str(found[name]) in line for name in ("cpu", "cores", "torch", "date"))
+    machine = hardware()
+    line = hardware_line(machine)
+    assert all(str(machine[name]) in line for name in ("cpu", "cores", "torch", "date"))
 
 
 def test_a_product_counts_two_operations_for_each_multiplication() -> None:
@@ -29,10 +29,10 @@ def test_the_peak_is_a_rate() -> None:
     assert matrix_peak_gflops(1, side=32, runs=2) > 0
 
 
-def test_the_meter_sees_what_was_held_for_a_moment() -> None:
+def test_the_meter_sees_memory_that_has_been_freed() -> None:
     meter = MemoryMeter()
     meter.start()
-    meter.forget()
+    meter.reset_peak()
     block = torch.ones(64 << 18)  # 64 MiB
     del block
     assert 48 <= meter.peak_mib() <= 160

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from benchmarks.cluster import throttle
-from benchmarks.cluster.throttle import plan, throttled, worker_processes
+from benchmarks.cluster.common import throttle
+from benchmarks.cluster.common.throttle import plan, throttled, worker_processes
 from distmeta.core.errors import UserError
 
 CONT, STOP = signal.SIGCONT, signal.SIGSTOP
@@ -25,6 +25,10 @@ def sleeper() -> Iterator[psutil.Process]:
         process.kill()
 
 
+def throttles() -> list[psutil.Process]:
+    return [process for process in psutil.Process().children() if any("throttle" in part for part in process.cmdline())]
+
+
 def awaited(process: psutil.Process, *, stopped: bool) -> bool:
     deadline = time.monotonic() + 60.0
     while (process.status() == psutil.STATUS_STOPPED) != stopped:
@@ -35,8 +39,7 @@ def awaited(process: psutil.Process, *, stopped: bool) -> bool:
 
 
 def test_turns_are_spread_over_the_period() -> None:
-    events = plan({7: 0.125, 8: 0.75}, 8.0)
-    assert events == [(0.0, 7, CONT), (1.0, 7, STOP), (2.0, 8, STOP), (4.0, 8, CONT)]
+    assert plan({7: 0.125, 8: 0.75}, 8.0) == [(0.0, 7, CONT), (1.0, 7, STOP), (2.0, 8, STOP), (4.0, 8, CONT)]
 
 
 def test_a_process_is_stopped_and_continued_and_left_running(sleeper: psutil.Process) -> None:
@@ -44,11 +47,12 @@ def test_a_process_is_stopped_and_continued_and_left_running(sleeper: psutil.Pro
         assert awaited(sleeper, stopped=True)
         assert awaited(sleeper, stopped=False)
         assert awaited(sleeper, stopped=True)
+        assert len(throttles()) == 1
     assert sleeper.status() != psutil.STATUS_STOPPED
-    assert psutil.Process().children() == [sleeper]
+    assert throttles() == []
 
 
-def test_a_process_that_has_ended_is_let_be() -> None:
+def test_a_process_that_has_ended_is_ignored() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     with throttled({process.pid: 0.5}):
@@ -57,15 +61,15 @@ def test_a_process_that_has_ended_is_let_be() -> None:
 
 def test_whole_shares_need_no_throttle(sleeper: psutil.Process) -> None:
     with throttled({sleeper.pid: 1.0}):
-        assert psutil.Process().children() == [sleeper]
+        assert throttles() == []
 
 
-def test_nobody_gets_no_time_at_all() -> None:
+def test_a_share_must_be_above_0() -> None:
     with pytest.raises(ValueError, match="above 0"), throttled({1: 0.0}):
         pass
 
 
-def test_workers_elsewhere_cannot_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_of_another_cluster_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throttle, "_GRACE_S", 0.1)
-    with pytest.raises(UserError, match="0 processes of workers below this one, not 2"):
+    with pytest.raises(UserError, match="0 worker processes below this one, not 2"):
         worker_processes(2)

@@ -23,12 +23,12 @@ class FakeClock:
         return run
 
 
-def test_every_round_runs_each_contender_once_from_another_one_on() -> None:
+def test_every_round_runs_each_contender_once_and_starts_with_another_one() -> None:
     clock = FakeClock()
     runs = {name: clock.contender(name, seconds) for name, seconds in {"a": 1.0, "b": 2.0, "c": 4.0}.items()}
-    found = interleaved(runs, 4, dict.fromkeys(runs, 1), clock)
+    seconds = interleaved(runs, 4, clock=clock)
     assert "".join(clock.order) == "abc" + "bca" + "cab" + "abc"
-    assert found == {"a": [1.0] * 4, "b": [2.0] * 4, "c": [4.0] * 4}
+    assert seconds == {"a": [1.0] * 4, "b": [2.0] * 4, "c": [4.0] * 4}
 
 
 def test_repeats_happen_within_one_turn_and_the_time_is_that_of_one_run() -> None:
@@ -38,8 +38,8 @@ def test_repeats_happen_within_one_turn_and_the_time_is_that_of_one_run() -> Non
     assert "".join(clock.order) == "aaab" + "baaa"
 
 
-def test_nobody_to_time() -> None:
-    assert interleaved({}, 3, {}) == {}
+def test_without_contenders() -> None:
+    assert interleaved({}, 3) == {}
 
 
 def test_short_runs_are_repeated() -> None:

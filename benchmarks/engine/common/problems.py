@@ -1,9 +1,9 @@
-"""What the benchmarks compute: one outer step's meta-gradient of a method on a network, by name.
+"""The problems of the engine's benchmarks: one outer step's meta-gradient of a method on a network, by name.
 
-Every problem is a run's configuration, made of the public presets. The images are drawn characters, so that nothing has
-to be at hand; what is in a picture does not change how long its gradient takes. Imports no torch.
+A problem is the configuration of a run, made of the public presets. Images are drawn characters, so no data set is
+needed; the content of an image does not change the cost of its gradient. This module imports no torch.
 
-Names of the conv4 problems: ways `w`, shots `s`, queries per class `q`, inner steps. All of them have 64 filters and
+The conv4 problems are named by ways `w`, shots `s`, queries per class `q` and inner steps. They have 64 filters and
 strides of 2 on 28x28 grey images, as MAML has on Omniglot (Finn et al. 2017, arXiv 1703.03400).
 """
 
@@ -20,11 +20,11 @@ from distmeta.methods import anil, maml, protonet, reptile
 
 @dataclass(frozen=True)
 class Problem:
-    """One row of the benchmark.
+    """A row of the benchmark.
 
     Attributes:
-        name: The row's name.
-        about: What it is, in a few words.
+        name: Name of the row.
+        about: Short description.
         config: Tasks, network and method; `train.tasks_per_step` is the number of tasks T.
     """
 
@@ -38,7 +38,7 @@ class Problem:
         return self.config.train.tasks_per_step
 
     def resized(self, tasks: int | None = None, device: str = "cpu") -> Problem:
-        """The same with T tasks (None leaves their number), on a device."""
+        """The problem with T tasks (None keeps their number), on a device."""
         train = self.config.train.model_copy(update={"tasks_per_step": tasks or self.num_tasks})
         runtime = self.config.runtime.model_copy(update={"device": device})
         return replace(self, config=self.config.model_copy(update={"train": train, "runtime": runtime}))
@@ -47,10 +47,10 @@ class Problem:
 def problem(
     name: str, about: str, tasks: TasksConfig, model: ModelConfig, algorithm: AlgorithmConfig, num_tasks: int
 ) -> Problem:
-    """Make a problem of its parts.
+    """Make a problem.
 
     Raises:
-        ValidationError: They do not fit.
+        ValidationError: Its parts do not fit together.
     """
     values = {"tasks": tasks, "model": model, "algorithm": algorithm, "train": {"tasks_per_step": num_tasks}}
     return Problem(name, about, RunConfig.model_validate({"name": name, **values}))
@@ -62,7 +62,7 @@ def images(way: int, shots: int, queries: int, size: int = 28) -> GlyphTasks:
 
 
 def with_steps(config: RunConfig, steps: int) -> RunConfig:
-    """The same with another number of inner steps in every phase; learners without inner steps stay as they are."""
+    """Set the number of inner steps of every phase; a learner without inner steps stays as it is."""
     learner = config.algorithm.learner
     if not isinstance(learner, GradientConfig):
         return config
@@ -71,39 +71,29 @@ def with_steps(config: RunConfig, steps: int) -> RunConfig:
     return config.model_copy(update={"algorithm": algorithm})
 
 
-_SINE, _MLP, _CONV4 = SinusoidTasks(), MlpConfig(hidden=(40, 40)), Conv4Config()
+_SINE, _MLP = SinusoidTasks(), MlpConfig(hidden=(40, 40))
+_CONV4, _IMAGES = Conv4Config(), images(5, 1, 15)
+_MAML5 = maml(lr=0.1, steps=5)
 _ROWS = (
     problem("sine_100x5", "MAML, MLP 1-40-40-1, 100 tasks, 5 steps", _SINE, _MLP, maml(lr=0.01, steps=5), 100),
     problem("sine_25x1", "MAML, MLP 1-40-40-1, 25 tasks, 1 step", _SINE, _MLP, maml(lr=0.01), 25),
-    problem("conv4_5w1s_15q_1", "MAML, 5-way 1-shot, 15 queries, 1 step", images(5, 1, 15), _CONV4, maml(), 32),
+    problem("conv4_5w1s_15q_1", "MAML, 5-way 1-shot, 15 queries, 1 step", _IMAGES, _CONV4, maml(), 32),
     problem("conv4_5w1s_1q_5", "MAML, 5-way 1-shot, 1 query, 5 steps", images(5, 1, 1), _CONV4, maml(steps=5), 32),
-    problem(
-        "conv4_20w5s_5q_5",
-        "MAML, 20-way 5-shot, 5 queries, 5 steps",
-        images(20, 5, 5),
-        _CONV4,
-        maml(lr=0.1, steps=5),
-        4,
-    ),
+    problem("conv4_20w5s_5q_5", "MAML, 20-way 5-shot, 5 queries, 5 steps", images(20, 5, 5), _CONV4, _MAML5, 4),
     problem("protonet_conv4", "ProtoNet, 20-way 1-shot, 5 queries", images(20, 1, 5), _CONV4, protonet(), 16),
-    problem("anil_conv4", "ANIL, 5-way 1-shot, 15 queries, 5 steps of the head", images(5, 1, 15), _CONV4, anil(), 32),
+    problem("anil_conv4", "ANIL, 5-way 1-shot, 15 queries, 5 steps of the head", _IMAGES, _CONV4, anil(), 32),
     problem(
-        "reptile_conv4",
-        "Reptile, 5-way, 10 training shots, 5 Adam steps of 10",
-        images(5, 10, 1),
-        _CONV4,
-        reptile(),
-        5,
+        "reptile_conv4", "Reptile, 5-way, 10 training shots, 5 Adam steps of 10", images(5, 10, 1), _CONV4, reptile(), 5
     ),
 )
 PROBLEMS: dict[str, Problem] = {row.name: row for row in _ROWS}
 
 
 def find_problem(name: str, where: str) -> Problem:
-    """Look a problem up.
+    """The problem of this name.
 
     Raises:
-        UserError: There is none of this name; `where` is the option that names it.
+        UserError: There is none; `where` is the option that names it.
     """
     if name not in PROBLEMS:
         raise UserError(f"unknown row '{name}'", where=where, allowed=nearest(name, PROBLEMS))

@@ -1,0 +1,1 @@
+"""Programs without computation, steps of a run, and processes with a share of a core."""

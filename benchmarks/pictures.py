@@ -1,0 +1,136 @@
+"""Pictures of the benchmarks, as PNG files, in the style of a run's pictures. The title of each is the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distmeta.tracking.plots import COLOURS, FAINT, plain, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Point = tuple[float, ...]
+Curves = Mapping[str, Sequence[Point]]
+"""Label -> points of (x, y, ...)."""
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def grouped(points: Iterable[tuple[str, Point]]) -> dict[str, list[Point]]:
+    """Collect points by label."""
+    curves: dict[str, list[Point]] = {}
+    for label, point in points:
+        curves.setdefault(label, []).append(point)
+    return curves
+
+
+def ratio_bars(path: Path, rows: Mapping[str, Mapping[str, float]], title: str) -> None:
+    """Draw a group of bars for each row: row -> contender -> speed as a multiple of the plain loop's."""
+    from matplotlib.figure import Figure
+
+    contenders = list(dict.fromkeys(name for ratios in rows.values() for name in ratios))
+    thickness = 0.8 / max(1, len(contenders))
+    height = 1.2 + 0.2 * len(contenders) * max(1, len(rows))
+    figure = Figure(figsize=(7.5, height), layout="constrained", dpi=150)
+    axes = figure.subplots()
+    for index, name in enumerate(contenders):
+        values = {place: ratios[name] for place, ratios in enumerate(rows.values()) if name in ratios}
+        heights = [place + (index + 0.5) * thickness - 0.4 for place in values]
+        colour = COLOURS[index % len(COLOURS)]
+        axes.barh(heights, [ratio - 1.0 for ratio in values.values()], thickness, left=1.0, color=colour, label=name)
+        for y, ratio in zip(heights, values.values(), strict=True):
+            axes.text(ratio, y, f" {ratio:.3g} ", va="center", fontsize=6, ha="left" if ratio >= 1 else "right")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}x")
+    axes.axvline(1.0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel("speed, as a multiple of the plain loop's")
+    axes.set_title(title, loc="left", fontsize=8)
+    plain(axes)
+    _legend(figure, contenders)
+    save(figure, path)
+
+
+def memory_curves(path: Path, curves: Curves, title: str) -> None:
+    """Draw points of (inner steps, peak MiB, seconds per task), by contender."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, left, right = _two_panels(title, curves)
+    for axes, label in ((left, "peak memory above the base level, MiB"), (right, "seconds per task")):
+        _finish(axes, "inner steps", label)
+        axes.set(ylim=(0, None), xlim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    save(figure, path)
+
+
+def overhead_curves(path: Path, curves: Curves, goal: float, title: str) -> None:
+    """Draw points of (workers, seconds of overhead, its ratio to copying), by payload; `goal` bounds the ratio."""
+    figure, left, right = _two_panels(title, curves)
+    right.axhline(goal, color=FAINT, linestyle="--", linewidth=1)
+    for axes, label in ((left, "overhead of a step, s"), (right, "overhead / copying its updates once")):
+        _by_workers(axes, label, log=True)
+    save(figure, path)
+
+
+def scaling_curves(path: Path, efficiency: Curves, checks: Curves, title: str) -> None:
+    """Draw points of (workers, efficiency in percent) and of (workers, predicted and measured seconds), by payload."""
+    figure, left, right = _two_panels(title, {})
+    for index, (label, points) in enumerate(efficiency.items()):
+        left.plot(*zip(*points, strict=True), color=COLOURS[index % len(COLOURS)], label=label)
+    for index, (label, points) in enumerate(checks.items()):
+        workers, predicted, measured = zip(*points, strict=True)
+        right.plot(workers, predicted, color=COLOURS[index % len(COLOURS)], label=f"{label}, predicted")
+        right.plot(workers, measured, linestyle="none", **_style(index))
+    _by_workers(left, "efficiency, % (predicted)")
+    left.set_ylim(0, 105)
+    _by_workers(right, "seconds per step (lines predicted, marks measured)", log=True)
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=7)
+    save(figure, path)
+
+
+def _two_panels(title: str, curves: Curves) -> tuple[Figure, Axes, Axes]:
+    """Two panels, with curves of (x, left y, right y)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 4.0), layout="constrained", dpi=150)
+    figure.suptitle(title, fontsize=8, x=0.01, ha="left")
+    left, right = figure.subplots(1, 2)
+    for index, (label, points) in enumerate(curves.items()):
+        x, *values = zip(*points, strict=True)
+        left.plot(x, values[0], label=label, **_style(index))
+        right.plot(x, values[1], **_style(index))
+    _legend(figure, curves)
+    return figure, left, right
+
+
+def _legend(figure: Figure, labels: Iterable[str]) -> None:
+    if list(labels):
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+
+
+def _style(index: int) -> dict[str, Any]:
+    return {"color": COLOURS[index % len(COLOURS)], "marker": _MARKERS[index % len(_MARKERS)], "markersize": 4}
+
+
+def _finish(axes: Axes, xlabel: str, ylabel: str) -> None:
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(axis="y", color=FAINT, alpha=0.4, linewidth=0.6)
+    plain(axes)
+
+
+def _by_workers(axes: Axes, label: str, *, log: bool = False) -> None:
+    """Finish a panel over the number of workers; a logarithmic y axis has plain numbers."""
+    from matplotlib.ticker import LogFormatter
+
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2.0, 0.5)))
+    _finish(axes, "workers", label)

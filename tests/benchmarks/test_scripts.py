@@ -1,0 +1,141 @@
+"""The scripts on tiny sizes: they run to their end and write JSON and pictures."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.cluster.stragglers import ideal
+from benchmarks.methods import omniglot_curve, omniglot_methods, sinusoid
+from distmeta.config import RunConfig
+from distmeta.program.scoring import Score
+from distmeta.training import TrainResult
+from distmeta.training.result import Evaluation
+
+
+def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    importlib.import_module(f"benchmarks.{name}").main()
+
+
+def written(folder: Path, name: str) -> Any:
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def is_picture(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_stragglers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--shards", "8", "--steps", "4", "--shard-s", "0.02", "--shard-tasks", "1"]
+    run(monkeypatch, "cluster.stragglers", *sizes, "--out", str(tmp_path))
+    cases = written(tmp_path, "stragglers")["cases"]
+    assert [(case["way"], case["name"]) for case in cases] == [
+        (way, name) for way in ("sleep", "throttle") for name in ("undisturbed", "slowed, copies", "slowed, no copies")
+    ]
+    assert all(len(case["seconds"]) == 4 for case in cases)
+    for way in ("sleep", "throttle"):
+        assert len({case["digest"] for case in cases if case["way"] == way}) == 1
+        assert is_picture(tmp_path / f"stragglers_{way}_8.png")
+    assert all(case["copies"] == 0 for case in cases if case["name"] == "slowed, no copies")
+    assert "sleep, 8 shards a step: slowed, copies, as a multiple" in capsys.readouterr().out
+
+
+def test_the_best_schedule_of_shards_that_cannot_be_divided() -> None:
+    assert ideal(16, 8.0) == 6 / 4  # three workers compute 16 shards in six turns, the slow one none in less than eight
+    assert ideal(24, 8.0) == 8 / 6
+    assert ideal(4, 8.0) == 2 / 1
+    assert ideal(16, 1.0) == 1
+
+
+@pytest.mark.slow
+def test_asynchronous(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--runs", "sine_reptile", "--seconds", "0.5", "--workers", "2", "--share", "0.8", "--test-tasks", "5"]
+    run(monkeypatch, "cluster.asynchronous", *sizes, "--out", str(tmp_path))
+    cases = written(tmp_path, "asynchronous")["cases"]
+    assert [case["name"] for case in cases] == [
+        "synchronous",
+        "asynchronous",
+        "synchronous, one slow",
+        "asynchronous, one slow",
+    ]
+    for case in cases:
+        assert case["tasks_per_s"] > 0
+        assert len(case["steps"]) == len(case["seconds"]) == len(case["score"])
+    assert cases[0]["stale"] == cases[0]["staleness"] == 0
+    assert is_picture(tmp_path / "asynchronous_sine_reptile.png")
+    assert "sine_reptile: tasks/s kept with one slow worker" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--strategies", "loop", "--shards", "1", "--tasks", "2", "--rounds", "2", "--seconds", "0.05"]
+    run(monkeypatch, "cluster.workers", *sizes, "--source", "glyphs", "--out", str(tmp_path))
+    (cell,) = written(tmp_path, "workers")["cells"]
+    assert {name: len(seconds) for name, seconds in cell["seconds"].items()} == {
+        "local": 2,
+        "ray 1": 2,
+        "ray 2": 2,
+        "barrier": 2,
+    }
+    assert set(cell["ratios"]) == {"ray 1 / local", "ray 2 / ray 1", "barrier / local"}
+    assert "ray 2 / ray 1, loop, shards of 1:" in capsys.readouterr().out
+
+
+def test_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--rows", "prototype", "--steps", "1", "--tasks", "1", "--draws", "1"]
+    run(monkeypatch, "engine.precision", *sizes, "--out", str(tmp_path))
+    policies = written(tmp_path, "precision")["rows"]["prototype"]
+    assert policies["float32"]["error"] < 1e-4
+    assert policies["float32"]["cosine"] == pytest.approx(1.0)
+    assert all(result["seconds"] > 0 for result in policies.values())
+    assert "| prototype | float32 |" in capsys.readouterr().out
+
+
+def trained(config: RunConfig) -> TrainResult:
+    """The result of a training run that has not taken place."""
+    protocols = ("transductive", "inductive")
+    scores = tuple(Score(name, "accuracy", (0, 1, 10), (0.2, 0.5, 0.9), (0.01,) * 3, 40) for name in protocols)
+    evaluations = (Evaluation(500, 100.0, scores), Evaluation(900, 200.0, scores))
+    return TrainResult(config.name, None, None, "", "", 1000, 250.0, 128.0, scores, "inductive", (), evaluations, {})
+
+
+def test_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(omniglot_methods, "train", trained)
+    run(monkeypatch, "methods.omniglot_methods", "--methods", "maml", "--out", str(tmp_path))
+    run(monkeypatch, "methods.omniglot_methods", "--methods", "reptile", "--out", str(tmp_path))
+    assert "| reptile | 90.0 ± 1.0 | 90.0 ± 1.0 | 1,000 | 128 | 250 |" in capsys.readouterr().out
+    results = written(tmp_path, "omniglot_methods")["results"]
+    assert {method: result["name"] for method, result in results.items()} == {
+        "maml": "omniglot_maml",
+        "reptile": "omniglot_reptile",
+    }
+
+
+def test_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(omniglot_curve, "train", trained)
+    run(monkeypatch, "methods.omniglot_curve", "--out", str(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-5] == "  103 s: 90.0 +- 1.0 % (scored at 100 s), reference 89.8 %"
+    assert "(scored at 200 s)" in lines[-4]
+    points = written(tmp_path, "omniglot_curve")["points"]
+    assert [(point["step"], point["inductive"]["accuracy"]) for point in points] == [(500, 90.0), (900, 90.0)]
+    assert is_picture(tmp_path / "omniglot_curve.png")
+
+
+def test_sinusoid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sinusoid, "train", trained)
+    run(monkeypatch, "methods.sinusoid", "--out", str(tmp_path))
+    row = "0.200 ± 0.010 | 0.500 ± 0.010 | 0.900 ± 0.010 | 1,000 | 250 |"
+    assert [line for line in capsys.readouterr().out.splitlines() if row in line] == [
+        f"| MAML | {row}",
+        f"| pre-trained | {row}",
+    ]
+    assert set(written(tmp_path, "sinusoid")["results"]) == {"MAML", "pre-trained"}
+    assert is_picture(tmp_path / "sinusoid.png")
