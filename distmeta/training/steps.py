@@ -129,7 +129,7 @@ class Asynchronous(Procedure):
     def __init__(self, config: RunConfig, source: TaskSource, server: AsynchronousServer, executor: Executor) -> None:
         self.server: AsynchronousServer = server
         self._config, self._source, self._executor = config, source, executor
-        self._first_step = server.version
+        self._first_step = 0
         self._num_assigned = 0
         self._running: dict[int, Shard] = {}
         self._interrupted: list[Shard] = []
@@ -172,6 +172,8 @@ class Asynchronous(Procedure):
         return self._snapshot, shard
 
     def _next(self) -> Shard:
+        if not self._num_assigned:  # now, because a resumed run loads the server's state after this has been made
+            self._first_step = self.server.version
         per_step = len(self._shards_of(0))
         step, place = divmod(self._num_assigned, per_step)
         shard = Shard(self._num_assigned, self._shards_of(self._first_step + step)[place].specs)
