@@ -22,6 +22,7 @@ from distmeta.cli import adapt, bench, checkpoint, data, evaluate, jobs, submit,
 from distmeta.cli.output import one_line
 from distmeta.config.base import to_user_error
 from distmeta.core.errors import DistmetaError, UserError
+from distmeta.core.signals import SignalGuard, Stopped
 
 _EXAMPLES = """\b
 A first session:
@@ -88,7 +89,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or (len(arguments) == 1 and arguments[0] in _GROUPS):
         arguments.append("--help")
-    with _log_to_stderr():
+    with _log_to_stderr(), SignalGuard():
         return _run(arguments)
 
 
@@ -103,6 +104,8 @@ def _run(arguments: list[str]) -> int:
         return _fail(one_line(error), 1)
     except TyperException as error:
         return _fail(_usage(error, arguments), error.exit_code)
+    except Stopped as stopped:
+        return _fail(str(stopped), stopped.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Literal, cast
 
 import typer
@@ -10,6 +11,7 @@ from distmeta.cli.output import JsonOption, SetOption, choose, people_read, prin
 from distmeta.config.load import load_config, to_yaml
 from distmeta.core.errors import UserError
 from distmeta.core.paths import in_ray_job
+from distmeta.core.signals import Stopped
 from distmeta.tracking.flatten import masked_config
 from distmeta.tracking.uris import mask_uri, tracking_uri
 
@@ -80,9 +82,14 @@ def train(
                 f"{MLFLOW_LABEL}  {mask_uri(tracking_uri(config.tracking.uri, config.tracking.uri_file))}", flush=True
             )
         automatic = auto_resume or (auto_resume is None and in_ray_job() and not anew)
-        result = run_training(
-            config, resume=True if resume else "auto" if automatic else False, which=chosen, anew=anew
-        )
+        try:
+            result = run_training(
+                config, resume=True if resume else "auto" if automatic else False, which=chosen, anew=anew
+            )
+        except Stopped as stopped:
+            changes = [part for override in overrides or () for part in ("--set", override)]
+            again = mask_uri(shlex.join(["distmeta", "train", job, *changes, "--resume"]))
+            raise stopped.explained(f"continue with `{again}`") from None
     if as_json:
         print_json(result.to_json())
     else:  # the scores have been shown as a table

@@ -1,7 +1,7 @@
 """`engine.strategy = auto`: choose a strategy by the network and the size of a task alone.
 
-Nothing is timed and nothing is looked up, so that a run gives the same bits whatever the load of the machine, the number
-of threads, the length of the run, and what ran before it. `distmeta bench engine` is where the rule comes from:
+Nothing is timed and nothing is looked up, so that a run gives the same bits whatever the load of the machine, the
+number of threads, the length of the run, and what ran before it. `distmeta bench engine` is where the rule comes from:
 
     no filters (fully connected)                vmap    10 to 15 times as fast as a loop
     filters, few examples in a task             vmap    1.3 to 1.6 times as fast

@@ -92,16 +92,22 @@ Feed = Callable[[], tuple[Snapshot, Shard] | None]
 """Returns the next shard of a stream and the snapshot to compute it from; None when there are no more."""
 
 
+def _continue() -> None:
+    pass
+
+
 class Executor(ABC):
     """Maps shards over workers.
 
     Attributes:
         counts: Number of events since the start, by name: `restarts` (workers replaced), `retries` (shards computed
             again), `copies` (shards assigned to a second worker), and every kind of incident.
+        interrupt: Called again and again while results are awaited; what it raises ends the call.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.interrupt: Callable[[], None] = _continue
         self._incidents: list[Incident] = []
 
     @property

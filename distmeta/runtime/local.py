@@ -88,6 +88,7 @@ class LocalExecutor(Executor):
         return encode_snapshot(snapshot, self._serial)
 
     def _run(self, work: Work, wire: SnapshotWire, shard: Shard, upcoming: Shard | None) -> Result:
+        self.interrupt()
         try:
             result = self._worker.run(work, wire, shard, upcoming)
         except Exception as error:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class MetricPoint:
     value: float
     time_ms: int
     step: int
+
+
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+"""How a run ended, in MLflow's words."""
 
 
 class Tracker(ABC):
@@ -74,5 +79,5 @@ class Tracker(ABC):
         """URL of the run, with the command that serves it if there is no server; None if nothing is recorded."""
 
     @abstractmethod
-    def close(self, *, failed: bool = False) -> None:
+    def close(self, status: RunStatus = "FINISHED") -> None:
         """Write pending values and end the run."""

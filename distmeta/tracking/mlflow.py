@@ -29,7 +29,7 @@ from typing_extensions import override
 
 from distmeta.core.errors import UserError
 from distmeta.tracking import environment
-from distmeta.tracking.base import MetricPoint, Tracker
+from distmeta.tracking.base import MetricPoint, RunStatus, Tracker
 from distmeta.tracking.flatten import MAX_TAG_LENGTH, flatten, masked
 from distmeta.tracking.logged_model import log_checkpoint
 from distmeta.tracking.sender import Sender, Upload
@@ -63,7 +63,7 @@ class MlflowTracker(Tracker):
         experiment: Name of the experiment; created if it does not exist.
         unsent: Folder for what could not be sent when the run ends; None uses `mlflow-unsent`.
         interval_s: Interval between writes, in seconds.
-        close_timeout_s: Timeout of `close`, in seconds; at most 30 if the run failed.
+        close_timeout_s: Timeout of `close`, in seconds; at most 30 if the run failed or was stopped.
         resume_timeout_s: How long `start` waits for an unavailable store when it resumes a run, in seconds.
     """
 
@@ -184,9 +184,11 @@ class MlflowTracker(Tracker):
         return f"http://127.0.0.1:5000/{page}  (served by: distmeta ui{option})"
 
     @override
-    def close(self, *, failed: bool = False) -> None:
+    def close(self, status: RunStatus = "FINISHED") -> None:
         """Send what is queued, within a timeout, and end the run. The rest is saved to the folder `unsent`."""
-        timeout_s = min(self._close_timeout_s, _FAILED_CLOSE_TIMEOUT_S) if failed else self._close_timeout_s
+        timeout_s = (
+            min(self._close_timeout_s, _FAILED_CLOSE_TIMEOUT_S) if status != "FINISHED" else self._close_timeout_s
+        )
         if self._sender.unavailable and timeout_s > FIRST_CALL_TIMEOUT_S:
             _LOG.warning("tracking: waiting up to %.0f s for the store, to write the rest of the run", timeout_s)
         try:
@@ -196,7 +198,6 @@ class MlflowTracker(Tracker):
             raise
         finally:
             self._staging.remove()
-        status = "FAILED" if failed else "FINISHED"
         try:
             retry_outages(lambda: self._client.set_terminated(self._run_id, status), min(timeout_s, _END_TIMEOUT_S))
         except store_errors() as error:

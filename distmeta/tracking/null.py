@@ -7,7 +7,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from distmeta.tracking.base import MetricPoint, Tracker
+from distmeta.tracking.base import MetricPoint, RunStatus, Tracker
 
 
 class NullTracker(Tracker):
@@ -44,5 +44,5 @@ class NullTracker(Tracker):
         return None
 
     @override
-    def close(self, *, failed: bool = False) -> None:
+    def close(self, status: RunStatus = "FINISHED") -> None:
         pass

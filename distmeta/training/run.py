@@ -20,6 +20,7 @@ import torch
 from distmeta import checkpoint as checkpoints
 from distmeta.config import RunConfig
 from distmeta.core.errors import DistmetaError, UserError
+from distmeta.core.signals import SignalGuard, Stopped
 from distmeta.core.tensors import digest
 from distmeta.core.types import Snapshot, Work
 from distmeta.methods.build import protocol_of
@@ -31,7 +32,7 @@ from distmeta.runtime.memory import keep_freed_memory
 from distmeta.server import StepRecord
 from distmeta.server.outer import check_optimizer
 from distmeta.tracking import build_tracker
-from distmeta.tracking.base import Tracker
+from distmeta.tracking.base import RunStatus, Tracker
 from distmeta.tracking.console import Progress
 from distmeta.tracking.environment import process_metrics
 from distmeta.tracking.uris import mask_uri
@@ -72,13 +73,15 @@ def train(
     torch.set_num_threads(config.runtime.threads_per_worker)
     keep_freed_memory()
     try:
-        with checkpoints.run_lock(config.checkpoint.path, config.name):
-            return _train(config, resume, which, anew, quiet)
+        with SignalGuard() as guard, checkpoints.run_lock(config.checkpoint.path, config.name):
+            return _train(config, resume, which, anew, quiet, guard)
     finally:
         torch.set_num_threads(threads)
 
 
-def _train(config: RunConfig, resume: bool | Literal["auto"], which: Which, anew: bool, quiet: bool) -> TrainResult:
+def _train(
+    config: RunConfig, resume: bool | Literal["auto"], which: Which, anew: bool, quiet: bool, guard: SignalGuard
+) -> TrainResult:
     with contextlib.ExitStack() as stack:
         program = MetaProgram(config)
         stack.callback(program.close)
@@ -98,6 +101,7 @@ def _train(config: RunConfig, resume: bool | Literal["auto"], which: Which, anew
             config.runtime, MetaRecipe.of(config), config.outer.compression, size, program=program
         )
         stack.callback(executor.close)
+        executor.interrupt = guard.check
         procedure = build_procedure(config, params, program.source, executor)
         if checkpoint is not None:
             procedure.server.load_state_dict(checkpoint.state)
@@ -112,8 +116,15 @@ def _train(config: RunConfig, resume: bool | Literal["auto"], which: Which, anew
         pending = checkpoints.pending(checkpoint.path) if checkpoint else ()
         resumed = checkpoint.run_id if checkpoint else None
         run_id = tracker.start(config.name, config.model_dump(mode="json"), resumed, pending) or None
-        stack.push(lambda kind, error, trace: tracker.close(failed=kind is not None))
-        return _Run(config, program, procedure, executor, tracker, run_id, quiet, checkpoint).run()
+        stack.push(lambda kind, error, trace: tracker.close(_status(kind)))
+        stack.callback(guard.shield)
+        return _Run(config, program, procedure, executor, tracker, run_id, quiet, checkpoint, guard).run()
+
+
+def _status(error: type[BaseException] | None) -> RunStatus:
+    if error is None:
+        return "FINISHED"
+    return "KILLED" if issubclass(error, KeyboardInterrupt) else "FAILED"
 
 
 def _latest(config: RunConfig) -> str | None:
@@ -133,7 +144,9 @@ class _Run:
         run_id: str | None,
         quiet: bool,
         checkpoint: checkpoints.Checkpoint | None,
+        guard: SignalGuard,
     ) -> None:
+        self._guard = guard
         self._config, self._program, self._procedure, self._server = config, program, procedure, procedure.server
         self._executor, self._tracker, self._run_id, self._checkpoint = executor, tracker, run_id, checkpoint
         before = checkpoint.progress if checkpoint else {}
@@ -157,11 +170,17 @@ class _Run:
             self._save(None)  # so that a run that is interrupted before its first checkpoint is due can be resumed
         self._executor.ready()
         self._work = self._choose_engine()
-        self._move_old_checkpoints()
-        with self._progress:
-            while self._server.version < config.train.steps and (budget is None or self._train_s < budget):
-                self._step()
-        self._saved = self._saver.final(lambda: self._write(None)) if self._unsaved else self._saved
+        with self._guard.shielded():
+            self._move_old_checkpoints()
+        try:
+            with self._guard.deferred(), self._progress:
+                while self._server.version < config.train.steps and (budget is None or self._train_s < budget):
+                    self._guard.check()
+                    self._step()
+            self._saved = self._saver.final(lambda: self._write(None)) if self._unsaved else self._saved
+        except Stopped as stopped:
+            self._save_stopped(stopped)
+            raise
         scores = self._final_scores()
         pictures = self._keep(scores)
         self._incidents.flush(self._server.version)
@@ -180,6 +199,13 @@ class _Run:
             evaluations=tuple(self._evaluations),
             counts=self._incidents.counts(),
         )
+
+    def _save_stopped(self, stopped: Stopped) -> None:
+        """Save what has been trained, unless a step was interrupted in the middle: then the last checkpoint serves."""
+        with self._guard.shielded():
+            if self._unsaved and stopped.at_check:
+                self._save(None)
+            self._incidents.flush(self._server.version)
 
     def _move_old_checkpoints(self) -> None:
         """Put away checkpoints that are not of this run, once nothing is left that could prevent it from starting."""
@@ -288,7 +314,8 @@ class _Run:
 
     def _save(self, score: float | None) -> None:
         """Save a checkpoint; if the storage fails, training goes on and it is tried again later."""
-        path = self._saver.save(lambda: self._write(score))
+        with self._guard.shielded():
+            path = self._saver.save(lambda: self._write(score))
         if path is not None:
             self._saved, self._unsaved = path, False
 

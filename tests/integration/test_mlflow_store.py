@@ -103,7 +103,7 @@ def test_a_resumed_run_records_each_step_once(make: Callable[[], MlflowTracker],
     for step in (10, 20, 30):
         tracker.log(step, {"train/loss": float(step)})
     tracker.log(20, {"val/accuracy": 0.5})
-    tracker.close(failed=True)
+    tracker.close("FAILED")
     assert MlflowClient(uri).get_run(run_id).info.status == "FAILED"
 
     tracker = make()

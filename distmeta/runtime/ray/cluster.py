@@ -11,7 +11,9 @@ import logging
 import math
 import os
 import shutil
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,12 +26,16 @@ from ray._private import ray_constants
 from distmeta.config import RuntimeConfig
 from distmeta.core.errors import UserError
 from distmeta.core.logs import quiet
+from distmeta.core.signals import SIGNALS
+from distmeta.runtime.ray.tokens import check_private_token, ensure_private_token
 
 OBJECT_STORE_BYTES = 1 << 30
 MIN_OBJECT_STORE_BYTES = 1 << 27
 LOCAL_PLACEMENT_TIMEOUT_S = 10.0
-CONNECT_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 5.0
 _CAPACITY_POLL_S = 0.2
+_HTTP2_SETTINGS = 4
+_HTTP2_INTRODUCTION = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _HTTP2_SETTINGS, 0, 0, 0, 0, 0))
 _SHARED_MEMORY = "/dev/shm"
 
 _FORWARDED_VARIABLES = ("DISTMETA_DATA", "DISTMETA_HOME")
@@ -65,11 +71,47 @@ def connect(config: RuntimeConfig, object_store_bytes: int | None = None) -> Clu
     if ray.is_initialized():
         return Cluster(started=False, disconnect=lambda: None)
     address = config.address or os.environ.get("RAY_ADDRESS")
-    if address and address != "local":
-        _connect_to(address, "runtime.address" if config.address else "RAY_ADDRESS")
-    else:
+    with _signal_handlers_kept():
+        if address and address != "local":
+            check_private_token()
+            _connect_to(address, "runtime.address" if config.address else "RAY_ADDRESS")
+            return Cluster(started=False, disconnect=ray.shutdown)
+        ensure_private_token()
         _start_local(config, _limit_to_memory(object_store_bytes or OBJECT_STORE_BYTES))
-    return Cluster(started=not address or address == "local", disconnect=ray.shutdown)
+        return Cluster(started=True, disconnect=_stop_local(_session_folder()))
+
+
+def _session_folder() -> Path:
+    node: Any = ray._private.worker._global_node
+    return Path(node.get_session_dir_path())
+
+
+def _stop_local(session: Path) -> Callable[[], None]:
+    """Stop the cluster started here, and remove its folder of logs and sockets."""
+
+    def stop() -> None:
+        ray.shutdown()
+        latest = session.with_name("session_latest")
+        with contextlib.suppress(OSError):
+            if (latest.is_symlink() and not latest.exists()) or latest.resolve() == session.resolve():
+                latest.unlink()
+        shutil.rmtree(session, ignore_errors=True)
+
+    return stop
+
+
+@contextlib.contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """Keep this process's signal handlers: Ray installs its own, one of which prints a C++ stack on SIGTERM."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
 
 
 def wait_for_capacity(config: RuntimeConfig, cluster: Cluster, timeout_s: float) -> None:
@@ -149,8 +191,21 @@ def _on_loopback_only(address: str) -> bool:
 
 
 def _probe(host: str, port: int) -> None:
-    with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S):
-        pass
+    """Check that a gRPC server answers: it sends HTTP/2 settings as soon as a client has introduced itself.
+
+    Raises:
+        OSError: Nothing answers in time, or something else.
+    """
+    with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0", "false", "False"):
+            return
+        connection.sendall(_HTTP2_INTRODUCTION)
+        try:
+            answer = connection.recv(9)
+        except TimeoutError:
+            raise OSError(f"it does not answer within {CONNECT_TIMEOUT_S:g} s") from None
+        if len(answer) < 4 or answer[3] != _HTTP2_SETTINGS:
+            raise OSError("what answers there is no Ray cluster")
 
 
 def _start_local(config: RuntimeConfig, object_store_bytes: int) -> None:

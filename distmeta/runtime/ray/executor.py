@@ -107,6 +107,7 @@ class RayExecutor(Executor):
         timeout_s = START_TIMEOUT_S if self._owns_cluster else self._placement_timeout_s
         min_workers, workers = self._config.min_workers, self._worker_group.workers
         while not self._is_ready:
+            self.interrupt()
             self._handle_calls(self._worker_group.wait(POLL_INTERVAL_S))
             num_placed = sum(worker.state in ("starting", "ready") for worker in workers)
             if num_placed < min_workers and time.monotonic() - started > timeout_s:
@@ -148,6 +149,7 @@ class RayExecutor(Executor):
     def _run(self, call: CallState) -> Iterator[Result]:
         self._call = self._supervisor.call = call
         while True:
+            self.interrupt()
             if self._schedule.call_id != call.call_id:
                 raise RuntimeError("another call was started before this one's results were read")
             self._pull_shards(call)

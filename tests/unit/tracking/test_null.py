@@ -21,7 +21,7 @@ def test_the_null_tracker_records_nothing(tmp_path: Path) -> None:
     tracker.artifact(tmp_path / "none", "folder")
     tracker.model(tmp_path / "none", "model")
     assert tracker.address() is None
-    tracker.close(failed=True)
+    tracker.close("KILLED")
     assert list(tmp_path.iterdir()) == []
 
 

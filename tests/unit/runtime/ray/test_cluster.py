@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -26,11 +28,46 @@ from distmeta.runtime.ray.cluster import (
 GIB = 1 << 30
 
 
+HTTP2_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+
+
+@contextlib.contextmanager
+def answering(answer: bytes | None) -> Iterator[int]:
+    """A port of loopback on which a server gives every client this answer; None is mute."""
+    clients: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    clients.append(server.accept()[0])
+                    clients[-1].sendall(answer or b"")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+    for client in clients:
+        client.close()
+
+
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A port on which loopback alone answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
+    """A port on which a gRPC server answers, on loopback alone."""
+    with answering(HTTP2_SETTINGS) as port:
+        yield port
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"), [(None, r"does not answer within 0\.2 s"), (b"HTTP/1.1 400 Bad Request", "no Ray cluster")]
+)
+def test_a_port_that_is_mute_or_of_another_server_is_refused(
+    answer: bytes | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_module, "CONNECT_TIMEOUT_S", 0.2)
+    with answering(answer) as port, pytest.raises(OSError, match=message):
+        _on_loopback_only(f"127.0.0.1:{port}")
 
 
 @pytest.fixture

@@ -1,0 +1,106 @@
+"""Stop on SIGINT, SIGTERM and SIGHUP at a moment when nothing is half done.
+
+    outside            a signal raises `Stopped` at once
+    deferred()         the first signal waits for `check()`; another one raises at once
+    shielded()         signals wait until the block is left, however many there are
+
+Python runs its handlers in the main thread; elsewhere a guard does nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PATIENCE = 5
+"""A shielded block that takes too long can be left by sending so many signals: the process then ends at once."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked this process to stop.
+
+    Attributes:
+        signum: The first signal.
+        exit_code: 128 + its number, as shells report it.
+        at_check: Raised by `SignalGuard.check`, where nothing is half done.
+    """
+
+    def __init__(self, signum: int, *, at_check: bool = False) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum, self.exit_code, self.at_check = signum, 128 + signum, at_check
+
+    def explained(self, hint: str) -> Stopped:
+        """The same with a hint for people."""
+        self.args = (f"{self}; {hint}",)
+        return self
+
+
+class SignalGuard:
+    """Turns signals into `Stopped`. A context manager; the handlers before it are restored."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+        self._deferred = self._shielded = False
+        self._signum: int | None = None
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for signum in SIGNALS:
+                if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup, or a shell's background job
+                    self._before[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has arrived."""
+        return self._signum is not None
+
+    def check(self) -> None:
+        """Raise `Stopped` if a signal has arrived."""
+        if self._signum is not None and not self._shielded:
+            raise Stopped(self._signum, at_check=True)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """A block that calls `check` often enough."""
+        before, self._deferred = self._deferred, True
+        try:
+            yield
+        finally:
+            self._deferred = before
+
+    def shield(self) -> None:
+        """From now on nothing may be interrupted: this process cleans up."""
+        self._shielded = True
+
+    @contextlib.contextmanager
+    def shielded(self) -> Iterator[None]:
+        """A block that must not be interrupted. What arrives meanwhile is raised by the next `check`."""
+        before, self._shielded = self._shielded, True
+        try:
+            yield
+        finally:
+            self._shielded = before
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        first = self._signum is None
+        self._signum = signum if self._signum is None else self._signum
+        self._count += 1
+        if self._shielded:
+            if self._count >= _PATIENCE:
+                os._exit(128 + self._signum)
+        elif not (first and self._deferred):
+            raise Stopped(self._signum)

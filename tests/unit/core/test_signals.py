@@ -1,0 +1,70 @@
+"""Signals stop a process between two steps, not within one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from distmeta.core.signals import SIGNALS, SignalGuard, Stopped
+
+
+def send(signum: int) -> None:
+    os.kill(os.getpid(), signum)
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_signal_raises_at_once_and_names_itself(signum: signal.Signals) -> None:
+    before = signal.getsignal(signum)
+    with pytest.raises(Stopped, match=f"stopped by {signum.name}") as caught, SignalGuard():
+        send(signum)
+    assert caught.value.exit_code == 128 + signum
+    assert signal.getsignal(signum) is before
+
+
+def test_a_deferred_signal_waits_for_the_next_check_and_a_second_one_does_not() -> None:
+    reached = False
+    with SignalGuard() as guard:
+        with pytest.raises(Stopped), guard.deferred():
+            send(signal.SIGTERM)
+            reached = guard.requested
+            guard.check()
+        assert reached
+    with SignalGuard() as guard, pytest.raises(Stopped) as caught, guard.deferred():
+        send(signal.SIGTERM)
+        send(signal.SIGINT)
+    assert caught.value.signum == signal.SIGTERM
+
+
+def test_nothing_interrupts_a_shielded_block() -> None:
+    with SignalGuard() as guard, pytest.raises(Stopped):
+        with guard.shielded():
+            send(signal.SIGTERM)
+            send(signal.SIGINT)
+            guard.check()
+        guard.check()
+
+
+def test_ignored_signals_stay_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with SignalGuard() as guard:
+            send(signal.SIGHUP)
+            assert not guard.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_in_another_thread_nothing_is_installed() -> None:
+    handlers: list[object] = []
+
+    def work() -> None:
+        with SignalGuard():
+            handlers.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.getsignal(signal.SIGTERM)]
