@@ -124,7 +124,7 @@ class FakeTracker(NullTracker):
         texts: Contents by path.
         artifacts: Names of files and the folders that they were saved in.
         models: Names of checkpoints that were saved as models.
-        failed: Argument of `close`; None while the run is open.
+        status: Argument of `close`; None while the run is open.
     """
 
     unconfirmed: list[MetricPoint] = field(default_factory=list)
@@ -133,7 +133,7 @@ class FakeTracker(NullTracker):
     texts: dict[str, str] = field(default_factory=dict)
     artifacts: list[tuple[str, str]] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
-    failed: bool | None = None
+    status: str | None = None
 
     @override
     def start(
@@ -169,5 +169,5 @@ class FakeTracker(NullTracker):
         return "fake://run"
 
     @override
-    def close(self, *, failed: bool = False) -> None:
-        self.failed = failed
+    def close(self, status: Any = "FINISHED") -> None:
+        self.status = status
