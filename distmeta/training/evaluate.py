@@ -38,7 +38,7 @@ class EvaluationResult:
     scores: tuple[Score, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """One JSON object."""
+        """As a JSON object."""
         return {
             "checkpoint": self.checkpoint,
             "step": self.step,
@@ -83,7 +83,7 @@ def evaluate(
             not taken from the checkpoint: it is this process, unless `runtime.executor=ray` is among them.
 
     Raises:
-        UserError: There is no sound checkpoint, or the changes do not fit it.
+        UserError: There is no intact checkpoint, or the changes do not fit it.
     """
     checkpoint = checkpoints.load(path, which)
     config = change(checkpoint.config, overrides)
@@ -104,6 +104,6 @@ def evaluate(
 def evaluate_shards(
     executor: Executor, engine: EngineConfig, snapshot: Snapshot, shards: Sequence[Shard]
 ) -> list[Score]:
-    """Score shards on the workers; the summary does not depend on the order in which they come back."""
+    """Score shards on the workers and summarise; the order in which results arrive does not matter."""
     values = {result.shard: result.value for result in executor.map(Work(EVALUATE, engine), snapshot, shards)}
     return summarise([values[shard.index] for shard in shards])
