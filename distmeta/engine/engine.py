@@ -40,7 +40,7 @@ class Engine:
     Args:
         learner: How a task is adapted.
         estimator: How the outer signal is computed from adapted tasks.
-        config: Strategy, chunk, memory, matmul. `auto` runs as `loop` until `distmeta.engine.auto` has chosen.
+        config: Strategy, chunk, memory, matmul. `auto` and `measured` run as `loop` until a strategy has been chosen.
         lanes: Number of threads that compute chunks.
     """
 
