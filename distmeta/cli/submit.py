@@ -32,6 +32,7 @@ from distmeta.config.load import load_config, split_source
 from distmeta.core.errors import DistmetaError, UserError
 from distmeta.core.logs import quiet
 from distmeta.core.paths import data_home
+from distmeta.core.signals import Stopped
 from distmeta.tracking.uris import mask_uri
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def left_running(job_id: str) -> Iterator[None]:
     """On Ctrl-C inside the block, say that the job goes on."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         print(f"\n{job_id} goes on; end it by: distmeta jobs stop {job_id}", file=sys.stderr)
         raise
 

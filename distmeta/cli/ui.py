@@ -10,6 +10,7 @@ import typer
 
 from distmeta.cli.output import JsonOption, print_json
 from distmeta.core.errors import UserError
+from distmeta.core.signals import Stopped
 from distmeta.tracking.ui import MlflowServer
 from distmeta.tracking.uris import mask_uri, sqlite_file, tracking_uri
 
@@ -44,7 +45,7 @@ def ui(
             else:
                 print(f"{mask_uri(store)} is served at {server.address}  (Ctrl-C ends it)", flush=True)
             server.wait()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         return
 
 

@@ -22,8 +22,8 @@ _PATIENCE = 5
 """A shielded block that takes too long can be left by sending so many signals: the process then ends at once."""
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal asked this process to stop.
+class Stopped(BaseException):
+    """A signal asked this process to stop. Not a KeyboardInterrupt, which command line libraries handle themselves.
 
     Attributes:
         signum: The first signal.

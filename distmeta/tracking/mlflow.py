@@ -28,6 +28,7 @@ import yaml
 from typing_extensions import override
 
 from distmeta.core.errors import UserError
+from distmeta.core.signals import Stopped
 from distmeta.tracking import environment
 from distmeta.tracking.base import MetricPoint, RunStatus, Tracker
 from distmeta.tracking.flatten import MAX_TAG_LENGTH, flatten, masked
@@ -193,7 +194,7 @@ class MlflowTracker(Tracker):
             _LOG.warning("tracking: waiting up to %.0f s for the store, to write the rest of the run", timeout_s)
         try:
             save_unsent(self._sender.close(timeout_s), self._unsent, self._run_id)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stopped):
             save_unsent(self._sender.close(0.0), self._unsent, self._run_id)
             raise
         finally:

@@ -124,7 +124,7 @@ def _train(
 def _status(error: type[BaseException] | None) -> RunStatus:
     if error is None:
         return "FINISHED"
-    return "KILLED" if issubclass(error, KeyboardInterrupt) else "FAILED"
+    return "KILLED" if issubclass(error, (KeyboardInterrupt, Stopped)) else "FAILED"
 
 
 def _latest(config: RunConfig) -> str | None:

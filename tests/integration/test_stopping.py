@@ -79,19 +79,16 @@ class Run:
         return [path.name for path in self.temporary.iterdir()]
 
 
-def stop(run: Run, signum: signal.Signals, times: int, wait_s: float | None, *options: str) -> None:
-    """Start the run, send it a signal after `wait_s` (None: once it has a checkpoint of training), check how it ends."""
-    process = run.start(*options)
-    deadline = time.monotonic() + (120 if wait_s is None else wait_s)
+def stop(run: Run, signum: signal.Signals, times: int, wait_s: float) -> None:
+    """Start the run, send it a signal after `wait_s`, and check how it ends."""
+    process = run.start()
+    deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline and process.poll() is None:
-        latest = checkpoints.latest(run.runs, run.name)
-        if wait_s is None and latest is not None and not latest.endswith("step-00000000"):
-            break
         time.sleep(0.005)
     for _ in range(times):
         process.send_signal(signum)
         time.sleep(0.02)
-    output, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=120)
     if process.returncode == 0:
         return  # it was done before the signal arrived
     assert process.returncode in (128 + signum, -signum), errors  # the latter before Python has begun
