@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from distmeta.config.base import Frozen
+from distmeta.config.bounds import InnerSteps, PositiveCount, Text
 
 
 class Phase(Frozen):
@@ -24,14 +25,14 @@ class Phase(Frozen):
         l2sp: Weight of `0.5 * |fast - meta|^2` added to the inner loss (L2-SP, Li et al. 2018; iMAML's proximal term).
     """
 
-    groups: tuple[str, ...] = ("all",)
-    steps: NonNegativeInt = 1
+    groups: tuple[Text, ...] = Field(("all",), max_length=1000)
+    steps: InnerSteps = 1
     lr: PositiveFloat = 0.4
     optimizer: Literal["sgd", "adam"] = "sgd"
     beta1: float = Field(0.9, ge=0.0, lt=1.0)
     beta2: float = Field(0.999, ge=0.0, lt=1.0)
-    batch: PositiveInt | None = None
-    objective: str | None = None
+    batch: PositiveCount | None = None
+    objective: Text | None = None
     l2sp: NonNegativeFloat = 0.0
 
 
@@ -47,8 +48,8 @@ class GradientConfig(Frozen):
     """
 
     kind: Literal["gradient"] = "gradient"
-    phases: tuple[Phase, ...] = Field((Phase(),), min_length=1)
-    eval_phases: tuple[Phase, ...] | None = None
+    phases: tuple[Phase, ...] = Field((Phase(),), min_length=1, max_length=1000)
+    eval_phases: tuple[Phase, ...] | None = Field(None, max_length=1000)
     learned_lr: bool = False
     head: Literal["meta", "fresh"] = "meta"
 
@@ -89,6 +90,6 @@ class AlgorithmConfig(Frozen):
         method: The method's name in reports.
     """
 
-    method: str = "maml"
+    method: Text = "maml"
     learner: LearnerConfig = GradientConfig()
     estimator: EstimatorConfig = BackpropConfig()

@@ -5,11 +5,13 @@ Imports neither torch nor Ray.
 
 from __future__ import annotations
 
+import reprlib
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import override
 
 from distmeta.core.errors import UserError, nearest
 
@@ -42,22 +44,23 @@ def to_user_error(
     kind, context, value = problem["type"], problem.get("ctx", {}), problem.get("input")
     allowed: str | None = None
     if kind == "extra_forbidden":
-        what = f"unknown field '{path[-1]}'"
+        what = f"unknown field {shortened(path[-1])}"
         allowed = nearest(path[-1], section.model_fields) if section else None
     elif kind == "union_tag_invalid":
-        what = f"unknown {str(context['discriminator']).strip(chr(39))} '{context['tag']}'"
-        allowed = nearest(str(context["tag"]), _tags(annotation))
+        tag = str(context["tag"])
+        what = f"unknown {str(context['discriminator']).strip(chr(39))} {shortened(tag)}"
+        allowed = nearest(tag[:_MAX_VALUE_LENGTH], _tags(annotation))
     elif kind == "union_tag_not_found":
         what = f"the field {context['discriminator']} is missing"
         allowed = ", ".join(_tags(annotation))
     elif kind == "literal_error":
-        what, allowed = f"unknown value {_shortened(value)}", nearest(str(value), _literals(annotation))
+        what, allowed = f"unknown value {shortened(value)}", nearest(shortened(value).strip("'"), _literals(annotation))
     elif kind == "missing":
         what = "a value is required"
     elif kind == "value_error":
         what = str(context["error"])
     else:
-        what = f"{_shortened(value)} is not valid"
+        what = f"{shortened(value)} is not valid"
         same_path = [each for each in problems if _locate(root, each["loc"])[0] == path]
         allowed = " or ".join(dict.fromkeys(_expected(each) for each in same_path))
         allowed += " or null" if _allows(annotation, types.NoneType) else ""
@@ -83,9 +86,14 @@ def annotation_of(parent: Any, name: str | int) -> Any:
     origin, args = get_origin(parent), get_args(parent)
     if origin is dict:
         return args[1]
-    if origin in (tuple, list) and str(name).isdigit():
+    if origin in (tuple, list) and is_position(str(name)):
         return args[0] if origin is list or args[-1] is Ellipsis else args[min(int(name), len(args) - 1)]
     return None
+
+
+def is_position(name: str) -> bool:
+    """Whether a name is the position of an element in a list."""
+    return name.isascii() and name.isdigit() and len(name) < 10
 
 
 def is_section(annotation: Any) -> bool:
@@ -148,16 +156,40 @@ def _allows(annotation: Any, kind: type) -> bool:
 
 def _expected(problem: Any) -> str:
     """What pydantic expected, in the words of YAML."""
-    if problem["type"] == "too_short":
-        return f"{problem['ctx']['min_length']} or more elements"
+    if problem["type"] in ("too_short", "too_long"):
+        context = problem["ctx"]
+        least, most = context.get("min_length"), context.get("max_length")
+        return f"{least} or more elements" if most is None else f"at most {most} elements"
+    if problem["type"] in ("string_too_short", "string_too_long"):
+        return str(problem["msg"]).removeprefix("String should have ")
+    if problem["type"] == "int_parsing_size":
+        return "an integer"
+    if problem["type"] == "invalid_key":
+        return "names of fields"
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return "a mapping of fields"
     expected = str(problem["msg"]).removeprefix("Input should be ").split(", unable")[0].split(", got")[0]
     return expected.replace("a valid tuple", "a list").replace("a valid ", "a ").replace("a integer", "an integer")
 
 
-def _shortened(value: object) -> str:
-    text = repr(value)
+class _Repr(reprlib.Repr):
+    """`repr` whose work is bounded, whatever is nested in a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = 10
+        self.maxstring = self.maxother = 4 * _MAX_VALUE_LENGTH
+
+    @override
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to write out an integer of thousands of digits."""
+        return repr(x) if x.bit_length() < 512 else f"an integer of {x.bit_length()} bits"
+
+
+def shortened(value: object) -> str:
+    """A value as it is shown in a message."""
+    text = _Repr().repr(value)
     return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}..."
 
 

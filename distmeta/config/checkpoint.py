@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pydantic import PositiveInt
-
 from distmeta.config.base import Frozen
+from distmeta.config.bounds import PositiveCount, Text
 
 
 class CheckpointConfig(Frozen):
@@ -16,6 +15,6 @@ class CheckpointConfig(Frozen):
         keep_last: Number of newest checkpoints to keep, in addition to the best one by validation score.
     """
 
-    path: str = "runs"
-    every: PositiveInt = 500
-    keep_last: PositiveInt = 2
+    path: Text = "runs"
+    every: PositiveCount = 500
+    keep_last: PositiveCount = 2

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import PositiveInt
-
 from distmeta.config.base import Frozen
+from distmeta.config.bounds import PositiveCount
 
 
 class EngineConfig(Frozen):
@@ -27,7 +26,7 @@ class EngineConfig(Frozen):
     """
 
     strategy: Literal["auto", "measured", "loop", "vmap", "compiled", "compiled_vmap"] = "auto"
-    chunk: PositiveInt | None = None
+    chunk: PositiveCount | None = None
     memory: Literal["auto", "unrolled", "flat"] = "auto"
     dtype: Literal["float32", "float64"] = "float32"
     matmul: Literal["float32", "tf32", "bf16"] = "float32"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field
 
 from distmeta.config.base import Frozen
+from distmeta.config.bounds import MAX_TASKS, NonNegativeCount, Tasks
 
 
 class EvaluationConfig(Frozen):
@@ -19,7 +20,7 @@ class EvaluationConfig(Frozen):
         final_tasks: Number of `test` tasks of the evaluation after training; 0: none.
     """
 
-    every: NonNegativeInt = 0
+    every: NonNegativeCount = 0
     split: Literal["val", "test"] = "val"
-    tasks: PositiveInt = 200
-    final_tasks: NonNegativeInt = 600
+    tasks: Tasks = 200
+    final_tasks: int = Field(600, ge=0, le=MAX_TASKS)

@@ -19,8 +19,10 @@ from pydantic import ValidationError
 from distmeta.config.base import to_user_error
 from distmeta.config.run import RunConfig
 from distmeta.core.errors import UserError, nearest
+from distmeta.core.files import read_file
 
 DEFAULT_FUNCTION = "config"
+MAX_JOB_BYTES = 16 << 20
 _MODULE = "_distmeta_job"
 _SIGNATURE = "def {}() -> RunConfig"
 
@@ -120,7 +122,7 @@ def _run_file(path: Path) -> ModuleType:
     module.__file__ = str(path)
     sys.modules[_MODULE] = module  # dataclasses and typing look up the module of the classes that they are given
     try:
-        code: CodeType = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+        code: CodeType = compile(read_file(path, MAX_JOB_BYTES), str(path), "exec", dont_inherit=True)
         exec(code, vars(module))
     except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise _job_error(error, path) from error

@@ -1,28 +1,28 @@
 """Reading a configuration: from a job file in Python, from YAML or JSON, and changed by `--set`.
 
 A job file holds functions that return a `RunConfig` (`distmeta.config.job`). YAML and JSON hold the fields of
-`RunConfig`; no tag of theirs can make a Python object. Numbers such as `1e-3` are numbers, as in YAML 1.2.
+`RunConfig` (`distmeta.config.text`).
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from distmeta.config.base import to_user_error
 from distmeta.config.job import config_of_job
 from distmeta.config.override import apply_overrides
 from distmeta.config.run import RunConfig
+from distmeta.config.text import MAX_CHARACTERS, dump_yaml, parse_json, parse_yaml
 from distmeta.core.errors import UserError, nearest
+from distmeta.core.files import read_file
+from distmeta.core.paths import expand_user
 
 SUFFIXES = (".py", ".yaml", ".yml", ".json")
-_FLOAT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
 
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -52,11 +52,11 @@ def split_source(source: str) -> tuple[Path, str | None]:
 
     A path may contain colons: a file that exists under the whole of `source` is that file.
     """
-    whole = Path(source).expanduser()
+    whole = expand_user(source)
     file, _, name = source.rpartition(":")
-    if whole.exists() or Path(file).suffix not in SUFFIXES or "/" in name:
+    if os.path.exists(whole) or Path(file).suffix not in SUFFIXES or "/" in name:
         return whole, None
-    return Path(file).expanduser(), name
+    return expand_user(file), name
 
 
 def change(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -77,7 +77,7 @@ def change(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 def to_yaml(config: RunConfig | Mapping[str, object]) -> str:
     """The whole configuration as YAML, defaults included; `load_config` reads it back to an equal one."""
     fields = config.model_dump(mode="json") if isinstance(config, RunConfig) else dict(config)
-    return yaml.dump(fields, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return dump_yaml(fields)
 
 
 def parse_value(text: str) -> Any:
@@ -86,24 +86,31 @@ def parse_value(text: str) -> Any:
     Raises:
         UserError: Not YAML.
     """
-    return _parse_yaml(text, "--set")
+    return parse_yaml(text, "--set")
 
 
 def _require_file(path: Path) -> None:
     kinds = ", ".join(SUFFIXES)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError("is a folder", where=str(path), allowed=f"a file: {kinds}")
     if path.suffix not in SUFFIXES:
         raise UserError(f"a configuration of kind '{path.suffix}'", where=str(path), allowed=kinds)
-    if not path.is_file():
-        siblings = [each.name for each in path.parent.glob("*") if each.suffix in SUFFIXES]
-        raise UserError("no such file", where=str(path), allowed=nearest(path.name, siblings) or f"a file: {kinds}")
+    if not os.path.isfile(path):
+        raise UserError("no such file", where=str(path), allowed=_similar(path) or f"a file: {kinds}")
+
+
+def _similar(path: Path) -> str:
+    """Configurations in the folder of `path`; none where it cannot be read."""
+    try:
+        return nearest(path.name, [name for name in os.listdir(path.parent) if name.endswith(SUFFIXES)])
+    except OSError:
+        return ""
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_file(path, MAX_CHARACTERS).decode()
+    except UnicodeDecodeError as error:
         raise UserError(f"cannot be read: {error}", where=str(path)) from error
 
 
@@ -114,63 +121,10 @@ def _from_mapping(values: Any, source: str) -> RunConfig:
         raise to_user_error(error, RunConfig, source=source) from error
 
 
-# --- YAML and JSON ---
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without Python objects and without silently repeated keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        _require_unique((key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)), node.start_mark.line)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Write equal values out in full."""
-        return True
-
-
-for _class in (_Loader, _Dumper):  # YAML 1.1, PyYAML's, takes 1e-3 for text
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
-
-
 def _read_mapping(path: Path) -> dict[str, Any]:
     text = _read_text(path)
-    values = _parse_json(text, str(path)) if path.suffix == ".json" else _parse_yaml(text, str(path))
+    values = parse_json(text, str(path)) if path.suffix == ".json" else parse_yaml(text, str(path))
     if not isinstance(values, dict):
         what = "is empty" if values is None else f"holds a {type(values).__name__}, not fields"
         raise UserError(what, where=str(path), allowed="a mapping of fields")
     return values
-
-
-def _parse_yaml(text: str, source: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)  # a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
-        raise UserError(f"not valid YAML: {error.problem}{line}", where=source, allowed="plain YAML values") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"not valid YAML: {error}", where=source) from error
-
-
-def _parse_json(text: str, source: str) -> Any:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        _require_unique((key for key, _ in pairs), None)
-        return dict(pairs)
-
-    try:
-        return json.loads(text, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"not valid JSON: {error}", where=source) from error
-
-
-def _require_unique(keys: Iterable[str], line: int | None) -> None:
-    seen: set[str] = set()
-    for key in keys:
-        if key in seen:
-            place = "" if line is None else f" in the mapping that starts on line {line + 1}"
-            raise ValueError(f"the field '{key}' is given twice{place}")
-        seen.add(key)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import itertools
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, model_validator
 
 from distmeta.config.base import Frozen
+from distmeta.config.bounds import MAX_PARAMETERS, PositiveCount
 
 
 class MlpConfig(Frozen):
@@ -17,7 +19,18 @@ class MlpConfig(Frozen):
     """
 
     kind: Literal["mlp"] = "mlp"
-    hidden: tuple[PositiveInt, ...] = (40, 40)
+    hidden: tuple[PositiveCount, ...] = Field((40, 40), max_length=1000)
+
+    def count_parameters(self, num_inputs: int, num_outputs: int) -> int:
+        """Weights and biases of the network."""
+        sizes = (num_inputs, *self.hidden, num_outputs)
+        return sum(fan_in * fan_out + fan_out for fan_in, fan_out in itertools.pairwise(sizes))
+
+    @model_validator(mode="after")
+    def _is_of_a_possible_size(self) -> Self:
+        if (count := self.count_parameters(1, 1)) > MAX_PARAMETERS:
+            raise ValueError(f"hidden makes {count} parameters or more; allowed: at most {MAX_PARAMETERS}")
+        return self
 
 
 class Conv4Config(Frozen):
@@ -31,7 +44,7 @@ class Conv4Config(Frozen):
     """
 
     kind: Literal["conv4"] = "conv4"
-    filters: PositiveInt = 64
+    filters: int = Field(64, gt=0, le=4096)
     downsample: Literal["stride", "pool"] = "stride"
     norm: Literal["batch", "support"] = "batch"
 

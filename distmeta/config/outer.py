@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from distmeta.config.base import Frozen
+from distmeta.config.bounds import Integer, NonNegativeCount, Text
 
 
 class OuterConfig(Frozen):
@@ -33,15 +34,15 @@ class OuterConfig(Frozen):
             the result depends on which worker computes which shard.
     """
 
-    optimizer: str = "Adam"
+    optimizer: Text = "Adam"
     lr: PositiveFloat = 1e-3
-    options: dict[str, bool | int | float | tuple[float, ...]] = Field(default_factory=dict)
+    options: dict[Text, bool | Integer | float | tuple[float, ...]] = Field(default_factory=dict)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     final_lr_fraction: float = Field(0.0, ge=0.0, le=1.0)
-    warmup_steps: NonNegativeInt = 0
+    warmup_steps: NonNegativeCount = 0
     clip_norm: PositiveFloat | None = None
     average: float = Field(0.0, ge=0.0, lt=1.0)
     nonfinite: Literal["abort", "drop"] = "abort"
-    staleness: NonNegativeInt | None = None
+    staleness: NonNegativeCount | None = None
     staleness_weight: Literal["inverse", "constant"] = "inverse"
     compression: Literal["none", "bf16", "int8"] = "none"

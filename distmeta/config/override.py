@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from distmeta.config.base import allowed_types, annotation_of, discriminator_of, is_section, section_for
+from distmeta.config.base import allowed_types, annotation_of, discriminator_of, is_position, is_section, section_for
 from distmeta.core.errors import UserError, nearest
 
 _WHERE = "--set"
@@ -52,6 +52,9 @@ def _apply(values: Any, root: Any, path: list[str], text: str, parse: Callable[[
     node, annotation = values, root
     for depth, part in enumerate(path[:-1]):
         below = _step(node, annotation, path, depth)
+        if isinstance(node, dict) and part not in node:
+            so_far = ".".join(path[: depth + 1])
+            raise UserError(f"{so_far} has no value yet", where=f"{_WHERE} {'.'.join(path)}", allowed=f"{so_far}=value")
         node, annotation = node[int(part) if isinstance(node, list) else part], below
     below = _step(node, annotation, path, len(path) - 1)
     value = parse(text)
@@ -69,7 +72,7 @@ def _step(node: Any, annotation: Any, path: list[str], depth: int) -> Any:
     part, so_far = path[depth], ".".join(path[:depth])
     where = f"{_WHERE} {'.'.join(path)}"
     if isinstance(node, list):
-        if not part.isdigit() or int(part) >= len(node):
+        if not is_position(part) or int(part) >= len(node):
             positions = f"a position: 0 to {len(node) - 1}" if node else "nothing, the list is empty"
             raise UserError(f"{so_far} has no '{part}'", where=where, allowed=positions)
         return annotation_of(next((each for each in allowed_types(annotation) if not is_section(each)), None), part)
@@ -78,7 +81,7 @@ def _step(node: Any, annotation: Any, path: list[str], depth: int) -> Any:
         raise UserError(f"{so_far} is {shown} and holds no field '{part}'", where=where, allowed=f"{so_far}=value")
     section = section_for(annotation, node)
     if section is None:  # a free mapping, such as the options of an optimizer
-        return annotation_of(allowed_types(annotation)[0], part)
+        return annotation_of(next(iter(allowed_types(annotation)), None), part)
     if part not in section.model_fields:
         raise UserError(f"unknown field '{part}'", where=where, allowed=nearest(part, section.model_fields))
     return annotation_of(section, part)

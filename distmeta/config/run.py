@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import Self
 
-from pydantic import NonNegativeInt, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from distmeta.config.algorithm import AlgorithmConfig, GradientConfig
-from distmeta.config.base import Frozen
+from distmeta.config.base import Frozen, shortened
+from distmeta.config.bounds import MAX_SHARD_EXAMPLES, Seed
 from distmeta.config.checkpoint import CheckpointConfig
 from distmeta.config.engine import EngineConfig
 from distmeta.config.evaluation import EvaluationConfig
@@ -29,7 +30,7 @@ class RunConfig(Frozen):
     """
 
     name: str
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     tasks: TasksConfig = StoreTasks()
     model: ModelConfig = Conv4Config()
     algorithm: AlgorithmConfig = AlgorithmConfig()
@@ -45,10 +46,20 @@ class RunConfig(Frozen):
     @classmethod
     def _name_is_a_folder_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name):
-            raise ValueError(
-                f"'{name}' is not a run name: letters, digits, '.', '_' and '-', starting with a letter or digit"
-            )
+            allowed = "at most 128 letters, digits, '.', '_' and '-', starting with a letter or digit"
+            raise ValueError(f"{shortened(name)} is not a run name; allowed: {allowed}")
         return name
+
+    @model_validator(mode="after")
+    def _a_shard_fits_into_memory(self) -> Self:
+        most_tasks = max(self.train.tasks_per_step, self.evaluation.tasks, self.evaluation.final_tasks)
+        examples = min(self.runtime.shard_size, most_tasks) * self.tasks.max_examples
+        if examples > MAX_SHARD_EXAMPLES:
+            raise ValueError(
+                f"runtime.shard_size {self.runtime.shard_size} puts {examples} examples into a shard, "
+                f"{self.tasks.max_examples} of each task; allowed: at most {MAX_SHARD_EXAMPLES}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:

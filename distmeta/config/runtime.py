@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from typing import Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from distmeta.config.base import Frozen
+from distmeta.config.base import Frozen, shortened
+from distmeta.config.bounds import NonNegativeCount, PositiveCount, Seconds, Tasks, Text
+
+_MAX_WORKERS = 100_000
 
 
 class ToleranceConfig(Frozen):
@@ -25,10 +28,10 @@ class ToleranceConfig(Frozen):
             which transfers fewer bytes. `auto` is `node` for large updates from several nodes.
     """
 
-    shard_timeout_s: PositiveFloat = 600.0
-    heartbeat_timeout_s: PositiveFloat = 15.0
-    max_shard_retries: NonNegativeInt = 3
-    max_worker_failures: PositiveInt = 3
+    shard_timeout_s: Seconds = 600.0
+    heartbeat_timeout_s: Seconds = 15.0
+    max_shard_retries: NonNegativeCount = 3
+    max_worker_failures: PositiveCount = 3
     speculate: bool = True
     aggregate: Literal["auto", "driver", "node"] = "auto"
 
@@ -51,21 +54,23 @@ class RuntimeConfig(Frozen):
 
     executor: Literal["local", "ray"] = "ray"
     workers: int | str = 2
-    cpus_per_worker: PositiveFloat = 1.0
-    gpus_per_worker: float = Field(0.0, ge=0.0)
-    threads_per_worker: PositiveInt = 1
-    shard_size: PositiveInt = 16
-    address: str | None = None
-    device: str = "cpu"
+    cpus_per_worker: float = Field(1.0, gt=0.0, le=10_000.0)
+    gpus_per_worker: float = Field(0.0, ge=0.0, le=1000.0)
+    threads_per_worker: int = Field(1, gt=0, le=1024)
+    shard_size: Tasks = 16
+    address: Text | None = None
+    device: Text = "cpu"
     tolerance: ToleranceConfig = ToleranceConfig()
 
     @field_validator("workers", mode="before")
     @classmethod
     def _workers_are_a_number_or_a_range(cls, workers: object) -> int | str:
-        match = re.fullmatch(r"([1-9]\d*)(?:\.\.([1-9]\d*))?", str(workers))
-        if match is None or int(match[1]) > int(match[2] or match[1]):
-            raise ValueError(f"'{workers}' is not a number of workers; allowed: a whole number from 1, or MIN..MAX")
-        return str(workers) if match[2] else int(match[1])
+        text = str(workers) if isinstance(workers, str) or workers in range(1, _MAX_WORKERS + 1) else ""
+        match = re.fullmatch(r"([1-9]\d{0,5})(?:\.\.([1-9]\d{0,5}))?", text, re.ASCII)
+        if match is None or not int(match[1]) <= int(match[2] or match[1]) <= _MAX_WORKERS:
+            allowed = f"a whole number from 1 to {_MAX_WORKERS}, or MIN..MAX"
+            raise ValueError(f"{shortened(workers)} is not a number of workers; allowed: {allowed}")
+        return text if match[2] else int(match[1])
 
     @property
     def min_workers(self) -> int:
@@ -80,8 +85,8 @@ class RuntimeConfig(Frozen):
     @field_validator("device")
     @classmethod
     def _device_is_known(cls, device: str) -> str:
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-            raise ValueError(f"unknown device '{device}'; allowed: cpu, cuda, cuda:N")
+        if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", device):
+            raise ValueError(f"unknown device {shortened(device)}; allowed: cpu, cuda, cuda:N")
         return device
 
     @model_validator(mode="after")

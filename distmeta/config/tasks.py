@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from distmeta.config.base import Frozen
+from distmeta.config.bounds import Examples, Range, Text, Ways
 
 
 class _FewShot(Frozen):
@@ -23,13 +24,19 @@ class _FewShot(Frozen):
             evaluation tasks are episodes as usual.
     """
 
-    way: int = Field(5, ge=2)
-    shots: PositiveInt = 1
-    queries: PositiveInt = 15
-    eval_queries: PositiveInt = 15
-    train_way: int | None = Field(None, ge=2)
-    train_shots: PositiveInt | None = None
+    way: Ways = 5
+    shots: Examples = 1
+    queries: Examples = 15
+    eval_queries: Examples = 15
+    train_way: Ways | None = None
+    train_shots: Examples | None = None
     joint: bool = False
+
+    @property
+    def max_examples(self) -> int:
+        """Support and query examples of a training or an evaluation task, whichever has more."""
+        training = (self.train_way or self.way) * ((self.train_shots or self.shots) + self.queries)
+        return max(training, self.way * (self.shots + self.eval_queries))
 
 
 class StoreTasks(_FewShot):
@@ -42,8 +49,8 @@ class StoreTasks(_FewShot):
     """
 
     source: Literal["images"] = "images"
-    store: str = "omniglot"
-    split_set: str | None = None
+    store: Text = "omniglot"
+    split_set: Text | None = None
     rotations: bool = False
 
 
@@ -74,13 +81,18 @@ class SinusoidTasks(Frozen):
     """
 
     source: Literal["sinusoid"] = "sinusoid"
-    shots: PositiveInt = 10
-    queries: PositiveInt = 10
-    eval_queries: PositiveInt = 100
-    amplitude: tuple[float, float] = (0.1, 5.0)
-    phase: tuple[float, float] = (0.0, 3.141592653589793)
-    inputs: tuple[float, float] = (-5.0, 5.0)
+    shots: Examples = 10
+    queries: Examples = 10
+    eval_queries: Examples = 100
+    amplitude: Range = (0.1, 5.0)
+    phase: Range = (0.0, 3.141592653589793)
+    inputs: Range = (-5.0, 5.0)
     joint: bool = False
+
+    @property
+    def max_examples(self) -> int:
+        """Support and query points of a training or an evaluation task, whichever has more."""
+        return self.shots + max(self.queries, self.eval_queries)
 
 
 TasksConfig = Annotated[StoreTasks | GlyphTasks | SinusoidTasks, Field(discriminator="source")]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pydantic import PositiveFloat, PositiveInt
-
 from distmeta.config.base import Frozen
+from distmeta.config.bounds import PositiveCount, Seconds, Tasks
 
 
 class TrainConfig(Frozen):
@@ -17,7 +16,7 @@ class TrainConfig(Frozen):
         log_every: Outer steps between two logs of the training metrics.
     """
 
-    steps: PositiveInt = 1000
-    tasks_per_step: PositiveInt = 32
-    budget_s: PositiveFloat | None = None
-    log_every: PositiveInt = 10
+    steps: PositiveCount = 1000
+    tasks_per_step: Tasks = 32
+    budget_s: Seconds | None = None
+    log_every: PositiveCount = 10
