@@ -104,8 +104,9 @@ def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin in (Union, types.UnionType):
         metadata = list(metadata)
         return " or ".join(dict.fromkeys(_type(each, () if each is types.NoneType else metadata) for each in arguments))
+    constraints = [part for each in metadata for part in (each.metadata if isinstance(each, FieldInfo) else [each])]
     bounds = [
-        f"{sign} {getattr(each, name)}" for each in metadata for name, sign in _SIGNS.items() if hasattr(each, name)
+        f"{sign} {getattr(each, name)}" for each in constraints for name, sign in _SIGNS.items() if hasattr(each, name)
     ]
     return " ".join([_type_name(annotation, origin, arguments), ", ".join(bounds)]).strip()
 
