@@ -1,10 +1,12 @@
-"""MkDocs hook: documents from outside `docs/` as pages, and a check that the file map names every module."""
+"""MkDocs hook: documents from outside `docs/` as pages, and the file map of the architecture page."""
 
 from __future__ import annotations
 
+import ast
 import logging
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -18,6 +20,12 @@ _PAGES = {
     "CHANGELOG.md": "changelog.md",
     "cluster/README.md": "cluster_setup.md",
 }
+_ORDER = (
+    *("core", "config", "data", "models", "server", "tracking", "tasks", "methods"),
+    *("engine", "program", "checkpoint", "runtime", "adapt", "training", "cli"),
+)
+"""The packages of distmeta, as they import each other."""
+_MARKER = "<!-- file map -->"
 _LINK = re.compile(r"\[([^]]+)\]\((?!https?:|#)([^)#]+)(#[^)]*)?\)")
 
 
@@ -29,13 +37,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Warn about modules that the file map of the architecture page leaves out, or that no longer exist."""
-    if page.file.src_uri == "architecture.md":
-        named = set(re.findall(r"^\| `((?:distmeta|benchmarks)/[\w/]+\.py)` \|", markdown, re.MULTILINE))
-        for path in sorted(named ^ _modules()):
-            problem = "does not exist" if path in named else "is missing"
-            _LOG.warning("architecture.md: %s %s in the file map", path, problem)
-    return markdown
+    """Put the file map in the place of the marker."""
+    return markdown.replace(_MARKER, "\n".join(_file_map())) if _MARKER in markdown else markdown
 
 
 def _as_page(document: str) -> str:
@@ -53,7 +56,21 @@ def _as_page(document: str) -> str:
     return _LINK.sub(link, (_ROOT / document).read_text(encoding="utf-8"))
 
 
-def _modules() -> set[str]:
-    """The modules of the package and of the benchmarks; an `__init__.py` counts only where it holds code."""
-    paths = (path for package in ("distmeta", "benchmarks") for path in (_ROOT / package).rglob("*.py"))
-    return {path.relative_to(_ROOT).as_posix() for path in paths if path.name != "__init__.py"}
+def _file_map() -> Iterator[str]:
+    """A table for each package: its modules, and the first sentence of their docstrings."""
+    packages = {path.parent.name for path in (_ROOT / "distmeta").glob("*/__init__.py")}
+    if packages != set(_ORDER):
+        _LOG.warning("architecture.md: in _ORDER or in distmeta/ alone: %s", sorted(packages ^ set(_ORDER)))
+    for package in (*(f"distmeta/{name}" for name in _ORDER if name in packages), "benchmarks"):
+        yield f"\n### `{package}`\n\n| module | what it holds |\n|---|---|"
+        for path in sorted((_ROOT / package).rglob("*.py"), key=lambda path: (len(path.parts), path)):
+            if path.name != "__init__.py":
+                yield f"| `{path.relative_to(_ROOT / package).as_posix()}` | {_first_sentence(path)} |"
+
+
+def _first_sentence(path: Path) -> str:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    if not text:
+        _LOG.warning("architecture.md: %s has no docstring", path.relative_to(_ROOT))
+    paragraph = " ".join(text.split("\n\n")[0].split())
+    return re.split(r"(?<=\.) (?=[A-Z])", paragraph)[0].rstrip(".").replace("|", "\\|")
