@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,8 @@ import typer
 
 from distmeta.cli.output import WHICH, JsonOption, people_read, print_json, print_table, which_option
 from distmeta.core.errors import UserError
+from distmeta.core.files import read_file, reason, write_file
+from distmeta.data.importers.base import MAX_IMAGE_BYTES
 from distmeta.data.importers.decode import decode_images
 from distmeta.data.importers.folder import SUFFIXES
 
@@ -53,8 +57,8 @@ def adapt(
     queries = _images_in(query)
     if not queries:
         raise UserError("holds no image", where=str(query), allowed=_kinds())
-    if out is not None and not out.parent.is_dir():
-        raise UserError("no such folder", where=str(out.parent), allowed="--out FILE in a folder that exists")
+    if out is not None:
+        _require_writable(out)
     from distmeta.adapt.load import load
 
     with people_read(as_json):
@@ -82,8 +86,7 @@ def adapt(
 
 def _class_folders(folder: Path) -> dict[str, list[Path]]:
     """Images by class, sorted by name."""
-    _require_folder(folder, "one sub-folder of images for each class")
-    children = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    children = [path for path in _children(folder, "one sub-folder of images for each class") if os.path.isdir(path)]
     if not children:
         raise UserError("holds no sub-folder", where=str(folder), allowed="one sub-folder of images for each class")
     classes = {child.name: _images_in(child) for child in children}
@@ -94,14 +97,28 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    _require_folder(folder, "a folder of images")
-    files = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-    return sorted(path for path in files if not path.name.startswith("."))
+    files = _children(folder, "a folder of images")
+    return [path for path in files if path.suffix.lower() in SUFFIXES and os.path.isfile(path)]
 
 
-def _require_folder(folder: Path, allowed: str) -> None:
-    if not folder.is_dir():
+def _children(folder: Path, allowed: str) -> list[Path]:
+    """What a folder holds, sorted; without hidden files."""
+    if not os.path.isdir(folder):
         raise UserError("no such folder", where=str(folder), allowed=allowed)
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"cannot be read: {reason(error)}", where=str(folder), allowed=allowed) from error
+
+
+def _require_writable(out: Path) -> None:
+    """Refuse a file that cannot be written before the learner is loaded."""
+    if not os.path.isdir(out.parent):
+        raise UserError("no such folder", where=str(out.parent), allowed="--out FILE in a folder that exists")
+    if os.path.isdir(out):
+        raise UserError("is a folder", where=str(out), allowed="--out FILE")
+    if not os.access(out if os.path.exists(out) else out.parent, os.W_OK):
+        raise UserError("cannot be written", where=str(out), allowed="--out FILE in a folder that can be written")
 
 
 def _kinds() -> str:
@@ -113,16 +130,16 @@ def _read(paths: list[Path], shape: tuple[int, ...], invert: bool) -> npt.NDArra
     if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
         raise UserError(f"the learner takes inputs of shape {shape}", allowed="a learner of square images")
     names = [str(path) for path in paths]
-    pixels = decode_images(names, lambda index: paths[index].read_bytes(), size=shape[1], grey=shape[0] == 1)
+    pixels = decode_images(
+        names, lambda index: read_file(paths[index], MAX_IMAGE_BYTES), size=shape[1], grey=shape[0] == 1
+    )
     images = pixels.astype(np.float32) / np.float32(255)
     return 1 - images if invert else images
 
 
 def _write(path: Path, rows: list[dict[str, str]]) -> None:
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=["file", "label"])
-            writer.writeheader()
-            writer.writerows(rows)
-    except OSError as error:
-        raise UserError(f"cannot be written: {error}", where=str(path)) from error
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=["file", "label"])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(path, text.getvalue().encode(errors="surrogateescape"))  # the bytes of the file names, UTF-8 or not

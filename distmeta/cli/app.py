@@ -7,10 +7,12 @@ Nothing here imports torch, Ray or MLflow before a command needs them, so that `
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -86,6 +88,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    _escape_unencodable_output()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or (len(arguments) == 1 and arguments[0] in _GROUPS):
         arguments.append("--help")
@@ -96,6 +99,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     try:
         code = app(arguments, prog_name="distmeta", standalone_mode=False)
+        sys.stdout.flush()
     except UserError as error:
         return _fail(one_line(error), 2)
     except ValidationError as error:
@@ -104,6 +108,15 @@ def _run(arguments: list[str]) -> int:
         return _fail(one_line(error), 1)
     except TyperException as error:
         return _fail(_usage(error, arguments), error.exit_code)
+    except BrokenPipeError:  # what reads the output has ended, as `head` does
+        _discard_output()
+        return 1
+    except OSError as error:
+        _discard_output()
+        what = error.strerror or one_line(error)
+        return _fail(f"{error.filename}: {what}", 2) if error.filename else _fail(what, 1)
+    except MemoryError as error:
+        return _fail(f"not enough memory: {one_line(error)}", 1)
     except Stopped as stopped:
         return _fail(str(stopped), stopped.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -118,15 +131,31 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def _discard_output() -> None:
+    """Keep Python from failing again when it flushes what could not be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _escape_unencodable_output() -> None:
+    """File names may hold bytes that are no text; print these as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _usage(error: TyperException, arguments: list[str]) -> str:
     """What is wrong with the arguments, and which help to read."""
     commands = {info.name for info in app.registered_commands} | {info.name for info in app.registered_groups}
     command = f"distmeta {arguments[0]}" if arguments[0] in commands else "distmeta"
-    message = " ".join(error.format_message().split()).rstrip(".")
+    message = one_line(error.format_message()).rstrip(".")
     return f"{message[:1].lower()}{message[1:]}; see `{command} --help`"
 
 
-@contextmanager
+@contextlib.contextmanager
 def _log_to_stderr() -> Iterator[None]:
     """Show the messages of distmeta's own loggers; other libraries keep to warnings."""
     handler = logging.StreamHandler(sys.stderr)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from distmeta.cli.output import JsonOption, print_json, print_table, print_values
+from distmeta.cli.output import JsonOption, one_line, print_json, print_table, print_values
+from distmeta.config.bounds import MAX_SEED
 from distmeta.core.errors import UserError
 from distmeta.core.paths import data_home
 from distmeta.data.catalog import import_store, list_stores, open_store, stores_home
@@ -15,6 +16,7 @@ from distmeta.data.fetch import REMOTE, fetch
 from distmeta.data.importers import IMPORTERS, ImportOptions
 from distmeta.data.inspect import contact_sheet, summary
 from distmeta.data.splits import DEFAULT_FRACTIONS
+from distmeta.data.store import ClassStore
 
 app = typer.Typer(
     name="data",
@@ -44,7 +46,7 @@ def import_(
     fractions: Annotated[
         str, typer.Option(help="images, table: shares of the train, val and test classes, split at random.")
     ] = ",".join(str(part) for part in DEFAULT_FRACTIONS),
-    seed: Annotated[int, typer.Option(help="Seed of the random class split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the random class split.")] = 0,
     min_examples: Annotated[int, typer.Option(help="Refuse a class with fewer examples.")] = 1,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a store of the same name.")] = False,
     as_json: JsonOption = False,
@@ -66,22 +68,19 @@ def import_(
 @app.command("list")
 def list_(as_json: JsonOption = False) -> None:
     """List the stores: what they hold and which class splits they have."""
-    stores = [open_store(stores_home() / name) for name in list_stores()]
-    rows: list[dict[str, Any]] = [
-        {
-            "name": store.name,
-            "kind": store.kind,
-            "shape": list(store.shape),
-            "num_classes": len(store.class_names),
-            "num_examples": store.num_examples,
-            "splits": sorted(store.splits),
-        }
-        for store in stores
-    ]
+    rows: list[dict[str, Any]] = []
+    unreadable: list[dict[str, str]] = []
+    for name in list_stores():
+        try:
+            rows.append(_row(ClassStore.open(stores_home() / name)))
+        except UserError as error:
+            unreadable.append({"name": name, "reason": one_line(error)})
     if as_json:
-        print_json({"home": str(stores_home()), "stores": rows})
-    else:
-        print_table(rows, title=str(stores_home()))
+        print_json({"home": str(stores_home()), "stores": rows, "unreadable": unreadable})
+        return
+    print_table(rows, title=str(stores_home()))
+    for store in unreadable:
+        print(f"unreadable: {store['name']}: {store['reason']}")
 
 
 @app.command("inspect")
@@ -116,6 +115,17 @@ def fetch_(
     if name in IMPORTERS:
         result["next"] = f"distmeta data import {name} {folder}"
     _show(result, as_json)
+
+
+def _row(store: ClassStore) -> dict[str, Any]:
+    return {
+        "name": store.name,
+        "kind": store.kind,
+        "shape": list(store.shape),
+        "num_classes": len(store.class_names),
+        "num_examples": store.num_examples,
+        "splits": sorted(store.splits),
+    }
 
 
 def _parse_fractions(text: str) -> tuple[float, float, float]:

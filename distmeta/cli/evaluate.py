@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from distmeta.cli.output import WHICH, JsonOption, SetOption, choose, people_read, print_json, print_table, which_option
+from distmeta.config.bounds import MAX_SEED, MAX_TASKS
 
 _SPLITS = ("train", "val", "test")
 
@@ -20,14 +21,19 @@ Examples:
 
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint, or the folder of a run.")],
-    tasks: Annotated[int, typer.Option(min=2, metavar="N", help="Unseen tasks to adapt to.")] = 600,
+    tasks: Annotated[int, typer.Option(min=2, max=MAX_TASKS, metavar="N", help="Unseen tasks to adapt to.")] = 600,
     split: Annotated[
         str, typer.Option(metavar="NAME", help=f"Classes to draw the tasks from: {', '.join(_SPLITS)}.")
     ] = "test",
     which: Annotated[str, typer.Option(metavar="NAME", help=f"Checkpoint of the run: {', '.join(WHICH)}.")] = "latest",
     seed: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Seed of the tasks; the same seed, the same tasks (default: the run's)."),
+        typer.Option(
+            min=0,
+            max=MAX_SEED,
+            metavar="N",
+            help="Seed of the tasks; the same seed, the same tasks (default: the run's).",
+        ),
     ] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,

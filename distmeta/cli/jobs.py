@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from importlib import resources
@@ -23,6 +24,7 @@ from distmeta.cli.submit import (
     wait_for_end,
 )
 from distmeta.core.errors import UserError
+from distmeta.core.files import write_file
 
 FIRST_JOB = "first_job.py"
 """The file that `init` writes: a copy of the module of this package."""
@@ -52,13 +54,9 @@ def init(
     except OSError as error:
         what = f"cannot be made: {error.strerror}"
         raise UserError(what, where=str(folder), allowed="a folder, or a path where one can be made") from error
-    try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise UserError("exists already", where=str(path), allowed="another DIR, or --force to overwrite it") from error
-    except OSError as error:
-        raise UserError(f"cannot be written: {error.strerror}", where=str(path), allowed="another DIR") from error
+    if os.path.lexists(path) and not force:
+        raise UserError("exists already", where=str(path), allowed="another DIR, or --force to overwrite it")
+    write_file(path, text.encode())
     command = shlex.join(["distmeta", "train", str(path)])
     if as_json:
         print_json({"job": str(path), "command": command})

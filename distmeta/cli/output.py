@@ -64,9 +64,10 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     Console(markup=False, highlight=False).print(table)  # names may hold square brackets
 
 
-def one_line(error: Exception) -> str:
-    """The text of an error without its line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(error: Exception | str) -> str:
+    """The text of an error without its line breaks; characters that a terminal would obey are escaped."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def choose(value: str, allowed: Iterable[str], option: str) -> str:

@@ -7,7 +7,7 @@ Left out, besides what git ignores:
   `build`, `dist`;
 - `*.arrow` (stores), archives (`*.zip`, `*.tar`, `*.tar.gz`, `*.tgz`), `mlflow.db*`;
 - DISTMETA_DATA, DISTMETA_HOME and the folder of the run's checkpoints, where they are below the working folder;
-- files of more than 20 MiB, which are reported.
+- files of more than 20 MiB, and links to what is not sent or not below the folder; both are reported.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from distmeta.core.errors import UserError
+from distmeta.core.paths import expand_user
 
 AT_THE_TOP = ("data", "datasets", "raw", "stores", "runs", "mlruns", "mlartifacts", "mlflow-unsent", "build", "dist")
 ANYWHERE = (".*", "__pycache__", "venv", "node_modules", "*.egg-info", "mlflow.db*", "*.arrow")
@@ -42,11 +43,13 @@ class Contents:
         folder: The working folder.
         files: Path of each file, by its name in the package.
         too_large: Files left out for their size alone.
+        links: Links left out because they lead to what is not sent.
     """
 
     folder: Path
     files: Mapping[str, Path]
     too_large: tuple[str, ...]
+    links: tuple[str, ...]
 
     def name_of(self, file: str) -> str:
         """The name in the package of a file of this machine.
@@ -54,7 +57,7 @@ class Contents:
         Raises:
             UserError: It is not in the package.
         """
-        path = Path(file).expanduser().resolve()
+        path = Path(os.path.realpath(expand_user(file)))
         if not path.is_relative_to(self.folder):
             what, allowed = f"is not below {self.folder}", "a file of the folder that is sent (--working-dir)"
             raise UserError(what, where=file, allowed=allowed)
@@ -73,24 +76,30 @@ def collect(folder: Path, *, excludes: Sequence[str] = (), keep_out: Iterable[Pa
         keep_out: Further folders of data to leave out.
 
     Raises:
-        UserError: There is no such folder.
+        UserError: There is no such folder, or the name of a file in it is not UTF-8.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError("no such folder", where=f"--working-dir {folder}", allowed="the folder that holds the job")
-    folder = folder.resolve()
-    outside = [path.resolve() for path in keep_out]
-    files, too_large = {}, []
+    folder = Path(os.path.realpath(folder))
+    outside = [Path(os.path.realpath(path)) for path in keep_out]
+
+    def is_sent(path: Path) -> bool:
+        if not path.is_relative_to(folder) or any(path.is_relative_to(data) for data in outside):
+            return False
+        return not _is_left_out(PurePosixPath(path.relative_to(folder).as_posix()), excludes)
+
+    files, too_large, links = {}, [], []
     for name in sorted(_names(folder)):
         path = folder / name
-        if _is_left_out(PurePosixPath(name), excludes) or not path.is_file():
+        if not is_sent(path) or not os.path.isfile(path):
             continue
-        if any(path.is_relative_to(data) for data in outside):
-            continue
-        if path.stat().st_size > LARGE_FILE_BYTES:
+        if not is_sent(Path(os.path.realpath(path))):
+            links.append(name)
+        elif path.stat().st_size > LARGE_FILE_BYTES:
             too_large.append(name)
         else:
-            files[name] = path
-    return Contents(folder, {**files, **_own_files()}, tuple(too_large))
+            files[_in_utf8(name, folder)] = path
+    return Contents(folder, {**files, **_own_files()}, tuple(too_large), tuple(links))
 
 
 def write_package(contents: Contents, path: Path) -> None:
@@ -127,6 +136,15 @@ def _names(folder: Path) -> Iterator[str]:
         below = PurePosixPath(Path(parent).relative_to(folder).as_posix())
         folders[:] = [name for name in folders if not _is_left_out(below / name, ())]
         yield from (str(below / name) for name in files)
+
+
+def _in_utf8(name: str, folder: Path) -> str:
+    """The name, unless it holds bytes that no name in a zip can have."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the name {name!a} is not UTF-8", where=str(folder), allowed="--exclude PATTERN") from error
+    return name
 
 
 def _is_left_out(path: PurePosixPath, excludes: Sequence[str]) -> bool:

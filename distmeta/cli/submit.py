@@ -103,8 +103,9 @@ def submit(
     file, function = split_source(job)
     command = _command(contents.name_of(str(file)), function, overrides or ())
     with people_read(as_json), connected(url) as client:
-        if contents.too_large:
-            print(f"not sent, for their size: {', '.join(contents.too_large)}", file=sys.stderr)
+        for names, why in ((contents.too_large, "for their size"), (contents.links, "links to what is not sent")):
+            if names:
+                print(f"not sent, {why}: {', '.join(names)}", file=sys.stderr)
         _refuse_twice(client, config)
         with tempfile.TemporaryDirectory(prefix="distmeta-submit-") as folder:
             package = Path(folder) / "working_dir.zip"

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import sqlite3
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -13,6 +18,8 @@ from distmeta.core.errors import UserError
 from distmeta.core.signals import Stopped
 from distmeta.tracking.ui import MlflowServer
 from distmeta.tracking.uris import mask_uri, sqlite_file, tracking_uri
+
+_CHECKED_BYTES = 256 << 20  # checking all pages of a larger database takes seconds
 
 
 def ui(
@@ -30,13 +37,11 @@ def ui(
 ) -> None:
     """Open the recorded runs in the browser: serve the MLflow store of this machine until Ctrl-C."""
     store = tracking_uri(uri)
+    if not host.strip():
+        raise UserError("is empty, which would be every interface", where="--host", allowed="127.0.0.1, 0.0.0.0 ...")
     database = sqlite_file(store)
-    if database is not None and not database.exists():
-        raise UserError(
-            f"there are no runs in {mask_uri(store)}: the file {database} does not exist",
-            where="--uri",
-            allowed="the store of a run that has been started",
-        )
+    if database is not None:
+        _require_runs(database, store)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with MlflowServer(store, host, port) as server:
@@ -47,6 +52,31 @@ def ui(
             server.wait()
     except (KeyboardInterrupt, Stopped):
         return
+
+
+def _require_runs(database: Path, store: str) -> None:
+    """Check that a file is a sound SQLite database of MLflow, or empty.
+
+    Raises:
+        UserError: It is not.
+    """
+    allowed = "the store of a run that has been started"
+    if not os.path.isfile(database):
+        what = f"there are no runs in {mask_uri(store)}: there is no file {database}"
+        raise UserError(what, where="--uri", allowed=allowed)
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            small = database.stat().st_size <= _CHECKED_BYTES
+            state = connection.execute("PRAGMA quick_check(1)").fetchone()[0] if small else "ok"
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return  # a run writes to it
+        raise UserError(f"{database} cannot be read: {error}", where="--uri", allowed=allowed) from error
+    if state != "ok":
+        raise UserError(f"{database} is damaged: {state}", where="--uri", allowed=allowed)
+    if tables and "experiments" not in tables:
+        raise UserError(f"{database} is not a database of MLflow", where="--uri", allowed=allowed)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from distmeta.config import MlpConfig
+from distmeta.config.bounds import MAX_PARAMETERS
+from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix
 from distmeta.core.types import Params
 from distmeta.models.base import Backbone
@@ -23,9 +25,16 @@ class Mlp(Backbone):
         input_shape: Shape of one example, which is flattened.
         num_outputs: O.
         dtype: Type of the parameters.
+
+    Raises:
+        UserError: The network would be too large.
     """
 
     def __init__(self, config: MlpConfig, input_shape: tuple[int, ...], num_outputs: int, dtype: torch.dtype) -> None:
+        count = config.count_parameters(math.prod(input_shape), num_outputs)
+        if count > MAX_PARAMETERS:
+            what = f"{list(config.hidden)} makes {count} parameters on inputs of shape {list(input_shape)}"
+            raise UserError(what, where="model.hidden", allowed=f"at most {MAX_PARAMETERS} parameters")
         self.num_outputs = num_outputs
         self._sizes = (math.prod(input_shape), *config.hidden, num_outputs)
         self._dtype = dtype

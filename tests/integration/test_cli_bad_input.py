@@ -236,7 +236,7 @@ ROWS = [
     Row("negative rate", yaml("outer: {lr: -0.1}"), ("outer.lr: -0.1 is not valid", "greater than 0")),
     Row("not a number", yaml("outer: {lr: .nan}"), ("outer.lr: nan is not valid", "a finite number")),
     Row("value for a section", yaml("train: 100"), ("train: 100 is not valid", "a mapping of fields")),
-    Row("no phase", change("algorithm.learner.phases=[]"), ("algorithm.learner.phases: []", "at least 1")),
+    Row("no phase", change("algorithm.learner.phases=[]"), ("algorithm.learner.phases: []", "1 or more elements")),
     Row("bad run name", whole("run.yaml", "name: a/b\n"), ("name: 'a/b' is not a run name", "letters, digits")),
     Row("no run name", whole("run.yaml", "seed: 1\n"), ("run.yaml: name: a value is required",)),
     # configuration: combinations
