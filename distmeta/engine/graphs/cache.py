@@ -18,23 +18,56 @@ from distmeta import __version__
 from distmeta.core.errors import UserError
 from distmeta.core.paths import data_home
 
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
 
 def cache_folder() -> Path:
     """The folder, created if it does not exist.
 
     Raises:
-        UserError: Others may write to it.
+        UserError: Others may write to it, or replace it; or it cannot be created.
     """
-    folder = data_home() / "engine"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    status = folder.stat()
-    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    home = data_home()
+    folder = home / "engine"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check_private(folder)
+        if home.stat().st_mode & _OTHERS_WRITE and not home.stat().st_mode & stat.S_ISVTX:
+            _refuse(home)
+    except OSError as error:
         raise UserError(
-            "others may write to this folder, and native code is loaded from it",
-            where=str(folder),
-            allowed="a folder of your own with mode 0700, or another DISTMETA_HOME",
-        )
+            f"compiled code cannot be stored: {error.strerror}", where=str(folder), allowed="a writable DISTMETA_HOME"
+        ) from error
     return folder
+
+
+def use_private_compiler_caches() -> None:
+    """Let torch's compilers keep their own libraries in the folder, too.
+
+    By default they are in a folder of the temporary directory whose name anyone can guess, and take beforehand.
+
+    Raises:
+        UserError: See `cache_folder`.
+    """
+    for variable, name in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
+        folder = cache_folder() / name
+        folder.mkdir(exist_ok=True, mode=0o700)
+        _check_private(folder)
+        os.environ[variable] = str(folder)
+
+
+def _check_private(folder: Path) -> None:
+    status = folder.lstat()
+    if status.st_uid != os.getuid() or status.st_mode & _OTHERS_WRITE or not stat.S_ISDIR(status.st_mode):
+        _refuse(folder)
+
+
+def _refuse(folder: Path) -> None:
+    raise UserError(
+        "others may write to this folder, and native code is loaded from it",
+        where=str(folder),
+        allowed="a folder of your own with mode 0700, or another DISTMETA_HOME",
+    )
 
 
 @cache

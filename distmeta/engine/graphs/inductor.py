@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from distmeta.engine.graphs.cache import use_private_compiler_caches
 from distmeta.engine.graphs.native import CompileError
 from distmeta.engine.graphs.tracing import with_constants_as_inputs
 
@@ -30,6 +31,8 @@ class InductorGraph:
 
     def __init__(self, module: GraphModule) -> None:
         from torch._inductor import compile
+
+        use_private_compiler_caches()
 
         module, self._constants = with_constants_as_inputs(module)
         examples = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]

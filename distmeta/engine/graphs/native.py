@@ -13,6 +13,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,9 +24,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from distmeta.core.errors import DistmetaError
+from distmeta.core.errors import DistmetaError, UserError
 from distmeta.core.logs import quiet
-from distmeta.engine.graphs.cache import cache_folder, environment
+from distmeta.engine.graphs.cache import cache_folder, environment, use_private_compiler_caches
 from distmeta.engine.graphs.tracing import with_constants_as_inputs
 
 _AOTI = torch._C._aoti
@@ -39,6 +40,9 @@ _OPTIONS: dict[str, Any] = {
     # Lanes are the parallelism: one thread for each.
     "cpp.threads": 1,
 }
+
+
+_LOCK_TIMEOUT_S, _LOCK_POLL_S = 600.0, 0.05
 
 
 class CompileError(DistmetaError):
@@ -150,8 +154,14 @@ def _sha256(path: Path) -> str:
 
 
 def _compile(module: GraphModule, examples: list[Tensor], path: Path) -> None:
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
-        raise CompileError("compiled strategies need a C++ compiler; install g++ or set CXX")
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise UserError(
+            f"there is no C++ compiler '{compiler}'",
+            where="engine.strategy",
+            allowed="loop or vmap; or install g++, or set CXX",
+        )
+    use_private_compiler_caches()
     from torch._inductor import aot_compile
     from torch._inductor import config as inductor
 
@@ -174,6 +184,21 @@ def _compile(module: GraphModule, examples: list[Tensor], path: Path) -> None:
 
 @contextmanager
 def _file_lock(path: Path) -> Iterator[None]:
+    """Hold a lock that its owner's end releases; the wait ends, and can be interrupted.
+
+    Raises:
+        CompileError: Another process has held it for `_LOCK_TIMEOUT_S`.
+    """
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise CompileError(
+                        f"another process has been compiling for {_LOCK_TIMEOUT_S:g} s: {path}"
+                    ) from None
+                time.sleep(_LOCK_POLL_S)
         yield
