@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-_LONGEST_PART = 2000
+_LONGEST_PART = 1000
 
 
 class DistmetaError(Exception):

@@ -57,7 +57,7 @@ def _read_table(path: Path, num_classes: int) -> tuple[npt.NDArray[np.int64], An
         raise UserError("no such file", where=str(path), allowed=allowed)
     try:
         with path.open("rb") as file:
-            table = pq.read_table(file)
+            table = pq.ParquetFile(file).read()
         labels, images = table["label"].cast(pa.int64()), table["image"].combine_chunks()
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"cannot be read: {error}", where=str(path), allowed=allowed) from error

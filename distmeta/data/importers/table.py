@@ -5,6 +5,7 @@ Images are encoded bytes, or paths relative to the table that stay inside its fo
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet
 
 from distmeta.core.errors import UserError, nearest
@@ -47,8 +47,7 @@ def read_table(source: Path, options: ImportOptions) -> ClassData:
     if not options.image_column and (options.size is not None or options.grey):
         raise UserError("--size and --grey need --image-column", where="data import table")
     column_name = options.image_column or options.text_column or "text"
-    strings = [options.label_column] if options.image_column else [options.label_column, column_name]
-    table = _load(source, strings)
+    table = _load(source, [options.label_column, column_name], is_text=not options.image_column)
     labels = _strings(_column(table, options.label_column, source), options.label_column, source)
     names = set(labels)
     require_class_names(sorted(names), f"{source}, column '{options.label_column}'")
@@ -72,9 +71,9 @@ def read_table(source: Path, options: ImportOptions) -> ClassData:
     )
 
 
-def _load(path: Path, strings: list[str]) -> Any:
-    """Read the table; the columns `strings` are read as text even if they look like numbers."""
-    types = {name: pa.string() for name in strings}
+def _load(path: Path, columns: list[str], *, is_text: bool) -> Any:
+    """Read the table; labels, and texts if it has any, are read as text even if they look like numbers."""
+    types = {name: pa.string() for name in (columns if is_text else columns[:1])}
     convert = pa.csv.ConvertOptions(column_types=types)
     parse = pa.csv.ParseOptions(newlines_in_values=True)
     tabs = pa.csv.ParseOptions(newlines_in_values=True, delimiter="\t")
@@ -82,7 +81,7 @@ def _load(path: Path, strings: list[str]) -> Any:
         ".csv": lambda file: pa.csv.read_csv(file, parse_options=parse, convert_options=convert),
         ".tsv": lambda file: pa.csv.read_csv(file, parse_options=tabs, convert_options=convert),
         ".parquet": _read_parquet,
-        ".jsonl": pa.json.read_json,
+        ".jsonl": lambda file: _read_jsonl(file, columns),
     }
     suffix = path.suffix.lower()
     if suffix not in readers:
@@ -93,7 +92,7 @@ def _load(path: Path, strings: list[str]) -> Any:
         with path.open("rb") as file:
             table = readers[suffix](file)
         num_columns = len(table.column_names)  # here, because it decodes the names
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"cannot be read: {error}", where=str(path)) from error
     if table.num_rows == 0 or num_columns == 0:
         raise UserError("holds no row", where=str(path))
@@ -101,10 +100,45 @@ def _load(path: Path, strings: list[str]) -> Any:
 
 
 def _read_parquet(file: IO[bytes]) -> Any:
-    rows = pa.parquet.read_metadata(file).num_rows
-    if rows > MAX_ROWS:
-        raise pa.ArrowInvalid(f"it has {rows} rows, more than {MAX_ROWS}")
-    return pa.parquet.read_table(file)
+    parquet = pa.parquet.ParquetFile(file)
+    if parquet.metadata.num_rows > MAX_ROWS:
+        raise ValueError(f"it has {parquet.metadata.num_rows} rows, more than {MAX_ROWS}")
+    return parquet.read()
+
+
+def _read_jsonl(file: IO[bytes], columns: list[str]) -> Any:
+    """Read two columns of a table of JSON objects, one a line; the others have nulls.
+
+    By Python's parser, because deeply nested JSON overflows the stack of pyarrow's, which ends the process.
+    """
+    values: dict[str, list[str | None]] = {name: [] for name in columns}
+    names: dict[str, None] = {}
+    num_rows = 0
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"line {number}: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} holds no JSON object")
+        names.update(dict.fromkeys(row))
+        num_rows += 1
+        for name, column in values.items():
+            column.append(_as_text(row.get(name), f"line {number}, '{name}'"))
+    arrays = [pa.array(values.get(name, [None] * num_rows), pa.string()) for name in names]
+    return pa.table(arrays, names=list(names))
+
+
+def _as_text(value: object, where: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value).removesuffix(".0")
+    raise ValueError(f"{where} is no text")
 
 
 def _column(table: Any, name: str, path: Path) -> Any:
