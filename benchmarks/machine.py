@@ -40,7 +40,6 @@ def hardware(device: str = "cpu") -> dict[str, str | int]:
 
 
 def hardware_line(machine: dict[str, str | int]) -> str:
-    """The hardware in one line."""
     gpu = f"{machine['gpu']}; " if "gpu" in machine else ""
     return f"{gpu}{machine['cpu']}, {machine['cores']} cores; torch {machine['torch']}; {machine['date']}"
 

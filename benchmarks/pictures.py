@@ -19,7 +19,6 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def grouped(points: Iterable[tuple[str, Point]]) -> dict[str, list[Point]]:
-    """Collect points by label."""
     curves: dict[str, list[Point]] = {}
     for label, point in points:
         curves.setdefault(label, []).append(point)

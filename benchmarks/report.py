@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,25 @@ def reporting(name: str, out: Path | None, as_json: bool, device: str = "cpu") -
         print_json(report.content)
 
 
-def verdict(what: str, value: float, goal: float, *, at_least: bool = False) -> str:
-    """A line that says whether a value reaches its goal, an upper bound unless `at_least`."""
-    reached = value >= goal if at_least else value <= goal
-    return f"{what}: {value:.3g}; goal {'>=' if at_least else '<='} {goal:g}: {'reached' if reached else 'NOT reached'}"
+@dataclass(frozen=True)
+class Goal:
+    """A measured value and its goal, an upper bound unless `at_least`. As text, it says whether the goal is reached."""
+
+    what: str
+    value: float
+    bound: float
+    at_least: bool = False
+
+    @property
+    def reached(self) -> bool:
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+    def __str__(self) -> str:
+        reached = "reached" if self.reached else "NOT reached"
+        return f"{self.what}: {self.value:.3g}; goal {'>=' if self.at_least else '<='} {self.bound:g}: {reached}"
 
 
 def progress(message: str) -> None:
-    """Print a line about what is being measured."""
     print(message, file=sys.stderr, flush=True)
 
 

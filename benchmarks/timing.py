@@ -45,7 +45,6 @@ def interleaved(
 
 
 def timed(run: Callable[[], object], clock: Clock = time.perf_counter) -> float:
-    """Seconds of one run."""
     started = clock()
     run()
     return clock() - started

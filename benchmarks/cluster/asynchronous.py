@@ -68,13 +68,8 @@ RUNS = {
 }
 
 
-@dataclass(frozen=True)
-class Moment:
-    """Meta-parameters during training."""
-
-    step: int
-    seconds: float
-    params: Params
+Moment = tuple[int, float, Params]
+"""Number of steps, seconds and meta-parameters during training."""
 
 
 @dataclass
@@ -82,9 +77,9 @@ class Case:
     """The result of one case.
 
     Attributes:
-        stale: Updates that were discarded.
+        stale: Number of updates that were discarded.
         staleness: Mean age of the updates used, in versions.
-        copies: Copies of late shards.
+        copies: Number of copies of late shards.
         steps, seconds, score: Curve of the test metric (loss or accuracy).
     """
 
@@ -132,24 +127,16 @@ def train_case(run: str, name: str, args: argparse.Namespace) -> tuple[Case, lis
         outer.step()  # loads everything
         before = executor.counts.copy()
         stack.enter_context(throttled_workers(args.workers, args.share, args.slowdown if slow else 1.0))
-        moments, steps, started = [Moment(outer.version, 0.0, outer.params())], [], time.perf_counter()
-        while moments[-1].seconds < args.seconds:
+        moments, steps, started, seconds = [(outer.version, 0.0, outer.params())], [], time.perf_counter(), 0.0
+        while seconds < args.seconds:
             steps.append(outer.step())
             seconds = time.perf_counter() - started
-            if seconds >= len(moments) * args.seconds / POINTS or seconds >= args.seconds:
-                moments.append(Moment(outer.version, seconds, outer.params()))
+            if seconds >= min(len(moments) / POINTS, 1.0) * args.seconds:
+                moments.append((outer.version, seconds, outer.params()))
         counts = executor.counts - before
-    seconds = moments[-1].seconds
-    case = Case(
-        run,
-        name,
-        tasks_per_s=sum(step.tasks for step in steps) / seconds,
-        steps_per_s=len(steps) / seconds,
-        stale=counts["stale"],
-        staleness=mean(step.record.outer.get("staleness_mean", 0.0) for step in steps),
-        copies=counts["copies"],
-    )
-    return case, moments
+    tasks_per_s, steps_per_s = sum(step.tasks for step in steps) / seconds, len(steps) / seconds
+    age = mean(step.record.outer.get("staleness_mean", 0.0) for step in steps)
+    return Case(run, name, tasks_per_s, steps_per_s, counts["stale"], age, counts["copies"]), moments
 
 
 def configured(run: str, args: argparse.Namespace, *changes: str) -> RunConfig:
@@ -165,29 +152,25 @@ def score(case: Case, moments: Sequence[Moment], args: argparse.Namespace) -> Ca
         program = MetaProgram(config)
         stack.callback(program.close)
         shards = program.source.shards("test", 0, args.test_tasks, config.runtime.shard_size)
-        for moment in moments:
-            scores = evaluate_shards(executor, config.engine, Snapshot(moment.step, moment.params), shards)
+        for step, seconds, params in moments:
+            scores = evaluate_shards(executor, config.engine, Snapshot(step, params), shards)
             result = headline(scores, protocol_of(config))
             case.metric = result.metric
-            case.steps.append(moment.step)
-            case.seconds.append(moment.seconds)
+            case.steps.append(step)
+            case.seconds.append(seconds)
             case.score.append(result.mean[-1])
     return case
 
 
 def verdict(group: Sequence[Case]) -> str:
     """Throughput kept with a slow worker by both modes, and the gain of the asynchronous one."""
-    rates = [case.tasks_per_s for case in group]
-    equal, slowed = rates[:2], rates[2:]
-    kept = ", ".join(
-        f"{mode} {slow / even:.0%}" for mode, even, slow in zip((SYNCHRONOUS, ASYNCHRONOUS), equal, slowed, strict=True)
-    )
-    gain = slowed[1] / slowed[0]
-    return f"{group[0].run}: tasks/s kept with one slow worker: {kept}; asynchronous over synchronous then: {gain:.2f}"
+    sync, asynchronous, slow_sync, slow_asynchronous = (case.tasks_per_s for case in group)
+    kept = f"{SYNCHRONOUS} {slow_sync / sync:.0%}, {ASYNCHRONOUS} {slow_asynchronous / asynchronous:.0%}"
+    gain = f"{ASYNCHRONOUS} over {SYNCHRONOUS} then: {slow_asynchronous / slow_sync:.2f}"
+    return f"{group[0].run}: tasks/s kept with one slow worker: {kept}; {gain}"
 
 
 def main() -> None:
-    """Run all cases, score them, print the table."""
     parser = options(__doc__, overrides=True)
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=["sine_reptile", "sine_fomaml"])
     parser.add_argument("--seconds", type=float, default=60.0, help="of training in each case")

@@ -25,6 +25,7 @@ from benchmarks.cluster.model.fit import Sample
 from benchmarks.cluster.model.simulation import Simulation
 from benchmarks.machine import num_cores
 from benchmarks.pictures import Curves, grouped
+from benchmarks.report import Goal
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix, uniform
 
@@ -138,7 +139,6 @@ def _daemons_s() -> float:
 
 
 def predict_measured(costs: Costs, plan: Plan, measured_s: Mapping[tuple[int, float], float]) -> list[Check]:
-    """Predict the steps that were measured."""
     checks = []
     for (workers, size), seconds in measured_s.items():
         payload = float(num_bytes(make_params(size * MB)))
@@ -163,23 +163,22 @@ def predict(costs: Costs, plan: Plan) -> Iterator[Point]:
             yield Point(workers, size, step_s, throughput, efficiency)
 
 
-def worst_error(checks: Sequence[Check]) -> float | None:
-    """The largest absolute error at the goal's number of workers; None where that was not measured."""
-    return max((abs(check.error) for check in checks if check.workers == GOAL_WORKERS), default=None)
+def goal_of(checks: Sequence[Check]) -> Goal | None:
+    """The largest error at the goal's number of workers; None where that was not measured."""
+    errors = [abs(check.error) for check in checks if check.workers == GOAL_WORKERS]
+    return Goal(f"largest relative error at {GOAL_WORKERS} workers", max(errors), GOAL_ERROR) if errors else None
 
 
 def to_json(
     plan: Plan, samples: Sequence[Sample], costs: Costs, checks: Sequence[Check], points: Sequence[Point]
 ) -> dict[str, object]:
-    """All numbers."""
-    worst = worst_error(checks)
-    reached = None if worst is None else worst < GOAL_ERROR
+    goal = goal_of(checks)
     return {
         "settings": asdict(plan),
         "calibration": [asdict(sample) for sample in samples],
         "costs": asdict(costs),
         "checks": [{**asdict(check), "error": check.error} for check in checks],
-        "goal": {"workers": GOAL_WORKERS, "error": GOAL_ERROR, "reached": reached},
+        "goal": {"workers": GOAL_WORKERS, "error": GOAL_ERROR, "reached": None if goal is None else goal.reached},
         "curve": [asdict(point) for point in points],
     }
 
@@ -193,7 +192,6 @@ def cost_table(costs: Costs) -> list[dict[str, object]]:
 
 
 def check_table(checks: Sequence[Check]) -> list[dict[str, object]]:
-    """Predicted beside measured steps."""
     return [
         {
             "workers": check.workers,

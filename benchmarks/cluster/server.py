@@ -8,7 +8,8 @@ that time, and its inverse the share of the memory's copy bandwidth that the who
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 
@@ -16,8 +17,8 @@ import numpy as np
 
 from benchmarks.cluster.common import overhead
 from benchmarks.cluster.common.overhead import COPY_BLOCK_BYTES, MB, WARM_UP_STEPS, OverheadSteps, StepTimes
-from benchmarks.pictures import grouped
-from benchmarks.report import verdict
+from benchmarks.pictures import Curves, grouped
+from benchmarks.report import Goal
 from benchmarks.timing import timed
 from distmeta.core.errors import DistmetaError, UserError
 from distmeta.runtime.executor import Executor
@@ -28,15 +29,16 @@ GOAL_GROWTH = 1.5
 """Twice the workers, and so twice the bytes, increase `x copy` at most by this factor."""
 _MIN_STEPS, _MAX_STEPS, _ROW_BYTES = 3, 30, 8e9
 
+Place = tuple[int, float]
+"""Number of workers, and size of an update in MB as asked for."""
+
 
 @dataclass(frozen=True)
 class Row:
-    """One number of workers with one size of updates.
+    """The timed steps of one number of workers with one size of updates.
 
     Attributes:
-        payload_mb: Size of an update, as asked for.
         num_bytes: Of all updates of a step.
-        steps: The timed steps.
         copy_s: Seconds to copy `num_bytes` once, after each step.
         backups: Shards that were given to a second worker.
     """
@@ -49,8 +51,11 @@ class Row:
     backups: int
 
     @property
+    def place(self) -> Place:
+        return self.workers, self.payload_mb
+
+    @property
     def medians(self) -> StepTimes:
-        """Medians of the steps."""
         return StepTimes.medians(self.steps)
 
     @property
@@ -59,7 +64,6 @@ class Row:
         return self.medians.total_s / median(self.copy_s)
 
     def to_json(self) -> dict[str, object]:
-        """All numbers."""
         step = asdict(self.medians)
         return {
             "workers": self.workers,
@@ -78,50 +82,39 @@ class Row:
         }
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A row for which there is not enough memory."""
-
-    workers: int
-    payload_mb: float
-    reason: str
-
-
 def fitting(
     workers: Sequence[int], payloads_mb: Sequence[float], usable: int | None = None
-) -> tuple[list[tuple[int, float]], list[LeftOut]]:
-    """Divide all rows (workers, MB) into those that fit into the usable bytes of memory and the others.
+) -> tuple[list[Place], dict[Place, str]]:
+    """Divide all rows into those that fit into the usable bytes of memory, and the others with the reason.
 
     Raises:
         UserError: No row fits.
     """
     usable = usable or overhead.usable_bytes()
-    fit: list[tuple[int, float]] = []
-    left_out: list[LeftOut] = []
-    for count in sorted(workers):
-        for size in sorted(payloads_mb):
-            needed = overhead.needed_bytes(count, size * MB)
-            if needed <= usable:
-                fit.append((count, size))
-            else:
-                reason = f"needs {needed / MB:,.0f} MB of memory, {usable / MB:,.0f} MB are available"
-                left_out.append(LeftOut(count, size, reason))
+    fit: list[Place] = []
+    left_out: dict[Place, str] = {}
+    for count, size in itertools.product(sorted(workers), sorted(payloads_mb)):
+        needed = overhead.needed_bytes(count, size * MB)
+        if needed <= usable:
+            fit.append((count, size))
+        else:
+            left_out[count, size] = f"needs {needed / MB:,.0f} MB of memory, {usable / MB:,.0f} MB are available"
     if not fit:
-        allowed = "fewer workers or smaller payloads"
-        raise UserError(f"no row fits: the smallest {left_out[0].reason}", where="--payload", allowed=allowed)
+        smallest, allowed = next(iter(left_out.values())), "fewer workers or smaller payloads"
+        raise UserError(f"no row fits: the smallest {smallest}", where="--payload", allowed=allowed)
     return fit, left_out
 
 
-def bench_server(rows: Sequence[tuple[int, float]], steps: int | None) -> Iterator[Row]:
-    """Measure rows (workers, MB) on a Ray cluster of its own; rows with as many workers share them.
+def bench_server(rows: Sequence[Place], steps: int | None) -> Iterator[Row]:
+    """Measure rows on a Ray cluster of its own; those with as many workers share them.
 
-    `steps` None takes fewer steps for larger updates.
+    Without a number of steps, rows with larger updates have fewer.
     """
     store = max(overhead.store_bytes(count, size * MB) for count, size in rows)
     with overhead.ray_workers(max(count for count, _ in rows), store) as workers_of:
-        for count in dict.fromkeys(count for count, _ in rows):
+        for count, places in itertools.groupby(rows, key=lambda place: place[0]):
             with workers_of(count) as executor:
-                for size in (size for other, size in rows if other == count):
+                for _, size in places:
                     yield _measure(executor, count, size, steps)
 
 
@@ -155,7 +148,6 @@ class Copy:
         self._target = np.zeros_like(self._source)
 
     def run(self) -> None:
-        """Copy once."""
         left = self._num_bytes
         while left:
             size = min(left, self._source.size)
@@ -163,39 +155,21 @@ class Copy:
             left -= size
 
 
-def growth(rows: Sequence[Row]) -> dict[tuple[int, float], float]:
-    """(workers, payload) -> `x copy` over that at half as many workers, where both were measured."""
-    ratios = {(row.workers, row.payload_mb): row.ratio for row in rows}
-    return {
-        (workers, size): ratio / ratios[workers // 2, size]
-        for (workers, size), ratio in ratios.items()
-        if workers % 2 == 0 and (workers // 2, size) in ratios
-    }
+def growth(rows: Sequence[Row]) -> dict[Place, float]:
+    """`x copy` over that at half as many workers, where both were measured."""
+    ratios = {row.place: row.ratio for row in rows}
+    doubled = {(2 * workers, size): ratio for (workers, size), ratio in ratios.items()}
+    return {place: ratio / doubled[place] for place, ratio in ratios.items() if place in doubled}
 
 
-def goals(rows: Sequence[Row]) -> dict[str, bool | None]:
-    """Whether the goals for overhead and growth are reached; None where it was not measured."""
-    overhead, factors = _at_goal(rows), growth(rows).values()
-    return {
-        "overhead": None if overhead is None else overhead <= GOAL_RATIO,
-        "growth": max(factors) <= GOAL_GROWTH if factors else None,
-    }
-
-
-def verdicts(rows: Sequence[Row]) -> list[str]:
-    """The goals that were measured, in words."""
-    overhead, factors = _at_goal(rows), growth(rows).values()
-    lines = []
-    if overhead is not None:
-        lines.append(verdict(f"x copy at {GOAL_WORKERS} workers and {GOAL_PAYLOAD_MB:g} MB", overhead, GOAL_RATIO))
-    if factors:
-        lines.append(verdict("growth of x copy for twice the workers, at worst", max(factors), GOAL_GROWTH))
-    return lines
-
-
-def _at_goal(rows: Sequence[Row]) -> float | None:
-    place = GOAL_WORKERS, GOAL_PAYLOAD_MB
-    return next((row.ratio for row in rows if (row.workers, row.payload_mb) == place), None)
+def goals(rows: Sequence[Row]) -> dict[str, Goal]:
+    """The goals whose values were measured."""
+    ratios, result = {row.place: row.ratio for row in rows}, {}
+    if ratio := ratios.get((GOAL_WORKERS, GOAL_PAYLOAD_MB)):
+        result["overhead"] = Goal(f"x copy at {GOAL_WORKERS} workers and {GOAL_PAYLOAD_MB:g} MB", ratio, GOAL_RATIO)
+    if factors := growth(rows).values():
+        result["growth"] = Goal("largest growth of x copy for twice the workers", max(factors), GOAL_GROWTH)
+    return result
 
 
 def table(rows: Sequence[Row]) -> list[dict[str, object]]:
@@ -203,7 +177,7 @@ def table(rows: Sequence[Row]) -> list[dict[str, object]]:
     factors = growth(rows)
     lines: list[dict[str, object]] = []
     for row in rows:
-        step, factor = row.medians, factors.get((row.workers, row.payload_mb))
+        step, factor = row.medians, factors.get(row.place)
         lines.append(
             {
                 "workers": row.workers,
@@ -227,21 +201,17 @@ def _ms(seconds: float) -> str:
     return f"{1e3 * seconds:,.1f}"
 
 
-def to_json(rows: Sequence[Row], left_out: Sequence[LeftOut]) -> dict[str, object]:
-    """All numbers."""
+def to_json(rows: Sequence[Row], left_out: Mapping[Place, str]) -> dict[str, object]:
     return {
         "copy": "seconds to copy workers x payload bytes once in memory, by one thread; after each step",
         "outer_optimizer": "SGD without momentum",
         "rows": [row.to_json() for row in rows],
-        "left_out": [asdict(row) for row in left_out],
-        "growth": [
-            {"workers": workers, "payload_mb": size, "x_half": factor}
-            for (workers, size), factor in growth(rows).items()
-        ],
-        "goals": goals(rows),
+        "left_out": [{"workers": count, "payload_mb": size, "reason": why} for (count, size), why in left_out.items()],
+        "growth": [{"workers": count, "payload_mb": size, "x_half": x} for (count, size), x in growth(rows).items()],
+        "goals": {name: goal.reached for name, goal in goals(rows).items()},
     }
 
 
-def curves(rows: Sequence[Row]) -> dict[str, list[tuple[float, ...]]]:
+def curves(rows: Sequence[Row]) -> Curves:
     """Payload -> points of (workers, seconds of overhead, ratio to copying)."""
     return grouped((f"{row.payload_mb:g} MB", (row.workers, row.medians.total_s, row.ratio)) for row in rows)

@@ -24,19 +24,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-import torch
-
-from benchmarks.cluster.common.programs import UPDATE, SleepRecipe, make_shards
+from benchmarks.cluster.common.overhead import OverheadSteps
+from benchmarks.cluster.common.programs import SleepRecipe
 from benchmarks.cluster.common.steps import CPUS_PER_WORKER, FIXED, OuterSteps, session, start_executor
 from benchmarks.cluster.common.throttle import throttled_workers
-from benchmarks.report import Report, verdict
+from benchmarks.report import Goal, Report
 from benchmarks.scripts import load_job, options, settings
 from benchmarks.timing import timed
 from distmeta.cli.output import print_table
-from distmeta.config import OuterConfig, RuntimeConfig, ToleranceConfig
+from distmeta.config import RuntimeConfig, ToleranceConfig
 from distmeta.core.tensors import digest
 from distmeta.runtime import build_executor
-from distmeta.server import ParameterServer
 from distmeta.tracking.plots import training_curves
 
 WORKERS, FIRST_STEPS, GOAL = 4, 3, 1.5
@@ -57,7 +55,6 @@ class Case:
 
     @property
     def later(self) -> list[float]:
-        """Seconds of all but the first steps."""
         return self.seconds[FIRST_STEPS:]
 
     def row(self, undisturbed: Case, slowdown: float) -> dict[str, object]:
@@ -86,24 +83,17 @@ def ideal(shards: int, slowdown: float) -> float:
 
 
 def sleeping(name: str, num_shards: int, args: argparse.Namespace) -> Case:
-    """Steps of shards that sleep."""
     slow, speculate = CASES[name]
     tolerance = ToleranceConfig(speculate=speculate)
     runtime = RuntimeConfig(workers=WORKERS, cpus_per_worker=CPUS_PER_WORKER, tolerance=tolerance)
-    server = ParameterServer({"weight": torch.zeros(4)}, OuterConfig(optimizer="SGD"), args.steps)
-    shards = make_shards([args.shard_s] * num_shards)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         executor = build_executor(runtime, SleepRecipe(args.slowdown if slow else 1.0, folder))
         stack.callback(executor.close)
         executor.ready()
-
-        def step() -> None:
-            for result in executor.map(UPDATE, server.pull(), shards, shards):
-                server.push(result.value)
-            server.step(len(shards))
-
-        seconds = [timed(step) for _ in range(args.steps)]
-        return Case("sleep", name, num_shards, seconds, executor.counts["copies"], digest(server.pull().params))
+        steps = OverheadSteps(executor, payload_mb=0.001)
+        seconds = [steps.step([args.shard_s] * num_shards).total_s for _ in range(args.steps)]
+        bits = digest(steps.server.pull().params)
+        return Case("sleep", name, num_shards, seconds, executor.counts["copies"], bits)
 
 
 def throttling(name: str, num_shards: int, args: argparse.Namespace) -> Case:
@@ -130,11 +120,11 @@ def throttling(name: str, num_shards: int, args: argparse.Namespace) -> Case:
 WAYS: dict[str, Callable[[str, int, argparse.Namespace], Case]] = {"sleep": sleeping, "throttle": throttling}
 
 
-def goal_of(cases: list[Case]) -> str:
-    """Whether the cases of one way reach the goal."""
+def goal_of(cases: list[Case]) -> Goal:
+    """The goal, for the cases of one way."""
     undisturbed, slowed = cases[0], cases[1]
     what = f"{slowed.way}, {slowed.shards} shards a step: {slowed.name}, as a multiple of the undisturbed step"
-    return verdict(what, median(slowed.later) / median(undisturbed.later), GOAL)
+    return Goal(what, median(slowed.later) / median(undisturbed.later), GOAL)
 
 
 def picture(path: Path, cases: list[Case]) -> None:
@@ -148,7 +138,6 @@ def picture(path: Path, cases: list[Case]) -> None:
 
 
 def main() -> None:
-    """Run all cases, print the table."""
     parser = options(__doc__)
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--steps", type=int, default=60)
@@ -171,7 +160,7 @@ def main() -> None:
                 rows.append(cases[-1].row(cases[0], args.slowdown))
                 print(", ".join(f"{title}: {value}" for title, value in rows[-1].items()), flush=True)
     print_table(rows, f"one of {WORKERS} workers {args.slowdown:g} times slower")
-    verdicts = [goal_of(cases) for cases in groups.values()]
+    verdicts = [str(goal_of(cases)) for cases in groups.values()]
     print("\n".join(verdicts))
     all_cases = [asdict(case) for cases in groups.values() for case in cases]
     report.write(settings=settings(args), cases=all_cases, verdicts=verdicts)

@@ -31,7 +31,7 @@ from benchmarks.cluster.common.steps import (
     session,
     start_executor,
 )
-from benchmarks.report import Report, verdict
+from benchmarks.report import Goal, Report
 from benchmarks.scripts import load_job, options, settings
 from benchmarks.timing import interleaved, repeats_for, timed
 from distmeta.cli.output import print_table
@@ -71,7 +71,6 @@ class Measured:
         return median(slower / faster for faster, slower in pairs)
 
     def row(self) -> dict[str, object]:
-        """The line of the table."""
         speeds = {name: f"{self.tasks / median(seconds):.1f}" for name, seconds in self.seconds.items()}
         costs = {f"CPU {name}": f"{median(seconds):.3f}" for name, seconds in self.cpu_seconds.items()}
         shards = f"{math.ceil(self.tasks / self.shard_size)} x {self.shard_size}"
@@ -79,7 +78,6 @@ class Measured:
         return {"strategy": self.strategy, "shards": shards, **speeds, **ratios, **costs}
 
     def to_json(self) -> dict[str, object]:
-        """All numbers."""
         return {**asdict(self), "ratios": {name: self.ratio(name) for name in RATIOS}}
 
 
@@ -105,18 +103,17 @@ def tree_cpu_s() -> float:
     return float(sum(cpu.user + cpu.system for cpu in times))
 
 
-def verdicts(results: list[Measured]) -> list[str]:
+def goals_of(results: list[Measured]) -> list[Goal]:
     """The goals, each by the best way to cut a step into shards."""
-    lines = []
-    for name, goal in GOALS.items():
+    goals = []
+    for name, bound in GOALS.items():
         for strategy in dict.fromkeys(result.strategy for result in results):
             ratio, size = max((each.ratio(name), each.shard_size) for each in results if each.strategy == strategy)
-            lines.append(verdict(f"{name}, {strategy}, shards of {size}", ratio, goal, at_least=True))
-    return lines
+            goals.append(Goal(f"{name}, {strategy}, shards of {size}", ratio, bound, at_least=True))
+    return goals
 
 
 def main() -> None:
-    """Measure each way and print the table."""
     parser = options(__doc__, overrides=True)
     parser.add_argument("--strategies", nargs="+", default=["loop", "compiled"])
     parser.add_argument("--shards", nargs="+", type=int, default=[16, 8], help="tasks of a shard")
@@ -139,7 +136,7 @@ def main() -> None:
                 results.append(measure(changed, executors, args.rounds, args.seconds))
                 print(", ".join(f"{name} {value}" for name, value in results[-1].row().items()), flush=True)
     print_table([result.row() for result in results], "tasks per second; ratios; CPU seconds of a step")
-    lines = verdicts(results)
+    lines = [str(goal) for goal in goals_of(results)]
     print("\n".join(lines))
     report.write(settings=settings(args), cells=[result.to_json() for result in results], verdicts=lines)
 

@@ -36,14 +36,15 @@ def server(
     fit, left_out = rows.fitting(counts, sizes)
     results: list[rows.Row] = []
     with reporting("bench_server", out, as_json) as report:
-        for refused in left_out:
-            print(f"{refused.workers} workers, {refused.payload_mb:g} MB: left out: {refused.reason}")
+        for (count, size), reason in left_out.items():
+            print(f"{count} workers, {size:g} MB: left out: {reason}")
         for row in rows.bench_server(fit, steps):
             results.append(row)
             text = f"{row.medians.total_s:.4f} s, {row.ratio:.2f} x copying once"
             print(f"{row.workers} workers, {row.payload_mb:g} MB: {text}", flush=True)
         print_wide(rows.table(results))
-        print("\n".join(rows.verdicts(results)))
+        for goal in rows.goals(results).values():
+            print(goal)
         report.write(**rows.to_json(results, left_out))
         if out is not None:
             overhead_curves(out / "bench_server.png", rows.curves(results), rows.GOAL_RATIO, report.title)
@@ -77,11 +78,11 @@ def scale(
     from benchmarks.cluster.model.fit import fit_costs
     from benchmarks.machine import num_cores
     from benchmarks.pictures import scaling_curves
-    from benchmarks.report import print_wide, reporting, verdict
+    from benchmarks.report import print_wide, reporting
 
     plan = model.Plan(
-        calibrated=numbers_in(calibrate, "--calibrate", at_least=2),
-        calibrated_mb=sizes_in(calibrate_payload, "--calibrate-payload", at_least=2),
+        calibrated=numbers_in(calibrate, "--calibrate", min_count=2),
+        calibrated_mb=sizes_in(calibrate_payload, "--calibrate-payload", min_count=2),
         checked=numbers_in(check, "--check"),
         checked_mb=sizes_in(check_payload, "--check-payload"),
         max_workers=max_workers,
@@ -102,8 +103,8 @@ def scale(
         checks = model.predict_measured(costs, plan, measured_s)
         print(f"{shards_per_worker} shards a worker that sleep {compute_ms:g} ms each: the model beside real workers")
         print_wide(model.check_table(checks))
-        if (worst := model.worst_error(checks)) is not None:
-            print(verdict(f"largest relative error at {model.GOAL_WORKERS} workers", worst, model.GOAL_ERROR))
+        if (goal := model.goal_of(checks)) is not None:
+            print(goal)
         points = list(model.predict(costs, plan))
         print(f"\npredicted: {per_machine} workers a machine, {link_gbit:g} Gbit/s, {compute_ms:g} ms a shard")
         print_wide(model.curve_table(points))

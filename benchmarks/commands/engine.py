@@ -133,7 +133,6 @@ def data(
     choose(strategy, STRATEGIES, "--strategy")
     with reporting("bench_data", out, as_json) as report:
         problems = {name: problem.resized(tasks) for name, problem in sources().items()}
-        shares = [bench_source(name, problem, strategy, threads, rounds) for name, problem in problems.items()]
-        print_table([{**share.to_json(), "share": f"{share.share:.1%}"} for share in shares])
-        settings = {"strategy": strategy, "threads": threads, "rounds": rounds}
-        report.write(settings=settings, sources=[share.to_json() for share in shares])
+        results = [bench_source(name, problem, strategy, threads, rounds) for name, problem in problems.items()]
+        print_table([{**result, "share": f"{result['share']:.1%}"} for result in results])
+        report.write(settings={"strategy": strategy, "threads": threads, "rounds": rounds}, sources=results)

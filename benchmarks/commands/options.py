@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -23,35 +23,31 @@ def names_in(values: list[str] | None, default: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name.strip() for value in values for name in value.split(",")))
 
 
-def numbers_in(text: str, option: str, at_least: int = 1) -> tuple[int, ...]:
+def numbers_in(text: str, option: str, min_count: int = 1) -> tuple[int, ...]:
     """Positive whole numbers with commas between them; each once.
 
     Raises:
-        UserError: Anything else, or fewer than `at_least`.
+        UserError: Anything else, or fewer than `min_count`.
     """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"'{text}'", where=option, allowed="positive whole numbers, with commas between them: 5,10,20")
-    return _several(dict.fromkeys(int(part) for part in parts), option, at_least)
+    allowed = "positive whole numbers, with commas between them: 5,10,20"
+    return _values(text, option, int, 1, allowed, min_count)
 
 
-def sizes_in(text: str, option: str, at_least: int = 1) -> tuple[float, ...]:
-    """Sizes in MB with commas between them; each once.
+def sizes_in(text: str, option: str, min_count: int = 1) -> tuple[float, ...]:
+    """Sizes in MB, as `numbers_in`."""
+    allowed = "sizes in MB from 0.001, with commas between them: 0.5,20"
+    return _values(text, option, float, 0.001, allowed, min_count)
 
-    Raises:
-        UserError: Anything else, or fewer than `at_least`.
-    """
+
+def _values(
+    text: str, option: str, parse: Callable[[str], Value], least: float, allowed: str, min_count: int
+) -> tuple[Value, ...]:
     try:
-        sizes = dict.fromkeys(float(part) for part in text.split(","))
+        values = tuple(dict.fromkeys(parse(part) for part in text.split(",")))
     except ValueError:
-        sizes = {}
-    if not sizes or not all(math.isfinite(size) and size >= 0.001 for size in sizes):
-        raise UserError(f"'{text}'", where=option, allowed="sizes in MB from 0.001, with commas between them: 0.5,20")
-    return _several(sizes, option, at_least)
-
-
-def _several(values: Iterable[Value], option: str, at_least: int) -> tuple[Value, ...]:
-    result = tuple(values)
-    if len(result) < at_least:
-        raise UserError(f"{result[0]} alone", where=option, allowed="two values or more, with a comma between them")
-    return result
+        values = ()
+    if not values or not all(math.isfinite(value) and value >= least for value in values):
+        raise UserError(f"'{text}'", where=option, allowed=allowed)
+    if len(values) < min_count:
+        raise UserError(f"{values[0]} alone", where=option, allowed="two values or more, with a comma between them")
+    return values

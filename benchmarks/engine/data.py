@@ -6,7 +6,7 @@ the tasks of another step, so that no cache serves them.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from statistics import median
 
 from benchmarks.engine.common.contenders import make_contender
@@ -22,33 +22,6 @@ from distmeta.tasks import build_source
 STORE = "omniglot"
 
 
-@dataclass(frozen=True)
-class Share:
-    """The result of one source.
-
-    Attributes:
-        source: Name of the task source.
-        row: The problem that the step computes.
-        tasks: T.
-        build_s, step_s: Median seconds of each.
-    """
-
-    source: str
-    row: str
-    tasks: int
-    build_s: float
-    step_s: float
-
-    @property
-    def share(self) -> float:
-        """Seconds of building over those of the step."""
-        return self.build_s / self.step_s
-
-    def to_json(self) -> dict[str, object]:
-        """All numbers."""
-        return {**asdict(self), "share": self.share, "built_tasks_per_s": self.tasks / self.build_s}
-
-
 def sources() -> dict[str, Problem]:
     """The problems by source: sine waves, drawn characters, and Omniglot's store where it has been imported."""
     conv4 = PROBLEMS["conv4_5w1s_15q_1"].resized(16)
@@ -59,25 +32,25 @@ def sources() -> dict[str, Problem]:
     return problems
 
 
-def bench_source(name: str, problem: Problem, strategy: str, threads: int, rounds: int) -> Share:
-    """Time one source and its step in turn.
-
-    Args:
-        name: The source's name.
-        problem: Tasks and method.
-        strategy: The engine's.
-        threads: Lanes of the engine.
-        rounds: Timed rounds.
-    """
-    config = problem.config
-    source, workload = build_source(config.tasks, config.seed, dtype_of(config)), make_workload(config)
+def bench_source(name: str, problem: Problem, strategy: str, lanes: int, rounds: int) -> dict[str, object]:
+    """Time a source and the engine's step in turn. Returns median seconds; `share` is building over the step."""
+    config, num_tasks = problem.config, problem.num_tasks
+    source = build_source(config.tasks, config.seed, dtype_of(config))
     steps = iter(range(1, rounds + 2))
 
     def build() -> None:
-        source.episodes(source.specs("train", next(steps), workload.num_tasks))
+        source.episodes(source.specs("train", next(steps), num_tasks))
 
-    update = synchronised(make_contender(strategy, workload, threads, threads).run, config.runtime.device)
+    contender = make_contender(strategy, make_workload(config), lanes, lanes)
+    update = synchronised(contender.run, config.runtime.device)
     build()
     update()  # untimed: loads and compiles
     seconds = interleaved({"build": build, "step": update}, rounds)
-    return Share(name, problem.name, workload.num_tasks, median(seconds["build"]), median(seconds["step"]))
+    build_s, step_s = median(seconds["build"]), median(seconds["step"])
+    numbers = {
+        "build_s": build_s,
+        "step_s": step_s,
+        "share": build_s / step_s,
+        "built_tasks_per_s": num_tasks / build_s,
+    }
+    return {"source": name, "row": problem.name, "tasks": num_tasks, **numbers}

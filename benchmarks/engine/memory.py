@@ -22,16 +22,6 @@ from distmeta.methods import maml
 
 @dataclass(frozen=True)
 class Sweep:
-    """What to measure, by the options of the command.
-
-    Attributes:
-        tasks: Tasks of one run.
-        threads: Intra-op threads of the peers.
-        lanes: Tasks in flight in the engine.
-        rounds: Timed runs of a trial.
-        limit_s, limit_mib: Seconds and resident memory that a trial may take.
-    """
-
     contenders: tuple[str, ...]
     steps: tuple[int, ...]
     way: int
@@ -68,14 +58,12 @@ class Point:
 
     @property
     def text(self) -> str:
-        """The cell of the table."""
         if self.numbers is None:
             return self.result.status
         _, peak_mib, seconds = self.numbers
         return f"{peak_mib:,.0f}, {seconds:.3g}"
 
     def to_json(self) -> dict[str, object]:
-        """The point with all numbers."""
         return {"contender": self.contender, "steps": self.steps, **asdict(self.result)}
 
 
@@ -124,5 +112,4 @@ def table(points: Sequence[Point]) -> list[dict[str, object]]:
 
 
 def to_json(points: Sequence[Point], sweep: Sweep) -> dict[str, object]:
-    """Settings and points."""
     return {"settings": asdict(sweep), "cells": [point.to_json() for point in points], "growth": growth(points)}

@@ -102,7 +102,6 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def lines(row: str, results: dict[str, dict[str, Any]]) -> list[str]:
-    """The estimator's lines of the Markdown table."""
     float32_s = results["float32"]["seconds"]
     return [
         f"| {row} | {policy} | {result['error']:.1e} | {result['worst_error']:.1e} ({result['worst']}) | "
@@ -113,7 +112,6 @@ def lines(row: str, results: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    """Measure each estimator and print the table."""
     parser = options(__doc__)
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--device", default="cpu")

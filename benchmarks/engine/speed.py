@@ -38,14 +38,11 @@ _SINGLE_TASKS = 5
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure.
+    """How to measure, by the options of the command.
 
     Attributes:
-        contenders: Names; the plain loop is always added, because ratios are relative to it.
-        rounds: Timed rounds.
+        contenders: The plain loop is always added, because ratios are relative to it.
         threads: Threads of the peers, lanes of the engine.
-        memory: Measure peak memory, too.
-        limit_s: Seconds that a trial in a process of its own may take.
         peak_side: Rows and columns of the matrices whose product gives the machine's peak.
     """
 
@@ -67,7 +64,6 @@ class _Verified:
 
 
 def bench_problem(problem: Problem, settings: Settings) -> Row:
-    """Verify and time all contenders on a problem."""
     device = problem.config.runtime.device
     peak_before = matrix_peak_gflops(settings.threads, device, settings.peak_side)
     workload = make_workload(problem.config)

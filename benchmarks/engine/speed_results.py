@@ -18,8 +18,6 @@ class Entry:
     """One contender on one row.
 
     Attributes:
-        contender: Its name.
-        status: `ok`, `disagrees` (not timed), `failed` or `left out`.
         reason: Why there are no numbers.
         threads: Intra-op threads of a peer (the better number of them), lanes of the engine.
         agreement: Errors of its gradient.
@@ -41,7 +39,6 @@ class Entry:
 
     @property
     def run_s(self) -> float | None:
-        """Median seconds of a run."""
         return median(self.seconds) if self.seconds else None
 
     @property
@@ -57,14 +54,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Row:
-    """All contenders on one problem.
+    """All contenders on one problem of T tasks.
 
     Attributes:
-        name, about: Of the problem.
-        num_tasks: T.
         gflop: Work of one run in 1e9 operations, counted on the plain loop.
         peak_gflops: Matrix-product peak in GFLOP/s before and after the row.
-        entries: The contenders.
     """
 
     name: str
@@ -98,7 +92,6 @@ class Row:
         }
 
     def table(self) -> list[dict[str, object]]:
-        """The lines of the printed table."""
         with_memory = any(entry.peak_mib for entry in self.entries)
         lines: list[dict[str, object]] = []
         for entry in self.entries:
@@ -120,23 +113,18 @@ class Row:
             lines.append({name: _three_digits(value) for name, value in line.items()})
         return lines
 
-    def notes(self) -> list[str]:
-        """The lines below the table."""
-        return [f"{display(entry.contender)}: {entry.note}" for entry in self.entries if entry.note]
-
     def print(self) -> None:
-        """Print the row for people."""
         before, after = self.peak_gflops
         print(f"\n{self.name}: {self.about}, {self.num_tasks} tasks")
         print(
             f"{self.gflop:.3g} GFLOP in matrix products and convolutions; peak {before:.0f}, then {after:.0f} GFLOP/s"
         )
         print_wide(self.table())
-        for note in self.notes():
-            print(f"  {note}")
+        for entry in self.entries:
+            if entry.note:
+                print(f"  {display(entry.contender)}: {entry.note}")
 
     def to_json(self) -> dict[str, object]:
-        """The row with all numbers."""
         before, after = self.peak_gflops
         return {
             "row": self.name,

@@ -23,7 +23,6 @@ REFERENCE = {103: 89.8, 282: 92.9, 603: 94.7, 1069: 95.4, 1215: 95.6}
 
 
 def main() -> None:
-    """Train, print the accuracies beside the reference, draw the curve."""
     parser = options(__doc__, default_out=LONG_OUT)
     parser.add_argument("--seconds", type=float, default=1260.0)
     parser.add_argument("--every", type=int, default=600, help="outer steps between two evaluations")

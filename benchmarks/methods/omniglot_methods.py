@@ -31,14 +31,12 @@ def accuracies(scores: Sequence[Score]) -> dict[str, dict[str, float]]:
 
 
 def row(method: str, result: TrainResult) -> str:
-    """The line of the table."""
     by_protocol = accuracies(result.scores)
     cells = [f"{by_protocol[name]['accuracy']:.1f} ± {by_protocol[name]['interval']:.1f}" for name in PROTOCOLS]
     return f"| {method} | {' | '.join(cells)} | {result.steps:,} | {result.tasks_per_s:.0f} | {result.train_s:.0f} |"
 
 
 def main() -> None:
-    """Train each method and print its line."""
     parser = options(__doc__, overrides=True, default_out=LONG_OUT)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seconds", type=float, default=600.0)

@@ -18,14 +18,12 @@ HEADER = "| | before | 1 step | 10 steps | outer steps | training seconds |\n|--
 
 
 def row(label: str, result: TrainResult, score: Score) -> str:
-    """The line of the table."""
     points = [score.points.index(steps) for steps in SHOWN_STEPS]
     cells = [f"{score.mean[point]:.3f} ± {score.interval[point]:.3f}" for point in points]
     return f"| {label} | {' | '.join(cells)} | {result.steps:,} | {result.train_s:.0f} |"
 
 
 def main() -> None:
-    """Train both, print a table, draw the curves."""
     args = options(__doc__, overrides=True, default_out=LONG_OUT).parse_args()
     report = Report("sinusoid", args.out)
     results = {label: train(load_job(job, *args.set)) for label, job in JOBS.items()}

@@ -51,7 +51,7 @@ def test_a_contender_that_disagrees_is_named_and_has_no_speed() -> None:
     assert speeds([ROW]) == {"row": {"higher": 2.0, "distmeta: vmap": 4.0, "distmeta: auto": 5.0}}
 
 
-def test_the_table_has_the_same_columns_for_all() -> None:
+def test_the_table_has_the_same_columns_for_all(capsys: pytest.CaptureFixture[str]) -> None:
     lines = ROW.table()
     assert len({tuple(line) for line in lines}) == 1
     assert lines[3] == {
@@ -67,7 +67,13 @@ def test_the_table_has_the_same_columns_for_all() -> None:
         "error": "1.0e-06",
         "worst": "2.0e-06",
     }
-    assert ROW.notes() == [
+    ROW.print()
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[1:3] == [
+        "row: a row, 10 tasks",
+        "40 GFLOP in matrix products and convolutions; peak 90, then 100 GFLOP/s",
+    ]
+    assert [line.strip() for line in printed[-4:]] == [
         "torchopt: left out: not installed",
         "distmeta: compiled: failed: no compiler",
         "distmeta: compiled_vmap: disagrees: relative error 0.5",

@@ -73,7 +73,6 @@ class StepTimes:
 
     @staticmethod
     def medians(steps: Sequence[StepTimes]) -> StepTimes:
-        """The median of each number."""
         return StepTimes(*(median(getattr(step, field.name) for step in steps) for field in fields(StepTimes)))
 
 
@@ -126,7 +125,6 @@ class OverheadSteps:
         )
 
     def step_s(self, sleeps_s: Sequence[float]) -> float:
-        """Make a step; returns its seconds."""
         return self.step(sleeps_s).total_s
 
 

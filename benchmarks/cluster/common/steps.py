@@ -33,11 +33,7 @@ _GRACE_S = 30.0
 
 @contextmanager
 def session(config: RuntimeConfig, object_store_bytes: int | None = None) -> Iterator[ExitStack]:
-    """A Ray cluster for several executors, one after the other or together; the driver has the settings of training.
-
-    Raises:
-        UserError: The cluster that the configuration names cannot be used.
-    """
+    """A Ray cluster for several executors, one after the other or together; the driver has the settings of training."""
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(config.threads_per_worker)
@@ -69,11 +65,9 @@ class OuterSteps:
 
     @property
     def version(self) -> int:
-        """Number of steps made."""
         return self._procedure.server.version
 
     def step(self) -> Step:
-        """Make one step."""
         return self._procedure.step(self._work)
 
     def params(self) -> Params:
@@ -104,11 +98,7 @@ class IndependentProcesses:
             self._processes.append(process)
 
     def step(self) -> None:
-        """Make one step in each process.
-
-        Raises:
-            EOFError: A process has failed.
-        """
+        """Make one step in each process. Raises EOFError where a process has failed."""
         for pipe in self._pipes:
             pipe.send_bytes(b"step")
         for pipe in self._pipes:

@@ -29,11 +29,7 @@ _GRACE_S, _POLL_S = 10.0, 0.05
 
 @contextlib.contextmanager
 def throttled_workers(count: int, share: float, slowdown: float = 1.0) -> Iterator[None]:
-    """Give all Ray workers below this process a share of a core within the context, and one of them share / slowdown.
-
-    Raises:
-        UserError: There are not `count` workers.
-    """
+    """Within the context, the Ray workers below this process have a share of a core; one of them share / slowdown."""
     shares = dict.fromkeys(worker_processes(count), share)
     shares[next(iter(shares))] /= slowdown
     with throttled(shares):
@@ -69,14 +65,9 @@ def _worker_pids() -> list[int]:
 
 @contextlib.contextmanager
 def throttled(shares: Mapping[int, float], period_s: float = PERIOD_S) -> Iterator[None]:
-    """Give processes shares of the time within the context.
+    """Give processes shares of the time within the context: process id -> share above 0, no limit from 1 on.
 
-    Args:
-        shares: Process id -> share, above 0; from 1 on, the process is left alone.
-        period_s: Each process is stopped once in this time. Their turns are spread over it.
-
-    Raises:
-        ValueError: A share is not above 0.
+    Each is stopped once in a period. Their turns are spread over it.
     """
     if not all(share > 0 for share in shares.values()):
         raise ValueError(f"shares of the time must be above 0: {list(shares.values())}")

@@ -55,5 +55,4 @@ class Machines:
 
     @property
     def count(self) -> int:
-        """Number of machines."""
         return -(-self.workers // self.per_machine)

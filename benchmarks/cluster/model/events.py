@@ -26,7 +26,6 @@ class EventQueue:
         heapq.heappush(self._events, (when, self._count, action))
 
     def after(self, delay: float, action: Action) -> None:
-        """Run an action after a delay."""
         self.at(self.now + delay, action)
 
     def advance(self) -> None:

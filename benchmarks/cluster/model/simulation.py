@@ -187,7 +187,6 @@ class Simulation:
             then()
 
     def _send(self, worker: _Worker, call: _Call) -> None:
-        """Send a call to its worker."""
 
         def arrive() -> None:
             worker.calls.append(call)

@@ -47,12 +47,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Contender:
-    """A contender ready to run.
-
-    Attributes:
-        run: Computes the outer gradient, summed over the tasks.
-        choice: The choice of `auto` or `measured` and the seconds that it took; empty for the others.
-    """
+    """`run` computes the outer gradient, summed over the tasks; `choice` is that of `auto` or `measured`."""
 
     run: Run
     choice: dict[str, Any] = field(default_factory=dict)
@@ -71,7 +66,6 @@ def check_contenders(names: list[str], where: str) -> tuple[str, ...]:
 
 
 def is_compiled(name: str) -> bool:
-    """Whether the first call compiles."""
     return name.startswith("compiled")
 
 
@@ -81,7 +75,6 @@ def eager_twin(name: str) -> str:
 
 
 def display(name: str) -> str:
-    """The contender's name in tables and pictures."""
     return name.replace("_", " ") if name in PEERS else f"distmeta: {name}"
 
 
@@ -101,13 +94,7 @@ def reason_of(error: Exception) -> str:
 
 
 def make_contender(name: str, workload: Workload, threads: int, lanes: int) -> Contender:
-    """Make a contender for a workload.
-
-    Args:
-        name: A peer, or a strategy of the engine.
-        workload: The problem.
-        threads: Intra-op threads of a peer; the engine's lanes set their own.
-        lanes: Tasks or chunks in flight in the engine.
+    """Make a contender with intra-op threads (of a peer; the engine's lanes set their own) and lanes (of the engine).
 
     Raises:
         UserError: The engine has no such strategy, or refuses it for this method.

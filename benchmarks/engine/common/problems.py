@@ -34,7 +34,6 @@ class Problem:
 
     @property
     def num_tasks(self) -> int:
-        """T."""
         return self.config.train.tasks_per_step
 
     def resized(self, tasks: int | None = None, device: str = "cpu") -> Problem:
@@ -57,7 +56,6 @@ def problem(
 
 
 def images(way: int, shots: int, queries: int, size: int = 28) -> GlyphTasks:
-    """Few-shot tasks on drawn characters."""
     return GlyphTasks(way=way, shots=shots, queries=queries, size=size)
 
 

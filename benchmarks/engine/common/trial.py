@@ -31,15 +31,7 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True)
 class Trial:
-    """What to measure.
-
-    Attributes:
-        config: The problem.
-        contender: Name of the contender.
-        threads: Intra-op threads of a peer.
-        lanes: Tasks in flight in the engine.
-        rounds: Runs after the first.
-    """
+    """What to measure: a problem, a contender with its threads and lanes, and the number of runs after the first."""
 
     config: RunConfig
     contender: str
@@ -68,7 +60,6 @@ class TrialResult:
 
 
 def measure(trial: Trial) -> TrialResult:
-    """Measure in this process."""
     torch.set_num_threads(trial.threads)
     workload, device = make_workload(trial.config), trial.config.runtime.device
     small = make_workload(with_steps(trial.config, 1)).only(0)

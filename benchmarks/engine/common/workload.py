@@ -27,7 +27,6 @@ class Workload:
 
     @property
     def num_tasks(self) -> int:
-        """T."""
         return self.episodes.num_tasks
 
     def tasks(self) -> list[Episode]:
@@ -35,7 +34,6 @@ class Workload:
         return [self.episodes.map(lambda tensor, t=t: tensor[t]) for t in range(self.num_tasks)]  # type: ignore[misc]
 
     def only(self, task: int) -> Workload:
-        """The workload of one task."""
         return replace(self, episodes=self.episodes.map(lambda tensor: tensor[task : task + 1]))
 
     def at_step(self, step: int) -> Workload:
