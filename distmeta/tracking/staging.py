@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from distmeta.core.leftovers import owned_folder
 from distmeta.tracking.flatten import mask_file, masked_text
 from distmeta.tracking.sender import Unsent, Upload
 
@@ -19,7 +19,7 @@ class Staging:
     """A temporary folder with a copy of each file to upload."""
 
     def __init__(self) -> None:
-        self._root = Path(tempfile.mkdtemp(prefix="distmeta-tracking-"))
+        self._root, self._note = owned_folder("tracking")
         self._count = 0
 
     def copy(self, path: Path) -> Path | None:
@@ -55,6 +55,7 @@ class Staging:
     def remove(self) -> None:
         """Remove all copies."""
         shutil.rmtree(self._root, ignore_errors=True)
+        self._note.remove()
 
     def _new(self, name: str) -> Path:
         self._count += 1

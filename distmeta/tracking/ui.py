@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from distmeta.core.errors import DistmetaError, UserError
+from distmeta.core.leftovers import Note, remove_leftovers
 from distmeta.tracking.uris import artifact_folder, is_server, mask_uri, sqlite_file
 
 _START_TIMEOUT_S = 120.0
@@ -55,6 +56,7 @@ class MlflowServer:
         Raises:
             DistmetaError: The server exited, or did not start in time; the message includes the end of its output.
         """
+        remove_leftovers()
         self._output: IO[bytes] = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             self._command(),
@@ -64,6 +66,7 @@ class MlflowServer:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches this process only, which then ends the server's process group
         )
+        self._note = Note(group=self._process.pid)
         try:
             self._wait()
         except BaseException:
@@ -128,6 +131,7 @@ class MlflowServer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._note.remove()
         self._output.close()
 
     def _output_tail(self) -> str:
