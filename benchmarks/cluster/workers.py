@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from statistics import median
 
@@ -87,7 +87,7 @@ def measure(config: RunConfig, executors: dict[str, Executor], rounds: int, turn
         runs: dict[str, Callable[[], object]] = {
             name: OuterSteps(config, executor, stack).step for name, executor in executors.items()
         }
-        runs[BARRIER] = stack.enter_context(IndependentProcesses(config)).step
+        runs[BARRIER] = stack.enter_context(closing(IndependentProcesses(config))).step
         repeats = {name: repeats_for(min(timed(run) for _ in range(WARM_UP)), turn_s) for name, run in runs.items()}
         seconds = interleaved(runs, rounds, repeats)
         cpu_seconds = interleaved(runs, CPU_ROUNDS, repeats, tree_cpu_s)

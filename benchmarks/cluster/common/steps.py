@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import Self
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing.synchronize import Barrier
+from threading import BrokenBarrierError
 
 import torch
 
@@ -28,7 +27,7 @@ FIXED = (
     "train.steps=1000000",  # the benchmark ends the run
 )
 """Changes of the job's configuration."""
-_GRACE_S = 30.0
+_TIMEOUT_S = 600.0
 
 
 @contextmanager
@@ -87,45 +86,34 @@ class IndependentProcesses:
         changes = ["runtime.executor=local", f"runtime.shard_size={share}", f"train.tasks_per_step={share}"]
         config_json = change(config, changes).model_dump_json()
         context = multiprocessing.get_context("spawn")
-        self._pipes: list[Connection] = []
-        self._processes = []
-        for _ in range(processes):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve_steps, args=(config_json, theirs), daemon=True)
+        self._barrier = context.Barrier(processes + 1, timeout=_TIMEOUT_S)
+        self._processes = [
+            context.Process(target=_make_steps, args=(config_json, self._barrier), daemon=True)
+            for _ in range(processes)
+        ]
+        for process in self._processes:
             process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
 
     def step(self) -> None:
-        """Make one step in each process. Raises EOFError where a process has failed."""
-        for pipe in self._pipes:
-            pipe.send_bytes(b"step")
-        for pipe in self._pipes:
-            pipe.recv_bytes()
+        """Make one step in each process. Raises BrokenBarrierError where one has failed."""
+        self._barrier.wait()
+        self._barrier.wait()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for pipe in self._pipes:
-            pipe.close()
+    def close(self) -> None:
+        """End the processes."""
+        self._barrier.abort()
         for process in self._processes:
-            process.join(_GRACE_S)
-            process.kill()
+            process.join()
 
 
-def _serve_steps(config_json: str, pipe: Connection) -> None:
-    """Make a step for every message, until the pipe is closed."""
+def _make_steps(config_json: str, barrier: Barrier) -> None:
+    """Make a step at every other wait, until the barrier is aborted."""
     with ExitStack() as stack:
+        stack.callback(barrier.abort)
+        stack.enter_context(suppress(BrokenBarrierError))
         config = RunConfig.model_validate_json(config_json)
         steps = OuterSteps(config, start_executor(config, stack), stack)
         while True:
-            try:
-                pipe.recv_bytes()
-            except EOFError:
-                return
+            barrier.wait()
             steps.step()
-            pipe.send_bytes(b"done")
+            barrier.wait()
