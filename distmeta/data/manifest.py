@@ -71,7 +71,7 @@ class Manifest(_Record):
 
     format: Literal["distmeta-class-store"] = "distmeta-class-store"
     version: int = FORMAT_VERSION
-    name: str = Field(pattern=NAME_PATTERN)
+    name: str = Field(pattern=NAME_PATTERN, max_length=255)
     kind: Kind
     shape: list[int]
     num_examples: int
@@ -129,7 +129,8 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise UserError(f"{field}: {first['msg']}; import the data again", where=str(path)) from error
+        what = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{field}: {what}; import the data again", where=str(path)) from error
 
 
 def file_sha256(path: Path) -> str:

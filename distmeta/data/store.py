@@ -35,6 +35,7 @@ from distmeta.data.manifest import (
     read_manifest,
 )
 
+_DAMAGED = "is missing or damaged; import the data again"
 _MISMATCH = "does not match the manifest; import the data again"
 
 Examples = npt.NDArray[np.uint8] | Sequence[str]
@@ -264,7 +265,7 @@ def _column(examples: Examples) -> Any:
 def _write_arrow(path: Path, column: Any) -> None:
     name = "text" if column.type == pa.large_string() else "image"
     schema = pa.schema([pa.field(name, column.type, nullable=False)])
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    with pa.OSFile(os.fsencode(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.record_batch([column], schema=schema))
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -272,35 +273,33 @@ def _write_arrow(path: Path, column: Any) -> None:
 
 def _map_column(path: Path, manifest: Manifest) -> Any:
     """Memory-map the single column of the examples file and check that it matches the manifest."""
-    damaged = "is missing or damaged; import the data again"
+    _check_size(path, manifest)
     try:
-        num_bytes = path.stat().st_size
-        if not os.path.isfile(path):
-            raise UserError(damaged, where=str(path))
-        if num_bytes != manifest.examples.num_bytes:
-            raise UserError(
-                f"has {num_bytes} bytes, {manifest.examples.num_bytes} expected: {damaged}", where=str(path)
-            )
-        _require_room(manifest, num_bytes, path)
-        reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
-        batch = reader.get_batch(0)
+        reader = pa.ipc.open_file(pa.memory_map(os.fsencode(path), "r"))
+        batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
+        if batch is None or batch.num_columns != 1 or batch.num_rows != manifest.num_examples:
+            raise UserError(_MISMATCH, where=str(path))
         # Of texts, offsets and encoding are checked too; images have neither.
         batch.validate(full=manifest.kind == "text")
+        column = batch.column(0)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"{damaged}: {error}", where=str(path)) from error
+        raise UserError(f"{_DAMAGED}: {error}", where=str(path)) from error
     item = pa.field("item", pa.uint8(), nullable=False)
-    image_type = pa.list_(item, math.prod(manifest.shape)) if manifest.kind == "image" else None
-    expected = image_type or pa.large_string()
-    if reader.num_record_batches != 1 or batch.num_rows != manifest.num_examples or batch.schema.types != [expected]:
-        raise UserError(_MISMATCH, where=str(path))
-    column = batch.column(0)
-    if column.null_count or (manifest.kind == "image" and column.values.null_count):
+    is_image = manifest.kind == "image"
+    expected = pa.list_(item, math.prod(manifest.shape)) if is_image else pa.large_string()
+    if column.type != expected or column.null_count or (is_image and column.values.null_count):
         raise UserError(_MISMATCH, where=str(path))
     return column
 
 
-def _require_room(manifest: Manifest, num_bytes: int, path: Path) -> None:
-    """Check that the file is large enough for the images: compressed ones would be expanded when they are read."""
+def _check_size(path: Path, manifest: Manifest) -> None:
+    try:
+        num_bytes, expected = path.stat().st_size, manifest.examples.num_bytes
+    except OSError as error:
+        raise UserError(f"{_DAMAGED}: {error}", where=str(path)) from error
+    if not os.path.isfile(path) or num_bytes != expected:
+        raise UserError(f"has {num_bytes} bytes, {expected} expected: {_DAMAGED}", where=str(path))
+    # Smaller images would be compressed, and be expanded when they are read.
     if manifest.kind == "image" and manifest.num_examples * math.prod(manifest.shape) > num_bytes:
         raise UserError(_MISMATCH, where=str(path))
 
@@ -332,4 +331,6 @@ def _rename_over(temporary: Path, target: Path) -> None:
             old.rename(target)
         raise
     _sync_folder(target.parent)
+    if old.is_symlink():
+        old.unlink()
     shutil.rmtree(old, ignore_errors=True)
