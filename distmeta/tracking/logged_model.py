@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,11 @@ from distmeta.tracking.environment import package_version
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_SCRIPT = Path(__file__).parents[1] / "adapt" / "pyfunc_model.py"
-_REQUIRED = ("distmeta", "mlflow", "numpy", "safetensors", "torch")
+_PACKAGE = Path(__file__).parents[1]
+_SCRIPT = _PACKAGE / "adapt" / "pyfunc_model.py"
+_REQUIRED = ("fsspec", "mlflow", "numpy", "psutil", "pydantic", "pyyaml", "safetensors", "torch", "typing_extensions")
+"""What loading and adapting a checkpoint imports. This package is no requirement: its source travels with the model, as
+an index could serve something else under its name."""
 
 
 def requirements() -> list[str]:
@@ -25,10 +29,15 @@ def requirements() -> list[str]:
     return [f"{package}=={version.partition('+')[0]}" for package, version in installed.items() if version]
 
 
+def _copy_of_package(folder: Path) -> str:
+    return str(shutil.copytree(_PACKAGE, folder / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__")))
+
+
 def log_checkpoint(client: MlflowClient, experiment_id: str, run_id: str, checkpoint: Path, name: str) -> str:
     """Save a checkpoint as the model `name` of a run.
 
-    The model consists of the script `pyfunc_model.py` and the files of the checkpoint, without a pickle.
+    The model consists of the script `pyfunc_model.py`, the source of this package and the files of the checkpoint,
+    without a pickle.
 
     Args:
         client: Client of the store.
@@ -54,6 +63,7 @@ def log_checkpoint(client: MlflowClient, experiment_id: str, run_id: str, checkp
             python_model=str(_SCRIPT),
             artifacts={"checkpoint": str(checkpoint)},
             pip_requirements=requirements(),
+            code_paths=[_copy_of_package(Path(folder))],
             mlflow_model=model,
         )
         client.log_model_artifacts(logged.model_id, path)

@@ -150,3 +150,41 @@ def _kill_a_worker(already: list[int]) -> int:
             os.kill(child.pid, signal.SIGKILL)
             return child.pid
     raise AssertionError("there is no worker to kill")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_one_job_has_one_digest_in_eight_environments(tmp_path: Path) -> None:
+    """The sinusoid job with its default engine: whatever the machine does besides, and did before."""
+    fixed = ("train.steps=300", "tracking.kind=none", "evaluation.every=0", "evaluation.final_tasks=0")
+
+    def digest(name: str, *changes: str, home: str = "home", steps: int = 300, throttled: bool = False) -> str:
+        sets = (*fixed, f"name={name}", f"checkpoint.path={tmp_path / 'runs'}", f"train.steps={steps}", *changes)
+        command = [sys.executable, "-m", "distmeta", "train", f"{JOB}:maml", "--json"]
+        command += [part for change_ in sets for part in ("--set", change_)]
+        if checkpoints.latest(str(tmp_path / "runs"), name) is not None:
+            command.append("--resume")
+        environment = {**os.environ, "DISTMETA_HOME": str(tmp_path / home)}
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            while throttled and process.poll() is None:
+                process.send_signal(signal.SIGSTOP)
+                time.sleep(0.03)
+                process.send_signal(signal.SIGCONT)
+                time.sleep(0.01)
+            output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0
+        found: str = json.loads(output.splitlines()[-1])["digest"]
+        return found
+
+    local = "runtime.executor=local"
+    digests = {
+        "local, cold cache": digest("local", local),
+        "warm cache": digest("warm", local),
+        "two threads": digest("threads", local, "runtime.threads_per_worker=2"),
+        "throttled to a quarter": digest("throttled", local, home="other", throttled=True),
+        "after a longer run": (digest("longer", local, steps=3000), digest("after", local))[1],
+        "ray, two workers": digest("ray", "runtime.executor=ray"),
+        "ray, two threads": digest("ray-threads", "runtime.executor=ray", "runtime.threads_per_worker=2"),
+        "resumed": (digest("resumed", local, steps=120), digest("resumed", local))[1],
+    }
+    assert len(set(digests.values())) == 1, digests

@@ -235,7 +235,7 @@ def test_without_the_token_it_is_refused_in_one_line(
 def test_in_a_job_a_run_goes_on_by_itself(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Told by Ray's variable alone. On a laptop, the same command starts anew."""
+    """Told by Ray's variable alone. On a laptop, the same command asks what to do with the run that is there."""
 
     def train(*more: str, expect: int = 0) -> str:
         sets = ["--set", "runtime.executor=local", "--set", "tracking.kind=none", "--set", "evaluation.final_tasks=0"]
@@ -246,16 +246,22 @@ def test_in_a_job_a_run_goes_on_by_itself(
         return captured.out + captured.err
 
     runs = tmp_path / "home" / "runs"
+
+    def names(folder: Path) -> list[str]:
+        return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
     whole = digest_in(train())
-    train("--set", "train.steps=2")
-    assert sorted(path.name for path in (here / "runs").iterdir()) == ["waves", "waves~1"]
+    assert "error: name: the run 'waves' has checkpoints" in train("--set", "train.steps=2", expect=2)
+    train("--set", "train.steps=2", "--anew")
+    assert names(here / "runs") == ["waves", "waves~1"]
     monkeypatch.setenv(JOB_VARIABLE, "{}")
     train("--set", "train.steps=2")
     assert digest_in(train()) == whole
     assert "error: outer.lr: is 0.5 but the run to resume" in train("--set", "outer.lr=0.5", expect=2)
-    assert [path.name for path in runs.iterdir()] == ["waves"]
-    train("--no-auto-resume")
-    assert sorted(path.name for path in runs.iterdir()) == ["waves", "waves~1"]
+    assert names(runs) == ["waves"]
+    train("--no-auto-resume", expect=2)
+    train("--anew")
+    assert names(runs) == ["waves", "waves~1"]
 
 
 @pytest.mark.cluster
@@ -289,7 +295,7 @@ def test_a_job_that_was_stopped_goes_on_when_it_is_submitted_again(
         command, env=head.environment, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
     )
     resumed = digest_in(done.stdout)
-    assert [path.name for path in (head.folder / "runs").iterdir()] == ["waves"]
+    assert [path.name for path in (head.folder / "runs").iterdir() if path.is_dir()] == ["waves"]
     with pytest.raises(SystemExit):
         main(["train", "waves.py", *rest, "--set", "runtime.executor=local", "--json"])
     assert json.loads(capsys.readouterr().out)["digest"] == resumed
