@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+_SLOW_FIXTURES = {"native", "compiled_home", "data_dir", "omniglot_store"}
+
+
 def _raw_data() -> Path | None:
     root = os.environ.get("DISTMETA_DATA")
     return Path(root).resolve() if root and Path(root).is_dir() else None
@@ -29,7 +32,12 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that compile or import real data as thorough; skip those whose data is missing."""
+    for item in items:
+        if _SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.thorough)
     root = _raw_data()
     if root is None or not (root / "omniglot").is_dir():
         skip = pytest.mark.skip(reason="DISTMETA_DATA does not name a folder that holds omniglot/")

@@ -28,6 +28,12 @@ KEPT = 8
 """The step from which resumed runs continue."""
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these runs."""
+    monkeypatch.setattr("distmeta.training.run.keep_pictures", lambda *arguments: [])
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """The sinusoid job cut short: shards of uneven size, Adam, a schedule and an average."""

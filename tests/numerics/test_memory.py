@@ -84,7 +84,9 @@ def peak(steps: int, memory: str, strategy: str) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize(
+    "steps", [pytest.param(1, marks=pytest.mark.thorough), 2, pytest.param(3, marks=pytest.mark.thorough)]
+)
 @pytest.mark.parametrize("kind", LEARNERS)
 def test_both_memory_modes_give_the_same_bits(kind: str, steps: int, network: str) -> None:
     make, shape = NETWORKS[network]
@@ -102,6 +104,7 @@ def test_both_memory_modes_give_the_same_bits(kind: str, steps: int, network: st
             assert any(bool(tensor.any()) for tensor in flat.grad.values())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("strategy", ["loop", "vmap"])
 def test_flat_memory_grows_by_the_states_and_unrolled_memory_by_the_graphs(strategy: str) -> None:
     few, many = 3, 23
@@ -115,6 +118,7 @@ def test_flat_memory_grows_by_the_states_and_unrolled_memory_by_the_graphs(strat
     assert more_flat < 1.5 * flat
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("steps", "resolved", "other"), [(16, "unrolled", "flat"), (17, "flat", "unrolled")])
 def test_auto_is_flat_for_long_adaptations(steps: int, resolved: str, other: str) -> None:
     auto_peak, resolved_peak, other_peak = (peak(steps, memory, "loop")[0] for memory in ("auto", resolved, other))

@@ -86,14 +86,17 @@ def assert_strategies_agree(kind: str, estimator: str, network: str, *engines: E
             assert float((total.grad[name] - tensor).norm()) < tolerance * size, name
 
 
-@pytest.mark.parametrize("network", BACKBONES)
+EAGER_NETWORKS = [pytest.param(name, marks=pytest.mark.thorough if "conv4" in name else ()) for name in BACKBONES]
+
+
+@pytest.mark.parametrize("network", EAGER_NETWORKS)
 @pytest.mark.parametrize("estimator", ESTIMATOR_ROWS)
 @pytest.mark.parametrize("kind", LEARNER_ROWS)
 def test_all_eager_strategies_agree(kind: str, estimator: str, network: str) -> None:
     assert_strategies_agree(kind, estimator, network, *EAGER, tolerance=1e-12)
 
 
-def is_quick(kind: str, estimator: str, network: str, graphs: str, memory: str) -> bool:
+def is_default(kind: str, estimator: str, network: str, graphs: str, memory: str) -> bool:
     """Rows on which compiled strategies are tested by default; all of them take many minutes."""
     if network == "mlp" and kind == "gradient":
         return True
@@ -108,7 +111,7 @@ def is_quick(kind: str, estimator: str, network: str, graphs: str, memory: str) 
 MAX_OPERATIONS = {"whole": 10**9, "operations": -1}
 GRAPHS = (("whole", "unrolled"), ("operations", "unrolled"), ("operations", "flat"))
 ROWS = [
-    pytest.param(*row, *graphs, marks=() if is_quick(*row, *graphs) else pytest.mark.slow)
+    pytest.param(*row, *graphs, marks=pytest.mark.thorough if is_default(*row, *graphs) else pytest.mark.slow)
     for *row, graphs in product(LEARNER_ROWS, ESTIMATOR_ROWS, BACKBONES, GRAPHS)
 ]
 # Graphs take seconds to compile, deep ones a minute, so rows differ from the first one in one respect.

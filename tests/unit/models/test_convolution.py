@@ -94,6 +94,7 @@ def test_values_and_derivatives_are_torchs_own(stride: int, channels: int, side:
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("lift", LIFTS)
+@pytest.mark.thorough
 def test_values_and_derivatives_under_vmap_are_torchs_own(
     lift: str, stride: int, channels: int, side: tuple[int, int]
 ) -> None:
@@ -104,6 +105,7 @@ def test_values_and_derivatives_under_vmap_are_torchs_own(
 
 @pytest.mark.parametrize("lift", [None, *LIFTS])
 @pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.thorough
 def test_third_derivatives_are_torchs_own(stride: int, lift: str | None) -> None:
     inputs = arguments(2, (5, 6), stride, LIFTS[lift] if lift else ())
 
