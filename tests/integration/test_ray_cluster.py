@@ -23,6 +23,8 @@ from distmeta.runtime import build_executor
 from .. import fakes
 from ..fakes import FakeRecipe, make_params, make_shards
 
+pytestmark = [pytest.mark.usefixtures("no_cluster"), pytest.mark.xdist_group("ray")]
+
 
 def descendants(pid: int) -> list[psutil.Process]:
     processes: list[psutil.Process] = psutil.Process(pid).children(recursive=True)

@@ -1,4 +1,4 @@
-"""The contract of both executors, and failures of workers on Ray. One cluster for all tests."""
+"""The contract of both executors, and failures of workers on Ray."""
 
 from __future__ import annotations
 
@@ -17,28 +17,27 @@ from distmeta.core.errors import UserError, WorkerError
 from distmeta.core.types import Snapshot, Work
 from distmeta.runtime import build_executor
 from distmeta.runtime.executor import Executor
-from distmeta.runtime.ray.cluster import connect
 from distmeta.runtime.ray.executor import RayExecutor
 from distmeta.server.tree import FAN_IN, sum_group
 
 from .. import fakes
 from ..fakes import FakeRecipe, Trouble, bits, expected_bits, make_params, make_shards
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 Build = Callable[..., Executor]
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    cloudpickle.register_pickle_by_value(fakes)  # workers cannot import the tests
-    started = connect(RuntimeConfig(workers=3))
-    assert started.started
+@pytest.fixture(scope="module", autouse=True)
+def _fakes_by_value() -> Iterator[None]:
+    """Workers cannot import the tests."""
+    cloudpickle.register_pickle_by_value(fakes)
     yield
-    started.disconnect()
     cloudpickle.unregister_pickle_by_value(fakes)
 
 
 @pytest.fixture
-def build(cluster: None) -> Iterator[Build]:
+def build(ray_cluster: None) -> Iterator[Build]:
     """Makes executors and closes them."""
     executors: list[Executor] = []
 
@@ -201,8 +200,8 @@ def test_a_result_that_cannot_be_used_is_computed_again_elsewhere(build: Build) 
         if not results:
             executor.recompute(result)
         results.append(result)
-    assert [one.shard for one in results].count(results[0].shard) == 2
-    assert len({one.worker for one in results if one.shard == results[0].shard}) == 2
+    workers = [result.worker for result in results if result.shard == results[0].shard]
+    assert len(workers) == len(set(workers)) == 2
 
 
 def test_groups_are_summed_near_their_workers_to_the_same_bits(build: Build) -> None:
@@ -239,9 +238,7 @@ def test_rounded_updates_come_back_as_the_parameters_types(build: Build) -> None
         params = {"weight": make_params()["body.weight"]}
         (result,) = executor.map(Work("update"), Snapshot(0, params), make_shards(1))
         executor.close()
-        [(_, exact)] = [
-            (one.index, FakeRecipe().build().run(Work("update"), Snapshot(0, params), one)) for one in make_shards(1)
-        ]
+        exact = FakeRecipe().build().run(Work("update"), Snapshot(0, params), make_shards(1)[0])
         error = (result.value.update.grad["weight"] - exact.update.grad["weight"]).abs().max()
         assert 0 < error <= exact.update.grad["weight"].abs().max() / 254 * 1.01
 
@@ -283,7 +280,7 @@ def test_two_calls_at_once_are_refused(build: Build) -> None:
         next(first)
 
 
-def test_workers_that_do_not_fit_are_refused(cluster: None) -> None:
+def test_workers_that_do_not_fit_are_refused(ray_cluster: None) -> None:
     with pytest.raises(
         UserError, match=r"^runtime.workers: not enough resources for 2 workers of 50 CPUs each; the cluster has \d+"
     ):
