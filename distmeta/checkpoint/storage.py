@@ -27,6 +27,7 @@ from distmeta.tracking.uris import mask_uri
 MARKER = "state.json"
 """The marker file of a complete checkpoint folder."""
 _SAVING = ".saving-"
+_NO_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -169,6 +170,10 @@ class Folder:
                 return str(self.fs.info(self.path)["type"])
             except (FileNotFoundError, NotADirectoryError):
                 return None
+            except OSError as error:
+                if error.errno in _NO_PATH:
+                    return None
+                raise
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import sqlite3
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import typer
 
@@ -17,8 +17,9 @@ from distmeta.cli.output import JsonOption, print_json
 from distmeta.core.errors import UserError
 from distmeta.core.signals import Stopped
 from distmeta.tracking.ui import MlflowServer
-from distmeta.tracking.uris import mask_uri, sqlite_file, tracking_uri
+from distmeta.tracking.uris import is_server, mask_uri, sqlite_file, tracking_uri
 
+_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
 _CHECKED_BYTES = 256 << 20  # checking all pages of a larger database takes seconds
 
 
@@ -39,9 +40,8 @@ def ui(
     store = tracking_uri(uri)
     if not host.strip():
         raise UserError("is empty, which would be every interface", where="--host", allowed="127.0.0.1, 0.0.0.0 ...")
-    database = sqlite_file(store)
-    if database is not None:
-        _require_runs(database, store)
+    if not is_server(store):
+        _require_database(store)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with MlflowServer(store, host, port) as server:
@@ -54,12 +54,26 @@ def ui(
         return
 
 
-def _require_runs(database: Path, store: str) -> None:
-    """Check that a file is a sound SQLite database of MLflow, or empty.
+def _require_database(store: str) -> None:
+    """Check that a store is a database that can be served: MLflow's server takes long to say so, or serves nothing.
 
     Raises:
         UserError: It is not.
     """
+    try:
+        scheme = urlsplit(store.encode().decode()).scheme.partition("+")[0]
+    except ValueError:  # not UTF-8, or brackets that are not those of an address
+        scheme = ""
+    database = sqlite_file(store)
+    if scheme not in _SCHEMES or (scheme == "sqlite" and (database is None or database.name == ":memory:")):
+        allowed = "sqlite:///FILE, or the URL of another database"
+        raise UserError(f"'{mask_uri(store)}' is not a store with runs", where="--uri", allowed=allowed)
+    if database is not None:
+        _require_runs(database, store)
+
+
+def _require_runs(database: Path, store: str) -> None:
+    """Check that a file is a sound SQLite database of MLflow, or empty."""
     allowed = "the store of a run that has been started"
     if not os.path.isfile(database):
         what = f"there are no runs in {mask_uri(store)}: there is no file {database}"

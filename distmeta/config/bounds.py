@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
@@ -26,7 +27,20 @@ def _is_plain(text: str) -> str:
     return text
 
 
+def _is_parsed(text: str) -> str:
+    """Check a text that may be a URL."""
+    try:
+        parts = urlsplit(text)
+        if parts.scheme in ("http", "https"):  # in others, a password may look like a port
+            _ = parts.port
+    except ValueError:
+        raise ValueError("it cannot be parsed as a URL; allowed: a path, or SCHEME://HOST:PORT/PATH") from None
+    return text
+
+
 Text = Annotated[str, AfterValidator(_is_plain)]
+Url = Annotated[Text, AfterValidator(_is_parsed)]
+"""A path or a URL."""
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 PositiveCount = Annotated[int, Field(gt=0, le=10**12)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distmeta.config.base import Frozen
-from distmeta.config.bounds import PositiveCount, Text
+from distmeta.config.bounds import PositiveCount, Url
 
 
 class CheckpointConfig(Frozen):
@@ -15,6 +15,6 @@ class CheckpointConfig(Frozen):
         keep_last: Number of newest checkpoints to keep, in addition to the best one by validation score.
     """
 
-    path: Text = "runs"
+    path: Url = "runs"
     every: PositiveCount = 500
     keep_last: PositiveCount = 2

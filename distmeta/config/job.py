@@ -121,8 +121,9 @@ def _run_file(path: Path) -> ModuleType:
     module = ModuleType(_MODULE)
     module.__file__ = str(path)
     sys.modules[_MODULE] = module  # dataclasses and typing look up the module of the classes that they are given
+    content = read_file(path, MAX_JOB_BYTES)
     try:
-        code: CodeType = compile(read_file(path, MAX_JOB_BYTES), str(path), "exec", dont_inherit=True)
+        code: CodeType = compile(content, str(path), "exec", dont_inherit=True)
         exec(code, vars(module))
     except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise _job_error(error, path) from error

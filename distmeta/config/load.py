@@ -95,6 +95,8 @@ def _require_file(path: Path) -> None:
         raise UserError("is a folder", where=str(path), allowed=f"a file: {kinds}")
     if path.suffix not in SUFFIXES:
         raise UserError(f"a configuration of kind '{path.suffix}'", where=str(path), allowed=kinds)
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise UserError("is a pipe, a device or a broken link", where=str(path), allowed=f"a file: {kinds}")
     if not os.path.isfile(path):
         raise UserError("no such file", where=str(path), allowed=_similar(path) or f"a file: {kinds}")
 

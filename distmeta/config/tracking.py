@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from typing import Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from distmeta.config.base import Frozen
-from distmeta.config.bounds import Text
+from distmeta.config.bounds import Text, Url
 
 
 class TrackingConfig(Frozen):
@@ -24,21 +23,10 @@ class TrackingConfig(Frozen):
     """
 
     kind: Literal["mlflow", "none"] = "mlflow"
-    uri: Text | None = None
+    uri: Url | None = None
     uri_file: Text | None = None
     experiment: Text = Field("distmeta", min_length=1, max_length=250)
     model: bool = True
-
-    @field_validator("uri")
-    @classmethod
-    def _uri_can_be_parsed(cls, uri: str | None) -> str | None:
-        """Check a URI without showing it: it may hold a password."""
-        try:
-            urlsplit(uri or "").port  # noqa: B018 - raises where there is none
-        except ValueError:
-            allowed = "http://HOST:PORT, or a database such as sqlite:///FILE"
-            raise ValueError(f"it cannot be parsed as a URI; allowed: {allowed}") from None
-        return uri
 
     @model_validator(mode="after")
     def _one_uri(self) -> Self:

@@ -47,7 +47,12 @@ def in_ray_job() -> bool:
 
 
 def runs_path(path: str) -> str:
-    """Resolve a `checkpoint.path`: absolute paths and URLs are unchanged, relative ones go into the folder of runs."""
+    """Resolve a `checkpoint.path`: absolute paths and URLs are unchanged, relative ones go into the folder of runs.
+
+    Raises:
+        UserError: It begins with the home folder of a user who does not exist.
+    """
+    expand_user(path, where=f"checkpoint.path: {path}")
     root = os.environ.get("DISTMETA_RUNS") or (str(data_home() / _RUNS) if in_ray_job() else "")
     if not root or "://" in path or path.startswith(("/", "~")):
         return path

@@ -147,7 +147,7 @@ def _check_free(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except (socket.gaierror, UnicodeError) as error:
+        except (socket.gaierror, UnicodeError, TypeError) as error:
             raise UserError(f"'{host}' is not an address", where="--host", allowed="127.0.0.1, 0.0.0.0 ...") from error
         except OSError as error:
             raise UserError(

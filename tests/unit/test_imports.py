@@ -32,7 +32,16 @@ PEERS = frozenset({"data", "models", "server", "tracking"})
 LEVEL = {unit: level for level, layer in enumerate(LAYERS) for unit in layer}
 
 # Usable where torch is not loaded: they import only each other.
-TORCH_FREE = ("core.errors", "core.files", "core.logs", "core.paths", "core.seeding", "config", "data", "methods.presets")
+TORCH_FREE = (
+    "core.errors",
+    "core.files",
+    "core.logs",
+    "core.paths",
+    "core.seeding",
+    "config",
+    "data",
+    "methods.presets",
+)
 # MLflow runs this file as a script wherever the model is served, with the whole package installed.
 SCRIPTS = frozenset({"distmeta/adapt/pyfunc_model.py"})
 

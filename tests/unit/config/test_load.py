@@ -145,7 +145,11 @@ def test_bad_overrides(plain: str, override: str, line: str) -> None:
         ("a.yaml", "- 1\n", "holds a list, not fields"),
         ("a.yaml", "name: a\nname: b\n", "the field 'name' is given twice in the mapping that starts on line 1"),
         ("a.yaml", "name: [a\n", "not valid YAML"),
-        ("a.yaml", "name: !!python/object/apply:os.getcwd []\n", "not valid YAML: the tag '!!python/object/apply:os.getcwd' (line 1)"),
+        (
+            "a.yaml",
+            "name: !!python/object/apply:os.getcwd []\n",
+            "not valid YAML: the tag '!!python/object/apply:os.getcwd' (line 1)",
+        ),
         ("a.yaml", "name: x\nseed: &a [*a]\n", "an alias refers to a value that contains it"),
         ("a.json", '{"name": "a", "name": "b"}', "the field 'name' is given twice"),
         ("a.json", '{"name": ', "not valid JSON"),
