@@ -1,9 +1,10 @@
-"""One Ray cluster for all tests that can share it."""
+"""One Ray cluster for all tests that can share it; a current folder for a test alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +45,11 @@ def ray_cluster(shared_cluster: SharedCluster) -> None:
 def no_cluster(shared_cluster: SharedCluster) -> None:
     """This process is connected to no cluster; runs with `runtime.executor=ray` start their own."""
     shared_cluster.stop()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder for the test alone, and no cluster that is known."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    return tmp_path

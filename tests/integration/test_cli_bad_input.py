@@ -9,7 +9,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,31 +18,9 @@ from PIL import Image
 from distmeta.cli import main
 from distmeta.data.catalog import import_store
 
-Arguments = Callable[[Path], list[str]]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One bad input.
-
-    Attributes:
-        name: What is bad.
-        arguments: Writes the input files below a folder, and gives the arguments of the command.
-        expected: What the line must say: the fault, its place, what is allowed.
-    """
-
-    name: str
-    arguments: Arguments
-    expected: tuple[str, ...]
-
+from .bad_input import Arguments, Row, check, files_below, judge, write
 
 # --- inputs ---
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
 
 
 def yaml(text: str) -> Arguments:
@@ -401,41 +378,6 @@ def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             main(["train", str(write(folder / name, text)), "--set", f"checkpoint.path={folder / 'runs'}", "--json"])
         assert ended.value.code == 0
     return folder / "runs"
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder for the test alone, and no cluster that is known."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
-    return tmp_path
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    """All files but the locks of runs, which stay when a run ends."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def check(row: Row, stdout: str, stderr: str) -> None:
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    assert len(lines) == 1, stderr
-    assert lines[0].startswith("error: ")
-    for part in row.expected:
-        assert part in lines[0]
-    assert "Traceback" not in stderr + stdout
-    assert stdout == ""
-
-
-def judge(row: Row, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = row.arguments(here)
-    before = files_below(here)
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    captured = capsys.readouterr()
-    check(row, captured.out, captured.err)
-    assert ended.value.code == 2
-    assert files_below(here) == before
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

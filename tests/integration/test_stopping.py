@@ -109,7 +109,11 @@ def finish(run: Run, undisturbed: str) -> None:
 
 @pytest.mark.parametrize(
     ("executor", "signum", "times"),
-    [("local", signal.SIGTERM, 1), ("local", signal.SIGINT, 2), ("ray", signal.SIGTERM, 1)],
+    [
+        ("local", signal.SIGINT, 2),
+        ("ray", signal.SIGTERM, 1),
+        pytest.param("local", signal.SIGHUP, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_says_how_to_go_on_and_does(
     base: RunConfig, undisturbed: str, tmp_path: Path, executor: str, signum: signal.Signals, times: int

@@ -88,6 +88,7 @@ def user_environment(folder: Path, **variables: str) -> dict[str, str]:
 
 
 def start_head(folder: Path) -> Head:
+    (folder / "token").touch(mode=0o600)
     (folder / "token").write_text(secrets.token_hex(16))
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
     gcs, dashboard, agent, clients = free_ports(4)
