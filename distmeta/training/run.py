@@ -73,7 +73,7 @@ def train(
     torch.set_num_threads(config.runtime.threads_per_worker)
     keep_freed_memory()
     try:
-        with SignalGuard() as guard, checkpoints.run_lock(config.checkpoint.path, config.name):
+        with SignalGuard() as guard:
             return _train(config, resume, which, anew, quiet, guard)
     finally:
         torch.set_num_threads(threads)
@@ -88,15 +88,16 @@ def _train(
         params = program.algorithm.learner.init(config.seed)
         check_optimizer(config.outer)
         size = sum(tensor.nbytes for tensor in params.values())
-        has_checkpoint = _latest(config) is not None
-        if has_checkpoint and not resume and not anew:
+        latest = _latest(config)
+        if latest is not None and not resume and not anew:
             raise UserError(
-                f"the run '{config.name}' has checkpoints ({_latest(config)})",
+                f"the run '{config.name}' has checkpoints ({mask_uri(latest)})",
                 where="name",
                 allowed="--resume to continue it, --anew to move them and start again, or --set name=ANOTHER",
             )
-        continues = resume is True or (resume == "auto" and has_checkpoint)
+        continues = resume is True or (resume == "auto" and latest is not None)
         checkpoint = checkpoints.resumable(config, which) if continues else None
+        stack.enter_context(checkpoints.run_lock(config.checkpoint.path, config.name))
         executor = build_executor(
             config.runtime, MetaRecipe.of(config), config.outer.compression, size, program=program
         )
@@ -106,7 +107,7 @@ def _train(
         if checkpoint is not None:
             procedure.server.load_state_dict(checkpoint.state)
         else:
-            if resume and _latest(config) is not None:
+            if latest != _latest(config):
                 raise DistmetaError(
                     f"checkpoints of '{config.name}' have appeared while a new run was about to start: their storage "
                     "may have been unavailable; start it again to resume from them"
