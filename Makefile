@@ -19,7 +19,7 @@ export DISTMETA_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install demo quick test check lint types fast golden docs dist test-pythons bench bench-cluster bench-curve \
+.PHONY: help install demo quick test check lint types fast golden docs dist test-pythons fuzz bench bench-cluster bench-curve \
 	test-slow test-cluster test-chaos test-gpu format clean
 
 help: ## List the targets
@@ -84,6 +84,9 @@ test-pythons: ## The fast tests on every Python from 3.11 to 3.13 that is found,
 		else echo "python$$version: not found"; fi; \
 	done
 
+fuzz: $(STAMP) ## Odd and damaged inputs with fresh seeds, for MINUTES=30; inputs that fail stay in runs/fuzz
+	$(BIN)/python tests/fuzz/loop.py --minutes $(or $(MINUTES),30) --out runs/fuzz
+
 bench: $(STAMP) ## The engine beside its peers: speed, then memory
 	$(BIN)/distmeta bench engine --out runs/bench
 	$(BIN)/distmeta bench memory --out runs/bench
@@ -115,5 +118,5 @@ format: $(STAMP) ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix
 
 clean: ## Remove the virtual environment and caches (runs and stores stay)
-	rm -rf .venv .venv-3.* build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-3.* build dist site *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

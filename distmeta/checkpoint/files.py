@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
 from torch import Tensor
 
+from distmeta.config.base import shortened
 from distmeta.config.run import RunConfig
 from distmeta.core.types import Params
 from distmeta.server.outer import AVERAGE, PARAMS, State
@@ -20,6 +22,20 @@ FORMAT = 1
 META, AVERAGED, SERVER = "meta.safetensors", "averaged.safetensors", "server.safetensors"
 PENDING = "pending.jsonl"
 FILES = (META, AVERAGED, SERVER, PENDING)
+
+
+_MAX_SIZE = 2**31
+"""Numbers of one example, and outputs, of the largest tasks."""
+
+
+def _is_possible(signature: TaskSignature) -> TaskSignature:
+    """Check sizes that a network is built for."""
+    shape, outputs = signature.input_shape, (signature.num_outputs, signature.num_train_outputs)
+    if not shape or min(shape) < 1 or math.prod(shape) >= _MAX_SIZE:
+        raise ValueError(f"the input shape {shortened(shape)} is not possible; allowed: one or more positive sizes")
+    if not all(0 < number < _MAX_SIZE for number in outputs):
+        raise ValueError(f"{shortened(outputs)} are not numbers of outputs; allowed: 1 to {_MAX_SIZE - 1}")
+    return signature
 
 
 class StateFile(BaseModel):
@@ -50,7 +66,7 @@ class StateFile(BaseModel):
     digest: str
     sha256: dict[str, str]
     server: dict[str, bool | int | float | str | None]
-    signature: TaskSignature
+    signature: Annotated[TaskSignature, AfterValidator(_is_possible)]
     config: dict[str, object]
 
 

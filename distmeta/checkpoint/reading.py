@@ -54,7 +54,7 @@ def load(path: str | os.PathLike[str], which: Which = "latest") -> Checkpoint:
 def load_folder(folder: Folder) -> Checkpoint:
     """Load the checkpoint in a folder; see `load`."""
     content = _read_state(folder)
-    config = _local_config(content.config, f"config in {(folder / MARKER).url}")
+    config = _local_config(content.config, f"config in {(folder / MARKER).shown}")
     state: State = dict(content.server)
     for name, prefix in ((META, PARAMS), (AVERAGED, AVERAGE), (SERVER, "")):
         if name in content.sha256:
@@ -63,7 +63,7 @@ def load_folder(folder: Folder) -> Checkpoint:
     actual = digest(tensors_with_prefix(state, PARAMS))
     if actual != content.digest:
         raise UserError(
-            f"digest {content.digest[:64]}", where=(folder / MARKER).url, allowed=f"{actual}, of the tensors"
+            f"digest {content.digest[:64]}", where=(folder / MARKER).shown, allowed=f"{actual}, of the tensors"
         )
     return Checkpoint(
         folder.url,
@@ -185,17 +185,17 @@ def previous(run: Folder) -> Folder:
     """
     by_step = checkpoints_by_step(run)
     if len(by_step) < 2:
-        raise UserError("there is no checkpoint before the newest one", where=run.url, allowed="--which latest")
+        raise UserError("there is no checkpoint before the newest one", where=run.shown, allowed="--which latest")
     return by_step[sorted(by_step)[-2]]
 
 
 def _not_found(folder: Folder) -> UserError:
     what = "there is no checkpoint in it" if folder.exists() else "there is no such file or folder"
-    return UserError(what, where=folder.url, allowed=f"a folder with {MARKER}, or one with step-00000100 folders")
+    return UserError(what, where=folder.shown, allowed=f"a folder with {MARKER}, or one with step-00000100 folders")
 
 
 def _read_state(folder: Folder) -> StateFile:
-    where = (folder / MARKER).url
+    where = (folder / MARKER).shown
     try:
         raw = json.loads(folder.read(MARKER))
     except (ValueError, RecursionError) as error:
@@ -217,10 +217,12 @@ def _read_tensors(folder: Folder, name: str, sha256: str) -> Params:
     content = folder.read(name)
     try:
         if hashlib.sha256(content).hexdigest() != sha256:
-            raise UserError("the file is truncated or corrupted", where=(folder / name).url, allowed=f"sha256 {sha256}")
+            raise UserError(
+                "the file is truncated or corrupted", where=(folder / name).shown, allowed=f"sha256 {sha256}"
+            )
         return from_bytes(content)
     except (SafetensorError, KeyError, ValueError) as error:  # a type that torch lacks is a KeyError
-        raise UserError(f"not a safetensors file of torch's types: {error}", where=(folder / name).url) from error
+        raise UserError(f"not a safetensors file of torch's types: {error}", where=(folder / name).shown) from error
 
 
 def _summary(folder: Folder, *, best: bool) -> Summary:

@@ -35,7 +35,7 @@ def resumable(config: RunConfig, which: Literal["latest", "previous"] = "latest"
     run = run_folder(config.checkpoint.path, config.name)
     if latest(config.checkpoint.path, config.name) is None:
         raise UserError(
-            f"there is no checkpoint of '{config.name}' in {runs_folder(config.checkpoint.path).url}",
+            f"there is no checkpoint of '{config.name}' in {runs_folder(config.checkpoint.path).shown}",
             where="--resume",
             allowed="the name of a run that has been started, or no --resume",
         )

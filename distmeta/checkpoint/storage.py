@@ -97,6 +97,11 @@ class Folder:
         """Argument of `at` for this folder: a plain path on a local disk, otherwise a URL."""
         return self.path if self.is_local else str(self.fs.unstrip_protocol(self.path))
 
+    @property
+    def shown(self) -> str:
+        """The same for messages, with its secrets masked."""
+        return mask_uri(self.url)
+
     def exists(self) -> bool:
         return self._type() is not None
 

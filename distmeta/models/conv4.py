@@ -25,6 +25,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from distmeta.config import Conv4Config
+from distmeta.config.bounds import MAX_PARAMETERS
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix
 from distmeta.core.types import Params
@@ -68,6 +69,12 @@ class Conv4(Backbone):
                 allowed="images of 16x16 pixels or more, or downsample 'stride'",
             )
         self._num_features = config.filters * (1 if config.downsample == "stride" else side_h * side_w)
+        largest = max(self._num_features * num_outputs, config.filters * input_shape[0] * 9)
+        if largest > MAX_PARAMETERS:
+            what = (
+                f"{config.filters} filters make a layer of {largest} parameters on inputs of shape {list(input_shape)}"
+            )
+            raise UserError(what, where="model.filters", allowed=f"at most {MAX_PARAMETERS} parameters")
 
     @override
     def init(self, seed: int) -> Params:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,10 @@ def replace_tensors(folder: Path) -> None:
     edit(sha256={"meta.safetensors": hashlib.sha256(b"not tensors").hexdigest()})(folder)
 
 
+def signature(**changes: Any) -> dict[str, Any]:
+    return asdict(replace(SIGNATURE, **changes))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -317,6 +322,9 @@ def replace_tensors(folder: Path) -> None:
         (edit(step=-1), "step: -1 is not valid"),
         (edit(progress={"tasks": "NaN"}), "progress.tasks: 'NaN' is not valid"),
         (edit(progress={"train_s": -1.0}), "progress.train_s: -1.0 is not valid"),
+        (edit(signature=signature(input_shape=[])), "signature: the input shape () is not possible"),
+        (edit(signature=signature(input_shape=[1, 0])), "signature: the input shape (1, 0) is not possible"),
+        (edit(signature=signature(num_outputs=2**40)), "are not numbers of outputs; allowed: 1 to 2147483647"),
         (deep_json, "state.json: the file is truncated or corrupted"),
         (unknown_type, "meta.safetensors: not a safetensors file of torch's types"),
         (shutil.rmtree, "there is no such file or folder"),
@@ -354,6 +362,11 @@ def test_unknown_protocols_and_unwritable_paths_are_refused(tmp_path: Path) -> N
         save(config, 1, make_server(config).state_dict())
     with pytest.raises(UserError, match="there is no checkpoint in it"):
         checkpoint.load(tmp_path / "file")
+
+
+def test_messages_about_a_url_show_no_password() -> None:
+    with pytest.raises(UserError, match=r"^http://me:\*\*\*@127\.0\.0\.1:9/run: there is no such file or folder"):
+        checkpoint.load("http://me:hunter2@127.0.0.1:9/run")
 
 
 def test_a_run_name_cannot_contain_a_path() -> None:

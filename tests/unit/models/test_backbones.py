@@ -63,6 +63,7 @@ def test_initial_weights_of_conv4_are_xavier_uniform() -> None:
     [
         (Conv4Config(), (1,), "takes images"),
         (Conv4Config(downsample="pool"), (1, 28, 15), "28x15 pixels are too small"),
+        (Conv4Config(), (2**30, 8, 8), "64 filters make a layer of .* parameters"),
     ],
 )
 def test_unsupported_input_shapes_are_refused(config: ModelConfig, shape: tuple[int, ...], message: str) -> None:

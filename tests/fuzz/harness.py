@@ -1,0 +1,352 @@
+"""Run distmeta on one input and judge it.
+
+For every input: exit code 0 or 2 (1 only for failures that are no user's fault), one line on stderr with code 2, no
+other exception, no more than `LIMIT_S` seconds, no file written outside the input's folder and DISTMETA_HOME, and no
+connection unless the command is one that connects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from unittest import mock
+
+from hypothesis import note
+from pydantic import ValidationError
+
+from distmeta.cli import app
+from distmeta.core.errors import DistmetaError, UserError
+
+LIMIT_S = 20.0
+_WRITES = {
+    "open": 1,
+    "os.chmod": 1,
+    "os.chown": 1,
+    "os.link": 2,
+    "os.mkdir": 1,
+    "os.remove": 1,
+    "os.rename": 2,
+    "os.rmdir": 1,
+    "os.symlink": 2,
+    "os.truncate": 1,
+    "os.utime": 1,
+}
+"""Audit events that change files, and how many of their arguments are paths."""
+_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+class Hang(BaseException):
+    """An input has taken longer than `LIMIT_S`."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong about the outcome of one input.
+
+    Attributes:
+        kind: `traceback`, `hang`, `exit code`, `output`, `write`, `connection`.
+        text: What happened.
+    """
+
+    kind: str
+    text: str
+
+
+@dataclass
+class Watch:
+    """What a process does while one input is run.
+
+    Attributes:
+        allowed: Folders that may be changed.
+        writes: Paths outside of them that were changed or opened for writing.
+        connections: Addresses that were connected to, or looked up.
+    """
+
+    allowed: tuple[str, ...]
+    writes: list[str] = field(default_factory=list)
+    connections: list[str] = field(default_factory=list)
+
+    def see(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
+            self.connections.append(f"{event} {arguments[1:]!r}")
+            raise OSError(101, "Network is unreachable")
+        if event not in _WRITES or (event == "open" and not arguments[2] & _WRITE_FLAGS):
+            return
+        if event != "open" and any(isinstance(each, int) and each >= 0 for each in arguments[-1:]):
+            return  # relative to an open folder, as shutil.rmtree works: what it began with has been checked
+        for path in arguments[: _WRITES[event]]:
+            if isinstance(path, str | bytes | os.PathLike) and not self._may_change(os.fsdecode(path)):
+                self.writes.append(f"{event} {os.fsdecode(path)}")
+
+    def _may_change(self, path: str) -> bool:
+        folder, name = os.path.split(os.path.abspath(path))
+        real = os.path.join(os.path.realpath(folder), name)
+        return real == os.devnull or "__pycache__" in real or any(f"{real}/".startswith(each) for each in self.allowed)
+
+
+_watch: Watch | None = None
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if _watch is not None:
+        _watch.see(event, arguments)
+
+
+sys.addaudithook(_audit)
+
+
+@dataclass
+class Outcome:
+    """What a command or a call has done.
+
+    Attributes:
+        code: The exit code; None for a call.
+        value: What a call has returned; None if it has failed.
+        stdout: What was printed.
+        stderr: The same, by compiled libraries too.
+        error: The error that was reported.
+        problems: What is wrong.
+    """
+
+    code: int | None = None
+    value: Any = None
+    stdout: str = ""
+    stderr: str = ""
+    error: BaseException | None = None
+    problems: list[Problem] = field(default_factory=list)
+
+    def blame(self, kind: str, text: str) -> None:
+        self.problems.append(Problem(kind, text))
+
+
+class Place:
+    """A folder for one input: `work`, the current one, `home`, DISTMETA_HOME, and others that must stay as they are.
+
+    Attributes:
+        root: The folder.
+        work: The current folder of commands.
+        home: DISTMETA_HOME.
+    """
+
+    def __init__(self, root: Path, name: str, journal: Journal | None) -> None:
+        self.root, self.work, self.home = root, root / "work", root / "home"
+        self._name, self._journal = name, journal
+        for folder in (self.work, self.home, root / "neighbour", root / "user", root / "tmp"):
+            folder.mkdir()
+        (root / "neighbour" / "file").write_text("content")
+        self._before = self._others()
+
+    def run(self, *arguments: str, connects: bool = False) -> Outcome:
+        """Run a command, and judge it.
+
+        Args:
+            arguments: The command line.
+            connects: Whether it is one that may try to connect.
+        """
+
+        def command(outcome: Outcome) -> None:
+            report = app._fail
+
+            def fail(message: str, code: int) -> int:
+                outcome.error = sys.exception()
+                return report(message, code)
+
+            with mock.patch.object(app, "_fail", fail):
+                outcome.code = app.run(arguments)
+
+        text = " ".join(shlex.quote(each) for each in ("distmeta", *arguments))
+        return self._judged(command, text, connects, _judge_command)
+
+    def call(self, text: str, function: Callable[[], Any]) -> Outcome:
+        """Call a function of the package, and judge it.
+
+        Args:
+            text: What is called, to reproduce it.
+            function: Calls it.
+        """
+
+        def command(outcome: Outcome) -> None:
+            try:
+                outcome.value = function()
+            except (DistmetaError, ValidationError) as error:
+                outcome.error = error
+
+        return self._judged(command, text, False, _judge_call)
+
+    def _judged(
+        self, command: Callable[[Outcome], None], text: str, connects: bool, judge: Callable[[Outcome], None]
+    ) -> Outcome:
+        if self._journal:
+            self._journal.write(input=self._name, command=text)
+        else:
+            note(f"{self.root}: {text}")
+        outcome, watch = Outcome(), Watch(tuple(f"{self.root / name}/" for name in ("work", "home", "tmp")))
+        start = time.monotonic()
+        try:
+            with self._environment(), _captured(outcome), _time_limit(LIMIT_S), _watched(watch):
+                command(outcome)
+        except KeyboardInterrupt:
+            raise
+        except Hang:
+            outcome.blame("hang", f"more than {LIMIT_S:g} s")
+        except BaseException as error:  # Rust's panics and SystemExit are no Exception
+            outcome.blame("traceback", "".join(traceback.format_exception(error)))
+        else:
+            judge(outcome)
+            if (took := time.monotonic() - start) > LIMIT_S:
+                outcome.blame("hang", f"{took:.0f} s")
+        if watch.connections and not connects:
+            outcome.blame("connection", ", ".join(watch.connections))
+        if watch.writes or self._others() != self._before:
+            outcome.blame("write", ", ".join(watch.writes) or "files beside the input have changed")
+        self._report(outcome, text)
+        return outcome
+
+    def _report(self, outcome: Outcome, text: str) -> None:
+        if not outcome.problems:
+            return
+        if not self._journal:
+            problems = "\n".join(f"{each.kind}: {each.text}" for each in outcome.problems)
+            raise AssertionError(f"{text}\n{problems}\nstdout: {outcome.stdout}\nstderr: {outcome.stderr}")
+        kept = self._journal.keep(self.work, text)
+        for problem in outcome.problems:
+            self._journal.write(
+                input=self._name, command=text, kind=problem.kind, text=problem.text, stderr=outcome.stderr, kept=kept
+            )
+
+    @contextlib.contextmanager
+    def _environment(self) -> Iterator[None]:
+        variables = {"DISTMETA_HOME": self.home, "HOME": self.root / "user", "TMPDIR": self.root / "tmp", "COLUMNS": 80}
+        changed = {name: str(value) for name, value in variables.items()}
+        with (
+            mock.patch.dict(os.environ, changed),
+            mock.patch.object(tempfile, "tempdir", changed["TMPDIR"]),
+            contextlib.chdir(self.work),
+        ):
+            for name in ("DISTMETA_DATA", "DISTMETA_RUNS", "MLFLOW_TRACKING_URI", "RAY_API_SERVER_ADDRESS"):
+                os.environ.pop(name, None)
+            yield
+
+    def _others(self) -> list[str]:
+        """The files beside the input's own, with their contents."""
+        folders = (self.root / "neighbour", self.root / "user", self.root / "tmp")
+        files = [path for folder in folders for path in sorted(folder.rglob("*"))]
+        names = sorted(path.name for path in self.root.iterdir())
+        return [*names, *(f"{path}: {path.read_text() if path.is_file() else '/'}" for path in files)]
+
+
+class Journal:
+    """Where `make fuzz` notes every input before it is run, and keeps those that fail.
+
+    Args:
+        file: The file of lines of JSON; inputs are copied to folders beside it.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._count = file, 0
+
+    def write(self, **values: Any) -> None:
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def keep(self, folder: Path, text: str) -> str:
+        """Copy the files of an input; returns the folder."""
+        self._count += 1
+        target = self._file.with_suffix("") / str(self._count)
+        with contextlib.suppress(OSError, shutil.Error):  # pipes and devices
+            shutil.copytree(folder, target, symlinks=True)
+        target.with_suffix(".command").write_bytes(text.encode(errors="surrogateescape"))
+        return str(target)
+
+
+def journal() -> Journal | None:
+    """The journal of `make fuzz`; None in the test suite, where a problem fails the test."""
+    file = os.environ.get("DISTMETA_FUZZ_JOURNAL")
+    return Journal(Path(file)) if file else None
+
+
+# --- judges ---
+
+
+def _judge_command(outcome: Outcome) -> None:
+    code, lines = outcome.code, outcome.stderr.splitlines()
+    named = isinstance(outcome.error, DistmetaError) and not isinstance(outcome.error, UserError)
+    if code not in (0, 2) and not (code == 1 and named):
+        outcome.blame("exit code", f"{code} after {outcome.error!r}")
+    elif code != 0 and (len(lines) != 1 or not lines[0].startswith("error: ")):
+        outcome.blame("output", f"{len(lines)} lines on stderr with exit code {code}")
+    elif any(line.startswith("Traceback") for line in lines):
+        outcome.blame("traceback", outcome.stderr)
+
+
+def _judge_call(outcome: Outcome) -> None:
+    if outcome.error is not None and len(str(outcome.error).splitlines()) != 1:
+        outcome.blame("output", f"the message has several lines: {outcome.error}")
+
+
+# --- surroundings ---
+
+
+@contextlib.contextmanager
+def _watched(watch: Watch) -> Iterator[None]:
+    global _watch
+    _watch = watch
+    try:
+        yield
+    finally:
+        _watch = None
+
+
+@contextlib.contextmanager
+def _captured(outcome: Outcome) -> Iterator[None]:
+    """Capture what is printed, as a terminal's streams would take it."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+    with tempfile.TemporaryFile(dir="/tmp") as native:
+        descriptor = os.dup(2)
+        os.dup2(native.fileno(), 2)
+        try:
+            with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+                yield
+        finally:
+            os.dup2(descriptor, 2)
+            os.close(descriptor)
+            native.seek(0)
+            outcome.stdout, outcome.stderr = (stream.buffer.getvalue().decode() for stream in streams)  # type: ignore[attr-defined]
+            outcome.stderr += native.read().decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise `Hang` after some seconds; the alarm of pytest-timeout goes on afterwards."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Hang
+
+    start, handler = time.monotonic(), signal.signal(signal.SIGALRM, stop)
+    rest, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if rest:
+            signal.setitimer(signal.ITIMER_REAL, max(0.01, rest - (time.monotonic() - start)))
+
+
+def sets(changes: Sequence[str]) -> list[str]:
+    """Options of overrides."""
+    return [part for change in changes for part in ("--set", change)]
