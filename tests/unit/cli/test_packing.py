@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import zipfile
@@ -85,6 +86,36 @@ def test_links_to_folders_are_not_followed(folder: Path, tmp_path: Path) -> None
     (tmp_path / "elsewhere" / "large.csv").write_text("x")
     (folder / "linked").symlink_to(tmp_path / "elsewhere")
     assert not [name for name in collect(folder).files if name.startswith("linked")]
+
+
+def test_links_to_what_is_not_sent_stay_here_and_are_told(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("x")
+    (folder / "to-outside.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "to-outside.yaml").symlink_to(Path("..") / "secret.txt")
+    (folder / "to-data.txt").symlink_to("data/omniglot/images_background.zip")
+    (folder / "to-hidden.txt").symlink_to(".env")
+    (folder / "to-results.txt").symlink_to("results/step-00000001/state.json")
+    (folder / "to-run.yaml").symlink_to("run.yaml")
+    (folder / "to-itself.txt").symlink_to("to-itself.txt")
+    (folder / "to-nothing.txt").symlink_to("nothing.txt")
+    found = collect(folder, keep_out=[folder / "results"])
+    assert found.links == (
+        "to-data.txt",
+        "to-hidden.txt",
+        "to-outside.txt",
+        "to-outside.yaml",
+        "to-results.txt",
+    )
+    assert names(folder, keep_out=[folder / "results"]) == [*SENT, "to-run.yaml"]
+    with pytest.raises(UserError, match=r"to-outside\.yaml: is not below"):
+        found.name_of(str(folder / "to-outside.yaml"))
+
+
+def test_a_name_that_no_zip_can_hold_is_refused(folder: Path) -> None:
+    (folder / os.fsdecode(b"caf\xe9.csv")).write_text("x")
+    with pytest.raises(UserError, match=r"work: the name 'caf\\udce9.csv' is not UTF-8; allowed: --exclude PATTERN"):
+        collect(folder)
+    assert "run.yaml" in collect(folder, excludes=["caf*"]).files
 
 
 def test_the_package_goes_along_when_it_is_not_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
