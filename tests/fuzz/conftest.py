@@ -16,7 +16,8 @@ from distmeta.config import RunConfig
 from distmeta.config.load import change, load_config, to_yaml
 from distmeta.training import train
 
-from .harness import Journal, Place, journal
+from .harness import Place
+from .journal import Journal, journal
 
 _COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 settings.register_profile("default", max_examples=25, derandomize=True, **_COMMON)

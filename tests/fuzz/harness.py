@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import shlex
-import shutil
 import signal
 import sys
 import tempfile
@@ -31,22 +29,10 @@ from pydantic import ValidationError
 from distmeta.cli import app
 from distmeta.core.errors import DistmetaError, UserError
 
+from .journal import Journal
+from .watch import Watch, watched
+
 LIMIT_S = 20.0
-_WRITES = {
-    "open": 1,
-    "os.chmod": 1,
-    "os.chown": 1,
-    "os.link": 2,
-    "os.mkdir": 1,
-    "os.remove": 1,
-    "os.rename": 2,
-    "os.rmdir": 1,
-    "os.symlink": 2,
-    "os.truncate": 1,
-    "os.utime": 1,
-}
-"""Audit events that change files, and how many of their arguments are paths."""
-_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 class Hang(BaseException):
@@ -64,49 +50,6 @@ class Problem:
 
     kind: str
     text: str
-
-
-@dataclass
-class Watch:
-    """What a process does while one input is run.
-
-    Attributes:
-        allowed: Folders that may be changed.
-        writes: Paths outside of them that were changed or opened for writing.
-        connections: Addresses that were connected to, or looked up.
-    """
-
-    allowed: tuple[str, ...]
-    writes: list[str] = field(default_factory=list)
-    connections: list[str] = field(default_factory=list)
-
-    def see(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
-            self.connections.append(f"{event} {arguments[1:]!r}")
-            raise OSError(101, "Network is unreachable")
-        if event not in _WRITES or (event == "open" and not arguments[2] & _WRITE_FLAGS):
-            return
-        if event != "open" and any(isinstance(each, int) and each >= 0 for each in arguments[-1:]):
-            return  # relative to an open folder, as shutil.rmtree works: what it began with has been checked
-        for path in arguments[: _WRITES[event]]:
-            if isinstance(path, str | bytes | os.PathLike) and not self._may_change(os.fsdecode(path)):
-                self.writes.append(f"{event} {os.fsdecode(path)}")
-
-    def _may_change(self, path: str) -> bool:
-        folder, name = os.path.split(os.path.abspath(path))
-        real = os.path.join(os.path.realpath(folder), name)
-        return real == os.devnull or "__pycache__" in real or any(f"{real}/".startswith(each) for each in self.allowed)
-
-
-_watch: Watch | None = None
-
-
-def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if _watch is not None:
-        _watch.see(event, arguments)
-
-
-sys.addaudithook(_audit)
 
 
 @dataclass
@@ -197,7 +140,7 @@ class Place:
         outcome, watch = Outcome(), Watch(tuple(f"{self.root / name}/" for name in ("work", "home", "tmp")))
         start = time.monotonic()
         try:
-            with self._environment(), _captured(outcome), _time_limit(LIMIT_S), _watched(watch):
+            with self._environment(), _captured(outcome), _time_limit(LIMIT_S), watched(watch):
                 command(outcome)
         except KeyboardInterrupt:
             raise
@@ -213,6 +156,8 @@ class Place:
             outcome.blame("connection", ", ".join(watch.connections))
         if watch.writes or self._others() != self._before:
             outcome.blame("write", ", ".join(watch.writes) or "files beside the input have changed")
+        if self._journal:
+            self._journal.write(outcome="call" if outcome.code is None else outcome.code, message=outcome.stderr[:500])
         self._report(outcome, text)
         return outcome
 
@@ -249,36 +194,6 @@ class Place:
         return [*names, *(f"{path}: {path.read_text() if path.is_file() else '/'}" for path in files)]
 
 
-class Journal:
-    """Where `make fuzz` notes every input before it is run, and keeps those that fail.
-
-    Args:
-        file: The file of lines of JSON; inputs are copied to folders beside it.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self._file, self._count = file, 0
-
-    def write(self, **values: Any) -> None:
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-
-    def keep(self, folder: Path, text: str) -> str:
-        """Copy the files of an input; returns the folder."""
-        self._count += 1
-        target = self._file.with_suffix("") / str(self._count)
-        with contextlib.suppress(OSError, shutil.Error):  # pipes and devices
-            shutil.copytree(folder, target, symlinks=True)
-        target.with_suffix(".command").write_bytes(text.encode(errors="surrogateescape"))
-        return str(target)
-
-
-def journal() -> Journal | None:
-    """The journal of `make fuzz`; None in the test suite, where a problem fails the test."""
-    file = os.environ.get("DISTMETA_FUZZ_JOURNAL")
-    return Journal(Path(file)) if file else None
-
-
 # --- judges ---
 
 
@@ -302,20 +217,10 @@ def _judge_call(outcome: Outcome) -> None:
 
 
 @contextlib.contextmanager
-def _watched(watch: Watch) -> Iterator[None]:
-    global _watch
-    _watch = watch
-    try:
-        yield
-    finally:
-        _watch = None
-
-
-@contextlib.contextmanager
 def _captured(outcome: Outcome) -> Iterator[None]:
     """Capture what is printed, as a terminal's streams would take it."""
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
-    with tempfile.TemporaryFile(dir="/tmp") as native:
+    with tempfile.TemporaryFile() as native:
         descriptor = os.dup(2)
         os.dup2(native.fileno(), 2)
         try:

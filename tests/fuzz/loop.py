@@ -32,11 +32,13 @@ class Tally:
     Attributes:
         inputs: Inputs that were run.
         rounds: Processes that were started.
+        outcomes: How many inputs ended with each exit code; `call` for those of functions.
         problems: What was wrong, in the order it was seen.
     """
 
     inputs: int = 0
     rounds: int = 0
+    outcomes: collections.Counter[int | str] = field(default_factory=collections.Counter)
     problems: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, seed: int, journal: Path) -> None:
@@ -45,12 +47,16 @@ class Tally:
             entry = json.loads(line)
             if "kind" in entry:
                 self.problems.append({"seed": seed, **entry})
+            elif "outcome" in entry:
+                self.outcomes[entry["outcome"]] += 1
             else:
                 self.inputs += 1
 
     def show(self) -> None:
         counts = collections.Counter(problem["kind"] for problem in self.problems)
         print(f"{'inputs':<12} {self.inputs} in {self.rounds} rounds")
+        ended = sorted((str(code), count) for code, count in self.outcomes.items())
+        print(f"{'exit codes':<12} {', '.join(f'{code}: {count}' for code, count in ended)}")
         for kind in ("traceback", "hang", "exit code", "output", "write", "connection", "crash", "round"):
             print(f"{kind:<12} {counts[kind]}")
         alike = collections.Counter(map(_cause, self.problems))
@@ -107,7 +113,7 @@ def _is_stalled(journal: Path, start: float) -> bool:
 
 def _last(journal: Path) -> dict[str, Any]:
     lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
-    return dict(json.loads(lines[-1])) if lines else {}
+    return next((entry for entry in map(json.loads, reversed(lines)) if "command" in entry), {})
 
 
 def main() -> int:

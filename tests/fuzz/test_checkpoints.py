@@ -117,7 +117,9 @@ def _vouch(folder: Path) -> None:
 
 def _damage(folder: Path, data: st.DataObject) -> None:
     newest = folder / "runs" / "waves" / "step-00000002"
-    for damage in data.draw(st.lists(st.sampled_from([_values, _values, _bytes, _header, _numbers]), max_size=2)):
+    for damage in data.draw(
+        st.lists(st.sampled_from([_values, _values, _bytes, _header, _numbers]), min_size=1, max_size=2)
+    ):
         damage(newest, data)
     if data.draw(st.integers(0, 4)):
         _vouch(newest)

@@ -18,6 +18,11 @@ from . import harness
 from .conftest import Places
 
 
+@pytest.fixture(scope="session")
+def fuzz_journal() -> None:
+    """Here a problem is an error, in `make fuzz` too."""
+
+
 def _fail() -> None:
     raise RuntimeError("unforeseen")
 

@@ -62,7 +62,7 @@ def _read_table(path: Path, num_classes: int) -> tuple[npt.NDArray[np.int64], An
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"cannot be read: {error}", where=str(path), allowed=allowed) from error
     except KeyError as error:
-        raise UserError(f"has no column {error}", where=str(path), allowed=allowed) from error
+        raise UserError(f"has no column, or several: {error.args[0]}", where=str(path), allowed=allowed) from error
     if not pa.types.is_binary(images.type) or labels.null_count or images.null_count:
         what = f"holds images of type {images.type}, {labels.null_count} empty labels, {images.null_count} empty images"
         raise UserError(what, where=str(path), allowed=allowed)
