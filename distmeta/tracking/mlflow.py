@@ -96,7 +96,7 @@ class MlflowTracker(Tracker):
         """
         timeout_s = self._resume_timeout_s if resume else 0.0
         try:
-            self._client = client = open_store(self._uri)
+            self._client = client = retry_outages(lambda: open_store(self._uri), timeout_s)
             self._experiment_id = retry_outages(
                 lambda: find_experiment(client, self._uri, self._experiment), max(timeout_s, FIRST_CALL_TIMEOUT_S)
             )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import logging
 import os
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from distmeta.core.errors import UserError
-from distmeta.tracking.uris import artifact_folder, mask_uri, sqlite_file
+from distmeta.tracking.uris import artifact_folder, is_server, mask_uri, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,12 +33,17 @@ _SETTINGS = {
 FIRST_CALL_TIMEOUT_S = 3.0
 """How long to retry the first call, because the server may still be starting, in seconds."""
 _MAX_WAIT_S = 10.0
+_CREATION_TIMEOUT_S = 60.0
 _TRANSIENT_ERRORS = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
 _TRANSIENT_STATUS_CODES = (408, 425, 429)
 
 
 def open_store(uri: str) -> MlflowClient:
-    """Create a client of a store; the parent folder of a SQLite file is created if missing."""
+    """Create a client of a store; a SQLite file and its parent folder are created if missing.
+
+    Raises:
+        Exception: One of `store_errors`: the database cannot be opened.
+    """
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
     database = sqlite_file(uri)
@@ -41,9 +51,48 @@ def open_store(uri: str) -> MlflowClient:
         database.parent.mkdir(parents=True, exist_ok=True)
     from mlflow import MlflowClient
 
+    if not is_server(uri):
+        _check_database(uri)
+
     # This logger reports every new table, and full stack traces of failed writes, which the sender logs in one line.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    return MlflowClient(uri)
+    with _creation_lock(database):
+        return MlflowClient(uri)
+
+
+def _check_database(uri: str) -> None:
+    """Open the database once: MLflow would retry for minutes where it cannot be opened at all."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+    try:
+        with engine.connect():
+            pass
+    finally:
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def _creation_lock(database: Path | None) -> Iterator[None]:
+    """Let one process at a time create the tables of a new SQLite file: two at once fail."""
+    if database is None or (database.exists() and database.stat().st_size):
+        yield
+        return
+    name = hashlib.sha256(str(database).encode()).hexdigest()[:16]
+    path = Path(tempfile.gettempdir()) / f"distmeta-{os.getuid()}-{name}.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        deadline_s = time.monotonic() + _CREATION_TIMEOUT_S
+        while time.monotonic() < deadline_s:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.05)
+        yield
+        path.unlink(missing_ok=True)  # the tables are there: nobody needs this lock again
+    finally:
+        os.close(descriptor)
 
 
 def find_experiment(client: MlflowClient, uri: str, name: str) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import requests
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from distmeta.core.errors import UserError
+from distmeta.tracking.mlflow import MlflowTracker
 from distmeta.tracking.store import is_outage, retry_outages
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -73,3 +78,21 @@ def test_outages_are_retried_until_the_timeout_and_other_errors_are_not(
     with pytest.raises(MlflowException):
         retry_outages(reject, 600.0)
     assert waits == [1.0, 2.0]
+
+
+@pytest.mark.timeout(60)  # MLflow itself retries for 105 s
+@pytest.mark.parametrize("place", ["folder", "file/below.db"])
+def test_a_database_that_cannot_be_opened_fails_at_once(tmp_path: Path, place: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^tracking\.uri: the store sqlite:///.* cannot be used"):
+        MlflowTracker(f"sqlite:///{tmp_path / place}", "tests").start("run", {}, None)
+
+
+def test_two_processes_that_create_one_database_both_succeed(tmp_path: Path) -> None:
+    code = "import sys; from distmeta.tracking.store import open_store; open_store(sys.argv[1]).search_experiments()"
+    command = [sys.executable, "-W", "ignore", "-c", code, f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert list(tmp_path.glob("*.lock")) == []

@@ -128,11 +128,9 @@ def test_a_graph_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("compiled again")
 
-    before = sorted(cache_folder().iterdir())
     monkeypatch.setattr(module, "_compile", refuse)
     again = NativeGraph(graph_of(), 1)
     torch.testing.assert_close(again(ARGUMENTS)[0], function(*ARGUMENTS)["y"], rtol=1e-5, atol=1e-6)
-    assert sorted(cache_folder().iterdir()) == before
     with pytest.raises(AssertionError, match="compiled again"):
         NativeGraph(graph_of(lambda x, weight, rows: {"y": torch.sinh(x @ weight)}), 1)
 
