@@ -37,7 +37,7 @@ def ui(
     as_json: JsonOption = False,
 ) -> None:
     """Open the recorded runs in the browser: serve the MLflow store of this machine until Ctrl-C."""
-    store = tracking_uri(uri)
+    store = uri or tracking_uri(None)
     if not host.strip():
         raise UserError("is empty, which would be every interface", where="--host", allowed="127.0.0.1, 0.0.0.0 ...")
     if not is_server(store):

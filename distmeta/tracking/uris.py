@@ -7,11 +7,14 @@ import re
 import shlex
 import stat
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from distmeta.core.errors import UserError
-from distmeta.core.paths import data_home, in_ray_job
+from distmeta.core.files import read_file
+from distmeta.core.paths import data_home, expand_user, in_ray_job
 
 DEFAULT_URI = "sqlite:///mlflow.db"
+_MAX_URI_BYTES = 65536
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(?P<path>[^?]+)")
 _SCHEME = r"(?P<scheme>(?<![\w+.-])[A-Za-z][\w+.-]*://)"
 _PASSWORD = re.compile(_SCHEME + r"(?P<user>[^:/?#@\s]*):[^\s]*@")
@@ -31,10 +34,11 @@ def tracking_uri(configured: str | None, file: str | None = None) -> str:
     The SQLite file is in the working folder; in a Ray job, whose working folder is deleted, it is in DISTMETA_HOME.
 
     Raises:
-        UserError: The file cannot be read, others may read it, or the configured URI is one whose password is masked.
+        UserError: The file cannot be read, others may read it, the configured URI is one whose password is masked, or
+            the URI cannot be parsed.
     """
     if file is not None:
-        return _private_text(Path(file).expanduser())
+        return _parsed(_private_text(expand_user(file, where="tracking.uri_file")), "tracking.uri_file")
     if configured is not None and ":***@" in configured:
         raise UserError(
             f"the password of {configured} is masked",
@@ -42,7 +46,18 @@ def tracking_uri(configured: str | None, file: str | None = None) -> str:
             allowed="the whole URI in MLFLOW_TRACKING_URI or in a tracking.uri_file",
         )
     default = f"sqlite:///{data_home().absolute() / 'mlflow.db'}" if in_ray_job() else DEFAULT_URI
-    return configured or os.environ.get("MLFLOW_TRACKING_URI") or default
+    if configured:
+        return _parsed(configured, "tracking.uri")
+    return _parsed(os.environ.get("MLFLOW_TRACKING_URI") or default, "MLFLOW_TRACKING_URI")
+
+
+def _parsed(uri: str, where: str) -> str:
+    try:
+        urlsplit(uri.encode().decode())
+    except ValueError as error:  # brackets that are not those of an address, or bytes that are not UTF-8
+        allowed = "http://HOST:PORT, or a database such as sqlite:///FILE"
+        raise UserError("cannot be parsed as a URI", where=where, allowed=allowed) from error
+    return uri
 
 
 def _private_text(path: Path) -> str:
@@ -54,7 +69,7 @@ def _private_text(path: Path) -> str:
                 where="tracking.uri_file",
                 allowed=f"mode 0600: chmod 600 {shlex.quote(str(path))}",
             )
-        return path.read_text(encoding="utf-8").strip()
+        return read_file(path, _MAX_URI_BYTES).decode().strip()
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read: {error}", where="tracking.uri_file", allowed="a file of yours"

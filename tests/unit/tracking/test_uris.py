@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,32 @@ def test_artifacts_of_a_sqlite_store_are_beside_its_file(tmp_path: Path, monkeyp
     assert sqlite_file(f"sqlite:///{tmp_path}/a.db?timeout=3") == tmp_path / "a.db"
     assert sqlite_file("postgresql://host/runs") is None
     assert is_server("https://host") and not is_server("sqlite:///a.db")
+
+
+@pytest.mark.parametrize(
+    ("configured", "file", "variable", "line"),
+    [
+        ("http://[::1", None, None, "tracking.uri: cannot be parsed as a URI; allowed: http://HOST:PORT"),
+        (None, None, "http://me:secret@[::1", "MLFLOW_TRACKING_URI: cannot be parsed as a URI; allowed: http://HOST"),
+        (None, None, "sqlite:///\udcff", "MLFLOW_TRACKING_URI: cannot be parsed as a URI"),
+        (None, "~nouser/uri", None, "tracking.uri_file: the home folder of '~nouser' is unknown"),
+        (None, "pipe", None, "is a pipe or a device"),
+        (None, "loop", None, "tracking.uri_file: loop cannot be read"),
+    ],
+)
+def test_uris_that_cannot_be_used(
+    configured: str | None,
+    file: str | None,
+    variable: str | None,
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe", 0o600)
+    Path("loop").symlink_to("loop")
+    if variable:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
+    with pytest.raises(UserError) as caught:
+        tracking_uri(configured, file)
+    assert line in str(caught.value)
