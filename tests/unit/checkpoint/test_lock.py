@@ -24,6 +24,7 @@ def _hold(root: str, held: Event) -> None:
         time.sleep(600)
 
 
+@pytest.mark.thorough
 def test_another_process_is_refused_until_the_first_one_ends_however_it_ends(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     held = context.Event()

@@ -84,6 +84,7 @@ def test_a_script_with_a_name(tmp_path: Path) -> None:
     assert (config["name"], config["train"]["steps"]) == ("omniglot_maml", 10)
 
 
+@pytest.mark.thorough
 def test_a_script_without_a_name_says_the_same_as_the_command() -> None:
     job = ROOT / "jobs" / "omniglot.py"
     done = script(job)

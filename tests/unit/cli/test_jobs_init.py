@@ -49,6 +49,7 @@ def test_it_writes_the_job_and_prints_the_command_that_trains_it(
     assert written == {"job": file, "command": command}
 
 
+@pytest.mark.thorough
 def test_the_job_trains_in_this_process(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "jobs", "init")
     small = ["train.steps=2", "evaluation.every=0", "evaluation.final_tasks=2", "tracking.kind=none"]

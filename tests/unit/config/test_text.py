@@ -49,6 +49,7 @@ def test_values(text: str, value: object) -> None:
     assert parse_yaml(dump_yaml({"x": value}), "--set") == {"x": value}
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize(
     ("text", "message"),

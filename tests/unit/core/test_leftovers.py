@@ -31,6 +31,7 @@ def notes() -> list[Path]:
     return sorted((data_home() / "owned").glob("*"))
 
 
+@pytest.mark.thorough
 def test_a_killed_process_leaves_nothing_after_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)

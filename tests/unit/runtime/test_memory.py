@@ -16,6 +16,7 @@ def test_glibc_accepts_the_setting() -> None:
     assert keep_freed_memory()
 
 
+@pytest.mark.thorough
 def test_a_process_without_an_object_store_maps_nothing() -> None:
     code = "from distmeta.runtime.memory import prefault_object_store; print(prefault_object_store())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -52,6 +52,7 @@ def test_an_index_is_never_asked_for_this_package() -> None:
     assert not any(line.startswith("distmeta") for line in logged_model.requirements())
 
 
+@pytest.mark.thorough
 def test_the_requirements_cover_what_adapting_imports() -> None:
     done = subprocess.run([sys.executable, "-c", _ADAPT], capture_output=True, text=True, check=True)
     owners = packages_distributions()

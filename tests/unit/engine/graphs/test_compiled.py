@@ -69,6 +69,7 @@ def assert_agree(actual: Update, expected: Update) -> None:
 # Which graphs are made.
 
 
+@pytest.mark.thorough
 def test_a_short_estimate_is_one_graph_and_a_long_one_a_graph_for_each_operation(interpreted: Graphs) -> None:
     episodes, counts = classification(6), []
     for steps in (1, 2, 40):
@@ -79,6 +80,7 @@ def test_a_short_estimate_is_one_graph_and_a_long_one_a_graph_for_each_operation
     assert counts == [1, 1, 3], "forward and backward graph of a step, and the score"
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("_operations")
 @pytest.mark.parametrize(
     ("strategy", "memory", "expected"),
@@ -106,6 +108,7 @@ def test_graphs_without_a_product_are_not_compiled(interpreted: Graphs) -> None:
     assert all(targets & {"aten.mm.default", "aten.addmm.default"} for targets in names)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("graphs", ["_whole", "_operations"])
 def test_only_new_shapes_make_new_graphs(graphs: str, interpreted: Graphs, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(graphs)
@@ -121,6 +124,7 @@ def test_only_new_shapes_make_new_graphs(graphs: str, interpreted: Graphs, reque
     assert len(interpreted) == 3 * made
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("graphs", ["_whole", "_operations"])
 def test_graphs_are_compiled_by_the_caller_not_by_lanes(
     graphs: str, interpreted: Graphs, request: pytest.FixtureRequest
@@ -132,6 +136,7 @@ def test_graphs_are_compiled_by_the_caller_not_by_lanes(
     assert {graph.thread for graph in interpreted} == {threading.get_ident()}
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("graphs", ["_whole", "_operations"])
 def test_other_query_terms_make_other_graphs(graphs: str, request: pytest.FixtureRequest) -> None:

@@ -13,6 +13,7 @@ from distmeta.core.errors import WorkerError
 from distmeta.core.types import Params, Snapshot, Work
 from distmeta.runtime.executor import Result
 from distmeta.runtime.ray import supervisor
+from distmeta.runtime.ray.actor import WorkerActor
 from distmeta.runtime.ray.aggregation import LARGE_UPDATE_BYTES, aggregates_on_nodes
 from distmeta.runtime.ray.executor import RayExecutor
 from distmeta.server.tree import FAN_IN, sum_group
@@ -132,13 +133,12 @@ def test_a_sum_that_kills_every_worker_ends_the_run(fake: FakeRay, build: Build)
         compute(executor)
 
 
-def test_a_sum_that_raises_on_two_workers_ends_the_run(fake: FakeRay, build: Build) -> None:
+def test_a_sum_that_raises_on_two_workers_ends_the_run(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ValueError("no sum")
 
+    monkeypatch.setattr(WorkerActor, "sum", broken)
     executor = build()
-    for actor in fake.actors:
-        actor.instance.sum = broken
     with pytest.raises(WorkerError, match=r"shard \d+ on worker \d: ValueError: no sum"):
         compute(executor)
 
