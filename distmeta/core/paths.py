@@ -54,6 +54,7 @@ def runs_path(path: str) -> str:
     """
     expand_user(path, where=f"checkpoint.path: {path}")
     root = os.environ.get("DISTMETA_RUNS") or (str(data_home() / _RUNS) if in_ray_job() else "")
+    expand_user(root, where="DISTMETA_RUNS")
     if not root or "://" in path or path.startswith(("/", "~")):
         return path
     parts = PurePosixPath(path).parts

@@ -57,6 +57,9 @@ def _parsed(uri: str, where: str) -> str:
     except ValueError as error:  # brackets that are not those of an address, or bytes that are not UTF-8
         allowed = "http://HOST:PORT, or a database such as sqlite:///FILE"
         raise UserError("cannot be parsed as a URI", where=where, allowed=allowed) from error
+    file = sqlite_file(uri)
+    if uri.startswith("sqlite") and (file is None or file.name == ":memory:"):
+        raise UserError(f"'{uri}' is a database in memory", where=where, allowed="a file: sqlite:///FILE")
     return uri
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from distmeta.core.errors import UserError
 from distmeta.core.files import read_file, write_file
-from distmeta.core.paths import data_home, expand_user
+from distmeta.core.paths import data_home, expand_user, runs_path
 
 
 def test_read_and_write(tmp_path: Path) -> None:
@@ -68,6 +68,9 @@ def test_an_unknown_user_has_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTMETA_HOME", "~nouser")
     with pytest.raises(UserError, match="DISTMETA_HOME: the home folder of '~nouser' is unknown"):
         data_home()
+    monkeypatch.setenv("DISTMETA_RUNS", "~nouser/runs")
+    with pytest.raises(UserError, match="DISTMETA_RUNS: the home folder of '~nouser' is unknown"):
+        runs_path("runs")
 
 
 def test_a_long_message_is_cut() -> None:

@@ -93,6 +93,8 @@ def test_artifacts_of_a_sqlite_store_are_beside_its_file(tmp_path: Path, monkeyp
         ("http://[::1", None, None, "tracking.uri: cannot be parsed as a URI; allowed: http://HOST:PORT"),
         (None, None, "http://me:secret@[::1", "MLFLOW_TRACKING_URI: cannot be parsed as a URI; allowed: http://HOST"),
         (None, None, "sqlite:///\udcff", "MLFLOW_TRACKING_URI: cannot be parsed as a URI"),
+        ("sqlite://", None, None, "tracking.uri: 'sqlite://' is a database in memory; allowed: a file: sqlite:///FILE"),
+        ("sqlite:///:memory:", None, None, "tracking.uri: 'sqlite:///:memory:' is a database in memory"),
         (None, "~nouser/uri", None, "tracking.uri_file: the home folder of '~nouser' is unknown"),
         (None, "pipe", None, "is a pipe or a device"),
         (None, "loop", None, "tracking.uri_file: loop cannot be read"),
