@@ -49,6 +49,8 @@ def parse_yaml(text: str, source: str) -> Any:
         raise UserError(f"not valid YAML: {error.problem}{line}", where=source, allowed="plain YAML values") from error
     except RecursionError as error:
         raise UserError("not valid YAML: nested too deeply", where=source) from error
+    except IndexError as error:  # PyYAML looks at the first digit
+        raise UserError("not valid YAML: a number without digits", where=source) from error
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"not valid YAML: {error}", where=source) from error
 

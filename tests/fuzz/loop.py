@@ -11,6 +11,7 @@ import collections
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -90,14 +91,16 @@ def run_round(seed: int, out: Path, end: float, tally: Tally, paths: list[str]) 
             cwd=FOLDER.parents[1],
         )
         start = time.time()
-        while process.poll() is None and time.time() < end and not _is_stalled(journal, start):
-            time.sleep(POLL_S)
-        ended = process.poll()
-        process.kill()
-        process.wait()
+        ended = None
+        try:
+            while (ended := process.poll()) is None and time.monotonic() < end and not _is_stalled(journal, start):
+                time.sleep(POLL_S)
+        finally:
+            process.kill()
+            process.wait()
     tally.add(seed, journal)
     problem = {"seed": seed, **_last(journal)}
-    if ended is None and time.time() < end:
+    if ended is None and time.monotonic() < end:
         tally.problems.append({**problem, "kind": "hang", "text": f"no input for {STALL_S:g} s"})
     elif ended is not None and ended < 0:
         tally.problems.append({**problem, "kind": "crash", "text": f"signal {-ended}"})
@@ -123,9 +126,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="one round with this seed")
     parser.add_argument("paths", nargs="*", default=[str(FOLDER)], help="test files")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the round's process too
     options.out.mkdir(parents=True, exist_ok=True)
-    out, tally, end = options.out.resolve(), Tally(), time.time() + 60 * options.minutes
-    while time.time() < end and (options.seed is None or tally.rounds == 0):
+    out, tally, end = options.out.resolve(), Tally(), time.monotonic() + 60 * options.minutes
+    while time.monotonic() < end and (options.seed is None or tally.rounds == 0):
         seed = secrets.randbelow(2**32) if options.seed is None else options.seed
         run_round(seed, out, end, tally, options.paths)
         if tally.inputs == 0:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from distmeta.cli import checkpoint
 from distmeta.core.errors import UserError
@@ -21,6 +22,11 @@ from .conftest import Places
 @pytest.fixture(scope="session")
 def fuzz_journal() -> None:
     """Here a problem is an error, in `make fuzz` too."""
+
+
+def test_seeds_count_in_the_long_profile() -> None:
+    assert settings.get_profile("default").derandomize
+    assert not settings.get_profile("long").derandomize
 
 
 def _fail() -> None:

@@ -55,7 +55,8 @@ class Watch:
     def _may_change(self, path: str) -> bool:
         folder, name = os.path.split(os.path.abspath(path))
         real = os.path.join(os.path.realpath(folder), name)
-        return real == os.devnull or "__pycache__" in real or any(f"{real}/".startswith(each) for each in self.allowed)
+        allowed = (*self.allowed, f"{os.devnull}/")  # nothing can be made below it
+        return "__pycache__" in real or any(f"{real}/".startswith(each) for each in allowed)
 
 
 _watch: Watch | None = None

@@ -73,6 +73,8 @@ def test_values(text: str, value: object) -> None:
         ("! a", "the tag '!'"),
         ("%TAG !! tag:example.org:\n---\n!!str x", "could not determine a constructor"),
         ("!!int many", "invalid literal"),
+        ("!!float", "a number without digits"),
+        ("!!int '-'", "a number without digits"),
         ("9" * 5000, "Exceeds the limit"),
         ("=", "could not determine a constructor"),
         ("[a]: 1", "unhashable"),
