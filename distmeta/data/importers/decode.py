@@ -6,6 +6,7 @@ Shapes: M images, C channels (1 or 3), H height, W width.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
 import warnings
@@ -17,6 +18,8 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from distmeta.core.errors import UserError
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs, it raises as well
 
 _CHUNK = 256  # images per pool job, to amortise its overhead
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # decoded by Pillow itself, in this process

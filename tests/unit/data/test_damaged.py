@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import struct
 import time
@@ -17,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from distmeta.core.errors import UserError
 from distmeta.data.catalog import import_store, list_stores, open_store
@@ -376,3 +379,17 @@ def test_a_contact_sheet_of_a_possible_size(tmp_path: Path) -> None:
     two = write_store(tmp_path / "two", np.zeros((1, 2, 3, 3), np.uint8), class_names=["a"], class_counts=[1])
     with pytest.raises(UserError, match="data 'two': holds images of 2 channels; allowed: 1 or 3"):
         contact_sheet(two, tmp_path / "sheet.png")
+
+
+def test_what_the_decoder_logs_is_raised_alone(
+    tmp_path: Path, png: Png, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "TIFF")
+    content = bytearray(buffer.getvalue())
+    samples = content.find(struct.pack("<HHI", 277, 3, 1))  # the number of samples of a pixel
+    content[samples + 8 : samples + 10] = struct.pack("<H", 300)
+    write(tmp_path / "raw" / "a" / "1.tif", bytes(content))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's
+    rejected("images", tmp_path / "raw", "a/1.tif: the image cannot be decoded")
+    assert capsys.readouterr().err == ""
