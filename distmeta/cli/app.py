@@ -105,7 +105,8 @@ def _run(arguments: list[str]) -> int:
     except ValidationError as error:
         return _fail(one_line(to_user_error(error)), 2)
     except DistmetaError as error:
-        return _fail(one_line(error), 1)
+        is_refused = isinstance(error.__cause__, PermissionError)  # a path that this user may not read or write
+        return _fail(one_line(error), 2 if is_refused else 1)
     except TyperException as error:
         return _fail(_usage(error, arguments), error.exit_code)
     except BrokenPipeError:  # what reads the output has ended, as `head` does

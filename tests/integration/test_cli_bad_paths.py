@@ -342,8 +342,16 @@ def test_what_may_not_be_read_or_written(here: Path, capsys: pytest.CaptureFixtu
     pictures(here / "pictures")
     write(here / "run.yaml", "name: run\n").chmod(0)
     (here / "closed").mkdir(mode=0)
+    store = import_store("images", here / "pictures")
+    store.path.chmod(0)
     for arguments in (
         ["train", "run.yaml"],
+        ["checkpoint", "show", "closed"],
+        ["evaluate", "closed"],
+        ["data", "inspect", "pictures"],
+        ["data", "import", "images", "pictures", "--replace"],
+        ["data", "inspect", str(store.path)],
+        ["submit", "run.yaml", *HEAD],
         ["data", "import", "images", "closed"],
         ["data", "fetch", "banking77", "--to", "closed/raw"],
         ["jobs", "init", "closed"],
