@@ -44,7 +44,7 @@ class Problem:
     """What is wrong about the outcome of one input.
 
     Attributes:
-        kind: `traceback`, `hang`, `exit code`, `output`, `write`, `connection`.
+        kind: `traceback`, `hang`, `exit code`, `output`, `write`, `connection`, `signal`.
         text: What happened.
     """
 
@@ -152,6 +152,8 @@ class Place:
             judge(outcome)
             if (took := time.monotonic() - start) > LIMIT_S:
                 outcome.blame("hang", f"{took:.0f} s")
+        if watch.signals:
+            outcome.blame("signal", ", ".join(watch.signals))
         if watch.connections and not connects:
             outcome.blame("connection", ", ".join(watch.connections))
         if watch.writes or self._others() != self._before:

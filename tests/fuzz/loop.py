@@ -58,7 +58,7 @@ class Tally:
         print(f"{'inputs':<12} {self.inputs} in {self.rounds} rounds")
         ended = sorted((str(code), count) for code, count in self.outcomes.items())
         print(f"{'exit codes':<12} {', '.join(f'{code}: {count}' for code, count in ended)}")
-        for kind in ("traceback", "hang", "exit code", "output", "write", "connection", "crash", "round"):
+        for kind in ("traceback", "hang", "exit code", "output", "write", "connection", "signal", "crash", "round"):
             print(f"{kind:<12} {counts[kind]}")
         alike = collections.Counter(map(_cause, self.problems))
         first = {_cause(problem): problem for problem in reversed(self.problems)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import sys
 import time
@@ -41,6 +43,10 @@ def _remove_beside() -> None:
     Path("../neighbour/file").unlink()
 
 
+def _send_a_signal() -> None:
+    os.killpg(os.getpgrp(), signal.SIGURG)
+
+
 def _connect() -> None:
     try:
         socket.create_connection(("127.0.0.1", 9), timeout=1)
@@ -68,6 +74,7 @@ def _take_long() -> None:
         (lambda: warnings.warn("old", stacklevel=1), "traceback: .*UserWarning: old"),
         (_write_beside, "write: open ../neighbour/new"),
         (_remove_beside, "write: os.remove ../neighbour/file"),
+        (_send_a_signal, "signal: os.killpg"),
         (_connect, r"connection: socket\."),
         (_print_two_lines, "output: 2 lines on stderr"),
         (_exit, "exit code: 1 after OSError"),

@@ -34,16 +34,21 @@ class Watch:
         allowed: Folders that may be changed.
         writes: Paths outside of them that were changed or opened for writing.
         connections: Addresses that were connected to, or looked up.
+        signals: Signals that were sent to processes. None is delivered.
     """
 
     allowed: tuple[str, ...]
     writes: list[str] = field(default_factory=list)
     connections: list[str] = field(default_factory=list)
+    signals: list[str] = field(default_factory=list)
 
     def see(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
             self.connections.append(f"{event} {arguments[1:]!r}")
             raise OSError(101, "Network is unreachable")
+        if event in ("os.kill", "os.killpg") and arguments[1] != 0:
+            self.signals.append(f"{event} {arguments!r}")
+            raise PermissionError(1, "Operation not permitted")
         if event not in _WRITES or (event == "open" and not arguments[2] & _WRITE_FLAGS):
             return
         if event != "open" and any(isinstance(each, int) and each >= 0 for each in arguments[-1:]):
