@@ -29,6 +29,7 @@ def test_the_configuration_needs_neither_torch_nor_ray(statement):
     assert loaded_by(statement) <= {"pydantic", "numpy"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "statement",
     [

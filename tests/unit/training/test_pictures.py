@@ -50,6 +50,7 @@ def program(request: pytest.FixtureRequest) -> Iterator[MetaProgram]:
     program.close()
 
 
+@pytest.mark.thorough
 def test_pictures_are_artifacts_and_stay_in_the_folder(program: MetaProgram, tmp_path: Path) -> None:
     tracker, folder = FakeTracker(), tmp_path / "run" / "pictures"
     params = program.algorithm.learner.init(0)
