@@ -4,7 +4,7 @@ Nothing is timed and nothing is looked up, so that a run gives the same bits wha
 number of threads, the length of the run, and what ran before it. `distmeta bench engine` is where the rule comes from:
 
     no filters (fully connected)                vmap    10 to 15 times as fast as a loop
-    filters, few examples in a task             vmap    1.3 to 1.6 times as fast
+    filters, few examples in a task             vmap    1.2 to 1.9 times as fast
     filters, many examples in a task            loop    up to 3 times as fast
 
 Compiled strategies are faster still, and are asked for by name: compiling takes longer than a short run.
@@ -19,7 +19,7 @@ from distmeta.core.types import Episode, Params
 from distmeta.engine.engine import memory_of
 from distmeta.methods.learners.base import Learner
 
-FEW_EXAMPLES = 16
+FEW_EXAMPLES = 32
 """Support and query examples of a task up to which `vmap` is the faster one for networks with filters."""
 
 
