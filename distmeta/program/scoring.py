@@ -125,7 +125,8 @@ def summarise(shards: Sequence[ShardScores]) -> list[Score]:
         for metric in metrics:
             values = np.concatenate([shard.scores[protocol][metric] for shard in shards])
             num_tasks = len(values)
-            std = values.std(axis=0, ddof=1) if num_tasks > 1 else np.zeros(values.shape[1])
+            with np.errstate(invalid="ignore", over="ignore"):  # an infinite score has no interval: NaN
+                std = values.std(axis=0, ddof=1) if num_tasks > 1 else np.zeros(values.shape[1])
             interval = tuple((1.96 * std / np.sqrt(num_tasks)).tolist())
             mean = tuple(values.mean(axis=0).tolist())
             summaries.append(Score(protocol, metric, shards[0].points[protocol], mean, interval, num_tasks))

@@ -104,6 +104,13 @@ def test_means_and_intervals_are_over_the_tasks_of_all_shards() -> None:
     assert scores[0].interval == pytest.approx(accuracy.interval, rel=1e-12)
 
 
+def test_an_infinite_score_has_no_interval_and_no_warning() -> None:
+    values = np.array([[1.0, math.inf], [3.0, 2.0]])
+    (score,) = summarise([ShardScores({"inductive": (0, 1)}, {"inductive": {"loss": values}})])
+    assert score.mean == (2.0, math.inf)
+    assert math.isnan(score.interval[1])
+
+
 def test_the_interval_of_a_single_task_is_zero() -> None:
     assert summarise([shard_scores((0.2, 0.5))])[1].interval == (0.0, 0.0)
 
