@@ -196,6 +196,8 @@ class OuterOptimizer:
             if entry.startswith(_OPTIMIZER) and entry.removeprefix(_OPTIMIZER).rsplit("/", 1)[0] not in self.params:
                 what = f"the checkpoint does not fit: '{entry}' belongs to no parameter"
                 raise UserError(what, where="server state", allowed="a checkpoint of the same model and learner")
+        for name, expected in _state_after_a_step(self._config, self.params).items():
+            _check_entries(state, f"{_OPTIMIZER}{name}/", expected, num_steps)
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Continue from a state. The state is checked before anything is changed.
@@ -228,9 +230,39 @@ def _check_fits(state: Mapping[str, object], prefix: str, like: Mapping[str, Ten
     for name, tensor in like.items():
         value = saved[name]
         if not isinstance(value, Tensor) or value.shape != tensor.shape or value.dtype != tensor.dtype:
-            actual = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
-            what = f"'{name}' is {actual} in the checkpoint"
-            raise UserError(what, where="server state", allowed=f"{tensor.dtype} {list(tensor.shape)}")
+            actual = _kind(value) if isinstance(value, Tensor) else repr(value)
+            raise UserError(f"'{name}' is {actual} in the checkpoint", where="server state", allowed=_kind(tensor))
+
+
+def _state_after_a_step(config: OuterConfig, params: Mapping[str, Tensor]) -> dict[str, dict[str, object]]:
+    """What the optimizer keeps for each parameter, by name: keys, shapes and types."""
+    copies = cloned(params)
+    optimizer = _build(config, copies.values())
+    for tensor in copies.values():
+        tensor.grad = torch.zeros_like(tensor)
+    optimizer.step()
+    return {name: dict(optimizer.state.get(tensor, {})) for name, tensor in copies.items()}
+
+
+def _check_entries(state: Mapping[str, object], prefix: str, expected: Mapping[str, object], num_steps: int) -> None:
+    """Check what an optimizer has kept for one parameter; there is nothing before the parameter's first update."""
+    saved = {entry.removeprefix(prefix): value for entry, value in state.items() if entry.startswith(prefix)}
+    if saved and saved.keys() != expected.keys():
+        what = f"the checkpoint does not fit: '{prefix}' has {sorted(saved)}"
+        raise UserError(what, where="server state", allowed=f"{sorted(expected)}, of the optimizer")
+    for key, value in saved.items():
+        actual, allowed = _kind(value), _kind(expected[key])
+        if actual != allowed:
+            what = f"'{prefix}{key}' is {actual} in the checkpoint"
+            raise UserError(what, where="server state", allowed=allowed)
+        if key == "step" and not 0 <= float(cast(Tensor, value)) <= num_steps:  # also refuses NaN
+            what = f"'{prefix}{key}' is {float(cast(Tensor, value)):g} in the checkpoint"
+            raise UserError(what, where="server state", allowed=f"0 to {num_steps}, the steps of the run")
+
+
+def _kind(value: object) -> str:
+    """Type and shape of an entry, for messages."""
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _copied(state: Mapping[str, object], prefix: str, like: Mapping[str, Tensor]) -> Params:

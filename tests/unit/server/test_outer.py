@@ -186,6 +186,21 @@ def test_invalid_optimizers_and_options_are_refused(name: str, options: dict[str
         ({"params/scale": torch.zeros((), dtype=torch.float64)}, "'scale' is torch.float64"),
         ({"params/more": torch.zeros(3)}, r"\[\] are missing and \['more'\] unexpected"),
         ({"optimizer/more/step": torch.zeros(())}, "'optimizer/more/step' belongs to no parameter"),
+        (
+            {"optimizer/scale/more": torch.zeros(())},
+            r"'optimizer/scale/' has \['exp_avg', .*'more', .*allowed: \['exp_avg'",
+        ),
+        ({"optimizer/scale/exp_avg": torch.zeros(3)}, r"'optimizer/scale/exp_avg' is torch.float32 \[3\].*\[\]"),
+        (
+            {"optimizer/scale/exp_avg": None},
+            "'optimizer/scale/exp_avg' is NoneType in the checkpoint; allowed: torch.float32",
+        ),
+        (
+            {"optimizer/scale/step": torch.tensor(-1.0)},
+            "'optimizer/scale/step' is -1 in the checkpoint; allowed: 0 to 2",
+        ),
+        ({"optimizer/scale/step": torch.tensor(math.nan)}, "'optimizer/scale/step' is nan"),
+        ({"optimizer/scale/step": torch.tensor(1e38)}, r"'optimizer/scale/step' is 1e\+38"),
     ],
 )
 def test_a_state_that_does_not_fit_changes_nothing(change: dict[str, object], message: str) -> None:
