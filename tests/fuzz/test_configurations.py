@@ -135,7 +135,8 @@ def test_tiny_runs(places: Places, tiny: RunConfig, data: st.DataObject) -> None
     tree = tiny.model_dump(mode="json")
     fixed = {("runtime", "executor"), ("tracking", "kind"), ("engine", "strategy"), ("checkpoint", "path")}
     leaves = [path for path in paths(tree) if not isinstance(leaf(tree, path), dict) and path not in fixed]
-    for path in data.draw(st.lists(st.sampled_from(leaves), min_size=1, max_size=2)):
+    chosen = data.draw(st.lists(st.sampled_from(leaves), min_size=1, max_size=2))
+    for path in sorted(chosen, key=len, reverse=True):  # what is in a list before the list
         old = leaf(tree, path)
         if isinstance(old, int) and not isinstance(old, bool):
             new = data.draw(st.one_of(st.sampled_from(_QUICK), st.none(), texts))

@@ -21,7 +21,7 @@ from .harness import Place
 from .values import as_json, changed, changed_bytes, possible, scalars, texts
 
 _MODES = ("1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "I;16", "I", "F")
-_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "PDF", "EPS")
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "EPS")
 
 
 def encoded(mode: str = "L", form: str = "PNG", size: tuple[int, int] = (6, 6), value: int = 0) -> bytes:
