@@ -338,11 +338,17 @@ class Schedule:
         return worker not in excluded or all(each in excluded for each in self._workers)
 
     def _would_delay(self, worker: int, shard: Shard, now: float) -> bool:
-        """Whether a slow worker would delay the end of the call by computing the shard."""
+        """Whether a slow worker would delay the end of the call by computing the shard that others may compute."""
         throughput = self._call.throughput
-        if not throughput.is_slow(worker) or len(self._workers) < 2:
+        if not throughput.is_slow(worker):
             return False
-        others = {other: self._queues[other] for other in self._workers if other != worker}
+        others = {
+            other: self._queues[other]
+            for other in self._workers
+            if other != worker and self._is_allowed(other, shard.index)
+        }
+        if not others:
+            return False
         return would_finish_last(throughput, worker, shard, len(self._call.pending), others, now)
 
     def _copy_late(self, now: float) -> list[Assignment]:

@@ -174,6 +174,15 @@ def test_a_slow_worker_gets_only_shards_that_it_finishes_in_time() -> None:
     assert [each.shard.index for each in schedule.assign(0.0) if each.worker == 3] == [3]
 
 
+def test_a_slow_worker_gets_a_shard_that_no_other_may_compute() -> None:
+    schedule = measured([1.0, 8.0])
+    schedule.start(Work("update"), SHARDS[:1])
+    assert pairs(schedule.assign(100.0)) == [(0, 0)]
+    schedule.finished(0, (schedule.call_id, 0), 101.0)
+    schedule.requeue(SHARDS[0], exclude=0)
+    assert pairs(schedule.assign(101.0)) == [(1, 0)]
+
+
 def test_one_of_four_workers_eight_times_slower_costs_at_most_half_a_step() -> None:
     shards = [Shard(index, (TaskSpec(index, 0, "train"),)) for index in range(16)]
     even, uneven = make_schedule(4), make_schedule(4)
