@@ -25,10 +25,12 @@ endif
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# torch goes first, by itself: pulled in by another package it may come as a larger build. pip compiles every module that
-# it installs, which takes nearly as long as all the rest; so only those that are in use are compiled, by importing them.
+# torch goes first, by itself: pulled in by another package it may come as a larger build. pip compiles the modules that it
+# installs one by one; here that is done on all cores, and left out for what is seldom in use. Without it, every process
+# whose environment forbids writing byte code compiles some thousand modules again.
 PIP_INSTALL := $(BIN)/pip install --quiet --no-compile -c constraints.txt
-IN_USE := matplotlib.pyplot, mlflow.pyfunc, pyarrow.parquet, ray, torch, typer
+SELDOM_USED := /(tests|scipy|sklearn|databricks|networkx|pip|setuptools)/
+COMPILE = $(BIN)/python -W ignore -m compileall -qq -j 0 -x '$(SELDOM_USED)' $(VENV)/lib/python3*/site-packages
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -36,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) torch
 	$(PIP_INSTALL) -e '.[dev]'
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import $(IN_USE)'
+	$(COMPILE) || true  # some packages hold files for other Pythons
 	@touch $@
 
 install: $(STAMP) ## Make the virtual environment

@@ -5,10 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from distmeta.core.signals import SIGNALS, SignalGuard, Stopped
+
+
+@pytest.fixture(autouse=True)
+def _handled() -> Iterator[None]:
+    """Whoever started the tests may ignore signals (`nohup` ignores SIGHUP)."""
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    for signum, handler in before.items():
+        signal.signal(signum, signal.SIG_DFL if handler is signal.SIG_IGN else handler)
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 def send(signum: int) -> None:
