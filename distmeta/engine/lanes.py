@@ -3,6 +3,8 @@
 torch's own threads split every operation, which costs more than it gains for the small operations of one task. Lanes
 split the tasks instead. Each lane has one intra-operation thread, so that the numbers do not depend on how many lanes
 there are. Lanes run in parallel because torch releases the GIL inside its kernels.
+
+On a GPU there is one lane: its kernels fill the device, and a CUDA graph cannot be captured while another thread uses it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,11 @@ import torch
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+
+
+def lanes_for(device: str, threads: int) -> int:
+    """Number of lanes of a process with so many threads."""
+    return threads if device == "cpu" else 1
 
 
 class Lanes:

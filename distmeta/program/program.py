@@ -16,7 +16,7 @@ from distmeta.config import CheckpointConfig, EngineConfig, RunConfig, TrackingC
 from distmeta.core.types import Episode, Params, Report, Shard, Snapshot, Work
 from distmeta.engine.auto import Choice, choose_by_shapes
 from distmeta.engine.engine import Engine
-from distmeta.engine.lanes import Lanes
+from distmeta.engine.lanes import Lanes, lanes_for
 from distmeta.engine.measured import choose_by_time
 from distmeta.engine.precision import check_policy
 from distmeta.methods.build import build_algorithm, dtype_of
@@ -29,7 +29,7 @@ UPDATE, EVALUATE, CHOOSE = "update", "evaluate", "choose"
 
 def lanes_of(config: RunConfig) -> int:
     """Number of lanes of a worker: threads that compute chunks of tasks (`distmeta.engine.lanes`)."""
-    return config.runtime.threads_per_worker if config.runtime.device == "cpu" else 1
+    return lanes_for(config.runtime.device, config.runtime.threads_per_worker)
 
 
 @dataclass(frozen=True)

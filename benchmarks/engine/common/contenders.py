@@ -22,6 +22,7 @@ from distmeta.core.errors import UserError, nearest
 from distmeta.core.types import Params
 from distmeta.engine.auto import choose_by_shapes
 from distmeta.engine.engine import Engine
+from distmeta.engine.lanes import lanes_for
 from distmeta.engine.measured import choose_by_time
 
 STRATEGIES = ("loop", "vmap", "compiled", "compiled_vmap")
@@ -101,6 +102,7 @@ def make_contender(name: str, workload: Workload, threads: int, lanes: int) -> C
     """
     if name in PEERS:
         return Contender(_with_threads(PEERS[name](workload), threads))
+    lanes = lanes_for(workload.config.runtime.device, lanes)
     config = _engine_config(workload, name, lanes)
     choice: dict[str, Any] = {}
     if name in (AUTO, MEASURED):
