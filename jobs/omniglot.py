@@ -91,7 +91,7 @@ def protonet() -> RunConfig:
 
 def pretrain() -> RunConfig:
     """Joint pre-training on all training classes, then a fresh head for each task: the transfer baseline."""
-    return _job(methods.pretrain(lr=0.5, steps=20), tasks=_tasks(joint=True), outer=_adam(1e-3), tasks_per_step=4)
+    return _job(methods.pretrain(lr=0.5, steps=20), outer=_adam(1e-3), tasks_per_step=4)
 
 
 def reptile() -> RunConfig:

@@ -23,10 +23,10 @@ from distmeta.config import (
 )
 
 
-def _job(algorithm: AlgorithmConfig, *, joint: bool = False) -> RunConfig:
+def _job(algorithm: AlgorithmConfig) -> RunConfig:
     return RunConfig(
         name=f"sinusoid_{algorithm.method}",
-        tasks=SinusoidTasks(shots=10, queries=10, joint=joint),
+        tasks=SinusoidTasks(shots=10, queries=10),
         model=MlpConfig(hidden=(40, 40)),
         algorithm=algorithm,
         outer=OuterConfig(optimizer="Adam", lr=1e-3),
@@ -47,7 +47,7 @@ def pretrain() -> RunConfig:
 
     Such a network learns the average over waves, so that fine-tuning starts far from every single one.
     """
-    return _job(methods.pretrain(lr=0.01, steps=10, groups=("all",), fresh=False), joint=True)
+    return _job(methods.pretrain(lr=0.01, steps=10, groups=("all",), fresh=False))
 
 
 if __name__ == "__main__":

@@ -20,11 +20,12 @@ import torch
 
 from distmeta import checkpoint as checkpoints
 from distmeta.checkpoint.reading import Which
-from distmeta.config import GradientConfig, RunConfig
+from distmeta.config import RunConfig
 from distmeta.core.errors import UserError
-from distmeta.core.types import Batch, Params
-from distmeta.methods.build import build_evaluators, check_params, dtype_of, protocol_of
-from distmeta.methods.learners.base import Fast, Learner
+from distmeta.core.types import SUPPORT, Batch, Episode, Params
+from distmeta.engine.engine import one_by_one
+from distmeta.methods.build import build_algorithm, build_evaluators, check_params, dtype_of, protocol_of
+from distmeta.methods.learners.base import Learner
 from distmeta.tasks.base import TaskSignature
 from distmeta.tracking.uris import mask_uri
 
@@ -34,9 +35,11 @@ Array = npt.NDArray[Any]
 class Predictor:
     """An adapted learner. Call it with query examples [Q, *input_shape]."""
 
-    def __init__(self, learner: Learner, meta: Params, fast: Fast, support: Batch, classes: Array | None) -> None:
-        self._learner, self._meta, self._fast, self._support = learner, meta, fast, support
-        self._classes = classes
+    def __init__(self, learner: Learner, meta: Params, support: Batch, classes: Array | None) -> None:
+        self._ops, self._meta, self._classes = one_by_one(learner), meta, classes
+        examples = support.map(lambda tensor: tensor.unsqueeze(0))
+        self._task = Episode({SUPPORT: examples}, torch.zeros(1, dtype=torch.int64))
+        self._state = self._ops.adapt(meta, self._task)
 
     def __call__(self, inputs: npt.ArrayLike) -> Array:
         """Predict labels [Q] of the kind that the support set had, or values [Q, O] for regression.
@@ -53,9 +56,8 @@ class Predictor:
         Raises:
             UserError: As for a call.
         """
-        queries = _tensor(inputs, self._support.inputs, "query inputs")
-        with torch.no_grad():
-            return self._learner.predict(self._meta, self._fast, self._support, queries).numpy()
+        queries = _tensor(inputs, self._task.support.inputs[0], "query inputs")
+        return self._ops.predict(self._meta, self._state, self._task, queries.unsqueeze(0))[0].numpy()
 
 
 class AdaptableLearner:
@@ -77,15 +79,15 @@ class AdaptableLearner:
         self, config: RunConfig, signature: TaskSignature, params: Params, protocol: str | None = None
     ) -> None:
         self.config, self.input_shape = config, signature.input_shape
-        self.protocol = protocol or protocol_of(config)
+        algorithm = build_algorithm(config, signature)
+        self.protocol = protocol or protocol_of(algorithm)
         self._signature, self._params = signature, params
-        learner = config.algorithm.learner
-        has_fixed_head = isinstance(learner, GradientConfig) and learner.head == "meta"
         self.is_classifier = signature.objective == "cross_entropy"
-        self.way = signature.num_outputs if has_fixed_head and self.is_classifier else None
-        protocols = build_evaluators(config, signature)
-        if self.protocol not in protocols:
-            raise UserError(f"unknown protocol '{self.protocol}'", where="protocol", allowed=", ".join(protocols))
+        keeps_outputs = config.algorithm.evaluated_learner().keeps_outputs
+        self.way = signature.num_outputs if keeps_outputs and self.is_classifier else None
+        if self.protocol not in algorithm.evaluators:
+            allowed = ", ".join(algorithm.evaluators)
+            raise UserError(f"unknown protocol '{self.protocol}'", where="protocol", allowed=allowed)
 
     def adapt(self, inputs: npt.ArrayLike, targets: npt.ArrayLike | Sequence[Any]) -> Predictor:
         """Adapt to labelled examples.
@@ -115,10 +117,7 @@ class AdaptableLearner:
         else:
             target = _tensor(y, torch.zeros(1, signature.num_outputs, dtype=dtype), "support targets")
         learner = build_evaluators(self.config, signature)[self.protocol]
-        support = Batch(x, target)
-        with torch.no_grad():
-            fast = learner.adapt(self._params, support)
-        return Predictor(learner, self._params, fast, support, classes)
+        return Predictor(learner, self._params, Batch(x, target), classes)
 
 
 def load(path: str, *, which: Which = "latest", protocol: str | None = None) -> AdaptableLearner:

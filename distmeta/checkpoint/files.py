@@ -30,7 +30,7 @@ _MAX_SIZE = 2**31
 
 def _is_possible(signature: TaskSignature) -> TaskSignature:
     """Check sizes that a network is built for."""
-    shape, outputs = signature.input_shape, (signature.num_outputs, signature.num_train_outputs)
+    shape, outputs = signature.input_shape, (signature.num_outputs, *signature.train_outputs.values())
     if not shape or min(shape) < 1 or math.prod(shape) >= _MAX_SIZE:
         raise ValueError(f"the input shape {shortened(shape)} is not possible; allowed: one or more positive sizes")
     if not all(0 < number < _MAX_SIZE for number in outputs):

@@ -4,9 +4,11 @@ from distmeta.config.algorithm import (
     AlgorithmConfig,
     BackpropConfig,
     DisplacementConfig,
+    EvaluateConfig,
     GradientConfig,
     Phase,
     PrototypeConfig,
+    Term,
 )
 from distmeta.config.checkpoint import CheckpointConfig
 from distmeta.config.engine import EngineConfig
@@ -26,6 +28,7 @@ __all__ = [
     "Conv4Config",
     "DisplacementConfig",
     "EngineConfig",
+    "EvaluateConfig",
     "EvaluationConfig",
     "GlyphTasks",
     "GradientConfig",
@@ -37,6 +40,7 @@ __all__ = [
     "RuntimeConfig",
     "SinusoidTasks",
     "StoreTasks",
+    "Term",
     "ToleranceConfig",
     "TrackingConfig",
     "TrainConfig",

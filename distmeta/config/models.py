@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,7 @@ class MlpConfig(Frozen):
     """
 
     kind: Literal["mlp"] = "mlp"
+    needs_images: ClassVar[bool] = False
     hidden: tuple[PositiveCount, ...] = Field((40, 40), max_length=1000)
 
     def count_parameters(self, num_inputs: int, num_outputs: int) -> int:
@@ -44,6 +45,7 @@ class Conv4Config(Frozen):
     """
 
     kind: Literal["conv4"] = "conv4"
+    needs_images: ClassVar[bool] = True
     filters: int = Field(64, gt=0, le=4096)
     downsample: Literal["stride", "pool"] = "stride"
     norm: Literal["batch", "support"] = "batch"

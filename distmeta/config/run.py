@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import field_validator, model_validator
 
-from distmeta.config.algorithm import AlgorithmConfig, GradientConfig
+from distmeta.config.algorithm import AlgorithmConfig
 from distmeta.config.base import Frozen, shortened
 from distmeta.config.bounds import MAX_SHARD_EXAMPLES, Seed
 from distmeta.config.checkpoint import CheckpointConfig
@@ -16,7 +16,7 @@ from distmeta.config.evaluation import EvaluationConfig
 from distmeta.config.models import Conv4Config, ModelConfig
 from distmeta.config.outer import OuterConfig
 from distmeta.config.runtime import RuntimeConfig
-from distmeta.config.tasks import SinusoidTasks, StoreTasks, TasksConfig
+from distmeta.config.tasks import StoreTasks, TasksConfig
 from distmeta.config.tracking import TrackingConfig
 from distmeta.config.train import TrainConfig
 
@@ -63,38 +63,23 @@ class RunConfig(Frozen):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
-        learner, tasks = self.algorithm.learner, self.tasks
-        if isinstance(tasks, SinusoidTasks):
-            if self.model.kind != "mlp":
-                raise ValueError(
-                    f"model.kind '{self.model.kind}' needs images, but tasks.source 'sinusoid' has numbers; use 'mlp'"
-                )
-            if learner.kind == "prototype":
-                raise ValueError(
-                    "algorithm.learner.kind 'prototype' needs classes, but tasks.source 'sinusoid' is regression"
-                )
-        elif not isinstance(learner, GradientConfig) or learner.head == "fresh":
-            pass
-        elif tasks.train_way not in (None, tasks.way):
+        """Compare what the sections declare about themselves."""
+        learner, estimator, tasks = self.algorithm.learner, self.algorithm.estimator, self.tasks
+        if self.model.needs_images and not tasks.has_images:
             raise ValueError(
-                f"tasks.train_way {tasks.train_way} differs from tasks.way {tasks.way}: a learner with one output "
-                "per class cannot change their number; allowed: the same number, or learner 'prototype'"
+                f"model.kind '{self.model.kind}' needs images, but tasks.source '{tasks.source}' has numbers; use 'mlp'"
             )
-        elif tasks.joint:
-            raise ValueError("tasks.joint trains a head over all classes: set algorithm.learner.head to 'fresh'")
-        if tasks.joint and self.algorithm.estimator.kind == "displacement":
+        if learner.needs_classes and not tasks.has_classes:
             raise ValueError(
-                "tasks.joint trains without adaptation, so there is no displacement; use algorithm.estimator.kind "
-                "'backprop'"
+                f"algorithm.learner.kind '{learner.kind}' needs classes, "
+                f"but tasks.source '{tasks.source}' is regression"
             )
-        estimator = self.algorithm.estimator
-        exact = estimator.kind == "backprop" and estimator.order == 2
-        if isinstance(learner, GradientConfig) and learner.learned_lr and not exact:
+        if learner.keeps_outputs and self.algorithm.adapts and tasks.changes_outputs:
             raise ValueError(
-                "algorithm.learner.learned_lr needs the exact gradient, because no other estimator changes the rates; "
-                "use algorithm.estimator.kind 'backprop' with order 2"
+                "tasks.train_way differs from tasks.way: a learner with one output per class cannot change their "
+                "number; allowed: the same number, or learner 'prototype'"
             )
-        if self.outer.staleness is not None and exact and isinstance(learner, GradientConfig):
+        if self.outer.staleness is not None and estimator.is_exact and learner.num_steps:
             raise ValueError(
                 "outer.staleness mixes gradients of several versions, so an exact second-order gradient does not pay; "
                 "use algorithm.estimator.kind 'displacement', or 'backprop' with order 1"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,8 +20,6 @@ class _FewShot(Frozen):
         eval_queries: Query examples per class of an evaluation task.
         train_way: Classes of a training task (ProtoNet trains with more classes than it is tested with).
         train_shots: Support examples per class of a training task (Reptile trains with more shots).
-        joint: Training tasks are batches of examples of all training classes with global labels (joint pre-training);
-            evaluation tasks are episodes as usual.
     """
 
     way: Ways = 5
@@ -30,7 +28,14 @@ class _FewShot(Frozen):
     eval_queries: Examples = 15
     train_way: Ways | None = None
     train_shots: Examples | None = None
-    joint: bool = False
+
+    has_classes: ClassVar[bool] = True
+    has_images: ClassVar[bool] = True
+
+    @property
+    def changes_outputs(self) -> bool:
+        """Whether training tasks have another number of outputs than evaluation tasks."""
+        return self.train_way not in (None, self.way)
 
     @property
     def max_examples(self) -> int:
@@ -77,7 +82,6 @@ class SinusoidTasks(Frozen):
         amplitude: Range of the amplitude.
         phase: Range of the phase in radians.
         inputs: Range of x.
-        joint: Train without adaptation on the queries of all tasks (the paper's pre-trained baseline).
     """
 
     source: Literal["sinusoid"] = "sinusoid"
@@ -87,7 +91,10 @@ class SinusoidTasks(Frozen):
     amplitude: Range = (0.1, 5.0)
     phase: Range = (0.0, 3.141592653589793)
     inputs: Range = (-5.0, 5.0)
-    joint: bool = False
+
+    has_classes: ClassVar[bool] = False
+    has_images: ClassVar[bool] = False
+    changes_outputs: ClassVar[bool] = False
 
     @property
     def max_examples(self) -> int:

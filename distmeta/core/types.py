@@ -1,78 +1,96 @@
 """Data types shared by all packages: batches, episodes, task specs, updates, reports.
 
+Data names roles, methods name what they do with them: an episode is a mapping of roles (`support`, `query`, `source`,
+...) to batches, and a batch a mapping of names (`inputs`, `targets`, `mask`, ...) to tensors.
+
 An `Episode` holds either one task (no task axis) or a shard of T tasks (leading axis T on every tensor). Task sources
 build the latter, learners are written for the former, and the engine converts between them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 Params = dict[str, Tensor]
 """A flat mapping `dotted.name -> Tensor`."""
+SUPPORT, QUERY, SOURCE = "support", "query", "source"
+"""Roles: what a task is adapted to, what the adapted learner is scored on, and labelled examples of all training
+classes together, with targets of their own (transfer learning)."""
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Examples, with a leading batch axis. `targets` is None if they are unlabelled."""
+class Batch(dict[str, Tensor]):
+    """Examples: named tensors with a leading batch axis. It is not changed once it is made.
 
-    inputs: Tensor
-    targets: Tensor | None = None
+    Args:
+        inputs: [B, ...].
+        targets: [B, ...]; None if the examples are unlabelled.
+        others: Further tensors of the examples, by name.
+    """
+
+    def __init__(self, inputs: Tensor, targets: Tensor | None = None, **others: Tensor) -> None:
+        super().__init__(inputs=inputs, **({} if targets is None else {"targets": targets}), **others)
+
+    @property
+    def inputs(self) -> Tensor:
+        return self["inputs"]
+
+    @property
+    def targets(self) -> Tensor | None:
+        return self.get("targets")
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """Apply `function` to every tensor."""
-        return Batch(function(self.inputs), None if self.targets is None else function(self.targets))
+        return Batch(**{name: function(tensor) for name, tensor in self.items()})
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors in a fixed order, the inverse of `rebuild`."""
-        return (self.inputs,) if self.targets is None else (self.inputs, self.targets)
+        return tuple(self.values())
 
     def rebuild(self, tensors: Sequence[Tensor]) -> Batch:
         """The same structure with other tensors."""
-        remaining = iter(tensors)
-        return self.map(lambda _: next(remaining))
-
-
-@dataclass(frozen=True)
-class Term:
-    """One term of the outer loss: `weight * objective(batch)`.
-
-    Attributes:
-        batch: The examples.
-        weight: Weight of this term.
-        objective: Name of the objective (see `distmeta.methods.objectives`).
-        adapted: Whether to evaluate the adapted parameters (the usual query loss) or the meta-parameters (joint
-            training).
-    """
-
-    batch: Batch
-    weight: float = 1.0
-    objective: str = "cross_entropy"
-    adapted: bool = True
+        return Batch(**dict(zip(self, tensors, strict=True)))
 
 
 @dataclass(frozen=True)
 class Episode:
-    """Support set and outer loss terms of a task, or of T stacked tasks."""
+    """A task, or T stacked tasks.
 
-    support: Batch
-    query: tuple[Term, ...]
+    Attributes:
+        roles: Examples by role.
+        seeds: int64 [T] seeds of the tasks' own random draws (none for one task: []); None if nothing draws.
+    """
+
+    roles: Mapping[str, Batch]
+    seeds: Tensor | None = None
+
+    def __getitem__(self, role: str) -> Batch:
+        return self.roles[role]
+
+    @property
+    def support(self) -> Batch:
+        return self.roles[SUPPORT]
+
+    @property
+    def query(self) -> Batch:
+        return self.roles[QUERY]
+
+    def only(self, roles: Collection[str]) -> Episode:
+        """The same tasks without other roles."""
+        return Episode({role: batch for role, batch in self.roles.items() if role in roles}, self.seeds)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Episode:
         """Apply `function` to every tensor, e.g. to select a task or to move to a device."""
-        return Episode(
-            self.support.map(function),
-            tuple(replace(term, batch=term.batch.map(function)) for term in self.query),
-        )
+        roles = {role: batch.map(function) for role, batch in self.roles.items()}
+        return Episode(roles, None if self.seeds is None else function(self.seeds))
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors in a fixed order, the inverse of `rebuild`."""
-        batches = (self.support, *(term.batch for term in self.query))
-        return tuple(tensor for batch in batches for tensor in batch.tensors())
+        examples = tuple(tensor for batch in self.roles.values() for tensor in batch.values())
+        return examples if self.seeds is None else (*examples, self.seeds)
 
     def rebuild(self, tensors: Sequence[Tensor]) -> Episode:
         """The same structure with other tensors."""
@@ -82,13 +100,12 @@ class Episode:
     @property
     def form(self) -> tuple[Any, ...]:
         """Everything but the tensors, hashable: the static part of a key of compiled graphs."""
-        terms = ((term.weight, term.objective, term.adapted, term.batch.targets is None) for term in self.query)
-        return (self.support.targets is None, *terms)
+        return (self.seeds is not None, *((role, *batch) for role, batch in self.roles.items()))
 
     @property
     def num_tasks(self) -> int:
         """T, if the episode has a task axis."""
-        return int(self.support.inputs.shape[0])
+        return int(self.tensors()[0].shape[0])
 
 
 @dataclass(frozen=True)
@@ -108,10 +125,17 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class Shard:
-    """Tasks that one worker computes and sums. Its size depends on the configuration, not on the number of workers."""
+    """Tasks that one worker computes and sums. Its size depends on the configuration, not on the number of workers.
+
+    Attributes:
+        index: Index within the step.
+        specs: Its tasks.
+        carry: State of the estimator for these tasks, from the shard of this index of the step before: [T, ...] each.
+    """
 
     index: int
     specs: tuple[TaskSpec, ...]
+    carry: Params = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -135,19 +159,30 @@ class Update:
         grad: Outer gradient, summed over tasks: one tensor for each meta-parameter.
         weight: Sum of the task weights (by default, the number of tasks).
         metrics: Metrics, summed over tasks.
+        buffers: Running statistics after the tasks, summed over tasks.
     """
 
     grad: Params
     weight: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    buffers: Params = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The meta-parameters of one version."""
+    """The meta-parameters of one version.
+
+    Attributes:
+        version: Number of outer steps.
+        params: Meta-parameters.
+        buffers: Running statistics of the network, which no gradient moves.
+        extra: Further vectors that the work needs, by name.
+    """
 
     version: int
     params: Params
+    buffers: Params = field(default_factory=dict)
+    extra: Params = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -160,6 +195,7 @@ class Report:
         update: Sums over its tasks.
         finite: Whether every entry of the gradient is finite; None if it has not been checked.
         count: Number of shards in the sum: `shard` and the ones after it.
+        carries: State of the estimator after the shards, by index of the shard.
     """
 
     version: int
@@ -167,6 +203,7 @@ class Report:
     update: Update
     finite: bool | None = None
     count: int = 1
+    carries: Mapping[int, Params] = field(default_factory=dict)
 
     @property
     def shards(self) -> range:

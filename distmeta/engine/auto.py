@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 
 from distmeta.config import EngineConfig
 from distmeta.core.types import Episode, Params
-from distmeta.engine.engine import memory_of
-from distmeta.methods.learners.base import Learner
 
 FEW_EXAMPLES = 32
 """Support and query examples of a task up to which `vmap` is the faster one for networks with filters."""
@@ -62,17 +60,15 @@ class Choice:
         return f"engine: {self.strategy}, {source} (milliseconds per task: {times}){failed}"
 
 
-def choose_by_shapes(learner: Learner, config: EngineConfig, meta: Params, episodes: Episode) -> Choice:
-    """Choose for a learner, by the shapes of its meta-parameters and of any of its tasks.
+def choose_by_shapes(config: EngineConfig, meta: Params, episodes: Episode) -> Choice:
+    """Choose by the shapes of the meta-parameters and of any task.
 
     Args:
-        learner: How a task is adapted.
         config: The fields that are not chosen.
         meta: Meta-parameters.
         episodes: Training tasks, at least one.
     """
     has_filters = any(tensor.dim() == 4 for tensor in meta.values())
-    batches = (episodes.support, *(term.batch for term in episodes.query))
-    num_examples = sum(batch.inputs.shape[1] for batch in batches)
+    num_examples = sum(batch.inputs.shape[1] for batch in episodes.roles.values())
     strategy = "loop" if has_filters and num_examples > FEW_EXAMPLES else "vmap"
-    return Choice(strategy, config.chunk, memory_of(config, learner))
+    return Choice(strategy, config.chunk, config.memory)

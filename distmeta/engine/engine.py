@@ -12,22 +12,21 @@ on the worker nor on the number of lanes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
 from distmeta.config import EngineConfig
 from distmeta.core.types import Episode, Params, Update
-from distmeta.engine.graphs.compiled import CompiledEstimator, canonical
+from distmeta.engine.graphs.compiled import CompiledEstimator, CompiledOps, GraphCache, canonical
 from distmeta.engine.lanes import Lanes
 from distmeta.engine.ops import EagerOps
 from distmeta.engine.precision import library_precision, products
-from distmeta.methods.estimators.base import Estimator, Metrics, TaskOps
+from distmeta.methods.estimators.base import Estimate, Estimator, Moment
 from distmeta.methods.learners.base import Learner
+from distmeta.methods.terms import OuterTerm
 
-MAX_UNROLLED_STEPS = 16
-"""`memory = auto` stores the autograd graph of all inner steps up to this number of steps."""
 ONE_TASK_CHUNKS = frozenset({"auto", "measured", "loop", "compiled"})
 """Strategies whose chunks have one task."""
 COMPILED = {"compiled": "loop", "compiled_vmap": "vmap"}
@@ -40,78 +39,123 @@ class Engine:
     Args:
         learner: How a task is adapted.
         estimator: How the outer signal is computed from adapted tasks.
+        terms: The outer loss.
         config: Strategy, chunk, memory, matmul. `auto` and `measured` run as `loop` until a strategy has been chosen.
         lanes: Number of threads that compute chunks.
     """
 
-    def __init__(self, learner: Learner, estimator: Estimator, config: EngineConfig, lanes: int = 1) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        estimator: Estimator,
+        terms: Sequence[OuterTerm],
+        config: EngineConfig,
+        lanes: int = 1,
+    ) -> None:
         self._chunk, self._matmul = chunk_of(config), config.matmul
         self._lanes = Lanes(lanes)
-        recompute, lift = memory_of(config, learner) == "flat", lift_of(config.strategy)
-        self._ops: TaskOps = EagerOps(learner, lift, recompute=recompute)
-        self._is_compiled = config.strategy in COMPILED
+        lift = lift_of(config.strategy)
+        self._ops = EagerOps(learner, lift, terms, config.memory)
+        self._is_compiled = is_compiled(config)
         if self._is_compiled:
-            estimator = CompiledEstimator(learner, estimator, lift, lanes, recompute=recompute, matmul=config.matmul)
+            graphs = GraphCache(lanes, config.matmul)
+            compiled_ops = CompiledOps(learner, lift, terms, config.memory, graphs)
+            unrolled = EagerOps(learner, lift, terms, "unrolled")
+            estimator = CompiledEstimator(estimator, unrolled, compiled_ops, graphs)
         self._estimator = estimator
         self._prepared: set[tuple[Any, ...]] = set()
 
-    def update(self, meta: Params, episodes: Episode) -> Update:
+    def update(self, meta: Params, episodes: Episode, moment: Moment | None = None) -> tuple[Update, Params]:
         """Compute the update of a shard.
 
         Args:
-            meta: Meta-parameters; not changed.
+            meta: Meta-parameters, and running statistics; not changed.
             episodes: T tasks.
+            moment: What else the estimate depends on; its tensors have T rows.
 
         Returns:
-            Outer signal and metrics, summed over the T tasks, with weight T.
+            Outer signal, metrics and running statistics, summed over the T tasks, with weight T; and the estimator's
+            state after the tasks, [T, ...] each.
         """
         if self._is_compiled:
             meta, episodes = canonical(meta), episodes.map(lambda tensor: tensor.contiguous())
         with library_precision(self._matmul):
-            return self._update(meta, episodes)
+            return self._update(meta, episodes, moment or Moment())
 
     def close(self) -> None:
         """End the lanes' threads."""
         self._lanes.close()
 
-    def _update(self, meta: Params, episodes: Episode) -> Update:
-        parts = list(chunks(episodes, self._chunk))
+    def _update(self, meta: Params, episodes: Episode, moment: Moment) -> tuple[Update, Params]:
+        parts = list(zip(chunks(episodes, self._chunk), _moments(moment, episodes.num_tasks, self._chunk), strict=True))
         self._prepare(meta, parts)
-        estimates = self._lanes.map(lambda chunk: self._estimate(meta, chunk), parts)
-        names = list(estimates[0][1])
-        # All metrics in one transfer: on a GPU, reading a number waits for all operations before it.
-        values = torch.stack([torch.stack([metrics[name] for name in names]) for _, metrics in estimates]).double()
-        sums = dict(zip(names, torch.cumsum(values, 0)[-1].tolist(), strict=True))
-        total = estimates[0][0]
-        for grad, _ in estimates[1:]:
-            total = {name: tensor + grad[name] for name, tensor in total.items()}
-        return Update({name: tensor.contiguous() for name, tensor in total.items()}, float(episodes.num_tasks), sums)
+        estimates = self._lanes.map(lambda part: self._estimate(meta, *part), parts)
+        grad, buffers = estimates[0].grad, _summed(estimates[0].buffers)
+        for estimate in estimates[1:]:
+            grad = {name: tensor + estimate.grad[name] for name, tensor in grad.items()}
+            buffers = {name: tensor + estimate.buffers[name].sum(0) for name, tensor in buffers.items()}
+        grad = {name: tensor.contiguous() for name, tensor in grad.items()}
+        carry = {name: torch.cat([each.carry[name] for each in estimates]) for name in estimates[0].carry}
+        return Update(grad, float(episodes.num_tasks), _sum_metrics(estimates), buffers), carry
 
-    def _prepare(self, meta: Params, parts: list[Episode]) -> None:
+    def _prepare(self, meta: Params, parts: Sequence[tuple[Episode, Moment]]) -> None:
         """Compile for new shapes before the lanes start: torch's tracing is not thread-safe."""
-        for part in parts if self._is_compiled else ():
+        for part, moment in parts if self._is_compiled else ():
             key = (part.form, *(tensor.shape for tensor in part.tensors()))
             if key not in self._prepared:
-                self._estimate(meta, part)
+                self._estimate(meta, part, moment)
                 self._prepared.add(key)
 
-    def _estimate(self, meta: Params, chunk: Episode) -> tuple[Params, Metrics]:
+    def _estimate(self, meta: Params, chunk: Episode, moment: Moment) -> Estimate:
         if self._is_compiled:  # the policy was applied when the graph was traced
-            return self._estimator.estimate(self._ops, meta, chunk)
+            return self._estimator.estimate(self._ops, meta, chunk, moment)
         with products(self._matmul):
-            return self._estimator.estimate(self._ops, meta, chunk)
+            return self._estimator.estimate(self._ops, meta, chunk, moment)
+
+
+def _summed(tensors: Params) -> Params:
+    return {name: tensor.sum(0) for name, tensor in tensors.items()}
+
+
+def _sum_metrics(estimates: Sequence[Estimate]) -> dict[str, float]:
+    """Metrics summed over the tasks, one after the other in float64.
+
+    All of them in one transfer: on a GPU, reading a number waits for all operations before it.
+    """
+    names = list(estimates[0].metrics)
+    values = torch.cat([torch.stack([each.metrics[name] for name in names]) for each in estimates], 1).double()
+    return dict(zip(names, torch.cumsum(values, 1)[:, -1].tolist(), strict=True))
+
+
+def _moments(moment: Moment, num_tasks: int, size: int | None) -> Iterator[Moment]:
+    """The moment of each chunk."""
+    for begin, end in _spans(num_tasks, size):
+        seeds = None if moment.seeds is None else moment.seeds[begin:end]
+        carry = {name: tensor[begin:end] for name, tensor in (moment.carry or {}).items()}
+        yield Moment(moment.version, seeds, carry, moment.extra)
+
+
+def is_compiled(config: EngineConfig) -> bool:
+    """Whether a strategy is compiled."""
+    return config.strategy in COMPILED
+
+
+def make_ops(learner: Learner, terms: Sequence[OuterTerm], config: EngineConfig, lanes: int) -> EagerOps:
+    """The operations of a strategy without derivatives, for scoring: predictions are those of evaluation."""
+    lift = lift_of(config.strategy)
+    if is_compiled(config):
+        return CompiledOps(learner, lift, terms, "flat", GraphCache(lanes, config.matmul), training=False)
+    return EagerOps(learner, lift, terms, "flat", training=False)
+
+
+def one_by_one(learner: Learner, terms: Sequence[OuterTerm] = ()) -> EagerOps:
+    """Eager operations on one task at a time (T = 1), as at evaluation."""
+    return EagerOps(learner, "loop", terms, "flat", training=False)
 
 
 def lift_of(strategy: str) -> str:
     """The lift of a strategy (see `distmeta.engine.lifts`); that of `auto` is `loop`."""
     return {**COMPILED, "auto": "loop", "measured": "loop"}.get(strategy, strategy)
-
-
-def memory_of(config: EngineConfig, learner: Learner) -> Literal["unrolled", "flat"]:
-    """`engine.memory`, with `auto` resolved by the number of inner steps, so that it is equal on every machine."""
-    if config.memory == "auto":
-        return "unrolled" if learner.num_steps <= MAX_UNROLLED_STEPS else "flat"
-    return config.memory
 
 
 def chunk_of(config: EngineConfig) -> int | None:
@@ -121,8 +165,11 @@ def chunk_of(config: EngineConfig) -> int | None:
 
 def chunks(episodes: Episode, size: int | None) -> Iterator[Episode]:
     """Split a shard into chunks of `size` tasks; the last one may be smaller."""
-    count = episodes.num_tasks
+    for begin, end in _spans(episodes.num_tasks, size):
+        yield episodes.map(lambda tensor, begin=begin, end=end: tensor[begin:end])  # type: ignore[misc]
+
+
+def _spans(count: int, size: int | None) -> Iterator[tuple[int, int]]:
     size = size or count
     for begin in range(0, count, size):
-        end = min(begin + size, count)
-        yield episodes.map(lambda tensor, begin=begin, end=end: tensor[begin:end])  # type: ignore[misc]
+        yield begin, min(begin + size, count)

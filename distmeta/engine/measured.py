@@ -17,7 +17,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -25,10 +25,11 @@ from distmeta.config import EngineConfig
 from distmeta.core.errors import UserError
 from distmeta.core.types import Episode, Params
 from distmeta.engine.auto import Choice
-from distmeta.engine.engine import Engine, memory_of
+from distmeta.engine.engine import Engine
 from distmeta.engine.graphs.cache import cache_folder, environment
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners.base import Learner
+from distmeta.methods.terms import OuterTerm
 
 _LOG = logging.getLogger(__name__)
 CLOSE_FACTOR = 4.0
@@ -43,6 +44,7 @@ _MAX_REPEATS = 5
 def choose_by_time(
     learner: Learner,
     estimator: Estimator,
+    terms: Sequence[OuterTerm],
     config: EngineConfig,
     lanes: int,
     meta: Params,
@@ -57,6 +59,7 @@ def choose_by_time(
     Args:
         learner: How a task is adapted.
         estimator: How the outer signal is computed from adapted tasks.
+        terms: The outer loss.
         config: The fields that are not chosen; a `chunk` that is set is kept.
         lanes: Number of threads that compute chunks.
         meta: Meta-parameters.
@@ -70,7 +73,9 @@ def choose_by_time(
     """
     started, key = time.perf_counter(), _key(method, config, lanes, meta, episodes)
     stored = _load(key) if method else None
-    candidates = _Candidates(lambda tried: Engine(learner, estimator, tried, lanes), config, lanes, meta, episodes)
+    candidates = _Candidates(
+        lambda tried: Engine(learner, estimator, terms, tried, lanes), config, lanes, meta, episodes
+    )
     if stored is not None:
         candidates.seconds, candidates.failures = dict(stored.seconds), dict(stored.failures)
     else:
@@ -86,7 +91,7 @@ def choose_by_time(
         reasons = "; ".join(f"{name}: {message}" for name, message in candidates.failures.items())
         raise UserError(f"every strategy fails ({reasons})", where="engine.strategy")
     strategy = min(candidates.seconds, key=candidates.seconds.__getitem__)
-    chunk, memory = candidates.chunk(strategy), memory_of(config, learner)
+    chunk, memory = candidates.chunk(strategy), config.memory
     took_s = time.perf_counter() - started
     choice = Choice(strategy, chunk, memory, candidates.seconds, candidates.failures, took_s, compiled=is_long)
     if method:

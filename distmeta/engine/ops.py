@@ -4,14 +4,16 @@ Adaptation runs as segments: the start, then one segment for each inner step. Th
 the segment's autograd graph until the backward pass (`engine.memory = unrolled`), or stores only the state before the
 segment and recomputes its graph in the backward pass (`flat`). The latter is an adjoint sweep: its memory grows with
 the number of inner steps only by the states. Both give the same bits.
+
+A state is a learner's adapted state together with the running statistics of the task's network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,12 +24,28 @@ from distmeta.core.types import Batch, Episode, Params
 from distmeta.engine.graphs.tracing import trace
 from distmeta.engine.lifts import LIFTS
 from distmeta.engine.trees import Structure, derivatives, flatten, graph_leaves
-from distmeta.methods.estimators.base import Cotangent, Metrics, Pullback, TaskOps
-from distmeta.methods.estimators.outer_loss import outer_loss
-from distmeta.methods.learners.base import Fast, Learner
+from distmeta.methods.estimators.base import Cotangent, Pullback, Scores, Slopes, State, TaskOps, Visit
+from distmeta.methods.learners.base import Fast, Learner, Stage
+from distmeta.methods.terms import ADAPTED, At, Metrics, OuterTerm, outer_loss, terms_at
+from distmeta.models.network import Network
+from distmeta.models.random import mix_seed
 
 Tensors = tuple[Tensor, ...]
 Key = tuple[Any, ...]
+Memory = Literal["auto", "unrolled", "flat"]
+MAX_UNROLLED_STEPS = 16
+"""`memory = auto` stores the autograd graph of all inner steps up to this number of steps."""
+
+
+_PREDICTION = -1
+"""Stream of the random layers in predictions; inner step k has stream k + 1, the start draws from the seed itself."""
+
+
+class TaskState(NamedTuple):
+    """A state: what learners adapt, and the running statistics of the network, by name."""
+
+    fast: Fast
+    buffers: Params
 
 
 @dataclass(frozen=True)
@@ -38,171 +56,297 @@ class Segment:
         key: Segments with equal keys run the same operations.
         function: (meta, state before, inputs) -> state after; pure.
         inputs: A pytree of the other tensors that it reads.
+        k: Number of inner steps after it.
     """
 
     key: Key
-    function: Callable[[Params, Fast, Any], Fast]
+    function: Callable[[Params, State, Any], State]
     inputs: Any
+    k: int
 
 
 class EagerOps(TaskOps):
     """Runs operations eagerly. Other implementations override `_run` and `_run_storing_graph`.
 
+    Meta-parameters that are passed in may contain the network's running statistics: every task starts from these.
+
     Args:
         learner: Whose operations.
         lift: `loop` or `vmap` (see `distmeta.engine.lifts`).
-        recompute: Recompute each segment in the backward pass instead of storing its autograd graph.
+        terms: The outer loss.
+        memory: `flat` recomputes each segment in the backward pass instead of storing its autograd graph.
+        training: Whether predictions are those of training: random layers draw, running statistics move.
     """
 
-    def __init__(self, learner: Learner, lift: str, *, recompute: bool = False) -> None:
-        self._learner, self._lift, self._recompute = learner, LIFTS[lift], recompute
+    def __init__(
+        self, learner: Learner, lift: str, terms: Sequence[OuterTerm], memory: Memory = "auto", *, training: bool = True
+    ) -> None:
+        self._learner, self._lift, self._memory, self._training = learner, LIFTS[lift], memory, training
+        self._terms = tuple(terms)
+        self.places: Collection[At] = frozenset(term.at for term in terms)
+        self._buffers = frozenset(learner.backbone.buffers())
         # Under vmap, weights that all tasks start from stay unbatched in the first step; its result is batched.
         self._fuse_start = lift == "vmap"
-        self.num_steps = learner.num_steps
 
     @override
-    def start(self, meta: Params, episodes: Episode) -> tuple[Fast, Pullback]:
-        return self._run_with_pullback(self._start_segment(episodes.support), meta, None)
+    def num_steps(self, episodes: Episode) -> int:
+        return len(self._stages(episodes))
 
     @override
-    def adapt(self, meta: Params, episodes: Episode) -> Fast:
-        fast: Fast = None
-        for segment in self._segments(episodes.support):
-            fast = self._run(segment.key, segment.function, meta, fast, segment.inputs)
-        return fast
+    def walk(
+        self,
+        meta: Params,
+        episodes: Episode,
+        *,
+        record: bool = False,
+        marks: Collection[int] = (),
+        state: State = None,
+        first: int = 0,
+        last: int | None = None,
+    ) -> Iterator[Visit]:
+        episodes = self._without_unused_seeds(episodes)
+        stages = self._stages(episodes)[:last]
+        recompute = self._recomputes(stages)
+        if state is None:
+            fuse = self._fuse_start and not (record and 0 in marks)
+            segments = self._segments_from_start(meta, episodes, stages, fuse=fuse)
+            if fuse and stages and 0 in marks:  # beside the fused segment, which is faster than going on from here
+                start = self._start_segment(episodes)
+                yield Visit(0, self._run(start.key, start.function, meta, None, start.inputs), None)
+        else:
+            segments = (self._step_segment(meta, episodes, stages[k], k) for k in range(first, len(stages)))
+        for segment in segments:
+            if record:
+                visit = self._visit_recorded(segment, meta, state, recompute=recompute)
+            else:
+                visit = Visit(segment.k, self._run(segment.key, segment.function, meta, state, segment.inputs), None)
+            state = visit.state
+            yield visit
 
     @override
-    def adapt_recorded(self, meta: Params, episodes: Episode) -> tuple[Fast, list[Pullback]]:
-        fast: Fast = None
-        pullbacks = []
-        for segment in self._segments(episodes.support):
-            fast, pullback = self._run_with_pullback(segment, meta, fast)
-            pullbacks.append(pullback)
-        return fast, pullbacks
+    def start(self, meta: Params, episodes: Episode) -> Visit:
+        segment = self._start_segment(self._without_unused_seeds(episodes))
+        return self._visit_recorded(segment, meta, None, recompute=self._recomputes(self._stages(episodes)))
 
     @override
-    def score(self, meta: Params, fast: Fast, episodes: Episode) -> Metrics:
-        def score(meta: Params, fast: Fast, tensors: Tensors) -> Metrics:
-            return self._loss(meta, fast, episodes.rebuild(tensors))[1]
-
-        metrics: Metrics = self._run(("score", episodes.form), score, meta, fast, episodes.tensors())
-        return metrics
+    def linearise(self, meta: Params, episodes: Episode, state: State, k: int) -> Visit:
+        episodes = self._without_unused_seeds(episodes)
+        segment = self._step_segment(meta, episodes, self._stages(episodes)[k], k)
+        return self._visit_recorded(segment, meta, state, recompute=True)
 
     @override
-    def score_grad(self, meta: Params, fast: Fast, episodes: Episode) -> tuple[Params, Cotangent, Metrics]:
-        def score_grad(meta: Params, fast: Fast, tensors: Tensors) -> tuple[Cotangent, Metrics]:
-            leaves, structure = _as_graph_leaves((meta, fast))
-            meta, fast = structure.rebuild(leaves)
+    def score(self, meta: Params, state: State, episodes: Episode, at: At = "last") -> Scores:
+        episodes = self._without_unused_seeds(episodes)
+
+        def score(meta: Params, state: State, tensors: Tensors) -> Scores:
+            return self._score(meta, state, episodes.rebuild(tensors), at)[1]
+
+        scores: Scores = self._run(("score", at, episodes.form), score, meta, state, episodes.tensors())
+        return scores
+
+    @override
+    def score_grad(self, meta: Params, state: State, episodes: Episode, at: At = "last") -> Slopes:
+        episodes = self._without_unused_seeds(episodes)
+
+        def score_grad(meta: Params, state: State, tensors: Tensors) -> tuple[Cotangent, Scores]:
+            leaves, structure = _as_graph_leaves((meta, state))
+            meta, state = structure.rebuild(leaves)
             with torch.enable_grad():
-                loss, metrics = self._loss(meta, fast, episodes.rebuild(tensors))
-            return derivatives([loss], leaves, [torch.ones_like(loss)]), metrics
+                losses, scores = self._score(meta, state, episodes.rebuild(tensors), at)
+                loss = losses.sum()
+            return derivatives([loss], leaves, [torch.ones_like(loss)]), tree_map(_detached, scores)
 
-        grads, metrics = self._run(("score_grad", episodes.form), score_grad, meta, fast, episodes.tensors())
-        return *split_grads(meta, grads), metrics
+        key = ("score_grad", at, episodes.form)
+        grads, scores = self._run(key, score_grad, meta, state, episodes.tensors())
+        return Slopes(*self._split(meta, grads), scores)
 
     @override
-    def displacement(self, meta: Params, fast: Fast) -> Params:
+    def displacement(self, meta: Params, state: State) -> Params:
         def displacement(meta: Params, fast: Fast) -> Params:
             moved = self._lift(lambda fast: self._learner.displacement(meta, fast))(fast)
             return {name: tensor.sum(0) for name, tensor in moved.items()}
 
-        total: Params = self._run(("displacement",), displacement, meta, fast)
+        total: Params = self._run(("displacement",), displacement, self._only_params(meta), state.fast)
         return total
+
+    def adapt(self, meta: Params, episodes: Episode) -> State:
+        """The state after all inner steps."""
+        state: State = None
+        for visit in self.walk(meta, episodes):  # one state at a time: all of them may not fit into memory
+            state = visit.state
+        return state
+
+    def predict(self, meta: Params, state: State, episodes: Episode, inputs: Tensor) -> Tensor:
+        """Outputs [T, B, O] for inputs [T, B, ...]."""
+        episodes = self._without_unused_seeds(episodes.only(self._learner.roles))
+
+        def predict(meta: Params, state: State, tensors: Tensors) -> Tensor:
+            def one(state: TaskState, task: Episode, inputs: Tensor) -> Tensor:
+                net = self._network(state.buffers, task)
+                return self._learner.predict(net, self._only_params(meta), state.fast, task, inputs)
+
+            outputs: Tensor = self._lift(one)(state, episodes.rebuild(tensors[:-1]), tensors[-1])
+            return outputs
+
+        tensors = (*episodes.tensors(), inputs)
+        outputs: Tensor = self._run(("predict", episodes.form), predict, meta, state, tensors)
+        return outputs
 
     def num_operations(self, meta: Params, episodes: Episode) -> int:
         """Approximate number of tensor operations in the forward pass of all inner steps together."""
-        segments, fast = self._segments(episodes.support), None
-        first_two = [segment for segment, _ in zip(segments, range(2), strict=False)]
-        for segment in first_two[:-1]:
-            fast = EagerOps._run(self, segment.key, segment.function, meta, fast, segment.inputs)
-        module, _ = trace(first_two[-1].function, meta, fast, first_two[-1].inputs)
-        return self.num_steps * len(module.graph.nodes)
+        if not ADAPTED & frozenset(self.places):
+            return 0
+        episodes = self._without_unused_seeds(episodes)
+        stages, state = self._stages(episodes), None
+        segments = list(self._segments_from_start(meta, episodes, stages[:2], fuse=self._fuse_start))[:2]
+        for segment in segments[:-1]:
+            state = EagerOps._run(self, segment.key, segment.function, meta, state, segment.inputs)
+        module, _ = trace(segments[-1].function, meta, state, segments[-1].inputs)
+        return len(stages) * len(module.graph.nodes)
 
     def _run(self, key: Key, function: Callable[..., Any], *arguments: Any) -> Any:
         """`function` of the arguments, which are pytrees of tensors; without an autograd graph."""
         with torch.no_grad():
             return function(*arguments)
 
-    def _run_with_pullback(self, segment: Segment, meta: Params, fast: Fast) -> tuple[Fast, Pullback]:
+    def _visit_recorded(self, segment: Segment, meta: Params, state: State, *, recompute: bool) -> Visit:
         """The state after a segment, and the segment's pullback."""
-        if not self._recompute:
-            return self._run_storing_graph(segment, meta, fast)
+        if not recompute:
+            return Visit(segment.k, *self._run_storing_graph(segment, meta, state))
 
         def pullback(cotangent: Cotangent) -> tuple[Params, Cotangent]:
             backward = partial(_recompute_and_differentiate, segment.function)
             key = ("backward", *segment.key)
-            return split_grads(meta, self._run(key, backward, meta, fast, segment.inputs, cotangent))
+            return self._split(meta, self._run(key, backward, meta, state, segment.inputs, cotangent))
 
-        return self._run(segment.key, segment.function, meta, fast, segment.inputs), pullback
+        return Visit(segment.k, self._run(segment.key, segment.function, meta, state, segment.inputs), pullback)
 
-    def _run_storing_graph(self, segment: Segment, meta: Params, fast: Fast) -> tuple[Fast, Pullback]:
-        leaves, structure = _as_graph_leaves((meta, fast))
-        meta_leaves, fast_leaves = structure.rebuild(leaves)
+    def _run_storing_graph(self, segment: Segment, meta: Params, state: State) -> tuple[State, Pullback]:
+        leaves, structure = _as_graph_leaves((meta, state))
+        meta_leaves, state_leaves = structure.rebuild(leaves)
         with torch.enable_grad():
-            after = segment.function(meta_leaves, fast_leaves, segment.inputs)
+            after = segment.function(meta_leaves, state_leaves, segment.inputs)
         outputs = flatten(after)[0]
-        return tree_map(_detached, after), lambda cotangent: split_grads(meta, derivatives(outputs, leaves, cotangent))
 
-    def _loss(self, meta: Params, fast: Fast, episodes: Episode) -> tuple[Tensor, Metrics]:
-        """Query loss and metrics, summed over the tasks."""
-        loss = self._lift(lambda fast, episode: outer_loss(self._learner, meta, fast, episode))
-        losses, metrics = loss(fast, episodes)
-        return losses.sum(), {name: values.sum() for name, values in metrics.items()}
+        return tree_map(_detached, after), lambda cotangent: self._split(meta, derivatives(outputs, leaves, cotangent))
 
-    def _segments(self, support: Batch) -> Iterator[Segment]:
+    def _split(self, meta: Params, grads: Cotangent) -> tuple[Params, Cotangent]:
+        """Split derivatives by (meta, state) in two; zero ones by meta-parameters are left out, as are buffers."""
+        by_meta = zip(meta, grads, strict=False)
+        named = {name: grad for name, grad in by_meta if grad is not None and name not in self._buffers}
+        return named, grads[len(meta) :]
+
+    def _score(self, meta: Params, state: State, episodes: Episode, at: At) -> tuple[Tensor, Scores]:
+        """Loss [T] of the terms at a place, and the scores."""
+        terms = terms_at(self._terms, at)
+
+        def loss(state: TaskState | None, task: Episode) -> tuple[Tensor, Metrics, Params]:
+            net = self._network(self._buffers_of(meta) if state is None else state.buffers, task)
+            fast = None if state is None else state.fast
+            losses, metrics = outer_loss(self._learner, net, self._only_params(meta), fast, task, terms)
+            return losses, metrics, net.buffers
+
+        losses, metrics, buffers = self._lift(loss)(state, episodes)
+        return losses, Scores(metrics, buffers)
+
+    def _stages(self, episodes: Episode) -> Sequence[Stage]:
+        roles = self._learner.roles
+        if not all(role in episodes.roles for role in roles):
+            return ()  # nothing adapts: the terms score the meta-parameters
+        return self._learner.stages({role: episodes[role].inputs.shape[1] for role in roles})
+
+    def _segments_from_start(
+        self, meta: Params, episodes: Episode, stages: Sequence[Stage], *, fuse: bool
+    ) -> Iterator[Segment]:
         """The segments of adaptation in the order in which they run."""
-        fuse_start = self._fuse_start and self.num_steps > 0
-        if not fuse_start:
-            yield self._start_segment(support)
-        for k in range(self.num_steps):
-            stage = self._learner.stage(k, support.inputs.shape[1])
-            selected, kind = stage.select(support, axis=1), stage.kind
-            scalars = torch.tensor(stage.scalars, dtype=support.inputs.dtype, device=support.inputs.device)
-            if k == 0 and fuse_start:
-                inputs: Any = (support.tensors(), selected.tensors(), scalars)
-                yield Segment(("start_and_step", kind), partial(self._start_and_step, support, selected, kind), inputs)
+        if not (fuse and stages):
+            yield self._start_segment(episodes)
+        for k, stage in enumerate(stages):
+            if k == 0 and fuse:
+                yield self._start_and_step_segment(meta, episodes, stage)
             else:
-                yield Segment(("step", kind), partial(self._step, selected, kind), (selected.tensors(), scalars))
+                yield self._step_segment(meta, episodes, stage, k)
 
-    def _start_segment(self, support: Batch) -> Segment:
-        def start(meta: Params, _: Fast, inputs: Tensors) -> Fast:
-            return self._lift(lambda support: self._learner.start(meta, support))(support.rebuild(inputs))
+    def _start_segment(self, episodes: Episode) -> Segment:
+        task = episodes.only(self._learner.roles)
 
-        return Segment(("start",), start, support.tensors())
+        def start(meta: Params, _: State, inputs: Tensors) -> State:
+            return self._lift(partial(self._start, meta))(task.rebuild(inputs))
 
-    def _step(self, selected: Batch, kind: int, meta: Params, fast: Fast, inputs: Any) -> Fast:
-        """One inner step; `inputs` are the tensors of the support examples `selected`, and the stage's scalars."""
+        return Segment(("start",), start, task.tensors(), 0)
 
-        def step(fast: Fast, selected: Batch) -> Fast:
-            return self._learner.advance(meta, fast, selected, kind, scalars)
+    def _step_segment(self, meta: Params, episodes: Episode, stage: Stage, k: int) -> Segment:
+        batch, scalars, seeds = self._stage_inputs(meta, episodes, stage, k)
+        function = partial(self._lifted_step, batch, stage.kind)
+        return Segment(("step", stage.kind), function, (batch.tensors(), scalars, seeds), k + 1)
 
-        tensors, scalars = inputs
-        return self._lift(step)(fast, selected.rebuild(tensors))
-
-    def _start_and_step(self, support: Batch, selected: Batch, kind: int, meta: Params, _: Fast, inputs: Any) -> Fast:
+    def _start_and_step_segment(self, meta: Params, episodes: Episode, stage: Stage) -> Segment:
         """The start and the first inner step."""
+        task = episodes.only(self._learner.roles)
+        batch, scalars, seeds = self._stage_inputs(meta, episodes, stage, 0)
 
-        def start_and_step(support: Batch, selected: Batch) -> Fast:
-            return self._learner.advance(meta, self._learner.start(meta, support), selected, kind, scalars)
+        def start_and_step(meta: Params, _: State, inputs: Any) -> State:
+            task_tensors, batch_tensors, scalars, seeds = inputs
 
-        support_tensors, selected_tensors, scalars = inputs
-        return self._lift(start_and_step)(support.rebuild(support_tensors), selected.rebuild(selected_tensors))
+            def one(task: Episode, batch: Batch, seed: Tensor | None) -> TaskState:
+                return self._step(meta, scalars, stage.kind, self._start(meta, task), batch, seed)
 
+            return self._lift(one)(task.rebuild(task_tensors), batch.rebuild(batch_tensors), seeds)
 
-def split_grads(meta: Params, grads: Cotangent) -> tuple[Params, Cotangent]:
-    """Split derivatives by (meta, state) in two; zero ones by meta-parameters are left out."""
-    by_meta = zip(meta, grads, strict=False)
-    return {name: grad for name, grad in by_meta if grad is not None}, grads[len(meta) :]
+        inputs = (task.tensors(), batch.tensors(), scalars, seeds)
+        return Segment(("start_and_step", stage.kind), start_and_step, inputs, 1)
+
+    def _stage_inputs(
+        self, meta: Params, episodes: Episode, stage: Stage, k: int
+    ) -> tuple[Batch, Tensor, Tensor | None]:
+        """The examples, the scalars and the seeds [T] of an inner step."""
+        batch = stage.select(episodes, axis=1)
+        scalars = next(iter(meta.values())).new_tensor(stage.scalars)
+        return batch, scalars, None if episodes.seeds is None else mix_seed(episodes.seeds, k + 1)
+
+    def _lifted_step(self, batch: Batch, kind: int, meta: Params, state: State, inputs: Any) -> State:
+        tensors, scalars, seeds = inputs
+        step = partial(self._step, meta, scalars, kind)
+        return self._lift(step)(state, batch.rebuild(tensors), seeds)
+
+    def _start(self, meta: Params, task: Episode) -> TaskState:
+        net = Network(self._learner.backbone, self._buffers_of(meta), task.seeds)
+        fast = self._learner.start(net, self._only_params(meta), task)
+        return TaskState(fast, net.buffers)
+
+    def _step(
+        self, meta: Params, scalars: Tensor, kind: int, state: TaskState, batch: Batch, seed: Tensor | None
+    ) -> TaskState:
+        net = Network(self._learner.backbone, state.buffers, seed)
+        fast = self._learner.advance(net, self._only_params(meta), state.fast, batch, kind, scalars)
+        return TaskState(fast, net.buffers)
+
+    def _network(self, buffers: Params, task: Episode) -> Network:
+        """The network that predicts for a task."""
+        seed = None if task.seeds is None else mix_seed(task.seeds, _PREDICTION)
+        return Network(self._learner.backbone, buffers, seed, training=self._training)
+
+    def _buffers_of(self, meta: Params) -> Params:
+        return {name: meta[name] for name in meta if name in self._buffers}
+
+    def _only_params(self, meta: Params) -> Params:
+        return {name: meta[name] for name in meta if name not in self._buffers} if self._buffers else meta
+
+    def _without_unused_seeds(self, episodes: Episode) -> Episode:
+        return episodes if self._learner.backbone.is_random else Episode(episodes.roles)
+
+    def _recomputes(self, stages: Sequence[Stage]) -> bool:
+        return self._memory == "flat" or (self._memory == "auto" and len(stages) > MAX_UNROLLED_STEPS)
 
 
 def _recompute_and_differentiate(
-    function: Callable[[Params, Fast, Any], Fast], meta: Params, fast: Fast, inputs: Any, cotangent: Cotangent
+    function: Callable[[Params, State, Any], State], meta: Params, state: State, inputs: Any, cotangent: Cotangent
 ) -> Cotangent:
-    """Vector-Jacobian product of `function` by (meta, fast), from a new forward pass."""
-    leaves, structure = _as_graph_leaves((meta, fast))
-    meta, fast = structure.rebuild(leaves)
+    """Vector-Jacobian product of `function` by (meta, state), from a new forward pass."""
+    leaves, structure = _as_graph_leaves((meta, state))
+    meta, state = structure.rebuild(leaves)
     with torch.enable_grad():
-        after = function(meta, fast, inputs)
+        after = function(meta, state, inputs)
     return derivatives(flatten(after)[0], leaves, cotangent)
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from distmeta.config import Conv4Config, RunConfig
+from distmeta.config import RunConfig, Term
 from distmeta.core.errors import UserError
 from distmeta.core.tensors import all_finite
-from distmeta.core.types import Params
+from distmeta.core.types import QUERY, Params
 from distmeta.methods.estimators import build_estimator
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners import build_learner
 from distmeta.methods.learners.base import Learner
+from distmeta.methods.objectives import find_objective
+from distmeta.methods.terms import OuterTerm
 from distmeta.models import build_backbone
+from distmeta.models.base import HEAD, Backbone
 from distmeta.tasks.base import TaskSignature
-
-TRANSDUCTIVE, INDUCTIVE = "transductive", "inductive"
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,32 @@ class Algorithm:
     Attributes:
         learner: How training tasks are adapted.
         estimator: How the outer signal is computed.
-        evaluators: Learners for evaluation tasks, by protocol: `transductive` (batch norm uses statistics of the query
-            batch) and `inductive` (of the support set). Networks without batch norm have only `inductive`.
+        terms: The outer loss.
+        evaluators: Learners for evaluation tasks, by protocol (`distmeta.models.base`), the preferred one first.
+        scored: What evaluation tasks are scored on.
     """
 
     learner: Learner
     estimator: Estimator
+    terms: tuple[OuterTerm, ...]
     evaluators: dict[str, Learner]
+    scored: tuple[OuterTerm, ...]
+
+    @property
+    def train_roles(self) -> tuple[str, ...]:
+        """Roles of training tasks that the method reads."""
+        adapts = any(term.at != "meta" for term in self.terms)
+        return _unique((*(self.learner.roles if adapts else ()), *(term.role for term in self.terms)))
+
+    @property
+    def eval_roles(self) -> tuple[str, ...]:
+        """Roles of evaluation tasks that the method reads."""
+        learners = self.evaluators.values()
+        return _unique((*(role for learner in learners for role in learner.roles), QUERY))
+
+    def roles(self, split: str) -> tuple[str, ...]:
+        """Roles that the method reads of tasks of a split."""
+        return self.train_roles if split == "train" else self.eval_roles
 
 
 def dtype_of(config: RunConfig) -> torch.dtype:
@@ -42,15 +63,28 @@ def dtype_of(config: RunConfig) -> torch.dtype:
 
 
 def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
-    """Build the learner, the estimator and the evaluators of a run.
+    """Build the parts of a run's method.
 
     Raises:
-        UserError: A parameter group or an objective is unknown, or the network does not fit the tasks.
+        UserError: A parameter group, a role, a head or an objective is unknown, or the parts do not fit the tasks.
     """
-    settings, dtype = config.algorithm, dtype_of(config)
-    train_backbone = build_backbone(config.model, tasks.input_shape, tasks.num_train_outputs, dtype)
-    learner = build_learner(settings.learner, train_backbone, tasks.objective, evaluating=False)
-    return Algorithm(learner, build_estimator(settings.estimator), build_evaluators(config, tasks))
+    settings, heads = config.algorithm, _train_heads(config, tasks)
+    backbone = build_backbone(config.model, tasks.input_shape, heads, dtype_of(config))
+    learner = build_learner(settings.learner, backbone, tasks.objective)
+    terms = tuple(_outer_term(term, i, tasks, backbone) for i, term in enumerate(settings.terms))
+    _check_terms(terms, learner)
+    return Algorithm(
+        learner,
+        build_estimator(settings.estimator),
+        terms,
+        build_evaluators(config, tasks),
+        scored_terms(tasks),
+    )
+
+
+def scored_terms(tasks: TaskSignature) -> tuple[OuterTerm, ...]:
+    """What evaluation tasks are scored on: the queries, by the tasks' own objective."""
+    return (OuterTerm(QUERY, find_objective(tasks.objective, "tasks")),)
 
 
 def check_params(config: RunConfig, tasks: TaskSignature, params: Params, where: str) -> None:
@@ -79,23 +113,68 @@ def check_params(config: RunConfig, tasks: TaskSignature, params: Params, where:
 
 
 def build_evaluators(config: RunConfig, tasks: TaskSignature) -> dict[str, Learner]:
-    """Build the learner of evaluation tasks under each protocol that the network supports."""
-    model = config.model
-    norms = {TRANSDUCTIVE: "batch", INDUCTIVE: "support"} if isinstance(model, Conv4Config) else {INDUCTIVE: None}
-    variants = {
-        protocol: model if norm is None else model.model_copy(update={"norm": norm}) for protocol, norm in norms.items()
-    }
+    """Build the learner of evaluation tasks under each protocol that the network can follow.
+
+    Raises:
+        UserError: It needs meta-parameters that are not trained.
+    """
+    settings = config.algorithm
+    backbone = build_backbone(config.model, tasks.input_shape, {HEAD: tasks.num_outputs}, dtype_of(config))
+    where = "algorithm.learner" if settings.evaluate.learner is None else "algorithm.evaluate.learner"
     return {
-        protocol: build_learner(
-            config.algorithm.learner,
-            build_backbone(variant, tasks.input_shape, tasks.num_outputs, dtype_of(config)),
-            tasks.objective,
-            evaluating=True,
-        )
-        for protocol, variant in variants.items()
+        protocol: build_learner(settings.evaluated_learner(), backbone.under(protocol), tasks.objective, where)
+        for protocol in backbone.protocols
     }
 
 
-def protocol_of(config: RunConfig) -> str:
+def protocol_of(algorithm: Algorithm) -> str:
     """The protocol of a run's headline score: the one that it trains under."""
-    return TRANSDUCTIVE if isinstance(config.model, Conv4Config) and config.model.norm == "batch" else INDUCTIVE
+    return algorithm.learner.backbone.protocol
+
+
+def _train_heads(config: RunConfig, tasks: TaskSignature) -> dict[str, int]:
+    """Numbers of outputs of the network's heads in training, by what goes through them."""
+    settings = config.algorithm
+    uses = [(f"algorithm.terms.{i}", term.head, term.role) for i, term in enumerate(settings.terms)]
+    heads: dict[str, tuple[int, str]] = {}
+    for where, head, role in uses:
+        outputs = _outputs(tasks, role, f"{where}.role")
+        before = heads.setdefault(head, (outputs, where))
+        if before[0] != outputs:
+            raise UserError(
+                f"role '{role}' needs {outputs} outputs, but head '{head}' has {before[0]} for {before[1]}",
+                where=f"{where}.head",
+                allowed="another head",
+            )
+    return {head: outputs for head, (outputs, _) in heads.items()} or {HEAD: tasks.num_outputs}
+
+
+def _outputs(tasks: TaskSignature, role: str, where: str) -> int:
+    if role not in tasks.train_outputs:
+        raise UserError(f"the tasks have no role '{role}'", where=where, allowed=", ".join(tasks.train_outputs))
+    return tasks.train_outputs[role]
+
+
+def _outer_term(term: Term, position: int, tasks: TaskSignature, backbone: Backbone) -> OuterTerm:
+    where = f"algorithm.terms.{position}"
+    objective = find_objective(term.objective or tasks.objective, f"{where}.objective")
+    return OuterTerm(term.role, objective, term.weight, term.at, term.head)
+
+
+def _check_terms(terms: Sequence[OuterTerm], learner: Learner) -> None:
+    """Check that what is scored without adaptation has a head of its own among the meta-parameters."""
+    names: Mapping[str, object] | None = None
+    for position, term in enumerate(terms):
+        if term.at != "meta":
+            continue
+        names = learner.init(0) if names is None else names
+        if not names.keys() >= set(learner.backbone.head_names(term.head)):
+            raise UserError(
+                f"'{term.role}' is scored without adaptation, but the learner has no head '{term.head}'",
+                where=f"algorithm.terms.{position}.at",
+                allowed="last, or a learner with a head (gradient)",
+            )
+
+
+def _unique(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))

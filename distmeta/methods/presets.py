@@ -12,9 +12,11 @@ from distmeta.config import (
     AlgorithmConfig,
     BackpropConfig,
     DisplacementConfig,
+    EvaluateConfig,
     GradientConfig,
     Phase,
     PrototypeConfig,
+    Term,
 )
 from distmeta.core.errors import UserError, nearest
 
@@ -24,13 +26,10 @@ def _gradient(
 ) -> AlgorithmConfig:
     return AlgorithmConfig(
         method=method,
-        learner=GradientConfig(phases=(phase,), eval_phases=_with_steps(phase, eval_steps), learned_lr=learned_lr),
+        learner=GradientConfig(phases=(phase,), learned_lr=learned_lr),
         estimator=BackpropConfig(order=order),
+        evaluate=EvaluateConfig(steps=eval_steps),
     )
-
-
-def _with_steps(phase: Phase, steps: int | None) -> tuple[Phase, ...] | None:
-    return None if steps is None else (phase.model_copy(update={"steps": steps}),)
 
 
 def maml(lr: float = 0.4, steps: int = 1, eval_steps: int | None = 3) -> AlgorithmConfig:
@@ -59,8 +58,12 @@ def reptile(lr: float = 1e-3, steps: int = 5, batch: int = 10, eval_steps: int =
     Use it with `tasks.train_shots = 10` and outer SGD with rate 1, annealed linearly to 0.
     """
     phase = Phase(lr=lr, steps=steps, batch=batch, optimizer="adam", beta1=0.0)
-    learner = GradientConfig(phases=(phase,), eval_phases=_with_steps(phase, eval_steps))
-    return AlgorithmConfig(method="reptile", learner=learner, estimator=DisplacementConfig())
+    return AlgorithmConfig(
+        method="reptile",
+        learner=GradientConfig(phases=(phase,)),
+        estimator=DisplacementConfig(),
+        evaluate=EvaluateConfig(steps=eval_steps),
+    )
 
 
 def protonet() -> AlgorithmConfig:
@@ -73,12 +76,17 @@ def pretrain(
 ) -> AlgorithmConfig:
     """Joint pre-training, then fine-tuning for each task: the transfer-learning baseline.
 
-    Use it with `tasks.joint = True`. Classification fine-tunes a head that starts from zeros (`groups=("all",)` moves
-    the body as well); regression (`fresh=False`) continues from the pre-trained network.
+    Classification trains on examples of all training classes together (role `source`), and fine-tunes a head that
+    starts from zeros (`groups=("all",)` moves the body as well). Regression (`fresh=False`) trains on the queries of
+    all tasks, and continues from the pre-trained network.
     """
     phase = Phase(groups=groups, lr=lr, steps=steps)
-    learner = GradientConfig(phases=(phase,), head="fresh" if fresh else "meta")
-    return AlgorithmConfig(method="pretrain", learner=learner, estimator=BackpropConfig())
+    return AlgorithmConfig(
+        method="pretrain",
+        learner=GradientConfig(phases=(phase,), head="fresh" if fresh else "meta"),
+        estimator=BackpropConfig(),
+        terms=(Term(role="source" if fresh else "query", at="meta"),),
+    )
 
 
 METHODS: dict[str, Callable[..., AlgorithmConfig]] = {

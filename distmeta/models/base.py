@@ -1,52 +1,102 @@
-"""Interface of backbone networks: pure functions of a flat mapping of parameters."""
+"""Interface of backbone networks: pure functions of a flat mapping of parameters.
+
+Everything else that a forward pass reads or leaves behind (running statistics, seeds of dropout, the outputs of layers)
+is in its `Frame`. `Network` makes the frames, so that learners need not.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from distmeta.core.types import Params
 
+HEAD = "head"
+TRANSDUCTIVE, INDUCTIVE = "transductive", "inductive"
+"""Protocols: whether the prediction for a query may depend on the other queries (batch norm by the query batch)."""
 
-class Backbone(ABC):
-    """A feature extractor (body) and a last linear layer (head).
 
-    Shapes: B examples, D features, O outputs.
+@dataclass
+class Frame:
+    """What one forward pass reads and records besides parameters and inputs.
 
     Attributes:
-        num_outputs: O.
+        training: Whether random layers draw and running statistics move.
+        context: [N, ...] examples (the support set) whose statistics inductive batch norm uses.
+        buffers: Running statistics; layers replace the entries that they move.
+        seed: int64 [], seed of the random layers.
+        taps: Outputs of layers by name, recorded by `tap`; None if nobody asks for them.
     """
 
-    num_outputs: int
+    training: bool = True
+    context: Tensor | None = None
+    buffers: Params = field(default_factory=dict)
+    seed: Tensor | None = None
+    taps: Params | None = None
+
+    def tap(self, name: str, x: Tensor) -> Tensor:
+        """Record the output of a layer; returns it."""
+        if self.taps is not None:
+            self.taps[name] = x
+        return x
+
+
+class Backbone(ABC):
+    """A feature extractor (body) and linear heads on its features.
+
+    Shapes: B examples, D features, O outputs of a head.
+
+    Attributes:
+        heads: Number of outputs by name of the head.
+        num_features: D.
+        protocols: The protocols that the network can follow, the preferred one first.
+        protocol: The one that it follows.
+        is_row_wise: Whether the output for an example depends on no other example of its batch.
+        is_random: Whether it draws random numbers (dropout), from the seeds of tasks.
+        limits: What cannot be done with it, and why: keys are `second_order`, `vmap` and `compile`.
+    """
+
+    heads: Mapping[str, int]
+    num_features: int
+    protocols: tuple[str, ...] = (INDUCTIVE,)
+    protocol: str = INDUCTIVE
+    is_row_wise: bool = True
+    is_random: bool = False
+    limits: Mapping[str, str] = {}
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of the head named `head`."""
+        return self.heads[HEAD]
 
     @abstractmethod
     def init(self, seed: int) -> Params:
         """Initial parameters, a pure function of the seed."""
 
+    def buffers(self) -> Params:
+        """Initial running statistics: tensors that forward passes move and gradients do not."""
+        return {}
+
+    def under(self, protocol: str) -> Backbone:
+        """The same network under one of its protocols."""
+        assert protocol in self.protocols, protocol
+        return self
+
     @abstractmethod
-    def features(self, params: Mapping[str, Tensor], inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        """Compute the features of the body.
+    def features(self, params: Mapping[str, Tensor], inputs: Tensor, frame: Frame) -> Tensor:
+        """Compute the features of the body: [B, ...] -> [B, D]."""
 
-        Args:
-            params: Parameters by name.
-            inputs: [B, ...] examples.
-            context: [N, ...] examples (the support set) whose statistics inductive batch norm uses; ignored by networks
-                without such a layer.
-
-        Returns:
-            [B, D].
-        """
-
-    def head(self, params: Mapping[str, Tensor], features: Tensor) -> Tensor:
-        """The last layer: [B, D] -> [B, O]."""
-        return features @ params["head.weight"].T + params["head.bias"]
-
-    def apply(self, params: Mapping[str, Tensor], inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        """Body and head: [B, ...] -> [B, O]."""
-        return self.head(params, self.features(params, inputs, context))
+    def head(self, params: Mapping[str, Tensor], features: Tensor, head: str = HEAD) -> Tensor:
+        """A last layer: [B, D] -> [B, O]."""
+        return features @ params[f"{head}.weight"].T + params[f"{head}.bias"]
 
     @abstractmethod
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """Parameter names by group: `all`, `body`, `head`, and groups of the network (`norm`, `block1`, ...)."""
+        """Parameter names by group: `all`, `body`, every head, and groups of the network (`norm`, `block1`, ...)."""
+
+    def head_names(self, head: str) -> tuple[str, ...]:
+        """Names of the parameters of a head."""
+        return (f"{head}.weight", f"{head}.bias")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -29,34 +30,40 @@ from distmeta.config.bounds import MAX_PARAMETERS
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix
 from distmeta.core.types import Params
-from distmeta.models.base import Backbone
+from distmeta.models.base import INDUCTIVE, TRANSDUCTIVE, Backbone, Frame
 from distmeta.models.convolution import conv3x3
+from distmeta.models.heads import init_heads, with_heads
 from distmeta.models.normalization import batch_norm, context_batch_norm
 
 NUM_BLOCKS = 4
 
 
 class Conv4(Backbone):
-    """Four convolutional blocks and a linear head.
+    """Four convolutional blocks and linear heads.
 
     Args:
         config: Number of filters, downsampling and norm.
         input_shape: (channels, height, width).
-        num_outputs: O.
+        heads: Number of outputs by name of the head.
         dtype: Type of the parameters.
 
     Raises:
         UserError: The input is not an image, or too small for four downsamplings.
     """
 
-    def __init__(self, config: Conv4Config, input_shape: tuple[int, ...], num_outputs: int, dtype: torch.dtype) -> None:
+    protocols = (TRANSDUCTIVE, INDUCTIVE)
+    is_row_wise = False
+
+    def __init__(
+        self, config: Conv4Config, input_shape: tuple[int, ...], heads: Mapping[str, int], dtype: torch.dtype
+    ) -> None:
         if len(input_shape) != 3:
             raise UserError(
                 f"conv4 takes images, but the inputs of the tasks have shape {input_shape}",
                 where="model.kind",
                 allowed="mlp, or tasks of images",
             )
-        self.num_outputs = num_outputs
+        self.heads = dict(heads)
         self._config, self._channels, self._dtype = config, input_shape[0], dtype
         side_h, side_w = input_shape[1:]
         for _ in range(NUM_BLOCKS):
@@ -68,13 +75,21 @@ class Conv4(Backbone):
                 where="model.downsample",
                 allowed="images of 16x16 pixels or more, or downsample 'stride'",
             )
-        self._num_features = config.filters * (1 if config.downsample == "stride" else side_h * side_w)
-        largest = max(self._num_features * num_outputs, config.filters * input_shape[0] * 9)
+        self.num_features = config.filters * (1 if config.downsample == "stride" else side_h * side_w)
+        largest = max(self.num_features * max(heads.values(), default=1), config.filters * input_shape[0] * 9)
         if largest > MAX_PARAMETERS:
             what = (
                 f"{config.filters} filters make a layer of {largest} parameters on inputs of shape {list(input_shape)}"
             )
             raise UserError(what, where="model.filters", allowed=f"at most {MAX_PARAMETERS} parameters")
+        self.protocol = TRANSDUCTIVE if config.norm == "batch" else INDUCTIVE
+        self._build = partial(Conv4, input_shape=input_shape, heads=heads, dtype=dtype)
+
+    @override
+    def under(self, protocol: str) -> Conv4:
+        """Transductive with the statistics of the batch, inductive with those of the support set."""
+        norm = {TRANSDUCTIVE: "batch", INDUCTIVE: "support"}[protocol]
+        return self._build(self._config.model_copy(update={"norm": norm}))
 
     @override
     def init(self, seed: int) -> Params:
@@ -94,18 +109,18 @@ class Conv4(Backbone):
             params[f"block{block}.norm.weight"] = torch.ones(filters, dtype=self._dtype)
             params[f"block{block}.norm.bias"] = torch.zeros(filters, dtype=self._dtype)
             channels = filters
-        params["head.weight"] = xavier(self.num_outputs, self._num_features)
-        params["head.bias"] = torch.zeros(self.num_outputs, dtype=self._dtype)
-        return params
+        return params | init_heads(self, seed, rng, self._dtype)
 
     @override
-    def features(self, params: Mapping[str, Tensor], inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, D]. With norm `support`, the statistics are those of `context` [N, C, H, W]."""
+    def features(self, params: Mapping[str, Tensor], inputs: Tensor, frame: Frame) -> Tensor:
+        """[B, C, H, W] -> [B, D]. With norm `support`, the statistics are those of the context [N, C, H, W]."""
+        context = frame.context
         inductive = context is not None and self._config.norm == "support"
         num_context = context.shape[0] if context is not None and inductive else inputs.shape[0]
         x = torch.cat((context, inputs)) if context is not None and inductive else inputs
         for block in range(1, NUM_BLOCKS + 1):
             x = self._block(params, f"block{block}", x, num_context)
+            frame.tap(f"block{block}", x[num_context:] if inductive else x)
         x = x[num_context:] if inductive else x
         return x.mean((2, 3)) if self._config.downsample == "stride" else x.flatten(1)
 
@@ -122,12 +137,10 @@ class Conv4(Backbone):
 
     @override
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """`all`, `body`, `head`, `norm` (scales and shifts) and `block1` .. `block4`."""
+        """`all`, `body`, every head, `norm` (scales and shifts) and `block1` .. `block4`."""
         parts = ("conv.weight", "conv.bias", "norm.weight", "norm.bias")
         blocks = {
             f"block{block}": tuple(f"block{block}.{part}" for part in parts) for block in range(1, NUM_BLOCKS + 1)
         }
-        body = tuple(name for names in blocks.values() for name in names)
-        head = ("head.weight", "head.bias")
-        norm = tuple(name for name in body if ".norm." in name)
-        return {"all": body + head, "body": body, "head": head, "norm": norm, **blocks}
+        norm = tuple(name for names in blocks.values() for name in names if ".norm." in name)
+        return with_heads(self, blocks, norm=norm)

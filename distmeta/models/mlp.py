@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -14,7 +15,8 @@ from distmeta.config.bounds import MAX_PARAMETERS
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix
 from distmeta.core.types import Params
-from distmeta.models.base import Backbone
+from distmeta.models.base import Backbone, Frame
+from distmeta.models.heads import init_heads, linear, with_heads
 
 
 class Mlp(Backbone):
@@ -23,49 +25,49 @@ class Mlp(Backbone):
     Args:
         config: Widths of the hidden layers.
         input_shape: Shape of one example, which is flattened.
-        num_outputs: O.
+        heads: Number of outputs by name of the head.
         dtype: Type of the parameters.
 
     Raises:
         UserError: The network would be too large.
     """
 
-    def __init__(self, config: MlpConfig, input_shape: tuple[int, ...], num_outputs: int, dtype: torch.dtype) -> None:
-        count = config.count_parameters(math.prod(input_shape), num_outputs)
+    def __init__(
+        self, config: MlpConfig, input_shape: tuple[int, ...], heads: Mapping[str, int], dtype: torch.dtype
+    ) -> None:
+        count = config.count_parameters(math.prod(input_shape), max(heads.values(), default=1))
         if count > MAX_PARAMETERS:
             what = f"{list(config.hidden)} makes {count} parameters on inputs of shape {list(input_shape)}"
             raise UserError(what, where="model.hidden", allowed=f"at most {MAX_PARAMETERS} parameters")
-        self.num_outputs = num_outputs
-        self._sizes = (math.prod(input_shape), *config.hidden, num_outputs)
+        self.heads = dict(heads)
+        self._sizes = (math.prod(input_shape), *config.hidden)
+        self.num_features = self._sizes[-1]
         self._dtype = dtype
 
     @override
     def init(self, seed: int) -> Params:
         """Weights uniform with variance 2 / (fan_in + fan_out) (Glorot & Bengio 2010), biases zero."""
         rng = torch.Generator().manual_seed(mix(seed, "mlp"))
+        sizes = itertools.pairwise(self._sizes)
+        layers = {f"block{layer}": size for layer, size in enumerate(sizes, start=1)}
         params: Params = {}
-        for layer, (fan_in, fan_out) in enumerate(zip(self._sizes[:-1], self._sizes[1:], strict=True), start=1):
-            name = "head" if layer == len(self._sizes) - 1 else f"block{layer}"
-            bound = math.sqrt(6.0 / (fan_in + fan_out))
-            weight = torch.rand(fan_out, fan_in, generator=rng, dtype=torch.float64) * 2 - 1
-            params[f"{name}.weight"] = (weight * bound).to(self._dtype)
-            params[f"{name}.bias"] = torch.zeros(fan_out, dtype=self._dtype)
-        return params
+        for name, (fan_in, fan_out) in layers.items():
+            params |= linear(name, fan_in, fan_out, rng, self._dtype)
+        return params | init_heads(self, seed, rng, self._dtype)
 
     @override
-    def features(self, params: Mapping[str, Tensor], inputs: Tensor, context: Tensor | None = None) -> Tensor:
+    def features(self, params: Mapping[str, Tensor], inputs: Tensor, frame: Frame) -> Tensor:
         """[B, ...] -> [B, last hidden width]."""
         x = inputs.flatten(1)
-        for layer in range(1, len(self._sizes) - 1):
+        for layer in range(1, len(self._sizes)):
             x = torch.relu(x @ params[f"block{layer}.weight"].T + params[f"block{layer}.bias"])
+            x = frame.tap(f"block{layer}", x)
         return x
 
     @override
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """`all`, `body`, `head` and each `blockL`."""
+        """`all`, `body`, every head and each `blockL`."""
         blocks = {
-            f"block{layer}": (f"block{layer}.weight", f"block{layer}.bias") for layer in range(1, len(self._sizes) - 1)
+            f"block{layer}": (f"block{layer}.weight", f"block{layer}.bias") for layer in range(1, len(self._sizes))
         }
-        body = tuple(name for block in blocks.values() for name in block)
-        head = ("head.weight", "head.bias")
-        return {"all": body + head, "body": body, "head": head, **blocks}
+        return with_heads(self, blocks)

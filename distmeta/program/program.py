@@ -8,19 +8,20 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from distmeta.config import CheckpointConfig, EngineConfig, RunConfig, TrackingConfig
-from distmeta.core.types import Episode, Params, Report, Shard, Snapshot, Work
+from distmeta.core.types import Episode, Params, Report, Shard, Snapshot, TaskSpec, Work
 from distmeta.engine.auto import Choice, choose_by_shapes
 from distmeta.engine.engine import Engine
 from distmeta.engine.lanes import Lanes, lanes_for
 from distmeta.engine.measured import choose_by_time
 from distmeta.engine.precision import check_policy
 from distmeta.methods.build import build_algorithm, dtype_of
-from distmeta.program.scoring import ShardScores, score_shard
+from distmeta.methods.estimators.base import Moment
+from distmeta.program.scoring import Scorer, ShardScores
 from distmeta.tasks import build_source
 from distmeta.tasks.prefetch import Prefetcher
 
@@ -40,8 +41,9 @@ class Request:
         engine: Engine settings.
         version: Version of the snapshot.
         shard: Index of the shard.
-        meta: Meta-parameters, on this worker's device.
+        meta: Meta-parameters and running statistics, on this worker's device.
         episodes: T tasks, on this worker's device.
+        moment: What else an estimate depends on.
     """
 
     engine: EngineConfig
@@ -49,6 +51,7 @@ class Request:
     shard: int
     meta: Params
     episodes: Episode
+    moment: Moment
 
 
 class MetaProgram:
@@ -67,10 +70,15 @@ class MetaProgram:
         self.source = build_source(config.tasks, config.seed, dtype_of(config))
         self.algorithm = build_algorithm(config, self.source.signature)
         self._engines: dict[EngineConfig, Engine] = {}
+        self._scorers: dict[EngineConfig, Scorer] = {}
         self._lanes = Lanes(lanes_of(config))
-        self._prefetcher = Prefetcher(self.source, pinned=config.runtime.device != "cpu")
+        self._prefetcher = Prefetcher(self.episodes, pinned=config.runtime.device != "cpu")
         self._timing = {"data_wait_s": 0.0, "compute_s": 0.0}
         self._on_device: tuple[Snapshot, Params] | None = None  # the last snapshot and its copy on the device
+
+    def episodes(self, specs: Sequence[TaskSpec]) -> Episode:
+        """Build tasks of one split with the roles that the method reads."""
+        return self.source.episodes(specs, self.algorithm.roles(specs[0].split))
 
     def prepare(self, work: Work, shard: Shard) -> None:
         """Start making the shard's episodes on a background thread."""
@@ -83,16 +91,19 @@ class MetaProgram:
         meta, device = self._to_device(snapshot), self._config.runtime.device
         episodes = episodes if device == "cpu" else episodes.map(lambda tensor: tensor.to(device, non_blocking=True))
         engine = work.engine if isinstance(work.engine, EngineConfig) else self._config.engine
-        value = HANDLERS[work.name](self, Request(engine, snapshot.version, shard.index, meta, episodes))
+        moment = Moment(snapshot.version, episodes.seeds, self._moved(shard.carry), self._moved(snapshot.extra))
+        value = HANDLERS[work.name](self, Request(engine, snapshot.version, shard.index, meta, episodes, moment))
         self._timing = {"data_wait_s": wait_s, "compute_s": time.perf_counter() - started}
         return value
 
     def update(self, request: Request) -> Report:
         engine = self._engine(request.engine)
-        return Report(request.version, request.shard, engine.update(request.meta, request.episodes))
+        update, carry = engine.update(request.meta, request.episodes, request.moment)
+        carries = {request.shard: {name: tensor.cpu() for name, tensor in carry.items()}} if carry else {}
+        return Report(request.version, request.shard, update, carries=carries)
 
     def evaluate(self, request: Request) -> ShardScores:
-        return score_shard(self.algorithm.evaluators, request.meta, request.episodes, request.engine, self._lanes)
+        return self._scorer(request.engine).score(request.meta, request.episodes)
 
     def choose(self, request: Request) -> Choice:
         """Time the engine's strategies on this shard and choose one for the whole run."""
@@ -103,6 +114,7 @@ class MetaProgram:
         return choose_by_time(
             algorithm.learner,
             algorithm.estimator,
+            algorithm.terms,
             request.engine,
             lanes_of(config),
             request.meta,
@@ -114,9 +126,8 @@ class MetaProgram:
 
     def choose_by_shapes(self) -> Choice:
         """Choose the engine's strategy by the network and the shapes of a training task, without computing it."""
-        algorithm, engine = self.algorithm, self._config.engine
-        episodes = self.source.episodes(self.source.specs("train", 0, 1))
-        return choose_by_shapes(algorithm.learner, engine, algorithm.learner.init(self._config.seed), episodes)
+        episodes = self.episodes(self.source.specs("train", 0, 1))
+        return choose_by_shapes(self._config.engine, self.algorithm.learner.init(self._config.seed), episodes)
 
     def timing(self) -> Mapping[str, float]:
         """Seconds of the last `run`: `data_wait_s`, `compute_s`."""
@@ -132,16 +143,24 @@ class MetaProgram:
     def _engine(self, config: EngineConfig) -> Engine:
         if config not in self._engines:
             algorithm = self.algorithm
-            self._engines[config] = Engine(algorithm.learner, algorithm.estimator, config, lanes_of(self._config))
+            lanes = lanes_of(self._config)
+            self._engines[config] = Engine(algorithm.learner, algorithm.estimator, algorithm.terms, config, lanes)
         return self._engines[config]
 
+    def _scorer(self, config: EngineConfig) -> Scorer:
+        if config not in self._scorers:
+            algorithm = self.algorithm
+            self._scorers[config] = Scorer(algorithm.evaluators, algorithm.scored, config, self._lanes)
+        return self._scorers[config]
+
     def _to_device(self, snapshot: Snapshot) -> Params:
-        device = self._config.runtime.device
-        if device == "cpu":
-            return snapshot.params
         if self._on_device is None or self._on_device[0] is not snapshot:
-            self._on_device = snapshot, {name: tensor.to(device) for name, tensor in snapshot.params.items()}
+            self._on_device = snapshot, self._moved({**snapshot.params, **snapshot.buffers})
         return self._on_device[1]
+
+    def _moved(self, tensors: Params) -> Params:
+        device = self._config.runtime.device
+        return tensors if device == "cpu" else {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 HANDLERS: dict[str, Callable[[MetaProgram, Request], Any]] = {

@@ -9,6 +9,7 @@ Shapes: T tasks, P points (numbers of inner steps after which the query set is s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,13 @@ import torch
 
 from distmeta.config import EngineConfig
 from distmeta.core.types import Episode, Params
-from distmeta.engine.engine import chunk_of, chunks, lift_of
+from distmeta.engine.engine import chunk_of, chunks, is_compiled, make_ops
+from distmeta.engine.graphs.compiled import canonical
 from distmeta.engine.lanes import Lanes
-from distmeta.engine.lifts import LIFTS
-from distmeta.methods.estimators.outer_loss import outer_loss
+from distmeta.engine.ops import EagerOps
+from distmeta.engine.precision import library_precision, products
 from distmeta.methods.learners.base import Learner
+from distmeta.methods.terms import Metrics, OuterTerm
 
 Curve = npt.NDArray[np.float64]
 
@@ -81,37 +84,55 @@ def scored_points(num_steps: int) -> tuple[int, ...]:
     return tuple(sorted({k for k in (*range(11), *spaced) if k < num_steps} | {0, num_steps}))
 
 
-def score_shard(
-    evaluators: Mapping[str, Learner], meta: Params, episodes: Episode, config: EngineConfig, lanes: Lanes
-) -> ShardScores:
-    """Adapt to every task of a shard and score its query set at every point.
+class Scorer:
+    """Adapts to every task of a shard and scores its query set at every point.
 
     Args:
         evaluators: Learners by protocol.
-        meta: Meta-parameters.
-        episodes: T tasks.
-        config: Chunk size and lift (`loop` or `vmap`); scoring is never compiled.
+        terms: What is scored.
+        config: Strategy, chunk and products of the engine, which scores as it trains.
         lanes: Threads that compute chunks.
     """
-    scores: dict[str, dict[str, Curve]] = {}
-    points: dict[str, tuple[int, ...]] = {}
-    for protocol, learner in evaluators.items():
-        steps = points[protocol] = scored_points(learner.num_steps)
 
-        def score_task(
-            episode: Episode, learner: Learner = learner, steps: tuple[int, ...] = steps
-        ) -> dict[str, torch.Tensor]:
-            """Metrics [P] of one task."""
-            states = (fast for k, fast in learner.walk(meta, episode.support) if k in steps)
-            curve = [outer_loss(learner, meta, fast, episode)[1] for fast in states]
-            return {name: torch.stack([metrics[name] for metrics in curve]) for name in curve[0]}
+    def __init__(
+        self, evaluators: Mapping[str, Learner], terms: Sequence[OuterTerm], config: EngineConfig, lanes: Lanes
+    ) -> None:
+        self._config, self._lanes = config, lanes
+        self._ops = {name: make_ops(learner, terms, config, lanes.count) for name, learner in evaluators.items()}
+        self._prepared: set[tuple[object, ...]] = set()
 
-        score_chunk = torch.no_grad()(LIFTS[lift_of(config.strategy)](score_task))
-        parts = lanes.map(score_chunk, chunks(episodes, chunk_of(config)))
-        scores[protocol] = {
-            name: np.concatenate([part[name].double().cpu().numpy() for part in parts]) for name in parts[0]
-        }
-    return ShardScores(points, scores)
+    def score(self, meta: Params, episodes: Episode) -> ShardScores:
+        """Score T tasks with meta-parameters and running statistics."""
+        if is_compiled(self._config):
+            meta, episodes = canonical(meta), episodes.map(lambda tensor: tensor.contiguous())
+        scores: dict[str, dict[str, Curve]] = {}
+        points: dict[str, tuple[int, ...]] = {}
+        with library_precision(self._config.matmul):
+            for protocol, ops in self._ops.items():
+                points[protocol] = scored_points(ops.num_steps(episodes))
+                parts = self._score_chunks(protocol, meta, list(chunks(episodes, chunk_of(self._config))))
+                scores[protocol] = {
+                    name: np.concatenate([part[name].double().cpu().numpy() for part in parts]) for name in parts[0]
+                }
+        return ShardScores(points, scores)
+
+    def _score_chunks(self, protocol: str, meta: Params, parts: list[Episode]) -> list[Metrics]:
+        ops = self._ops[protocol]
+        for part in parts if is_compiled(self._config) else ():  # tracing is not thread-safe: before the lanes start
+            key = (protocol, part.form, *(tensor.shape for tensor in part.tensors()))
+            if key not in self._prepared:
+                self._score_chunk(ops, meta, part)
+                self._prepared.add(key)
+        return self._lanes.map(lambda part: self._score_chunk(ops, meta, part), parts)
+
+    def _score_chunk(self, ops: EagerOps, meta: Params, part: Episode) -> Metrics:
+        """Metrics [T, P] of a chunk."""
+        points, curve = scored_points(ops.num_steps(part)), []
+        with nullcontext() if is_compiled(self._config) else products(self._config.matmul):
+            for visit in ops.walk(meta, part, marks=points):
+                if visit.k in points:
+                    curve.append(ops.score(meta, visit.state, part).metrics)
+        return {name: torch.stack([metrics[name] for metrics in curve], 1) for name in curve[0]}
 
 
 def summarise(shards: Sequence[ShardScores]) -> list[Score]:

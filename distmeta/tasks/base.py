@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from distmeta.core.seeding import mix
-from distmeta.core.types import Episode, Shard, TaskSpec
+import numpy as np
+import torch
+
+from distmeta.core.seeding import Uint64, mix
+from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, Shard, TaskSpec
 
 SPLITS = ("train", "val", "test")
 
@@ -19,13 +22,13 @@ class TaskSignature:
     Attributes:
         input_shape: Shape of one example, e.g. (1, 28, 28).
         num_outputs: Outputs of an adapted learner (the number of ways; 1 for scalar regression).
-        num_train_outputs: Outputs during training: the number of training classes in joint training, or `train_way`.
+        train_outputs: Outputs that each role of training tasks needs, by role: `train_way`, or all training classes.
         objective: Name of the tasks' loss (`cross_entropy`, `mse`).
     """
 
     input_shape: tuple[int, ...]
     num_outputs: int
-    num_train_outputs: int
+    train_outputs: dict[str, int]
     objective: str
 
 
@@ -35,20 +38,20 @@ class TaskSource(ABC):
     Attributes:
         input_shape: Shape of one example.
         num_outputs: Outputs that an adapted learner needs.
-        num_train_outputs: The same during training.
+        train_outputs: Outputs that each role of training tasks needs, by role: the roles that there are.
         objective: Name of the tasks' own loss.
         seed: The run's seed.
     """
 
     input_shape: tuple[int, ...]
     num_outputs: int
-    num_train_outputs: int
+    train_outputs: Mapping[str, int]
     objective: str
     seed: int
 
     @property
     def signature(self) -> TaskSignature:
-        return TaskSignature(self.input_shape, self.num_outputs, self.num_train_outputs, self.objective)
+        return TaskSignature(self.input_shape, self.num_outputs, dict(self.train_outputs), self.objective)
 
     def specs(self, split: str, step: int, count: int) -> tuple[TaskSpec, ...]:
         """Specs of the `count` tasks of a step: a pure function of (seed, split, step, index)."""
@@ -60,10 +63,36 @@ class TaskSource(ABC):
         starts = range(0, count, shard_size)
         return tuple(Shard(index, specs[start : start + shard_size]) for index, start in enumerate(starts))
 
-    @abstractmethod
-    def episodes(self, specs: Sequence[TaskSpec]) -> Episode:
+    def episodes(self, specs: Sequence[TaskSpec], roles: Sequence[str] = (SUPPORT, QUERY)) -> Episode:
         """Build the tasks as one episode whose tensors have a leading axis T = len(specs).
 
         Support rows are in random order, so that consecutive rows can serve as inner mini-batches. A task depends on
         its own spec alone, not on the others in the call.
+
+        Args:
+            specs: T tasks of one split.
+            roles: The roles to build.
+
+        Raises:
+            ValueError: No specs, or specs of more than one split.
+            UserError: Tasks of this split have no such role.
+        """
+        splits = {spec.split for spec in specs}
+        if len(splits) != 1:
+            raise ValueError(f"one split is needed to make episodes together, not {sorted(splits)}")
+        seeds = np.array([spec.seed for spec in specs], dtype=np.uint64)
+        batches = self.batches(splits.pop(), seeds, roles)
+        return Episode({role: batches[role] for role in roles}, torch.from_numpy(seeds.astype(np.int64)))
+
+    @abstractmethod
+    def batches(self, split: str, seeds: Uint64, roles: Sequence[str]) -> Mapping[str, Batch]:
+        """Build the examples of T tasks.
+
+        Args:
+            split: `train`, `val` or `test`.
+            seeds: [T] seeds, one for each task: all its random draws depend on its seed alone.
+            roles: The roles to build.
+
+        Returns:
+            Examples by role, [T, B, ...] each.
         """

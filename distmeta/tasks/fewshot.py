@@ -9,7 +9,7 @@ Shapes: T tasks, W ways, K shots, Q queries per class, E = K + Q, N = W * K supp
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from typing_extensions import override
 from distmeta.config.tasks import GlyphTasks, StoreTasks
 from distmeta.core import seeding
 from distmeta.core.seeding import Uint64
-from distmeta.core.types import Batch, Episode, TaskSpec, Term
+from distmeta.core.types import QUERY, SOURCE, SUPPORT, Batch
 from distmeta.tasks.base import TaskSource
 
 Ids = npt.NDArray[Any]
@@ -35,7 +35,7 @@ class FewShotSource(TaskSource):
         seed: The run's seed.
         dtype: Type of the images, float32 or float64.
         input_shape: (channels, height, width).
-        num_joint_classes: Number of outputs in joint training: the classes of the training split.
+        num_source_classes: Outputs of role `source`: the classes of the training split.
     """
 
     objective = "cross_entropy"
@@ -46,43 +46,42 @@ class FewShotSource(TaskSource):
         seed: int,
         dtype: torch.dtype,
         input_shape: tuple[int, ...],
-        num_joint_classes: int,
+        num_source_classes: int,
     ) -> None:
         self.seed = seed
         self.input_shape = input_shape
         self.num_outputs = config.way
-        self.num_train_outputs = num_joint_classes if config.joint else (config.train_way or config.way)
+        way = config.train_way or config.way
+        self.train_outputs = {SUPPORT: way, QUERY: way, SOURCE: num_source_classes}
         self._config = config
         self._dtype = _NUMPY_DTYPES[dtype]
 
     @override
-    def episodes(self, specs: Sequence[TaskSpec]) -> Episode:
-        split, seeds = split_and_seeds(specs)
-        if self._config.joint and split == "train":
-            return self._joint_episode(seeds)
+    def batches(self, split: str, seeds: Uint64, roles: Sequence[str]) -> Mapping[str, Batch]:
+        batches = {SOURCE: self._source(seeds)} if SOURCE in roles else {}
+        return batches if set(roles) == {SOURCE} else batches | self._episodes(split, seeds, roles)
+
+    def _episodes(self, split: str, seeds: Uint64, roles: Sequence[str]) -> dict[str, Batch]:
+        """Support and query sets of tasks of their own classes."""
         way, shots, queries = task_size(self._config, split)
         classes, examples = self._choose(split, seeds, way, shots + queries)
         labels = np.broadcast_to(np.arange(way)[:, None], (len(seeds), way, shots + queries))
-        order = seeding.choice(seeds, "support order", way * shots, way * shots)
-
-        def role(values: Ids, first: int, last: int) -> Ids:
-            return values[:, :, first:last].reshape(len(seeds), -1)
-
-        def support(values: Ids) -> Ids:
-            return np.take_along_axis(role(values, 0, shots), order, axis=1)
-
         every_class = np.broadcast_to(classes[:, :, None], examples.shape)
-        return Episode(
-            self._batch(support(every_class), support(examples), support(labels)),
-            (Term(self._batch(*(role(values, shots, shots + queries) for values in (every_class, examples, labels)))),),
-        )
+        columns = (every_class, examples, labels)
+        batches = {}
+        if SUPPORT in roles:
+            order = seeding.choice(seeds, "support order", way * shots, way * shots)
+            rows = (values[:, :, :shots].reshape(len(seeds), -1) for values in columns)
+            batches[SUPPORT] = self._batch(*(np.take_along_axis(values, order, axis=1) for values in rows))
+        if QUERY in roles:
+            batches[QUERY] = self._batch(*(values[:, :, shots:].reshape(len(seeds), -1) for values in columns))
+        return batches
 
-    def _joint_episode(self, seeds: Uint64) -> Episode:
-        """Random images of all training classes with their global labels; the support is a placeholder of one row."""
+    def _source(self, seeds: Uint64) -> Batch:
+        """Random images of all training classes with their global labels, as many as a training task has queries."""
         way, _, queries = task_size(self._config, "train")
-        labels, classes, examples = self._choose_joint(seeds, way * queries)
-        batch = self._batch(classes, examples, labels)
-        return Episode(batch.map(lambda tensor: tensor[:, :1].contiguous()), (Term(batch, adapted=False),))
+        labels, classes, examples = self._choose_source(seeds, way * queries)
+        return self._batch(classes, examples, labels)
 
     def _batch(self, classes: Ids, examples: Ids, labels: Ids) -> Batch:
         images = self._images(classes, examples)
@@ -93,7 +92,7 @@ class FewShotSource(TaskSource):
         """Choose distinct classes [T, W] of a split, and distinct examples [T, W, E] of each."""
 
     @abstractmethod
-    def _choose_joint(self, seeds: Uint64, count: int) -> tuple[Ids, Ids, Ids]:
+    def _choose_source(self, seeds: Uint64, count: int) -> tuple[Ids, Ids, Ids]:
         """Choose labels, classes and examples, each [T, count], from all training classes."""
 
     @abstractmethod
@@ -106,15 +105,3 @@ def task_size(config: StoreTasks | GlyphTasks, split: str) -> tuple[int, int, in
     if split == "train":
         return config.train_way or config.way, config.train_shots or config.shots, config.queries
     return config.way, config.shots, config.eval_queries
-
-
-def split_and_seeds(specs: Sequence[TaskSpec]) -> tuple[str, Uint64]:
-    """The common split of all specs, and their seeds [T].
-
-    Raises:
-        ValueError: No specs, or specs of more than one split.
-    """
-    splits = {spec.split for spec in specs}
-    if len(splits) != 1:
-        raise ValueError(f"one split is needed to make episodes together, not {sorted(splits)}")
-    return splits.pop(), np.array([spec.seed for spec in specs], dtype=np.uint64)

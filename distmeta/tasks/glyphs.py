@@ -3,8 +3,8 @@
 The last two bits of a 62-bit class seed are the split, so that splits have no class in common. Classes of a task are
 drawn independently; two are equal with a probability of about 2^-60.
 
-Joint training needs a fixed set of classes: it uses the same 256 training characters in every run. Other training tasks
-draw from all 2^60 characters.
+Role `source` needs a fixed set of classes: it has the same 256 training characters in every run. Training tasks draw
+from all 2^60 characters.
 
 Shapes: T tasks, W ways, E examples of a class, N examples of one role, H side of the images.
 """
@@ -25,7 +25,7 @@ from distmeta.tasks.base import SPLITS
 from distmeta.tasks.drawing import draw
 from distmeta.tasks.fewshot import FewShotSource, Ids
 
-JOINT_CLASSES = 256
+SOURCE_CLASSES = 256
 
 
 class GlyphSource(FewShotSource):
@@ -40,8 +40,8 @@ class GlyphSource(FewShotSource):
     def __init__(self, config: GlyphTasks, seed: int, dtype: torch.dtype) -> None:
         self._size = config.size
         self._jitter = config.jitter
-        self._joint_classes = class_seeds("train", np.zeros(1, dtype=np.uint64), JOINT_CLASSES)[0]
-        super().__init__(config, seed, dtype, (1, config.size, config.size), JOINT_CLASSES)
+        self._source_classes = class_seeds("train", np.zeros(1, dtype=np.uint64), SOURCE_CLASSES)[0]
+        super().__init__(config, seed, dtype, (1, config.size, config.size), SOURCE_CLASSES)
 
     @override
     def _choose(self, split: str, seeds: Uint64, way: int, count: int) -> tuple[Ids, Ids]:
@@ -49,9 +49,9 @@ class GlyphSource(FewShotSource):
         return class_seeds(split, seeds, way), drawers
 
     @override
-    def _choose_joint(self, seeds: Uint64, count: int) -> tuple[Ids, Ids, Ids]:
-        labels = (seeding.uniform(seeds, "joint", count) * JOINT_CLASSES).astype(np.int64)
-        return labels, self._joint_classes[labels], seeding.bits(seeds, "drawers", count)
+    def _choose_source(self, seeds: Uint64, count: int) -> tuple[Ids, Ids, Ids]:
+        labels = (seeding.uniform(seeds, "joint", count) * SOURCE_CLASSES).astype(np.int64)
+        return labels, self._source_classes[labels], seeding.bits(seeds, "drawers", count)
 
     @override
     def _images(self, classes: Ids, examples: Ids) -> npt.NDArray[Any]:

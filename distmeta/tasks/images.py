@@ -19,6 +19,7 @@ from distmeta.config.tasks import GlyphTasks, StoreTasks
 from distmeta.core import seeding
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64
+from distmeta.core.types import SOURCE
 from distmeta.data.store import ClassStore, require_examples
 from distmeta.tasks.base import SPLITS
 from distmeta.tasks.fewshot import FewShotSource, Ids, task_size
@@ -58,15 +59,14 @@ class StoreSource(FewShotSource):
         indices = self._splits.setdefault(split, np.zeros(0, dtype=np.int64))
         if not len(indices) and split != "train":
             return
-        joint = config.joint and split == "train"
-        if not joint or not len(indices):
+        if len(indices):
             self._check_way(config, split, way)
         names = self._store.class_names
         sizes = np.diff(self._store.class_offsets)[indices]
         require_examples(
             [names[index] for index in indices],
             sizes.tolist(),
-            1 if joint else shots + queries,
+            shots + queries,
             f"tasks: {shots} shots and {queries} queries of data '{self._store.name}', split '{split}'",
         )
 
@@ -91,10 +91,10 @@ class StoreSource(FewShotSource):
         return classes, first[position][:, :, None] + picked
 
     @override
-    def _choose_joint(self, seeds: Uint64, count: int) -> tuple[Ids, Ids, Ids]:
+    def _choose_source(self, seeds: Uint64, count: int) -> tuple[Ids, Ids, Ids]:
         first, sizes = self._rows(self._splits["train"])
         class_draw, row_draw = seeding.uniform(seeds, "joint", 2 * count).reshape(len(seeds), 2, count).swapaxes(0, 1)
-        classes = (class_draw * self.num_train_outputs).astype(np.int64)
+        classes = (class_draw * self.train_outputs[SOURCE]).astype(np.int64)
         position = classes // self._turns
         return classes, classes, first[position] + (row_draw * sizes[position]).astype(np.int64)
 

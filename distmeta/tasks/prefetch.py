@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 
 from distmeta.core.types import Episode, Shard, TaskSpec
-from distmeta.tasks.base import TaskSource
 
 MAX_AHEAD = 2
 
@@ -20,12 +20,12 @@ class Prefetcher:
     another worker computes it) does not block the queue.
 
     Args:
-        source: Task source; `episodes` is called from the background thread and from the caller's.
+        build: Builds the episodes of tasks; called from the background thread and from the caller's.
         pinned: Move the episodes to pinned memory, so that copies to a GPU are asynchronous.
     """
 
-    def __init__(self, source: TaskSource, *, pinned: bool = False) -> None:
-        self._source, self._pinned = source, pinned
+    def __init__(self, build: Callable[[Sequence[TaskSpec]], Episode], *, pinned: bool = False) -> None:
+        self._episodes, self._pinned = build, pinned
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
         self._ahead: OrderedDict[tuple[TaskSpec, ...], Future[Episode]] = OrderedDict()
         self._lock = Lock()
@@ -54,7 +54,7 @@ class Prefetcher:
         return episode, time.perf_counter() - start_s
 
     def _build(self, specs: tuple[TaskSpec, ...]) -> Episode:
-        episode = self._source.episodes(specs)
+        episode = self._episodes(specs)
         return episode.map(lambda tensor: tensor.pin_memory()) if self._pinned else episode
 
     def close(self) -> None:

@@ -10,7 +10,8 @@ Shapes: T tasks, N points of one role.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,8 @@ from distmeta.config.tasks import SinusoidTasks
 from distmeta.core import seeding
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64
-from distmeta.core.types import Batch, Episode, TaskSpec, Term
+from distmeta.core.types import QUERY, SUPPORT, Batch
 from distmeta.tasks.base import TaskSource
-from distmeta.tasks.fewshot import split_and_seeds
 
 Floats = npt.NDArray[np.float64]
 
@@ -42,7 +42,7 @@ class SinusoidSource(TaskSource):
 
     input_shape = (1,)
     num_outputs = 1
-    num_train_outputs = 1
+    train_outputs = MappingProxyType({SUPPORT: 1, QUERY: 1})
     objective = "mse"
 
     def __init__(self, config: SinusoidTasks, seed: int, dtype: torch.dtype) -> None:
@@ -54,13 +54,11 @@ class SinusoidSource(TaskSource):
         self._dtype = dtype
 
     @override
-    def episodes(self, specs: Sequence[TaskSpec]) -> Episode:
-        split, seeds = split_and_seeds(specs)
+    def batches(self, split: str, seeds: Uint64, roles: Sequence[str]) -> Mapping[str, Batch]:
         amplitude, phase = waves(self._config, seeds)
         queries = self._config.queries if split == "train" else self._config.eval_queries
-        support = self._points(seeds, "support", self._config.shots, amplitude, phase)
-        query = self._points(seeds, "query", queries, amplitude, phase)
-        return Episode(support, (Term(query, objective="mse", adapted=not (self._config.joint and split == "train")),))
+        counts = {SUPPORT: self._config.shots, QUERY: queries}
+        return {role: self._points(seeds, role, counts[role], amplitude, phase) for role in roles}
 
     def _points(self, seeds: Uint64, role: str, count: int, amplitude: Floats, phase: Floats) -> Batch:
         low, high = self._config.inputs

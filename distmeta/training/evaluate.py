@@ -98,7 +98,7 @@ def evaluate(
     finally:
         executor.close()
         program.close()
-    return EvaluationResult(checkpoint.path, checkpoint.step, split, protocol_of(config), tuple(scores))
+    return EvaluationResult(checkpoint.path, checkpoint.step, split, protocol_of(program.algorithm), tuple(scores))
 
 
 def evaluate_shards(

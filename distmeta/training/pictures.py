@@ -10,7 +10,8 @@ from pathlib import Path
 import fsspec
 import torch
 
-from distmeta.core.types import Batch, Episode, Params
+from distmeta.core.types import QUERY, SUPPORT, Episode, Params
+from distmeta.engine.engine import one_by_one
 from distmeta.methods.learners.base import Learner
 from distmeta.program.program import MetaProgram
 from distmeta.program.scoring import Score
@@ -44,7 +45,7 @@ def keep_pictures(
         if scores:
             pictures.append(_draw_curve(target / "adaptation_curve.png", scores))
         source = program.source
-        episode = source.episodes(source.specs("test", 0, NUM_SAMPLES))
+        episode = program.episodes(source.specs("test", 0, NUM_SAMPLES))
         learner = program.algorithm.evaluators[protocol]
         draw = _draw_images if source.objective == "cross_entropy" else _draw_fits
         pictures.append(draw(target / "sample_tasks.png", learner, params, episode))
@@ -79,14 +80,12 @@ def _draw_curve(path: Path, scores: Sequence[Score]) -> Path:
 
 
 def _draw_images(path: Path, learner: Learner, params: Params, episode: Episode) -> Path:
-    batch = episode.query[0].batch
+    batch, ops = episode.query, one_by_one(learner)
     assert episode.support.targets is not None and batch.targets is not None
     predictions = []
-    with torch.no_grad():
-        for task in _tasks(episode):
-            fast = learner.adapt(params, task.support)
-            outputs = learner.predict(params, fast, task.support, task.query[0].batch.inputs)
-            predictions.append(outputs.argmax(-1))
+    for task in _tasks(episode):
+        outputs = ops.predict(params, ops.adapt(params, task), task, task.query.inputs)[0]
+        predictions.append(outputs.argmax(-1))
     plots.sample_tasks(
         path,
         support_images=episode.support.inputs.numpy(),
@@ -102,11 +101,10 @@ def _draw_fits(path: Path, learner: Learner, params: Params, episode: Episode) -
     """Regression from one number to one number: the true curve, and fits before and after adaptation."""
     fits = []
     for task in _tasks(episode):
-        support, query = task.support, task.query[0].batch
+        support, query = (task[role].map(lambda tensor: tensor[0]) for role in (SUPPORT, QUERY))
         assert support.targets is not None and query.targets is not None
         grid, order = query.inputs.sort(dim=0)
-        with torch.no_grad():
-            predictions = _predictions(learner, params, support, grid)
+        predictions = _predictions(learner, params, task, grid)
         fits.append(
             plots.Fit(
                 support=(support.inputs[:, 0].numpy(), support.targets[:, 0].numpy()),
@@ -120,13 +118,14 @@ def _draw_fits(path: Path, learner: Learner, params: Params, episode: Episode) -
 
 
 def _tasks(episode: Episode) -> Iterator[Episode]:
-    """The tasks of a shard, without a task axis."""
+    """The tasks of a shard one by one, each with a task axis of size 1."""
     for t in range(episode.num_tasks):
-        yield episode.map(lambda tensor, t=t: tensor[t])  # type: ignore[misc]
+        yield episode.map(lambda tensor, t=t: tensor[t : t + 1])  # type: ignore[misc]
 
 
-def _predictions(learner: Learner, params: Params, support: Batch, grid: torch.Tensor) -> dict[int, torch.Tensor]:
+def _predictions(learner: Learner, params: Params, task: Episode, grid: torch.Tensor) -> dict[int, torch.Tensor]:
     """Predictions on the grid after 0, 1 and all inner steps, by number of steps."""
-    steps = (0, 1, learner.num_steps)
-    states = ((k, fast) for k, fast in learner.walk(params, support) if k in steps)
-    return {k: learner.predict(params, fast, support, grid) for k, fast in states}
+    ops = one_by_one(learner)
+    steps = (0, 1, ops.num_steps(task))
+    visits = (visit for visit in ops.walk(params, task, marks=steps) if visit.k in steps)
+    return {visit.k: ops.predict(params, visit.state, task, grid.unsqueeze(0))[0] for visit in visits}

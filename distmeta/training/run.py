@@ -153,7 +153,7 @@ class _Run:
         before = checkpoint.progress if checkpoint else {}
         self._train_s, self._tasks = before.get("train_s", 0.0), int(before.get("tasks", 0))
         self._saved = checkpoint.path if checkpoint else None
-        self._protocol = protocol_of(config)
+        self._protocol = protocol_of(program.algorithm)
         self._progress = Progress(config.train.steps, name=config.name, quiet=quiet)
         self._incidents = IncidentLog(executor, tracker, self._progress, self._server.version, before)
         self._saver, self._unsaved = checkpoints.Saver(), False

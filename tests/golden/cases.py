@@ -72,12 +72,12 @@ CASES: dict[str, RunConfig] = {
             outer=OuterConfig(optimizer="SGD", lr=1.0, schedule="linear"),
         ),
         _run("protonet", "vmap", protonet(), tasks=_glyphs(train_way=5)),
-        _run("pretrain", "loop", pretrain(steps=4), tasks=_glyphs(joint=True)),
+        _run("pretrain", "loop", pretrain(steps=4)),
         _run(
             "pretrain-waves",
             "loop",
             pretrain(lr=0.01, steps=4, groups=("all",), fresh=False),
-            tasks=SinusoidTasks(joint=True),
+            tasks=SinusoidTasks(),
             **_WAVES,
         ),
     )

@@ -21,11 +21,12 @@ from distmeta.core.types import Episode, Params
 from distmeta.engine.graphs.inductor import InductorGraph
 from distmeta.engine.graphs.native import NativeGraph
 from distmeta.engine.graphs.tracing import ForwardBackward, trace, trace_forward_backward
-from distmeta.engine.ops import EagerOps, Key, Segment, split_grads
+from distmeta.engine.ops import EagerOps, Key, Memory, Segment
 from distmeta.engine.precision import Matmul, products
 from distmeta.engine.trees import Structure, flatten
-from distmeta.methods.estimators.base import Cotangent, Estimator, Metrics, Pullback, TaskOps
-from distmeta.methods.learners.base import Fast, Learner
+from distmeta.methods.estimators.base import Cotangent, Estimate, Estimator, Moment, Pullback, State, TaskOps
+from distmeta.methods.learners.base import Learner
+from distmeta.methods.terms import OuterTerm
 
 MAX_OPERATIONS_OF_ONE_GRAPH = 700
 """An estimate whose inner steps have more operations together is compiled operation by operation."""
@@ -97,10 +98,13 @@ class GraphCache:
         return lambda tensors: module(*tensors)
 
     def _with_shapes(self, key: Key, arguments: Any) -> tuple[tuple[Tensor, ...], Key]:
-        """The tensors of the arguments, and the key extended by their structure, shapes and types."""
+        """The tensors of the arguments, and the key extended by their structure, shapes and types.
+
+        Leaves that are no tensors are constants of a graph, so they belong to its key.
+        """
         tensors, structure = flatten(arguments)
         shapes = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
-        return tensors, (*key, str(structure.spec), structure.is_tensor, shapes)
+        return tensors, (*key, str(structure.spec), structure.is_tensor, repr(structure.others), shapes)
 
     def _get_or_make(self, key: Key, make: Callable[[], Any]) -> Any:
         if key not in self._entries:
@@ -112,14 +116,21 @@ class CompiledOps(EagerOps):
     """Task operations with one graph for each kind of operation.
 
     Args:
-        learner: Whose operations.
-        lift: `loop` or `vmap` (see `distmeta.engine.lifts`).
-        recompute: Recompute each segment in the backward pass instead of saving tensors for it.
+        learner, lift, terms, memory, training: See `EagerOps`.
         graphs: Where compiled graphs are kept.
     """
 
-    def __init__(self, learner: Learner, lift: str, graphs: GraphCache, *, recompute: bool = False) -> None:
-        super().__init__(learner, lift, recompute=recompute)
+    def __init__(
+        self,
+        learner: Learner,
+        lift: str,
+        terms: Sequence[OuterTerm],
+        memory: Memory,
+        graphs: GraphCache,
+        *,
+        training: bool = True,
+    ) -> None:
+        super().__init__(learner, lift, terms, memory, training=training)
         self._graphs = graphs
 
     @override
@@ -127,48 +138,50 @@ class CompiledOps(EagerOps):
         return self._graphs.call(key, function, *arguments)
 
     @override
-    def _run_storing_graph(self, segment: Segment, meta: Params, fast: Fast) -> tuple[Fast, Pullback]:
-        after, pullback = self._graphs.call_recorded(segment.key, segment.function, (meta, fast), (segment.inputs,))
-        return after, lambda cotangent: split_grads(meta, pullback(cotangent))
+    def _run_storing_graph(self, segment: Segment, meta: Params, state: State) -> tuple[State, Pullback]:
+        after, pullback = self._graphs.call_recorded(segment.key, segment.function, (meta, state), (segment.inputs,))
+        return after, lambda cotangent: self._split(meta, pullback(cotangent))
 
 
 class CompiledEstimator(Estimator):
     """An estimator as compiled code: one graph where that is short, else one graph for each operation.
 
     Args:
-        learner, estimator: The method.
-        lift: `loop` or `vmap` (see `distmeta.engine.lifts`).
-        lanes: Maximum number of concurrent calls.
-        recompute: See `CompiledOps`; one graph always stores what its backward pass needs.
-        matmul: How matrix products are computed.
+        estimator: The estimator.
+        eager_ops: Operations that are traced into one graph, which always stores what its backward pass needs.
+        compiled_ops: Operations that are graphs of their own.
+        graphs: Where compiled graphs are kept.
     """
 
     def __init__(
-        self, learner: Learner, estimator: Estimator, lift: str, lanes: int, *, recompute: bool, matmul: Matmul
+        self, estimator: Estimator, eager_ops: EagerOps, compiled_ops: CompiledOps, graphs: GraphCache
     ) -> None:
-        self._estimator, self._graphs = estimator, GraphCache(lanes, matmul)
-        self._eager_ops = EagerOps(learner, lift)
-        self._compiled_ops = CompiledOps(learner, lift, self._graphs, recompute=recompute)
+        self._estimator, self._graphs = estimator, graphs
+        self._eager_ops, self._compiled_ops = eager_ops, compiled_ops
         self._whole: dict[Key, tuple[Graph, Structure] | None] = {}
 
     @override
-    def estimate(self, ops: TaskOps, meta: Params, episodes: Episode) -> tuple[Params, Metrics]:
+    def estimate(self, ops: TaskOps, meta: Params, episodes: Episode, moment: Moment) -> Estimate:
         """As `Estimator.estimate`; `ops` is ignored, since the estimator has compiled operations of its own."""
         tensors = episodes.tensors()
         key = (episodes.form, *(tensor.shape for tensor in tensors))
         if key not in self._whole:
-            is_short = self._eager_ops.num_operations(meta, episodes) <= MAX_OPERATIONS_OF_ONE_GRAPH
-            self._whole[key] = self._compile_whole(meta, episodes) if is_short else None
+            self._whole[key] = self._compile_whole(meta, episodes) if self._is_short(meta, episodes) else None
         whole = self._whole[key]
         if whole is None:
-            return self._estimator.estimate(self._compiled_ops, meta, episodes)
+            return self._estimator.estimate(self._compiled_ops, meta, episodes, moment)
         graph, structure = whole
-        estimate: tuple[Params, Metrics] = structure.rebuild(graph([*meta.values(), *tensors]))
+        estimate: Estimate = structure.rebuild(graph([*meta.values(), *tensors]))
         return estimate
 
+    def _is_short(self, meta: Params, episodes: Episode) -> bool:
+        if self._estimator.reads_moment:
+            return False
+        return self._eager_ops.num_operations(meta, episodes) <= MAX_OPERATIONS_OF_ONE_GRAPH
+
     def _compile_whole(self, meta: Params, episodes: Episode) -> tuple[Graph, Structure]:
-        def estimate(meta: Params, tensors: tuple[Tensor, ...]) -> tuple[Params, Metrics]:
-            return self._estimator.estimate(self._eager_ops, meta, episodes.rebuild(tensors))
+        def estimate(meta: Params, tensors: tuple[Tensor, ...]) -> Estimate:
+            return self._estimator.estimate(self._eager_ops, meta, episodes.rebuild(tensors), Moment())
 
         return self._graphs.compile(estimate, meta, episodes.tensors())
 

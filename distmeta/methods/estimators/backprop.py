@@ -1,12 +1,13 @@
-"""Outer gradient of the query loss by differentiating through adaptation.
+"""Outer gradient of the outer loss by differentiating through adaptation.
 
-    order 2:  d/d meta  L_query(adapt(meta))                      (MAML, exact)
+    order 2:  d/d meta  L(adapt(meta))                      (MAML, exact)
     order 1:  the same with d adapt / d start taken as identity   (FOMAML, Finn et al. 2017, section 5.2)
 
 Order 2 applies the pullbacks of adaptation's segments in reverse order; the engine decides whether a pullback stores
 its autograd graph or recomputes it. Order 1 adapts without an autograd graph and applies the pullback of the start to
-the derivative by the adapted state. In both, the query loss also depends on meta-parameters that no inner step changes
-(ANIL's body), which get their full gradient.
+the derivative by the adapted state. In both, the loss also depends on meta-parameters that no inner step changes
+(ANIL's body), which get their full gradient. Terms at `each` inner step are differentiated where they are scored
+(the multi-step loss of MAML++, Antoniou et al. 2019).
 """
 
 from __future__ import annotations
@@ -15,29 +16,65 @@ from typing_extensions import override
 
 from distmeta.config import BackpropConfig
 from distmeta.core.types import Episode, Params
-from distmeta.methods.estimators.base import Estimator, Metrics, Pullback, TaskOps
-from distmeta.methods.estimators.outer_loss import needs_adaptation
-from distmeta.methods.learners.base import Fast
+from distmeta.methods.estimators.base import Cotangent, Estimate, Estimator, Moment, Pullback, Slopes, State, TaskOps
+from distmeta.methods.terms import ADAPTED
+
+Chain = list[tuple[Pullback, Slopes | None]]
+"""The operations of adaptation in order, each with the slopes of the terms that are scored after it."""
 
 
 class Backprop(Estimator):
-    """The gradient of the summed query losses, of the order that `config` names."""
+    """The gradient of the summed outer losses, of the order that `config` names."""
 
     def __init__(self, config: BackpropConfig) -> None:
         self._first_order = config.order == 1
 
     @override
-    def estimate(self, ops: TaskOps, meta: Params, episodes: Episode) -> tuple[Params, Metrics]:
-        fast: Fast = None
-        pullbacks: list[Pullback] = []
-        if needs_adaptation(episodes) and self._first_order:
-            pullbacks = [ops.start(meta, episodes)[1]]
-            fast = ops.adapt(meta, episodes)
-        elif needs_adaptation(episodes):
-            fast, pullbacks = ops.adapt_recorded(meta, episodes)
-        total, cotangent, metrics = ops.score_grad(meta, fast, episodes)
-        for pullback in reversed(pullbacks):
+    def estimate(self, ops: TaskOps, meta: Params, episodes: Episode, moment: Moment) -> Estimate:
+        state: State = None
+        chain: Chain = []
+        if ADAPTED & frozenset(ops.places):
+            state, chain = self._adapt(ops, meta, episodes)
+        if frozenset(ops.places) == {"each"}:
+            slopes = chain[-1][1]
+            assert slopes is not None, "the tasks have inner steps"
+            chain[-1] = (chain[-1][0], None)
+        else:
+            slopes = ops.score_grad(meta, state, episodes)
+        grad, cotangent = slopes.by_meta, slopes.by_state
+        for pullback, between in reversed(chain):
+            if between is not None:
+                grad, cotangent = _add(grad, between.by_meta), _add_cotangents(cotangent, between.by_state)
             by_meta, cotangent = pullback(cotangent)
-            total = {**total, **{name: total[name] + grad if name in total else grad for name, grad in by_meta.items()}}
-        zeros = {name: tensor.new_zeros(tensor.shape) for name, tensor in meta.items() if name not in total}
-        return {name: total[name] if name in total else zeros[name] for name in meta}, metrics
+            grad = _add(grad, by_meta)
+        ordered = {name: grad[name] for name in meta if name in grad}
+        return Estimate(ordered, slopes.scores.metrics, slopes.scores.buffers, {})
+
+    def _adapt(self, ops: TaskOps, meta: Params, episodes: Episode) -> tuple[State, Chain]:
+        state: State = None
+        chain: Chain = []
+        if self._first_order:
+            start = ops.start(meta, episodes)
+            assert start.pullback is not None
+            chain.append((start.pullback, None))
+        for k, state, pullback in ops.walk(meta, episodes, record=not self._first_order):
+            slopes = ops.score_grad(meta, state, episodes, "each") if "each" in ops.places and k > 0 else None
+            if pullback is not None:
+                chain.append((pullback, slopes))
+            elif slopes is not None:
+                chain[0] = (chain[0][0], _add_slopes(chain[0][1], slopes))
+        return state, chain
+
+
+def _add(total: Params, more: Params) -> Params:
+    return {**total, **{name: total[name] + grad if name in total else grad for name, grad in more.items()}}
+
+
+def _add_cotangents(total: Cotangent, more: Cotangent) -> Cotangent:
+    return tuple(b if a is None else a if b is None else a + b for a, b in zip(total, more, strict=True))
+
+
+def _add_slopes(total: Slopes | None, more: Slopes) -> Slopes:
+    if total is None:
+        return more
+    return Slopes(_add(total.by_meta, more.by_meta), _add_cotangents(total.by_state, more.by_state), more.scores)

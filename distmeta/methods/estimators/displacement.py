@@ -10,13 +10,16 @@ from __future__ import annotations
 from typing_extensions import override
 
 from distmeta.core.types import Episode, Params
-from distmeta.methods.estimators.base import Estimator, Metrics, TaskOps
+from distmeta.methods.estimators.base import Estimate, Estimator, Moment, State, TaskOps
 
 
 class Displacement(Estimator):
-    """`meta - fast_K`, summed over the tasks; the metrics are those of the query terms after adaptation."""
+    """`meta - fast_K`, summed over the tasks; the metrics are those of the terms after adaptation."""
 
     @override
-    def estimate(self, ops: TaskOps, meta: Params, episodes: Episode) -> tuple[Params, Metrics]:
-        fast = ops.adapt(meta, episodes)
-        return ops.displacement(meta, fast), ops.score(meta, fast, episodes)
+    def estimate(self, ops: TaskOps, meta: Params, episodes: Episode, moment: Moment) -> Estimate:
+        state: State = None
+        for visit in ops.walk(meta, episodes):
+            state = visit.state
+        scores = ops.score(meta, state, episodes)
+        return Estimate(ops.displacement(meta, state), scores.metrics, scores.buffers, {})

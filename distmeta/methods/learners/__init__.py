@@ -11,20 +11,29 @@ from distmeta.methods.learners.gradient import GradientLearner
 from distmeta.methods.learners.prototype import PrototypeLearner
 from distmeta.models.base import Backbone
 
-LearnerFactory = Callable[[Any, Backbone, str, bool], Learner]
+LearnerFactory = Callable[[Any, Backbone, str, str], Learner]
 
 
-def _gradient(config: GradientConfig, backbone: Backbone, objective: str, evaluating: bool) -> Learner:
-    return GradientLearner(config, backbone, objective, evaluating=evaluating)
+def _gradient(config: GradientConfig, backbone: Backbone, objective: str, where: str) -> Learner:
+    return GradientLearner(config, backbone, objective, where)
 
 
-def _prototype(config: PrototypeConfig, backbone: Backbone, objective: str, evaluating: bool) -> Learner:
+def _prototype(config: PrototypeConfig, backbone: Backbone, objective: str, where: str) -> Learner:
     return PrototypeLearner(backbone, backbone.num_outputs)
 
 
 LEARNERS: dict[str, LearnerFactory] = {"gradient": _gradient, "prototype": _prototype}
 
 
-def build_learner(config: LearnerConfig, backbone: Backbone, objective: str, *, evaluating: bool) -> Learner:
-    """Build a learner from its configuration, for training or for evaluation."""
-    return LEARNERS[config.kind](config, backbone, objective, evaluating)
+def build_learner(
+    config: LearnerConfig, backbone: Backbone, objective: str, where: str = "algorithm.learner"
+) -> Learner:
+    """Build a learner.
+
+    Args:
+        config: Its configuration.
+        backbone: The network.
+        objective: Name of the tasks' own loss.
+        where: Field of the configuration that `config` is, for messages.
+    """
+    return LEARNERS[config.kind](config, backbone, objective, where)

@@ -1,16 +1,23 @@
-"""Interface of learners: pure functions that adapt to one task."""
+"""Interface of learners: pure functions that adapt to one task.
+
+A learner that adapts in closed form (prototypes, ridge regression) has `start` and `predict` alone. One that adapts
+step by step also says what each step does (`stages`) and how a step is taken (`advance`). Who runs the steps, for how
+many tasks at once and with or without derivatives, is the engine's business (`distmeta.engine.ops`).
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from distmeta.core.types import Batch, Params
+from distmeta.core.types import SUPPORT, Batch, Episode, Params
+from distmeta.models.base import HEAD, Backbone
+from distmeta.models.network import Network
 
 Fast = Any
 """Adapted state (fast weights, prototypes): a pytree of dicts, tuples and tensors that only its learner interprets."""
@@ -22,94 +29,85 @@ class Stage:
 
     Attributes:
         kind: Steps of the same kind run the same operations; kinds are numbered from 0.
-        rows: Indices of the support examples that the step uses; None for all.
+        role: Role whose examples the step uses.
+        rows: Indices of the examples that it uses; None for all.
         scalars: Numbers that only this step uses (Adam's bias corrections).
     """
 
     kind: int = 0
+    role: str = SUPPORT
     rows: tuple[int, ...] | None = None
     scalars: tuple[float, ...] = ()
 
-    def select(self, support: Batch, *, axis: int = 0) -> Batch:
-        """The support examples that this step uses; `axis` is the axis of the examples."""
+    def select(self, task: Episode, *, axis: int = 0) -> Batch:
+        """The examples that this step uses; `axis` is the axis of the examples."""
+        batch = task[self.role]
         if self.rows is None:
-            return support
-        rows = torch.tensor(self.rows, device=support.inputs.device)
-        return support.map(lambda tensor: tensor.index_select(axis, rows))
-
-    def tensor(self, meta: Mapping[str, Tensor]) -> Tensor:
-        """The scalars [S] in the type of the meta-parameters."""
-        return next(iter(meta.values())).new_tensor(self.scalars)
+            return batch
+        rows = torch.tensor(self.rows, device=batch.inputs.device)
+        return batch.map(lambda tensor: tensor.index_select(axis, rows))
 
 
 class Learner(ABC):
-    """Pure functions for one task; the engine lifts them to functions of T tasks.
+    """Pure functions for one task; the engine lifts them to functions of T tasks. Arguments are never changed.
 
-    Adaptation is `start`, then `step` for k = 0 .. num_steps - 1, then `predict`. Arguments are never changed.
+    Every function gets the network with the task's running statistics and seed (`net`), to call it with any parameters.
 
-    Shapes: N support examples, B inputs, O outputs, S scalars.
+    Shapes: B inputs, O outputs, S scalars.
+
+    Args:
+        backbone: The network.
 
     Attributes:
-        num_steps: K, the number of inner steps.
+        backbone: The network.
+        roles: Roles that adaptation reads; it is shown no other.
+        fresh: Names of parameters that start anew for each task, whatever the meta-parameters say.
     """
 
-    num_steps: int
+    roles: tuple[str, ...] = (SUPPORT,)
+    fresh: frozenset[str] = frozenset()
 
-    @abstractmethod
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
     def init(self, seed: int) -> Params:
-        """Initial meta-parameters, a pure function of the seed."""
+        """Initial meta-parameters, a pure function of the seed: by default, those of the network."""
+        return self.backbone.init(seed)
 
     @abstractmethod
-    def start(self, meta: Params, support: Batch) -> Fast:
-        """The adapted state before the first inner step."""
+    def start(self, net: Network, meta: Params, task: Episode) -> Fast:
+        """The adapted state before the first inner step; for a learner without steps, the adapted state."""
 
-    @abstractmethod
-    def stage(self, k: int, num_support: int) -> Stage:
-        """The stage of inner step `k` for a support set of `num_support` examples."""
+    def stages(self, rows: Mapping[str, int]) -> Sequence[Stage]:
+        """What each inner step does, for tasks with so many examples of each role."""
+        return ()
 
-    @abstractmethod
-    def advance(self, meta: Params, fast: Fast, support: Batch, kind: int, scalars: Tensor) -> Fast:
+    def advance(self, net: Network, meta: Params, fast: Fast, batch: Batch, kind: int, scalars: Tensor) -> Fast:
         """Take one inner step.
 
         Args:
+            net: The network.
             meta: Meta-parameters.
             fast: The adapted state before the step.
-            support: The support examples that `Stage.select` returns.
+            batch: The examples that `Stage.select` returns.
             kind: `Stage.kind`.
-            scalars: [S] `Stage.scalars`.
+            scalars: [S] `Stage.scalars` in the type of the meta-parameters.
 
         Returns:
             The adapted state after the step.
         """
+        raise NotImplementedError(f"{type(self).__name__} takes no inner steps")
 
     @abstractmethod
-    def predict(self, meta: Params, fast: Fast, support: Batch, inputs: Tensor) -> Tensor:
-        """Outputs [B, O] of the adapted learner for `inputs` [B, ...]."""
+    def predict(
+        self, net: Network, meta: Params, fast: Fast, task: Episode, inputs: Tensor, *, head: str = HEAD
+    ) -> Tensor:
+        """Outputs [B, O] of the adapted learner for `inputs` [B, ...]; `task` has the roles of adaptation."""
 
-    @abstractmethod
-    def forward(self, meta: Params, inputs: Tensor) -> Tensor:
+    def forward(self, net: Network, meta: Params, inputs: Tensor, *, head: str = HEAD) -> Tensor:
         """Outputs [B, O] of the meta-parameters without adaptation (joint training)."""
+        return net(meta, inputs, head=head)
 
-    @abstractmethod
     def displacement(self, meta: Params, fast: Fast) -> Params:
         """`meta - fast` for meta-parameters that adaptation changes, zero for the others (Reptile's outer signal)."""
-
-    def step(self, meta: Params, fast: Fast, support: Batch, k: int) -> Fast:
-        """Take inner step `k` on the whole support set, of which the step's stage selects examples."""
-        stage = self.stage(k, support.inputs.shape[0])
-        return self.advance(meta, fast, stage.select(support), stage.kind, stage.tensor(meta))
-
-    def walk(self, meta: Params, support: Batch) -> Iterator[tuple[int, Fast]]:
-        """Yield (k, adapted state after k inner steps) for k = 0, 1, ..., K."""
-        fast = self.start(meta, support)
-        yield 0, fast
-        for k in range(self.num_steps):
-            fast = self.step(meta, fast, support, k)
-            yield k + 1, fast
-
-    def adapt(self, meta: Params, support: Batch) -> Fast:
-        """The adapted state after all inner steps."""
-        fast: Fast = None
-        for _, state in self.walk(meta, support):  # one state at a time: all of them may not fit into memory
-            fast = state
-        return fast
+        return {name: torch.zeros_like(tensor) for name, tensor in meta.items()}

@@ -8,7 +8,10 @@ A phase sets which parameter groups move, for how many steps, at which rate and 
 2017, arXiv 1707.09835) all parameters with learned rates, one for each entry.
 
 Everything is differentiable with respect to `meta`, Adam's moments included. Where no phase moves the body and every
-step uses the whole support set, the support features are computed once for all steps (exact: they do not change).
+step uses the whole of one role, its features are computed once for all steps (exact: they do not change).
+
+L2-SP (Li, Grandvalet & Davoine 2018, arXiv 1802.01483) adds `l2sp / 2 * |fast - anchor|^2`, where the anchor is the
+value before the phase's first step: the meta-parameters in the first phase.
 
 Deviation from Reptile's code: inner mini-batches cycle through one random order of the support set instead of drawing a
 new order for every epoch.
@@ -16,7 +19,7 @@ new order for every epoch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,10 +29,11 @@ from typing_extensions import override
 
 from distmeta.config import GradientConfig, Phase
 from distmeta.core.errors import UserError, nearest
-from distmeta.core.types import Batch, Params
+from distmeta.core.types import Batch, Episode, Params
 from distmeta.methods.learners.base import Learner, Stage
 from distmeta.methods.objectives import Objective, find_objective
-from distmeta.models.base import Backbone
+from distmeta.models.base import HEAD, Backbone
+from distmeta.models.network import Network
 
 RATE_PREFIX = "inner_lr."
 ADAM_EPSILON = 1e-8
@@ -41,21 +45,31 @@ class FastWeights(NamedTuple):
     Attributes:
         moved: Values of the parameters that some phase moves, by name.
         first, second: Adam's first and second moments; empty if no phase uses Adam.
-        features: [N, D] support features if no phase moves the body, else None.
+        anchor: Values that L2-SP pulls towards; empty if no phase uses it.
+        features: [N, D] features of the examples if no phase moves the body, else None.
     """
 
     moved: Params
     first: Params
     second: Params
+    anchor: Params
     features: Tensor | None
 
 
 class _Phase(NamedTuple):
-    """A phase, the names of the parameters that it moves, and what it minimises."""
+    """A phase of the configuration, ready to run.
 
-    phase: Phase
-    names: frozenset[str]
+    Attributes:
+        config: Its settings.
+        rates: Inner rates of the parameters that it moves, by name.
+        objective: What it minimises.
+        learned_rates: Names of the meta-parameters that hold its rates, by name; empty if they are not learned.
+    """
+
+    config: Phase
+    rates: dict[str, float]
     objective: Objective
+    learned_rates: dict[str, str]
 
 
 class GradientLearner(Learner):
@@ -65,93 +79,109 @@ class GradientLearner(Learner):
         config: Phases, learned rates, head.
         backbone: The network.
         objective: Name of the objective of phases that name none: the tasks' own.
-        evaluating: Use `eval_phases`.
+        where: Field of the configuration that `config` is, for messages.
 
     Raises:
-        UserError: A phase names an unknown parameter group or objective.
+        UserError: A phase names an unknown parameter group, head or objective.
     """
 
-    def __init__(self, config: GradientConfig, backbone: Backbone, objective: str, *, evaluating: bool) -> None:
-        self._config, self._backbone = config, backbone
-        field = "eval_phases" if evaluating and config.eval_phases is not None else "phases"
-        phases = config.eval_phases if evaluating and config.eval_phases is not None else config.phases
+    def __init__(
+        self, config: GradientConfig, backbone: Backbone, objective: str, where: str = "algorithm.learner"
+    ) -> None:
+        super().__init__(backbone)
         groups = backbone.groups()
-        self._phases: list[_Phase] = []
-        for i, phase in enumerate(phases):
-            where = f"algorithm.learner.{field}.{i}"
-            names = frozenset(name for group in phase.groups for name in _group(groups, group, f"{where}.groups"))
-            self._phases.append(
-                _Phase(phase, names, find_objective(phase.objective or objective, f"{where}.objective"))
-            )
-        # For every inner step: the index of its phase, and its number within the phase.
-        self._steps = [(index, step) for index, phase in enumerate(phases) for step in range(phase.steps)]
-        self.num_steps = len(self._steps)
-        self._used_phases = [self._phases[index] for index in dict(self._steps)]  # those with one step or more
-        moved = frozenset(name for part in self._used_phases for name in part.names)
-        self._fresh = frozenset(groups["head"]) if config.head == "fresh" else frozenset[str]()
-        self._moved = tuple(name for name in groups["all"] if name in moved | self._fresh)
-        self._uses_adam = any(part.phase.optimizer == "adam" for part in self._used_phases)
+        self._phases = [
+            _phase(phase, i, groups, objective, f"{where}.phases.{i}", learned=config.learned_lr)
+            for i, phase in enumerate(config.phases)
+        ]
+        used = [phase for phase in self._phases if phase.config.steps]
+        self.roles = tuple(dict.fromkeys(phase.config.role for phase in used)) or Learner.roles
+        moved = frozenset(name for phase in used for name in phase.rates)
+        heads = dict.fromkeys(phase.config.head for phase in used) or {HEAD: None}
+        head_names = frozenset(name for head in heads for name in backbone.head_names(head))
+        self.fresh = head_names if config.head == "fresh" else frozenset()
+        self._moved = tuple(name for name in groups["all"] if name in moved | self.fresh)
+        self._uses_adam = any(phase.config.optimizer == "adam" for phase in used)
+        self._uses_anchor = any(phase.config.l2sp for phase in used)
         # A mini-batch is normalised by its own statistics, so its features cannot be taken from those of the whole set.
-        whole = all(part.phase.batch is None for part in self._used_phases)
-        self._keeps_features = whole and frozenset(self._moved) <= frozenset(groups["head"])
+        whole = all(phase.config.batch is None for phase in used) and len(self.roles) == 1
+        still = not (backbone.buffers() or backbone.is_random)
+        self._keeps_features = whole and still and frozenset(self._moved) <= head_names
 
     @override
     def init(self, seed: int) -> Params:
         """The backbone's parameters and, for Meta-SGD, a rate for each entry of those that move."""
-        params = self._backbone.init(seed)
-        if self._config.learned_lr:
-            rates = {name: part.phase.lr for part in self._used_phases for name in part.names}
+        params = self.backbone.init(seed)
+        for phase in self._phases:
             params |= {
-                RATE_PREFIX + name: torch.full_like(params[name], rates[name]) for name in self._moved if name in rates
+                rate: torch.full_like(params[name], phase.rates[name])
+                for name, rate in phase.learned_rates.items()
+                if phase.config.steps
             }
         return params
 
     @override
-    def start(self, meta: Params, support: Batch) -> FastWeights:
+    def start(self, net: Network, meta: Params, task: Episode) -> FastWeights:
         """The meta-parameters that some phase moves; zeros for a fresh head."""
-        moved = {name: meta[name] for name in self._moved if name not in self._fresh}
-        features = self._backbone.features(meta, support.inputs) if self._keeps_features else None
-        if self._fresh:
-            moved |= self._zero_head(meta)
+        moved = {name: meta[name] for name in self._moved if name not in self.fresh}
+        features = net.features(meta, task[self.roles[0]].inputs) if self._keeps_features else None
+        moved |= self._zeros(meta)
         zeros = {name: torch.zeros_like(tensor) for name, tensor in moved.items()} if self._uses_adam else {}
-        return FastWeights(moved, zeros, zeros, features)
+        return FastWeights(moved, zeros, zeros, dict(moved) if self._uses_anchor else {}, features)
 
     @override
-    def stage(self, k: int, num_support: int) -> Stage:
-        """The kind is the index of the phase; Adam's scalars are 0 at its first step, else 1, and bias corrections."""
-        kind, step = self._steps[k]
-        phase = self._phases[kind].phase
-        scalars: tuple[float, ...] = ()
-        if phase.optimizer == "adam":
-            scalars = (float(step > 0), 1 - phase.beta1 ** (step + 1), 1 - phase.beta2 ** (step + 1))
-        return Stage(kind, None if phase.batch is None else _rows(num_support, phase.batch, step), scalars)
+    def stages(self, rows: Mapping[str, int]) -> Sequence[Stage]:
+        """The stages of all phases.
+
+        The kind of a step is the number of its phase; the first step of a later phase that uses L2-SP has a kind of its
+        own, in which it moves the anchor. Adam's scalars are 0 at its first step, else 1, and bias corrections.
+        """
+        return [stage for index in range(len(self._phases)) for stage in self._stages_of(index, rows)]
+
+    def _stages_of(self, index: int, rows: Mapping[str, int]) -> Iterator[Stage]:
+        phase = self._phases[index].config
+        for step in range(phase.steps):
+            scalars: tuple[float, ...] = ()
+            if phase.optimizer == "adam":
+                scalars = (float(step > 0), 1 - phase.beta1 ** (step + 1), 1 - phase.beta2 ** (step + 1))
+            sets_anchor = bool(phase.l2sp) and index > 0 and step == 0
+            kind = index + len(self._phases) * sets_anchor
+            selected = None if phase.batch is None else _rows(rows[phase.role], phase.batch, step)
+            yield Stage(kind, phase.role, selected, scalars)
 
     @override
-    def advance(self, meta: Params, fast: FastWeights, support: Batch, kind: int, scalars: Tensor) -> FastWeights:
-        phase, names, objective = self._phases[kind]
-        features = fast.features
-        fixed = {name: tensor for name, tensor in fast.moved.items() if name not in names}
+    def advance(
+        self, net: Network, meta: Params, fast: FastWeights, batch: Batch, kind: int, scalars: Tensor
+    ) -> FastWeights:
+        sets_anchor, index = divmod(kind, len(self._phases))
+        phase, rates, objective, _ = self._phases[index]
+        fixed = {name: tensor for name, tensor in fast.moved.items() if name not in rates}
+        moving = {name: tensor for name, tensor in fast.moved.items() if name in rates}
+        anchor = {**fast.anchor, **moving} if sets_anchor else fast.anchor
 
-        def loss(moving: Params) -> Tensor:
-            params = {**meta, **fixed, **moving}
-            if features is None:
-                value = objective(lambda inputs: self._backbone.apply(params, inputs), support)[0]
-            else:
-                value = objective(lambda _: self._backbone.head(params, features), support)[0]
+        def loss(moving: Params) -> tuple[Tensor, Params]:
+            params, inner = {**meta, **fixed, **moving}, net.fork()
+
+            def forward(inputs: Tensor) -> Tensor:
+                if fast.features is not None and inputs is batch.inputs:
+                    return inner.head(params, fast.features, phase.head)
+                return inner(params, inputs, head=phase.head)
+
+            value = objective(forward, batch)[0]
             for name, tensor in moving.items() if phase.l2sp else ():
-                value = value + 0.5 * phase.l2sp * (tensor - meta[name]).square().sum()
-            return value
+                value = value + 0.5 * phase.l2sp * (tensor - anchor[name]).square().sum()
+            return value, inner.buffers
 
-        moving = {name: tensor for name, tensor in fast.moved.items() if name in names}
-        return self._update(meta, fast, moving, grad(loss)(moving), phase, scalars)
+        gradient, net.buffers = grad(loss, has_aux=True)(moving)
+        return self._update(meta, fast._replace(anchor=anchor), moving, gradient, self._phases[index], scalars)
 
     def _update(
-        self, meta: Params, fast: FastWeights, moving: Params, gradient: Params, phase: Phase, scalars: Tensor
+        self, meta: Params, fast: FastWeights, moving: Params, gradient: Params, phase: _Phase, scalars: Tensor
     ) -> FastWeights:
         """SGD, or Adam (Kingma & Ba 2015) whose moments are zero before the phase's first step."""
         first, second, direction = fast.first, fast.second, gradient
-        if phase.optimizer == "adam":
-            b1, b2 = phase.beta1, phase.beta2
+        if phase.config.optimizer == "adam":
+            b1, b2 = phase.config.beta1, phase.config.beta2
             not_first, correction1, correction2 = scalars
             m = {name: b1 * not_first * first[name] + (1 - b1) * g for name, g in gradient.items()}
             v = {name: b2 * not_first * second[name] + (1 - b2) * g * g for name, g in gradient.items()}
@@ -161,35 +191,50 @@ class GradientLearner(Learner):
                 for name in gradient
             }
             first, second = {**first, **m}, {**second, **v}
+        learned = phase.learned_rates
         rates: Mapping[str, Tensor | float] = {
-            name: meta[RATE_PREFIX + name] if self._config.learned_lr else phase.lr for name in moving
+            name: meta[learned[name]] if learned else phase.rates[name] for name in moving
         }
         moved = {**fast.moved, **{name: moving[name] - rates[name] * direction[name] for name in moving}}
-        return FastWeights(moved, first, second, fast.features)
+        return fast._replace(moved=moved, first=first, second=second)
 
     @override
-    def predict(self, meta: Params, fast: FastWeights, support: Batch, inputs: Tensor) -> Tensor:
-        return self._backbone.apply({**meta, **fast.moved}, inputs, support.inputs)
-
-    @override
-    def forward(self, meta: Params, inputs: Tensor) -> Tensor:
-        return self._backbone.apply(meta, inputs)
+    def predict(
+        self, net: Network, meta: Params, fast: FastWeights, task: Episode, inputs: Tensor, *, head: str = HEAD
+    ) -> Tensor:
+        return net({**meta, **fast.moved}, inputs, task[self.roles[0]].inputs, head=head)
 
     @override
     def displacement(self, meta: Params, fast: FastWeights) -> Params:
         return {
             name: tensor - fast.moved[name]
-            if name in fast.moved and name not in self._fresh
+            if name in fast.moved and name not in self.fresh
             else torch.zeros_like(tensor)
             for name, tensor in meta.items()
         }
 
-    def _zero_head(self, meta: Params) -> Params:
-        outputs, features = self._backbone.num_outputs, meta["head.weight"].shape[1]
+    def _zeros(self, meta: Params) -> Params:
+        """The fresh head; the tasks set its number of outputs, which may not be that of the meta-parameters."""
+        heads = self.backbone.heads.items()
         return {
-            "head.weight": meta["head.weight"].new_zeros(outputs, features),
-            "head.bias": meta["head.bias"].new_zeros(outputs),
+            name: meta[name].new_zeros(outputs, *meta[name].shape[1:])
+            for head, outputs in heads
+            for name in self.backbone.head_names(head)
+            if name in self.fresh
         }
+
+
+def _phase(
+    phase: Phase, index: int, groups: dict[str, tuple[str, ...]], objective: str, where: str, *, learned: bool
+) -> _Phase:
+    rates = {name: phase.lr for group in phase.groups for name in _group(groups, group, f"{where}.groups")}
+    for group, rate in phase.rates.items():
+        rates |= {name: rate for name in _group(groups, group, f"{where}.rates") if name in rates}
+    _group(groups, phase.head, f"{where}.head")
+    prefix = RATE_PREFIX if index == 0 else f"{RATE_PREFIX}{index}."
+    ordered = {name: rates[name] for name in groups["all"] if name in rates}
+    learned_rates = {name: prefix + name for name in ordered} if learned else {}
+    return _Phase(phase, ordered, find_objective(phase.objective or objective, f"{where}.objective"), learned_rates)
 
 
 def _group(groups: dict[str, tuple[str, ...]], name: str, where: str) -> tuple[str, ...]:
@@ -199,5 +244,5 @@ def _group(groups: dict[str, tuple[str, ...]], name: str, where: str) -> tuple[s
 
 
 def _rows(available: int, batch: int, k: int) -> tuple[int, ...] | None:
-    """Support rows of mini-batch `k`: consecutive rows, modulo their number; None for all rows."""
+    """Rows of mini-batch `k`: consecutive rows, modulo their number; None for all rows."""
     return None if batch >= available else tuple((k * batch + i) % available for i in range(batch))

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from distmeta.core.types import Batch, Params
-from distmeta.methods.learners.base import Learner, Stage
-from distmeta.models.base import Backbone
+from distmeta.core.types import Episode, Params
+from distmeta.methods.learners.base import Learner
+from distmeta.models.base import HEAD, Backbone
+from distmeta.models.network import Network
 
 
 class Prototypes(NamedTuple):
@@ -33,47 +34,31 @@ class PrototypeLearner(Learner):
         num_classes: C.
     """
 
-    num_steps = 0
-
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
-        self._backbone, self._num_classes = backbone, num_classes
+        super().__init__(backbone)
+        self._num_classes = num_classes
 
     @override
     def init(self, seed: int) -> Params:
         """The parameters of the backbone's body."""
-        params = self._backbone.init(seed)
-        return {name: params[name] for name in self._backbone.groups()["body"]}
+        params = self.backbone.init(seed)
+        return {name: params[name] for name in self.backbone.groups()["body"]}
 
     @override
-    def start(self, meta: Params, support: Batch) -> Prototypes:
+    def start(self, net: Network, meta: Params, task: Episode) -> Prototypes:
         """The class means of the support features."""
-        assert support.targets is not None
-        features = self._backbone.features(meta, support.inputs)
+        targets = task.support.targets
+        assert targets is not None
+        features = net.features(meta, task.support.inputs)
         classes = torch.arange(self._num_classes, device=features.device)
-        is_member = (support.targets[None, :] == classes[:, None]).to(features.dtype)
+        is_member = (targets[None, :] == classes[:, None]).to(features.dtype)
         return Prototypes(is_member @ features / is_member.sum(1, keepdim=True))
 
     @override
-    def stage(self, k: int, num_support: int) -> Stage:
-        raise IndexError(f"step {k} of a learner without steps")
-
-    @override
-    def advance(self, meta: Params, fast: Prototypes, support: Batch, kind: int, scalars: Tensor) -> Prototypes:
-        return fast
-
-    @override
-    def predict(self, meta: Params, fast: Prototypes, support: Batch, inputs: Tensor) -> Tensor:
+    def predict(
+        self, net: Network, meta: Params, fast: Prototypes, task: Episode, inputs: Tensor, *, head: str = HEAD
+    ) -> Tensor:
         """Logits [B, C]: negative squared distances, up to a constant for each input."""
-        features = self._backbone.features(meta, inputs, support.inputs)
+        features = net.features(meta, inputs, task.support.inputs)
         # |f - p|^2 without |f|^2, which is the same for all classes and cancels in the softmax.
         return 2 * features @ fast.means.T - fast.means.square().sum(1)
-
-    @override
-    def forward(self, meta: Params, inputs: Tensor) -> Tensor:
-        """Features [B, D]: without a support set there are no classes to score."""
-        return self._backbone.features(meta, inputs)
-
-    @override
-    def displacement(self, meta: Params, fast: Prototypes) -> Params:
-        """Zeros: adaptation changes no meta-parameter."""
-        return {name: torch.zeros_like(tensor) for name, tensor in meta.items()}
