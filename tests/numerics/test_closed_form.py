@@ -65,7 +65,7 @@ def adapted(theta: Tensor, task: Episode, steps: int, l2sp: float) -> tuple[Tens
 
 
 def query_gradient(fast: Tensor, task: Episode) -> Tensor:
-    hessian, linear = quadratic(task.query[0].batch)
+    hessian, linear = quadratic(task.query)
     return hessian @ fast - linear
 
 

@@ -37,7 +37,7 @@ def predictions(learner: Learner, meta: Params, task: Episode, inputs: torch.Ten
 @pytest.mark.parametrize("downsample", ["stride", "pool"])
 @pytest.mark.parametrize("kind", ["all move", "the head moves", "prototypes"])
 def test_a_prediction_depends_on_its_own_query_only(kind: str, downsample: str, task: Episode) -> None:
-    queries = task.query[0].batch.inputs
+    queries = task.query.inputs
     for norm, independent in (("support", True), ("batch", False)):
         backbone = conv4(SIDE, downsample=downsample, norm=norm)
         learner, meta = learners(backbone)[kind], perturbed(backbone.init(0))
@@ -54,7 +54,7 @@ def test_the_statistics_are_those_of_the_support_set_under_the_adapted_parameter
     learner, meta = learners(backbone)["all move"], perturbed(backbone.init(0))
     adapted = learner.adapt(meta, task.support)
     net = networks.with_values(networks.Conv4(4, 4, WAY, pool=downsample == "pool"), adapted.moved)
-    queries = task.query[0].batch.inputs
+    queries = task.query.inputs
     outputs = learner.predict(meta, adapted, task.support, queries)
     with torch.no_grad():
         expected = net.inductive(task.support.inputs, queries)

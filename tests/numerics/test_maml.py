@@ -125,7 +125,7 @@ def test_the_gradient_is_that_of_central_differences(name: str, steps: int) -> N
 
 def by_higher(net: nn.Module, task: Episode, lr: float, steps: int) -> Tensor:
     """Query loss after SGD steps under `higher`'s tape."""
-    query = task.query[0].batch
+    query = task.query
     optimizer = torch.optim.SGD(net.parameters(), lr=lr)
     with higher.innerloop_ctx(net, optimizer, copy_initial_weights=False) as (fast, inner):
         for _ in range(steps):
@@ -135,7 +135,7 @@ def by_higher(net: nn.Module, task: Episode, lr: float, steps: int) -> Tensor:
 
 def by_torchopt(net: nn.Module, task: Episode, lr: float, steps: int) -> Tensor:
     """Query loss after SGD steps of a differentiable optimizer, which replaces the module's parameters."""
-    query, optimizer = task.query[0].batch, torchopt.MetaSGD(net, lr=lr)
+    query, optimizer = task.query, torchopt.MetaSGD(net, lr=lr)
     for _ in range(steps):
         optimizer.step(F.cross_entropy(net(task.support.inputs), task.support.targets))
     return F.cross_entropy(net(query.inputs), query.targets)
@@ -196,7 +196,7 @@ def test_inner_adam_has_the_gradient_of_torchopt(beta1: float) -> None:
     meta, episodes = perturbed(backbone.init(0)), classification(6)
 
     def loss(net: nn.Module, task: Episode) -> Tensor:
-        query = task.query[0].batch
+        query = task.query
         optimizer = torchopt.MetaAdam(net, lr=0.02, betas=(beta1, beta2), eps=1e-8, eps_root=1e-16)
         for _ in range(3):
             optimizer.step(F.cross_entropy(net(task.support.inputs), task.support.targets))

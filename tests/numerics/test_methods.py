@@ -60,7 +60,7 @@ def body_of(net: nn.Module) -> nn.ModuleList:
 
 
 def query_loss(net: nn.Module, task: Episode) -> Tensor:
-    return F.cross_entropy(net(task.query[0].batch.inputs), task.query[0].batch.targets)
+    return F.cross_entropy(net(task.query.inputs), task.query.targets)
 
 
 @pytest.mark.parametrize("groups", ["all", "head", "body"])
@@ -91,7 +91,7 @@ def test_anil_is_an_inner_loop_over_the_head(network: Network) -> None:
             loss = F.cross_entropy(F.linear(net.body(task.support.inputs), weight, bias), task.support.targets)
             by_weight, by_bias = torch.autograd.grad(loss, (weight, bias), create_graph=True)
             weight, bias = weight - 0.2 * by_weight, bias - 0.2 * by_bias
-        query = task.query[0].batch
+        query = task.query
         loss = F.cross_entropy(F.linear(net.body(query.inputs), weight, bias), query.targets)
         expected.append(networks.plain_gradient(net, loss))
     anil = gradient(backbone, Phase(groups=("head",), lr=0.2, steps=4))
@@ -124,7 +124,7 @@ def test_meta_sgd_is_the_manual_loop_with_gradients_of_the_rates(network: Networ
             loss = F.cross_entropy(functional_call(net, fast, task.support.inputs), task.support.targets)
             inner = torch.autograd.grad(loss, [fast[name] for name in names], create_graph=True)
             fast = {n: fast[n] - leaves[f"inner_lr.{n}"] * g for n, g in zip(names, inner, strict=True)}
-        query = task.query[0].batch
+        query = task.query
         loss = F.cross_entropy(functional_call(net, fast, query.inputs), query.targets)
         expected.append(dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)))
     assert worst_relative_error(mean_gradient(learner, EXACT, meta, episodes), mean_over_tasks(expected)) < TOLERANCE
@@ -167,7 +167,7 @@ def test_protonet_classifies_by_distance_to_class_means(network: Network) -> Non
     assert set(meta) == set(learner.init(0))
     expected = []
     for task in single_tasks(episodes):
-        net, query = networks.with_values(make(), full), task.query[0].batch
+        net, query = networks.with_values(make(), full), task.query
         features = net.body(task.support.inputs)
         means = torch.stack([features[task.support.targets == label].mean(0) for label in range(WAY)])
         logits = -torch.cdist(net.body(query.inputs), means, compute_mode="donot_use_mm_for_euclid_dist").square()
@@ -208,7 +208,7 @@ def test_a_fresh_head_starts_from_zeros_and_gives_the_meta_head_no_gradient(grou
             loss = F.cross_entropy(functional_call(net, fast, task.support.inputs), task.support.targets)
             inner = torch.autograd.grad(loss, [fast[name] for name in moving], create_graph=True)
             fast = fast | {name: fast[name] - 0.3 * g for name, g in zip(moving, inner, strict=True)}
-        query = task.query[0].batch
+        query = task.query
         outputs = functional_call(net, fast, query.inputs)
         grads = torch.autograd.grad(
             F.cross_entropy(outputs, query.targets), list(leaves.values()), allow_unused=True, materialize_grads=True
@@ -248,7 +248,7 @@ def test_metrics_are_sums_over_tasks_after_adaptation(network: Network) -> None:
         optimizer = torch.optim.SGD(net.parameters(), lr=0.3)
         support_loss(net, task).backward()
         optimizer.step()
-        query = task.query[0].batch
+        query = task.query
         loss += query_loss(net, task).item()
         hits += (net(query.inputs).argmax(-1) == query.targets).double().mean().item()
     for estimator in (EXACT, FIRST_ORDER, DISPLACEMENT):

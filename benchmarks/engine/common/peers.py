@@ -60,7 +60,7 @@ def by_higher(workload: Workload) -> Run:
         with higher.innerloop_ctx(net, inner, copy_initial_weights=False) as (fast, steps):
             for _ in range(phase.steps):
                 steps.step(loss(fast(task.support.inputs), task.support.targets))
-            query = task.query[0].batch
+            query = task.query
             torch.autograd.backward(loss(fast(query.inputs), query.targets))
 
     return _task_by_task(workload, backward)
@@ -81,7 +81,7 @@ def by_torchopt(workload: Workload) -> Run:
         for task in tasks:
             for _ in range(phase.steps):
                 inner.step(loss(net(task.support.inputs), task.support.targets))
-            query = task.query[0].batch
+            query = task.query
             torch.autograd.backward(loss(net(query.inputs), query.targets))
             torchopt.recover_state_dict(net, start[0])
             torchopt.recover_state_dict(inner, start[1])
@@ -123,7 +123,7 @@ def _plain_maml(workload: Workload) -> Run:
             value = loss(functional_call(net, fast, (task.support.inputs,)), task.support.targets)
             grads = torch.autograd.grad(value, list(fast.values()), create_graph=True)
             fast = {name: old - phase.lr * grad for (name, old), grad in zip(fast.items(), grads, strict=True)}
-        query = task.query[0].batch
+        query = task.query
         torch.autograd.backward(loss(functional_call(net, fast, (query.inputs,)), query.targets))
 
     return _task_by_task(workload, backward)
@@ -139,14 +139,14 @@ def _plain_head(workload: Workload) -> Run:
             value = loss(F.linear(features, weight, bias), task.support.targets)
             grads = torch.autograd.grad(value, (weight, bias), create_graph=True)
             weight, bias = weight - phase.lr * grads[0], bias - phase.lr * grads[1]
-        query = task.query[0].batch
+        query = task.query
         torch.autograd.backward(loss(F.linear(net.body(query.inputs), weight, bias), query.targets))
 
     return _task_by_task(workload, backward)
 
 
 def _prototype_backward(net: PlainNetwork, parameters: Params, task: Episode) -> None:
-    support, query = task.support, task.query[0].batch
+    support, query = task.support, task.query
     assert support.targets is not None
     assert query.targets is not None
     features = net.body(support.inputs)
@@ -172,7 +172,7 @@ def _plain_reptile(workload: Workload) -> Run:
                 torch.autograd.backward(loss(net(batch.inputs), batch.targets))
                 adam.step()
             with torch.no_grad():
-                query = task.query[0].batch
+                query = task.query
                 loss(net(query.inputs), query.targets)
                 for name, value in total.items():
                     value += workload.meta[name] - parameters[name]

@@ -19,9 +19,9 @@ def source_of(**fields: object) -> GlyphSource:
 
 def nearest_neighbour_accuracy(episode: Episode) -> float:
     """Accuracy of a nearest-neighbour classifier on pixels."""
-    support, query = episode.support.inputs.flatten(2), episode.query[0].batch.inputs.flatten(2)
+    support, query = episode.support.inputs.flatten(2), episode.query.inputs.flatten(2)
     predicted = episode.support.targets.gather(1, torch.cdist(query, support).argmin(dim=2))
-    return float((predicted == episode.query[0].batch.targets).double().mean())
+    return float((predicted == episode.query.targets).double().mean())
 
 
 @pytest.mark.parametrize("size", [8, 28, 64])
@@ -66,7 +66,7 @@ def test_splits_have_no_class_in_common() -> None:
 
 def test_labels_are_balanced_and_support_rows_shuffled() -> None:
     episode = source_of(way=4, shots=2, queries=3, size=8).episodes(source_of().specs("train", 0, 30))
-    support, query = episode.support.targets, episode.query[0].batch.targets
+    support, query = episode.support.targets, episode.query.targets
     for labels, count in ((support, 2), (query, 3)):
         assert torch.equal(torch.nn.functional.one_hot(labels, 4).sum(dim=1), torch.full((30, 4), count))
     assert len({tuple(row) for row in support.tolist()}) > 20
@@ -75,19 +75,19 @@ def test_labels_are_balanced_and_support_rows_shuffled() -> None:
 def test_rows_of_one_label_are_one_character_by_different_drawers() -> None:
     source = source_of(way=3, shots=2, eval_queries=2, jitter=0.0)
     episode = source.episodes(source.specs("val", 0, 4))
-    inputs = torch.cat([episode.support.inputs, episode.query[0].batch.inputs], dim=1)
-    targets = torch.cat([episode.support.targets, episode.query[0].batch.targets], dim=1)
+    inputs = torch.cat([episode.support.inputs, episode.query.inputs], dim=1)
+    targets = torch.cat([episode.support.targets, episode.query.targets], dim=1)
     equal = (inputs[:, :, None] == inputs[:, None]).flatten(3).all(dim=3)
     assert torch.equal(equal, targets[:, :, None] == targets[:, None])
     jittered = source_of(way=3, shots=2, eval_queries=2).episodes(source.specs("val", 0, 4))
-    assert len({image.numpy().tobytes() for image in jittered.query[0].batch.inputs.flatten(0, 1)}) == 4 * 6
+    assert len({image.numpy().tobytes() for image in jittered.query.inputs.flatten(0, 1)}) == 4 * 6
 
 
 def test_joint_batches_label_the_joint_classes() -> None:
     source = source_of(way=5, queries=15, jitter=0.0, size=12, joint=True)
     assert (source.num_outputs, source.num_train_outputs) == (5, JOINT_CLASSES)
     episode = source.episodes(source.specs("train", 0, 30))
-    batch = episode.query[0].batch
+    batch = episode.query
     assert batch.inputs.shape == (30, 75, 1, 12, 12)
     labels, images = batch.targets.flatten(), batch.inputs.flatten(0, 1)
     assert len(labels.unique()) == JOINT_CLASSES
@@ -95,7 +95,7 @@ def test_joint_batches_label_the_joint_classes() -> None:
         same = images[labels == label]
         assert (same == same[0]).all()
     other = GlyphSource(GlyphTasks(jitter=0.0, size=12, joint=True), 1, torch.float32)
-    again = other.episodes(other.specs("train", 0, 30)).query[0].batch
+    again = other.episodes(other.specs("train", 0, 30)).query
     label = int(again.targets[0, 0])
     assert torch.equal(again.inputs[0, 0], images[labels == label][0]), "the joint classes are the same in every run"
 

@@ -170,8 +170,8 @@ def test_omniglot_tasks_at_the_settings_of_the_literature(omniglot_store: Path) 
     source = build_source(config, 0, torch.float32)
     assert source.input_shape == (1, 28, 28)
     episode = source.episodes(source.specs("test", 0, 8))
-    assert episode.query[0].batch.inputs.shape == (8, 100, 1, 28, 28)
-    ink = episode.query[0].batch.inputs
+    assert episode.query.inputs.shape == (8, 100, 1, 28, 28)
+    ink = episode.query.inputs
     assert 0.0 <= float(ink.min()) <= float(ink.max()) <= 1.0
     assert 0.03 < float(ink.mean()) < 0.2, "ink is 1 on a background of 0"
     joint = build_source(config.model_copy(update={"joint": True}), 0, torch.float32)

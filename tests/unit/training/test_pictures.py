@@ -119,7 +119,7 @@ def test_fits_are_predictions_after_no_one_and_all_steps(program: MetaProgram, d
     assert len(drawn.fits) == module.NUM_SAMPLES
     for t, fit in enumerate(drawn.fits):
         task = episode.map(lambda tensor, t=t: tensor[t])
-        x, y = task.query[0].batch.tensors()
+        x, y = task.query.tensors()
         order = x[:, 0].argsort()
         assert fit.grid.tolist() == x[order, 0].tolist(), "sorted"
         assert fit.truth[1].tolist() == y[order, 0].tolist()
@@ -141,7 +141,7 @@ def test_sample_images_come_with_predictions_of_the_protocol(program: MetaProgra
         for t in range(module.NUM_SAMPLES):
             task = episode.map(lambda tensor, t=t: tensor[t])
             fast = learner.adapt(params, task.support)
-            labels.append(learner.predict(params, fast, task.support, task.query[0].batch.inputs).argmax(-1).tolist())
+            labels.append(learner.predict(params, fast, task.support, task.query.inputs).argmax(-1).tolist())
         assert drawn.samples["predictions"].tolist() == labels  # type: ignore[attr-defined]
         assert drawn.samples["support_images"].shape == (3, 2, 1, 16, 16)  # type: ignore[attr-defined]
         assert drawn.samples["query_images"].shape == (3, 4, 1, 16, 16)  # type: ignore[attr-defined]

@@ -1,0 +1,40 @@
+"""Adapt learners to one task and predict, without a task axis: for tests that look at one task at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from distmeta.core.types import SUPPORT, Batch, Episode, Params
+from distmeta.engine.engine import one_by_one
+from distmeta.methods.learners.base import Fast, Learner
+from distmeta.methods.objectives import OBJECTIVES
+from distmeta.methods.terms import OuterTerm
+from distmeta.models.network import Network
+
+
+def query_term(objective: str = "cross_entropy") -> tuple[OuterTerm, ...]:
+    """The usual outer loss: the queries after adaptation."""
+    return (OuterTerm("query", OBJECTIVES[objective]),)
+
+
+def walk(learner: Learner, meta: Params, support: Batch) -> Sequence[Fast]:
+    """The adapted state after 0, 1, ..., K inner steps."""
+    task = Episode({SUPPORT: support.map(lambda tensor: tensor.unsqueeze(0))}, torch.zeros(1, dtype=torch.int64))
+    visits = one_by_one(learner).walk(meta, task, marks=(0,))
+    return [tree_map(lambda tensor: tensor.squeeze(0), visit.state.fast) for visit in visits]
+
+
+def adapt(learner: Learner, meta: Params, support: Batch) -> Fast:
+    """The adapted state after all inner steps."""
+    return walk(learner, meta, support)[-1]
+
+
+def predict(learner: Learner, meta: Params, fast: Fast, support: Batch, inputs: Tensor) -> Tensor:
+    """Outputs [B, O] of an adapted learner."""
+    with torch.no_grad():
+        net = Network(learner.backbone, training=False)
+        return learner.predict(net, meta, fast, Episode({SUPPORT: support}), inputs)
