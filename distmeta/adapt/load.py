@@ -132,8 +132,9 @@ def load(path: str, *, which: Which = "latest", protocol: str | None = None) -> 
         UserError: There is no intact checkpoint at `path`, or the network does not support `protocol`.
     """
     checkpoint = checkpoints.load(path, which)
-    check_params(checkpoint.config, checkpoint.signature, checkpoint.averaged, mask_uri(checkpoint.path))
-    return AdaptableLearner(checkpoint.config, checkpoint.signature, checkpoint.averaged, protocol)
+    config, signature, where = checkpoint.config, checkpoint.signature, mask_uri(checkpoint.path)
+    check_params(config, signature, checkpoint.averaged, checkpoint.buffers, where)
+    return AdaptableLearner(config, signature, {**checkpoint.averaged, **checkpoint.buffers}, protocol)
 
 
 def _rows(targets: npt.ArrayLike | Sequence[Any], count: int) -> Array:

@@ -13,7 +13,7 @@ from torch import Tensor
 from distmeta.config.base import shortened
 from distmeta.config.run import RunConfig
 from distmeta.core.types import Params
-from distmeta.server.outer import AVERAGE, PARAMS, State
+from distmeta.server.outer import AVERAGE, BUFFERS, PARAMS, State
 from distmeta.tasks.base import TaskSignature
 
 FORMAT = 1
@@ -108,6 +108,11 @@ class Checkpoint:
     def averaged(self) -> Params:
         """The meta-parameters to evaluate and use: the averaged ones if averaging is on, otherwise `params`."""
         return tensors_with_prefix(self.state, AVERAGE) or self.params
+
+    @property
+    def buffers(self) -> Params:
+        """Running statistics of the network."""
+        return tensors_with_prefix(self.state, BUFFERS)
 
 
 @dataclass(frozen=True)

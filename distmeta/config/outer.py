@@ -46,3 +46,8 @@ class OuterConfig(Frozen):
     staleness: NonNegativeCount | None = None
     staleness_weight: Literal["inverse", "constant"] = "inverse"
     compression: Literal["none", "bf16", "int8"] = "none"
+
+    @property
+    def procedure(self) -> str:
+        """How an outer step is made of many shards (`distmeta.training.steps.PROCEDURES`)."""
+        return "synchronous" if self.staleness is None else "asynchronous"

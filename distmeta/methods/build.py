@@ -87,28 +87,30 @@ def scored_terms(tasks: TaskSignature) -> tuple[OuterTerm, ...]:
     return (OuterTerm(QUERY, find_objective(tasks.objective, "tasks")),)
 
 
-def check_params(config: RunConfig, tasks: TaskSignature, params: Params, where: str) -> None:
-    """Check that parameters from outside are those of a configuration, by names, shapes and types, and finite.
+def check_params(config: RunConfig, tasks: TaskSignature, params: Params, buffers: Params, where: str) -> None:
+    """Check that parameters and running statistics from outside are those of a configuration: by names, shapes and
+    types, and finite.
 
     Raises:
         UserError: They are not.
     """
-    expected = build_algorithm(config, tasks).learner.init(config.seed)
-    if expected.keys() != params.keys():
-        missing, extra = sorted(expected.keys() - params.keys())[:3], sorted(params.keys() - expected.keys())[:3]
+    learner = build_algorithm(config, tasks).learner
+    expected, given = {**learner.init(config.seed), **learner.backbone.buffers()}, {**params, **buffers}
+    if expected.keys() != given.keys():
+        missing, extra = sorted(expected.keys() - given.keys())[:3], sorted(given.keys() - expected.keys())[:3]
         raise UserError(
             f"its parameters are not those of its configuration: {missing} are missing, {extra} are unknown",
             where=where,
             allowed="a checkpoint as it was saved, and changes that keep the network",
         )
     for name, tensor in expected.items():
-        if params[name].shape != tensor.shape or params[name].dtype != tensor.dtype:
+        if given[name].shape != tensor.shape or given[name].dtype != tensor.dtype:
             raise UserError(
-                f"parameter '{name}' is {params[name].dtype} {list(params[name].shape)}",
+                f"parameter '{name}' is {given[name].dtype} {list(given[name].shape)}",
                 where=where,
                 allowed=f"{tensor.dtype} {list(tensor.shape)}, as the configuration says",
             )
-    if not all_finite(params):
+    if not all_finite(given):
         raise UserError("a parameter is infinite or not a number", where=where, allowed="another checkpoint of the run")
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,8 @@ class SnapshotWire:
     serial: int
     version: int
     params: ParamsWire
+    buffers: ParamsWire | None = None
+    extra: ParamsWire | None = None
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,16 @@ class ShardRequest:
     Attributes:
         key: Number of the executor's call, and index of the shard.
         work: What to compute.
-        shard: The shard.
+        shard: The shard, without its carry.
         upcoming: The shard to prepare meanwhile.
+        carry: The shard's carry; None if it is empty.
     """
 
     key: tuple[int, int]
     work: Work
     shard: Shard
     upcoming: Shard | None
+    carry: ParamsWire | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ class ReportWire:
     Attributes:
         grad: The gradient; None if it is an object of its own in the object store (`split_grad`).
         compression: Kind and original types of a compressed gradient (see `Compressed`); None if it is not compressed.
+        buffers: Running statistics; None if there are none.
+        carries: State of the estimator, by index of the shard.
     """
 
     version: int
@@ -115,6 +121,8 @@ class ReportWire:
     finite: bool
     compression: tuple[Kind, dict[str, str]] | None = None
     count: int = 1
+    buffers: ParamsWire | None = None
+    carries: dict[int, ParamsWire] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -171,12 +179,34 @@ def decode_params(wire: ParamsWire) -> Params:
     return params
 
 
+def encode_optional(params: Params) -> ParamsWire | None:
+    """Flatten what is mostly empty; None if it is."""
+    return encode_params(params) if params else None
+
+
+def decode_optional(wire: ParamsWire | None) -> Params:
+    return {} if wire is None else decode_params(wire)
+
+
 def encode_snapshot(snapshot: Snapshot, serial: int) -> SnapshotWire:
-    return SnapshotWire(serial, snapshot.version, encode_params(snapshot.params))
+    params, buffers, extra = snapshot.params, snapshot.buffers, snapshot.extra
+    return SnapshotWire(
+        serial, snapshot.version, encode_params(params), encode_optional(buffers), encode_optional(extra)
+    )
 
 
 def decode_snapshot(wire: SnapshotWire) -> Snapshot:
-    return Snapshot(wire.version, decode_params(wire.params))
+    buffers, extra = decode_optional(wire.buffers), decode_optional(wire.extra)
+    return Snapshot(wire.version, decode_params(wire.params), buffers, extra)
+
+
+def encode_request(key: tuple[int, int], work: Work, shard: Shard, upcoming: Shard | None) -> ShardRequest:
+    return ShardRequest(key, work, replace(shard, carry={}), upcoming, encode_optional(shard.carry))
+
+
+def decode_shard(request: ShardRequest) -> Shard:
+    """The shard of a request."""
+    return request.shard if request.carry is None else replace(request.shard, carry=decode_params(request.carry))
 
 
 def encode_value(value: Any, compressor: Compressor | None = None) -> Any:
@@ -205,6 +235,8 @@ def encode_value(value: Any, compressor: Compressor | None = None) -> Any:
         finite,
         compression,
         value.count,
+        encode_optional(update.buffers),
+        {shard: encode_params(carry) for shard, carry in value.carries.items()},
     )
 
 
@@ -215,7 +247,9 @@ def decode_value(value: Any) -> Any:
     grad = decode_params(value.grad)
     if value.compression is not None:
         grad = decompress(Compressed(*value.compression, grad, value.finite))
-    return Report(value.version, value.shard, Update(grad, value.weight, value.metrics), value.finite, value.count)
+    update = Update(grad, value.weight, value.metrics, decode_optional(value.buffers))
+    carries = {shard: decode_params(carry) for shard, carry in value.carries.items()}
+    return Report(value.version, value.shard, update, value.finite, value.count, carries)
 
 
 def decode_result(wire: ResultWire) -> Result:
@@ -240,7 +274,9 @@ def sum_reports(reports: Sequence[ReportWire]) -> ReportWire:
     decoded = [decode_value(report) for report in reports]
     total = sum_group([report.update for report in decoded])
     finite = all(report.finite for report in reports)
-    report: ReportWire = encode_value(Report(decoded[0].version, decoded[0].shard, total, finite, len(decoded)))
+    carries = {shard: carry for report in decoded for shard, carry in report.carries.items()}
+    whole = Report(decoded[0].version, decoded[0].shard, total, finite, len(decoded), carries)
+    report: ReportWire = encode_value(whole)
     return report
 
 

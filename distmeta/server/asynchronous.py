@@ -1,17 +1,20 @@
 """The asynchronous server: nobody waits; updates of earlier versions count, unless they are too old.
 
 An update that was computed at version v and arrives at version w is t = w - v versions old. Up to t = `outer.staleness`
-it is added with a factor c(t), gradient, weight and metrics alike, so that a step makes a weighted mean:
+its gradient is added with a factor c(t):
 
-    g = (sum over updates of c(t_i) * grad_i) / (sum over updates of c(t_i) * weight_i),   c(t) = 1 / (1 + t) or 1
+    g = (sum over updates of c(t_i) * grad_i) / (sum over updates of weight_i),   c(t) = 1 / (1 + t) or 1
 
-as in Zhang et al. (2016, "Staleness-aware async-SGD for distributed deep learning"), who divide the rate by t. Updates
-are added in the order of arrival: this is the one mode whose result depends on timing.
+so that old updates move less, as in Zhang et al. (2016, "Staleness-aware async-SGD for distributed deep learning"), who
+divide the rate by t (there updates of the current version have t = 1). Optimizers that normalise the gradient (Adam)
+undo a factor that all updates share. Updates are added in the order of arrival: this is the one mode whose result
+depends on timing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 from typing_extensions import override
@@ -32,13 +35,20 @@ class AsynchronousServer(InMemoryServer):
         params: The first meta-parameters (version 0); copied.
         config: The outer step; `staleness` is set.
         total_steps: Steps of the whole run, for the schedule.
+        buffers: The first running statistics.
 
     Raises:
         ValueError: `config.staleness` is None.
     """
 
-    def __init__(self, params: Mapping[str, Tensor], config: OuterConfig, total_steps: int) -> None:
-        super().__init__(params, config, total_steps)
+    def __init__(
+        self,
+        params: Mapping[str, Tensor],
+        config: OuterConfig,
+        total_steps: int,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(params, config, total_steps, buffers)
         if config.staleness is None:
             raise ValueError("the asynchronous server needs outer.staleness")
         self._max_age, self._inverse = config.staleness, config.staleness_weight == "inverse"
@@ -54,7 +64,7 @@ class AsynchronousServer(InMemoryServer):
         Returns:
             STALE if it is too old, or of a version that this server has not made; its shard is then finished.
         """
-        check_update(report, self._optimizer.params)
+        check_update(report, self._optimizer.params, self._running)
         finite = is_finite(report)
         with self._lock:
             age = self.version - report.version
@@ -141,8 +151,4 @@ class _IndexSet:
 def _scaled(update: Update, factor: float) -> Update:
     if factor == 1.0:
         return update
-    return Update(
-        {name: grad * factor for name, grad in update.grad.items()},
-        update.weight * factor,
-        {name: value * factor for name, value in update.metrics.items()},
-    )
+    return replace(update, grad={name: grad * factor for name, grad in update.grad.items()})

@@ -17,7 +17,7 @@ from distmeta.config.outer import OuterConfig
 from distmeta.core.errors import DistmetaError
 from distmeta.core.tensors import all_finite, cloned
 from distmeta.core.types import Params, Report, Snapshot, Update
-from distmeta.server.outer import OuterOptimizer, State
+from distmeta.server.outer import BUFFERS, OuterOptimizer, State, check_fits, copied
 
 
 class StepError(DistmetaError):
@@ -75,6 +75,10 @@ class Server(ABC):
         """A copy of the averaged meta-parameters, or of the current ones where averaging is off."""
 
     @abstractmethod
+    def buffers(self) -> Params:
+        """A copy of the running statistics."""
+
+    @abstractmethod
     def push(self, report: Report) -> Verdict:
         """Add the sums of a shard, or of a group of shards; they must not change before the next step.
 
@@ -115,13 +119,21 @@ class InMemoryServer(Server):
         params: The first meta-parameters (version 0); copied.
         config: The outer step.
         total_steps: Steps of the whole run, for the schedule.
+        buffers: The first running statistics. Each step replaces them by the mean of the updates'.
 
     Raises:
         UserError: The outer optimizer or its options cannot work.
     """
 
-    def __init__(self, params: Mapping[str, Tensor], config: OuterConfig, total_steps: int) -> None:
+    def __init__(
+        self,
+        params: Mapping[str, Tensor],
+        config: OuterConfig,
+        total_steps: int,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self._optimizer = OuterOptimizer(params, config, total_steps)
+        self._running = cloned(buffers or {})
         self._mean_buffers: Params = {}  # reused from step to step
         self._lock = threading.Lock()
 
@@ -133,7 +145,7 @@ class InMemoryServer(Server):
     @override
     def pull(self) -> Snapshot:
         with self._lock:
-            return Snapshot(self.version, cloned(self._optimizer.params))
+            return Snapshot(self.version, cloned(self._optimizer.params), cloned(self._running))
 
     @override
     def averaged(self) -> Params:
@@ -141,14 +153,22 @@ class InMemoryServer(Server):
             return cloned(self._optimizer.params if self._optimizer.average is None else self._optimizer.average)
 
     @override
+    def buffers(self) -> Params:
+        with self._lock:
+            return cloned(self._running)
+
+    @override
     def state_dict(self) -> State:
         with self._lock:
-            return self._optimizer.state_dict()
+            running = {BUFFERS + name: tensor.clone() for name, tensor in self._running.items()}
+            return {**self._optimizer.state_dict(), **running}
 
     @override
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         with self._lock:
+            check_fits(state, BUFFERS, self._running)
             self._optimizer.load_state_dict(state)
+            self._running = copied(state, BUFFERS, self._running)
             self._discard_updates()
 
     @abstractmethod
@@ -158,6 +178,7 @@ class InMemoryServer(Server):
     def _advance(self, total: Update, extra: Mapping[str, float]) -> StepRecord:
         """Step with the mean of the updates; `extra` goes into the record. Called with the lock held."""
         outer = self._optimizer.step(self._mean(total))
+        self._running |= {name: tensor / total.weight for name, tensor in total.buffers.items()}
         self._discard_updates()
         metrics = {name: value / total.weight for name, value in total.metrics.items()}
         return StepRecord(self.version, total.weight, metrics, {**outer, **extra})
@@ -170,23 +191,25 @@ class InMemoryServer(Server):
             if name not in self._mean_buffers:
                 self._mean_buffers[name] = torch.empty_like(self._optimizer.params[name])
             mean[name] = torch.div(grad, total.weight, out=self._mean_buffers[name])
-        if not all_finite(mean):
+        if not all_finite(mean) or not all_finite(total.buffers):
             raise StepError(f"version {self.version} cannot step: the sum of finite updates overflows")
         return mean
 
 
-def check_update(report: Report, params: Mapping[str, Tensor]) -> None:
-    """Check that an update fits the parameters, by names, shapes and types.
+def check_update(report: Report, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
+    """Check that an update fits the parameters and running statistics, by names, shapes and types.
 
     Raises:
-        ValueError: The gradient names an unknown parameter, or has another shape or type than it.
+        ValueError: It has an unknown name, or a tensor of another shape or type.
     """
-    for name, grad in report.update.grad.items():
-        param = params.get(name)
-        if param is None or grad.shape != param.shape or grad.dtype != param.dtype:
-            expected = "no such parameter" if param is None else f"expected {param.dtype} {list(param.shape)}"
-            actual = f"{grad.dtype} {list(grad.shape)}"
-            raise ValueError(f"shard {report.shard}: gradient '{name}' is {actual}; {expected}")
+    update = report.update
+    for kind, tensors, known in (("gradient", update.grad, params), ("buffer", update.buffers, buffers)):
+        for name, tensor in tensors.items():
+            like = known.get(name)
+            if like is None or tensor.shape != like.shape or tensor.dtype != like.dtype:
+                expected = "no such parameter" if like is None else f"expected {like.dtype} {list(like.shape)}"
+                actual = f"{tensor.dtype} {list(tensor.shape)}"
+                raise ValueError(f"shard {report.shard}: {kind} '{name}' is {actual}; {expected}")
 
 
 def is_finite(report: Report) -> bool:

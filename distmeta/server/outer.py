@@ -31,6 +31,8 @@ PARAMS = "params/"
 """Prefix of the meta-parameters in a state."""
 AVERAGE = "average/"
 """Prefix of the averaged meta-parameters in a state."""
+BUFFERS = "buffers/"
+"""Prefix of the running statistics in a state."""
 _OPTIMIZER = "optimizer/"
 
 _REFUSED = {
@@ -189,9 +191,9 @@ class OuterOptimizer:
         num_steps = state.get("num_steps")
         if not isinstance(num_steps, int):
             raise UserError(f"num_steps is {num_steps!r}", where="server state", allowed="a whole number")
-        _check_fits(state, PARAMS, self.params)
+        check_fits(state, PARAMS, self.params)
         if self.average is not None:
-            _check_fits(state, AVERAGE, self.params)
+            check_fits(state, AVERAGE, self.params)
         for entry in state:
             if entry.startswith(_OPTIMIZER) and entry.removeprefix(_OPTIMIZER).rsplit("/", 1)[0] not in self.params:
                 what = f"the checkpoint does not fit: '{entry}' belongs to no parameter"
@@ -206,8 +208,8 @@ class OuterOptimizer:
             UserError: The state belongs to other parameters or another optimizer, or lacks the average.
         """
         self._check_state(state)
-        params = _copied(state, PARAMS, self.params)
-        average = None if self.average is None else _copied(state, AVERAGE, self.average)
+        params = copied(state, PARAMS, self.params)
+        average = None if self.average is None else copied(state, AVERAGE, self.average)
         with torch.no_grad():
             for name, tensor in params.items():
                 self.params[name].copy_(tensor)
@@ -221,7 +223,7 @@ class OuterOptimizer:
                 self._optimizer.state[self.params[name]][key] = copy
 
 
-def _check_fits(state: Mapping[str, object], prefix: str, like: Mapping[str, Tensor]) -> None:
+def check_fits(state: Mapping[str, object], prefix: str, like: Mapping[str, Tensor]) -> None:
     saved = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     if saved.keys() != like.keys():
         missing, extra = sorted(like.keys() - saved.keys()), sorted(saved.keys() - like.keys())
@@ -265,5 +267,5 @@ def _kind(value: object) -> str:
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
-def _copied(state: Mapping[str, object], prefix: str, like: Mapping[str, Tensor]) -> Params:
+def copied(state: Mapping[str, object], prefix: str, like: Mapping[str, Tensor]) -> Params:
     return {name: cast(Tensor, state[prefix + name]).detach().cpu().clone() for name in like}

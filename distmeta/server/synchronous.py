@@ -25,8 +25,14 @@ from distmeta.server.tree import Tree, check_group
 class ParameterServer(InMemoryServer):
     """Each step waits for all its shards."""
 
-    def __init__(self, params: Mapping[str, Tensor], config: OuterConfig, total_steps: int) -> None:
-        super().__init__(params, config, total_steps)
+    def __init__(
+        self,
+        params: Mapping[str, Tensor],
+        config: OuterConfig,
+        total_steps: int,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(params, config, total_steps, buffers)
         self._tree = Tree()
         self._ledger = Ledger()
 
@@ -39,7 +45,7 @@ class ParameterServer(InMemoryServer):
         """
         if report.count > 1:
             check_group(report.shard, report.count)
-        check_update(report, self._optimizer.params)
+        check_update(report, self._optimizer.params, self._running)
         finite = is_finite(report)
         with self._lock:
             verdict = self._ledger.verdict(self.version, report.version, report.shards, finite=finite)

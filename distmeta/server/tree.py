@@ -38,11 +38,15 @@ class BufferPool:
         self._free.setdefault(name, []).append(tensor)
 
 
+_BUFFERS = "buffers/"
+"""Prefix that keeps running statistics apart from gradients within a sum."""
+
+
 class PartialSum:
     """The sum of some updates in the order in which they were added.
 
-    A parameter or metric that some updates lack is summed over those that have it. The first update is referenced, not
-    copied; the second is added to it into a buffer of this sum, and the others in place.
+    A parameter, running statistic or metric that some updates lack is summed over those that have it. The first update
+    is referenced, not copied; the second is added to it into a buffer of this sum, and the others in place.
 
     Args:
         first: The first update; it must not change while this sum is in use.
@@ -51,20 +55,20 @@ class PartialSum:
 
     def __init__(self, first: Update, buffers: BufferPool) -> None:
         self._buffers = buffers
-        self._grads: Params = {name: grad.detach().cpu() for name, grad in first.grad.items()}
+        self._tensors: Params = {name: tensor.detach().cpu() for name, tensor in _tensors_of(first).items()}
         self._owned: set[str] = set()
         self._weight = first.weight
         self._metrics = dict(first.metrics)
 
     def add(self, update: Update) -> None:
-        for name, grad in update.grad.items():
-            total, local = self._grads.get(name), grad.detach().cpu()
+        for name, tensor in _tensors_of(update).items():
+            total, local = self._tensors.get(name), tensor.detach().cpu()
             if total is None:
-                self._grads[name] = local
+                self._tensors[name] = local
             elif name in self._owned:
                 total.add_(local)
             else:
-                self._grads[name] = torch.add(total, local, out=self._buffers.take(name, total))
+                self._tensors[name] = torch.add(total, local, out=self._buffers.take(name, total))
                 self._owned.add(name)
         self._weight += update.weight
         for name, value in update.metrics.items():
@@ -72,7 +76,7 @@ class PartialSum:
 
     def absorb(self, other: PartialSum) -> None:
         """Add `other`, consuming it."""
-        adopted = {name for name in other._owned if name not in self._grads}
+        adopted = {name for name in other._owned if name not in self._tensors}
         self.add(other.update)
         self._owned |= adopted
         other._owned -= adopted
@@ -81,14 +85,23 @@ class PartialSum:
     def release(self) -> None:
         """Give the buffers back; the sum cannot be used afterwards."""
         for name in self._owned:
-            self._buffers.give_back(name, self._grads[name])
+            self._buffers.give_back(name, self._tensors[name])
         self._owned.clear()
-        self._grads.clear()
+        self._tensors.clear()
 
     @property
     def update(self) -> Update:
         """The sum; its tensors are this sum's own."""
-        return Update(dict(self._grads), self._weight, dict(self._metrics))
+        grad = {name: tensor for name, tensor in self._tensors.items() if not name.startswith(_BUFFERS)}
+        buffers = {name: tensor for name, tensor in self._tensors.items() if name.startswith(_BUFFERS)}
+        named = {name.removeprefix(_BUFFERS): tensor for name, tensor in buffers.items()}
+        return Update(grad, self._weight, dict(self._metrics), named)
+
+
+def _tensors_of(update: Update) -> Params:
+    if not update.buffers:
+        return update.grad
+    return {**update.grad, **{_BUFFERS + name: tensor for name, tensor in update.buffers.items()}}
 
 
 @dataclass

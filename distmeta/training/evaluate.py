@@ -90,11 +90,12 @@ def evaluate(
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
     program = MetaProgram(config)
-    check_params(config, program.source.signature, checkpoint.averaged, mask_uri(checkpoint.path))
+    check_params(config, program.source.signature, checkpoint.averaged, checkpoint.buffers, mask_uri(checkpoint.path))
     executor = build_executor(config.runtime, MetaRecipe.of(config), program=program)
     try:
         shards = program.source.shards(split, 0, tasks, config.runtime.shard_size)
-        scores = evaluate_shards(executor, config.engine, Snapshot(checkpoint.step, checkpoint.averaged), shards)
+        snapshot = Snapshot(checkpoint.step, checkpoint.averaged, checkpoint.buffers)
+        scores = evaluate_shards(executor, config.engine, snapshot, shards)
     finally:
         executor.close()
         program.close()

@@ -103,9 +103,10 @@ def _train(
         )
         stack.callback(executor.close)
         executor.interrupt = guard.check
-        procedure = build_procedure(config, params, program.source, executor)
+        buffers = program.algorithm.learner.backbone.buffers()
+        procedure = build_procedure(config, params, buffers, program.source, executor)
         if checkpoint is not None:
-            procedure.server.load_state_dict(checkpoint.state)
+            procedure.load_state_dict(checkpoint.state)
         else:
             if latest != _latest(config):
                 raise DistmetaError(
@@ -190,7 +191,7 @@ class _Run:
             run_id=self._run_id,
             address=self._tracker.address(),
             checkpoint=self._saved or "",
-            digest=digest(self._server.pull().params),
+            digest=digest({**self._server.pull().params, **self._server.buffers()}),
             steps=self._server.version,
             train_s=self._train_s,
             tasks_per_s=self._tasks / self._train_s if self._train_s else 0.0,
@@ -299,7 +300,8 @@ class _Run:
         config = self._config
         with local_folder(self._saved) as checkpoint:
             folder = checkpoint.parent / "pictures" if str(checkpoint) in self._saved else None
-            kept = keep_pictures(self._program, self._server.averaged(), scores, self._protocol, self._tracker, folder)
+            meta = {**self._server.averaged(), **self._server.buffers()}
+            kept = keep_pictures(self._program, meta, scores, self._protocol, self._tracker, folder)
             if config.tracking.model:
                 self._tracker.model(checkpoint, config.name)
         self._progress.table(f"{config.name}: unseen test tasks", scores)
@@ -310,7 +312,7 @@ class _Run:
         self._procedure.pause()
         shards = self._program.source.shards(split, 0, tasks, config.runtime.shard_size)
         # The average differs from the parameters of this version: a number of its own tells workers so.
-        snapshot = Snapshot(-1 - self._server.version, self._server.averaged())
+        snapshot = Snapshot(-1 - self._server.version, self._server.averaged(), self._server.buffers())
         return evaluate_shards(self._executor, config.engine, snapshot, shards)
 
     def _save(self, score: float | None) -> None:
@@ -324,7 +326,7 @@ class _Run:
         return checkpoints.save(
             self._config,
             self._server.version,
-            self._server.state_dict(),
+            self._procedure.state_dict(),
             signature=self._program.source.signature,
             run_id=self._run_id,
             score=score,

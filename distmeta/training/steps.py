@@ -7,19 +7,25 @@ Asynchronous    each worker always has a shard, computed from the newest snapsho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from torch import Tensor
 from typing_extensions import override
 
 from distmeta.config import RunConfig
-from distmeta.core.errors import DistmetaError
+from distmeta.core.errors import DistmetaError, UserError
 from distmeta.core.types import Params, Shard, Snapshot, Work
 from distmeta.runtime.executor import Executor, Incident, Result
 from distmeta.runtime.policy.decisions import Drop, Retry, on_nonfinite
 from distmeta.server import AsynchronousServer, ParameterServer, Server, StepRecord, Verdict
+from distmeta.server.outer import State
 from distmeta.tasks.base import TaskSource
+
+_CARRY = "carry/"
+"""Prefix of the estimator's state in a state."""
+_RECENT_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -56,21 +62,41 @@ class Procedure(Protocol):
     def pause(self) -> None:
         """Let go of the workers, which are needed for other work."""
 
+    def state_dict(self) -> State:
+        """A copy of everything that the following steps depend on, the server's state included."""
 
-def build_procedure(config: RunConfig, params: Params, source: TaskSource, executor: Executor) -> Procedure:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Continue from a state.
+
+        Raises:
+            UserError: It does not fit.
+        """
+
+
+def build_procedure(
+    config: RunConfig, params: Params, buffers: Params, source: TaskSource, executor: Executor
+) -> Procedure:
     """Make the procedure that `config.outer` asks for, with its server.
 
     Raises:
         UserError: The outer optimizer or its options cannot work.
     """
-    if config.outer.staleness is None:
-        server = ParameterServer(params, config.outer, config.train.steps)
-        return Synchronous(config, source, server, executor)
-    return Asynchronous(config, source, AsynchronousServer(params, config.outer, config.train.steps), executor)
+    return PROCEDURES[config.outer.procedure](config, params, buffers, source, executor)
 
 
-def _shards_of_step(config: RunConfig, source: TaskSource, step: int) -> tuple[Shard, ...]:
-    return source.shards("train", step, config.train.tasks_per_step, config.runtime.shard_size)
+class _Shards:
+    """The shards of training steps; those of the last few are kept, since a step and its preparation both ask."""
+
+    def __init__(self, config: RunConfig, source: TaskSource) -> None:
+        self._config, self._source = config, source
+        self._recent: dict[int, tuple[Shard, ...]] = {}
+
+    def of_step(self, step: int) -> tuple[Shard, ...]:
+        if step not in self._recent:
+            config = self._config
+            shards = self._source.shards("train", step, config.train.tasks_per_step, config.runtime.shard_size)
+            self._recent = {**dict(list(self._recent.items())[-_RECENT_STEPS:]), step: shards}
+        return self._recent[step]
 
 
 class Synchronous(Procedure):
@@ -78,12 +104,15 @@ class Synchronous(Procedure):
 
     def __init__(self, config: RunConfig, source: TaskSource, server: ParameterServer, executor: Executor) -> None:
         self.server: ParameterServer = server
-        self._config, self._source, self._executor = config, source, executor
+        self._config, self._shards, self._executor = config, _Shards(config, source), executor
+        self._carries: dict[int, Params] = {}
 
     @override
     def step(self, work: Work) -> Step:
-        step, shards = self.server.version, self._shards(self.server.version)
-        upcoming = self._shards(step + 1) if step + 1 < self._config.train.steps else ()
+        step = self.server.version
+        shards = [self._with_carry(shard) for shard in self._shards.of_step(step)]
+        upcoming = self._shards.of_step(step + 1) if step + 1 < self._config.train.steps else ()
+        carries: dict[int, Params] = {}
         results: list[Result] = []
         nonfinite_on: dict[int, list[int]] = {}  # workers by shard
         for result in self._executor.map(work, self.server.pull(), shards, upcoming):
@@ -95,15 +124,31 @@ class Synchronous(Procedure):
             elif verdict is not Verdict.ACCEPTED:
                 raise DistmetaError(f"step {step}: the update of shard {result.shard} is {verdict.value}")
             else:
+                carries |= result.value.carries
                 results.append(replace(result, value=None))  # frees the update as soon as it is added
-        return Step(self.server.step(len(shards)), results, self._config.train.tasks_per_step)
+        record = self.server.step(len(shards))
+        self._carries |= carries  # a dropped shard keeps its own
+        return Step(record, results, self._config.train.tasks_per_step)
 
     @override
     def pause(self) -> None:
         pass  # between two steps no worker computes
 
-    def _shards(self, step: int) -> tuple[Shard, ...]:
-        return _shards_of_step(self._config, self._source, step)
+    @override
+    def state_dict(self) -> State:
+        """The server's state, and the carry of each shard: `carry/<shard>/<name>`."""
+        state = self.server.state_dict()
+        for shard, carry in self._carries.items():
+            state |= {f"{_CARRY}{shard}/{name}": tensor.clone() for name, tensor in carry.items()}
+        return state
+
+    @override
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        self.server.load_state_dict({name: value for name, value in state.items() if not name.startswith(_CARRY)})
+        self._carries = _carries_of(state)
+
+    def _with_carry(self, shard: Shard) -> Shard:
+        return replace(shard, carry=self._carries[shard.index]) if shard.index in self._carries else shard
 
     def _handle_nonfinite(self, step: int, result: Result, workers: Sequence[int]) -> None:
         """Recompute a nonfinite update elsewhere, drop its shard, or end the run."""
@@ -128,7 +173,7 @@ class Asynchronous(Procedure):
 
     def __init__(self, config: RunConfig, source: TaskSource, server: AsynchronousServer, executor: Executor) -> None:
         self.server: AsynchronousServer = server
-        self._config, self._source, self._executor = config, source, executor
+        self._config, self._shards, self._executor = config, _Shards(config, source), executor
         self._first_step = 0
         self._num_assigned = 0
         self._running: dict[int, Shard] = {}
@@ -138,7 +183,7 @@ class Asynchronous(Procedure):
 
     @override
     def step(self, work: Work) -> Step:
-        per_step = len(self._shards_of(0))
+        per_step = self._per_step
         if self._results is None:
             # Shards of a stream that was left, to evaluate, are computed again; those of earlier ones may still wait.
             self._interrupted += self._running.values()
@@ -164,6 +209,14 @@ class Asynchronous(Procedure):
     def pause(self) -> None:
         self._results = None
 
+    @override
+    def state_dict(self) -> State:
+        return self.server.state_dict()
+
+    @override
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        self.server.load_state_dict(state)
+
     def _feed(self) -> tuple[Snapshot, Shard] | None:
         if self._snapshot is None or self._snapshot.version != self.server.version:
             self._snapshot = self.server.pull()
@@ -174,14 +227,14 @@ class Asynchronous(Procedure):
     def _next(self) -> Shard:
         if not self._num_assigned:  # now, because a resumed run loads the server's state after this has been made
             self._first_step = self.server.version
-        per_step = len(self._shards_of(0))
-        step, place = divmod(self._num_assigned, per_step)
-        shard = Shard(self._num_assigned, self._shards_of(self._first_step + step)[place].specs)
+        step, place = divmod(self._num_assigned, self._per_step)
+        shard = Shard(self._num_assigned, self._shards.of_step(self._first_step + step)[place].specs)
         self._num_assigned += 1
         return shard
 
-    def _shards_of(self, step: int) -> tuple[Shard, ...]:
-        return _shards_of_step(self._config, self._source, step)
+    @property
+    def _per_step(self) -> int:
+        return -(-self._config.train.tasks_per_step // self._config.runtime.shard_size)
 
     def _handle_refused(self, result: Result, verdict: Verdict) -> None:
         step = self.server.version
@@ -195,6 +248,43 @@ class Asynchronous(Procedure):
             raise DistmetaError(f"step {step}: {decision.reason}")
         self._executor.counts["dropped"] += 1
         self.server.drop(result.shard)
+
+
+def _carries_of(state: Mapping[str, object]) -> dict[int, Params]:
+    """The carry of each shard in a state.
+
+    Raises:
+        UserError: An entry is no carry of a shard.
+    """
+    carries: dict[int, Params] = {}
+    for entry, value in state.items():
+        if entry.startswith(_CARRY):
+            shard, _, name = entry.removeprefix(_CARRY).partition("/")
+            if not (shard.isascii() and shard.isdigit() and len(shard) < 10 and name and isinstance(value, Tensor)):
+                raise UserError(f"'{entry}' is no carry", where="server state", allowed=f"{_CARRY}SHARD/NAME")
+            carries.setdefault(int(shard), {})[name] = value.detach().cpu().clone()
+    return carries
+
+
+def _synchronous(
+    config: RunConfig, params: Params, buffers: Params, source: TaskSource, executor: Executor
+) -> Procedure:
+    server = ParameterServer(params, config.outer, config.train.steps, buffers)
+    return Synchronous(config, source, server, executor)
+
+
+def _asynchronous(
+    config: RunConfig, params: Params, buffers: Params, source: TaskSource, executor: Executor
+) -> Procedure:
+    server = AsynchronousServer(params, config.outer, config.train.steps, buffers)
+    return Asynchronous(config, source, server, executor)
+
+
+PROCEDURES: dict[str, Callable[[RunConfig, Params, Params, TaskSource, Executor], Procedure]] = {
+    "synchronous": _synchronous,
+    "asynchronous": _asynchronous,
+}
+"""Procedures by `outer.procedure`."""
 
 
 def _nonfinite_incident(step: int, result: Result, outcome: str) -> Incident:

@@ -23,6 +23,7 @@ from distmeta.runtime.wire import (
     ResultWire,
     ShardRequest,
     SnapshotWire,
+    decode_shard,
     split_grad,
     sum_reports,
 )
@@ -77,7 +78,7 @@ class WorkerActor:
         if not self._prefaulted and wire.params.num_bytes >= LARGE_UPDATE_BYTES:
             self._prefaulted = True
             prefault_object_store()
-        return self._worker.run(request.work, wire, request.shard, request.upcoming)
+        return self._worker.run(request.work, wire, decode_shard(request), request.upcoming)
 
     def run_split(self, request: ShardRequest, wire: SnapshotWire) -> tuple[ResultWire | None, ParamsWire | None]:
         """Compute a shard as `run` does. The gradient is a second object, which stays on this node until fetched."""

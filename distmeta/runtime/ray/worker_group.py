@@ -23,7 +23,7 @@ from distmeta.runtime.policy.schedule import Assignment
 from distmeta.runtime.ray.actor import HEARTBEAT, WorkerActor, kill_process
 from distmeta.runtime.ray.cluster import Cluster
 from distmeta.runtime.ray.worker_handle import WorkerHandle
-from distmeta.runtime.wire import ReportWire, ShardRequest
+from distmeta.runtime.wire import ReportWire, encode_request
 
 CallKind = Literal["locate", "start", "heartbeat", "shard", "sum"]
 
@@ -125,7 +125,7 @@ class WorkerGroup:
             split_grad: Keep the gradient on the worker's node, as an object of its own.
         """
         worker.enqueue(key, self._clock())
-        request = ShardRequest(key, work, assignment.shard, assignment.upcoming)
+        request = encode_request(key, work, assignment.shard, assignment.upcoming)
         if split_grad:
             ref, grad = worker.actor.run_split.options(num_returns=2).remote(request, snapshot)
             self._expect(worker, "shard", ref, key, grad)
