@@ -4,7 +4,7 @@ torch's own threads split every operation, which costs more than it gains for th
 split the tasks instead. Each lane has one intra-operation thread, so that the numbers do not depend on how many lanes
 there are. Lanes run in parallel because torch releases the GIL inside its kernels.
 
-On a GPU there is one lane: its kernels fill the device, and a CUDA graph cannot be captured while another thread uses it.
+On a GPU there is one lane: the calls of a captured graph, which has its inputs in fixed memory, wait for each other.
 """
 
 from __future__ import annotations
