@@ -59,7 +59,7 @@ def captured(run: Run, device: torch.device) -> Run:
 @cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
     """One for all graphs, since libraries keep a workspace for each stream."""
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _undo_capture(device: torch.device, pool: Any) -> None:

@@ -82,7 +82,7 @@ def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
         torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])
 
 
-def _compile(module: GraphModule, examples: list[Tensor]) -> Callable[..., Sequence[Tensor]]:
+def _compile(module: GraphModule, examples: list[Any]) -> Callable[..., Sequence[Tensor]]:
     from torch._inductor import compile
 
     use_private_compiler_caches()
