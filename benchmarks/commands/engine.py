@@ -50,13 +50,15 @@ def engine(
     from benchmarks.machine import check_device
     from benchmarks.pictures import ratio_bars
     from benchmarks.report import reporting
+    from distmeta.engine.precision import library_precision
 
     check_device(device, "--device")
     names = check_contenders(names_in(contenders, ENGINE_CONTENDERS), "--contenders")
     settings, results = Settings(names, rounds, threads, memory, limit_s), []
     with reporting("bench_engine", out, as_json, device) as report:
         for problem in problems:
-            results.append(bench_problem(problem.resized(tasks, device), settings))
+            with library_precision("float32"):  # peers too, whose convolutions would be TF32 on a GPU
+                results.append(bench_problem(problem.resized(tasks, device), settings))
             results[-1].print()
         disagreeing = [f"{row.name}: {name}" for row in results for name in row.disagreeing]
         report.write(

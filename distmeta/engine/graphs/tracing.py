@@ -45,13 +45,17 @@ def trace(
 
 
 def with_constants_as_inputs(module: GraphModule) -> tuple[GraphModule, list[Tensor]]:
-    """The graph with one more placeholder for each tensor attribute of the module, and these tensors."""
+    """The graph with one more placeholder for each tensor attribute of the module, and these tensors.
+
+    They are on the device of the first input: numbers of the program are traced on the CPU, and a graph that reads them
+    from there waits for the transfer in every call.
+    """
     graph, copies, constants = Graph(), dict[Node, Node](), list[Tensor]()
     placeholders = module.graph.find_nodes(op="placeholder")
     for node in placeholders:
         copies[node] = graph.node_copy(node)
     for i, node in enumerate(module.graph.find_nodes(op="get_attr")):
-        constants.append(getattr(module, str(node.target)))
+        constants.append(getattr(module, str(node.target)).to(placeholders[0].meta["val"].device))
         copies[node] = graph.placeholder(f"constant_{i}")
         copies[node].meta["val"] = placeholders[0].meta["val"].fake_mode.from_tensor(constants[-1])
     for node in module.graph.nodes:

@@ -205,6 +205,8 @@ def test_each_policy_takes_effect_on_a_gpu(name: str) -> None:
         with library_precision(policy), products(policy):
             return error(compute(name, device="cuda"), exact)
 
+    # cuDNN may use TF32, but computes small convolutions without.
+    least = 0.0 if name.startswith("convolution") else 1e-5
     assert run("float32") < 1e-6
-    assert 1e-5 < run("tf32") < 3 * 2**-12
+    assert least <= run("tf32") < 3 * 2**-12
     assert 5e-4 < run("bf16") < 3 * 2**-9
