@@ -13,8 +13,15 @@ from distmeta.config.algorithm import (
 from distmeta.config.checkpoint import CheckpointConfig
 from distmeta.config.engine import EngineConfig
 from distmeta.config.evaluation import EvaluationConfig
-from distmeta.config.models import Conv4Config, MlpConfig
+from distmeta.config.models import Conv4Config, MlpConfig, ResNet12Config
 from distmeta.config.outer import OuterConfig
+from distmeta.config.python import (
+    PythonEstimator,
+    PythonLearner,
+    PythonModel,
+    PythonObjective,
+    PythonTasks,
+)
 from distmeta.config.run import RunConfig
 from distmeta.config.runtime import RuntimeConfig, ToleranceConfig
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks
@@ -36,6 +43,12 @@ __all__ = [
     "OuterConfig",
     "Phase",
     "PrototypeConfig",
+    "PythonEstimator",
+    "PythonLearner",
+    "PythonModel",
+    "PythonObjective",
+    "PythonTasks",
+    "ResNet12Config",
     "RunConfig",
     "RuntimeConfig",
     "SinusoidTasks",

@@ -6,10 +6,14 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import InnerSteps, PositiveCount, Text
+from distmeta.config.python import PythonEstimator, PythonLearner, PythonObjective
+
+ObjectiveName = Annotated[Text | PythonObjective, BeforeValidator(PythonObjective.of)]
+"""An objective by name (`distmeta.methods.objectives`), or one of the user's."""
 
 
 class Phase(Frozen):
@@ -41,7 +45,7 @@ class Phase(Frozen):
     beta1: float = Field(0.9, ge=0.0, lt=1.0)
     beta2: float = Field(0.999, ge=0.0, lt=1.0)
     batch: PositiveCount | None = None
-    objective: Text | None = None
+    objective: ObjectiveName | None = None
     l2sp: NonNegativeFloat = 0.0
 
 
@@ -99,7 +103,10 @@ class PrototypeConfig(Frozen):
         return self
 
 
-LearnerConfig = Annotated[GradientConfig | PrototypeConfig, Field(discriminator="kind")]
+LearnerConfig = Annotated[
+    Annotated[GradientConfig | PrototypeConfig | PythonLearner, Field(discriminator="kind")],
+    BeforeValidator(PythonLearner.of),
+]
 
 
 class BackpropConfig(Frozen):
@@ -129,7 +136,10 @@ class DisplacementConfig(Frozen):
     is_exact: ClassVar[bool] = False
 
 
-EstimatorConfig = Annotated[BackpropConfig | DisplacementConfig, Field(discriminator="kind")]
+EstimatorConfig = Annotated[
+    Annotated[BackpropConfig | DisplacementConfig | PythonEstimator, Field(discriminator="kind")],
+    BeforeValidator(PythonEstimator.of),
+]
 
 
 class Term(Frozen):
@@ -145,7 +155,7 @@ class Term(Frozen):
     """
 
     role: Text = "query"
-    objective: Text | None = None
+    objective: ObjectiveName | None = None
     weight: float = 1.0
     at: Literal["last", "each", "meta"] = "last"
     head: Text = "head"

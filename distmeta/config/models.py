@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import MAX_PARAMETERS, PositiveCount
+from distmeta.config.python import PythonModel
+
+Width = Annotated[int, Field(gt=0, le=4096)]
 
 
 class MlpConfig(Frozen):
@@ -51,4 +54,24 @@ class Conv4Config(Frozen):
     norm: Literal["batch", "support"] = "batch"
 
 
-ModelConfig = Annotated[MlpConfig | Conv4Config, Field(discriminator="kind")]
+class ResNet12Config(Frozen):
+    """Four residual blocks of three 3x3 convolutions (Oreshkin et al. 2018; Lee et al. 2019).
+
+    Attributes:
+        widths: Channels of the blocks.
+        dropout: Probability with which entries after each block are zeroed in training.
+        norm: Batch norm at evaluation: with running statistics, so that predictions are inductive (`running`), or with
+            those of the batch (`batch`). Training uses those of the batch.
+    """
+
+    kind: Literal["resnet12"] = "resnet12"
+    widths: tuple[Width, Width, Width, Width] = (64, 128, 256, 512)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    norm: Literal["running", "batch"] = "running"
+    needs_images: ClassVar[bool] = True
+
+
+ModelConfig = Annotated[
+    Annotated[MlpConfig | Conv4Config | ResNet12Config | PythonModel, Field(discriminator="kind")],
+    BeforeValidator(PythonModel.of),
+]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import Examples, Range, Text, Ways
+from distmeta.config.python import PythonTasks
 
 
 class _FewShot(Frozen):
@@ -102,4 +103,7 @@ class SinusoidTasks(Frozen):
         return self.shots + max(self.queries, self.eval_queries)
 
 
-TasksConfig = Annotated[StoreTasks | GlyphTasks | SinusoidTasks, Field(discriminator="source")]
+TasksConfig = Annotated[
+    Annotated[StoreTasks | GlyphTasks | SinusoidTasks | PythonTasks, Field(discriminator="source")],
+    BeforeValidator(PythonTasks.of),
+]

@@ -60,15 +60,16 @@ class Choice:
         return f"engine: {self.strategy}, {source} (milliseconds per task: {times}){failed}"
 
 
-def choose_by_shapes(config: EngineConfig, meta: Params, episodes: Episode) -> Choice:
+def choose_by_shapes(config: EngineConfig, meta: Params, episodes: Episode, *, vmap: bool = True) -> Choice:
     """Choose by the shapes of the meta-parameters and of any task.
 
     Args:
         config: The fields that are not chosen.
         meta: Meta-parameters.
         episodes: Training tasks, at least one.
+        vmap: Whether the network can be run under `vmap`.
     """
     has_filters = any(tensor.dim() == 4 for tensor in meta.values())
     num_examples = sum(batch.inputs.shape[1] for batch in episodes.roles.values())
-    strategy = "loop" if has_filters and num_examples > FEW_EXAMPLES else "vmap"
+    strategy = "loop" if not vmap or (has_filters and num_examples > FEW_EXAMPLES) else "vmap"
     return Choice(strategy, config.chunk, config.memory)

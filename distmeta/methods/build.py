@@ -73,6 +73,12 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
     learner = build_learner(settings.learner, backbone, tasks.objective)
     terms = tuple(_outer_term(term, i, tasks, backbone) for i, term in enumerate(settings.terms))
     _check_terms(terms, learner)
+    if settings.estimator.is_exact and settings.learner.num_steps and "second_order" in backbone.limits:
+        raise UserError(
+            f"the exact gradient needs second derivatives, which the network lacks ({backbone.limits['second_order']})",
+            where="algorithm.estimator.order",
+            allowed="1, or another network",
+        )
     return Algorithm(
         learner,
         build_estimator(settings.estimator),

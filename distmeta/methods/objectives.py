@@ -7,11 +7,14 @@ An objective gets the forward function instead of its outputs, because some obje
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distmeta.config.python import PythonObjective
+from distmeta.core.code import load_target
 from distmeta.core.errors import UserError, nearest
 from distmeta.core.types import Batch
 
@@ -42,8 +45,10 @@ def entropy(forward: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
 OBJECTIVES: dict[str, Objective] = {"cross_entropy": cross_entropy, "mse": mse, "entropy": entropy}
 
 
-def find_objective(name: str, where: str) -> Objective:
-    """Look an objective up by name; `where` is the configuration field that names it."""
+def find_objective(name: str | PythonObjective, where: str) -> Objective:
+    """Look an objective up by name, or load the user's; `where` is the configuration field that names it."""
+    if not isinstance(name, str):
+        return partial(load_target(name.target, name.sha256, where), **name.options)
     if name not in OBJECTIVES:
         raise UserError(f"unknown objective '{name}'", where=where, allowed=nearest(name, OBJECTIVES))
     return OBJECTIVES[name]

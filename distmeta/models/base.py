@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -56,6 +57,7 @@ class Backbone(ABC):
         protocol: The one that it follows.
         is_row_wise: Whether the output for an example depends on no other example of its batch.
         is_random: Whether it draws random numbers (dropout), from the seeds of tasks.
+        has_head: Whether it has linear heads; without, the features of the body are the outputs.
         limits: What cannot be done with it, and why: keys are `second_order`, `vmap` and `compile`.
     """
 
@@ -65,7 +67,8 @@ class Backbone(ABC):
     protocol: str = INDUCTIVE
     is_row_wise: bool = True
     is_random: bool = False
-    limits: Mapping[str, str] = {}
+    has_head: bool = True
+    limits: Mapping[str, str] = MappingProxyType({})
 
     @property
     def num_outputs(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 
@@ -21,12 +21,16 @@ def linear(name: str, fan_in: int, fan_out: int, rng: torch.Generator, dtype: to
     return {f"{name}.weight": (weight * bound).to(dtype), f"{name}.bias": torch.zeros(fan_out, dtype=dtype)}
 
 
-def init_heads(backbone: Backbone, seed: int, rng: torch.Generator, dtype: torch.dtype) -> Params:
-    """Parameters of all heads. `rng` draws for the first one; others have streams of their own, so that adding a head
-    changes no other parameter.
+def init_heads(
+    backbone: Backbone, seed: int, rng: torch.Generator, dtype: torch.dtype, names: Collection[str] | None = None
+) -> Params:
+    """Parameters of all heads, or of some.
+
+    `rng` draws for the first one; others have streams of their own, so that adding a head changes no other parameter.
     """
     params: Params = {}
-    for name, outputs in backbone.heads.items():
+    for name in backbone.heads if names is None else names:
+        outputs = backbone.heads[name]
         stream = rng if name == HEAD else torch.Generator().manual_seed(mix(seed, "head", name))
         params |= linear(name, backbone.num_features, outputs, stream, dtype)
     return params

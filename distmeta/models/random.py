@@ -30,13 +30,22 @@ def uniform(seed: Tensor, stream: int, shape: tuple[int, ...], dtype: torch.dtyp
         dtype: Its type.
     """
     counters = torch.arange(torch.Size(shape).numel(), device=seed.device)
-    bits = _splitmix64(mix_seed(seed, stream) + counters * _GOLDEN)
+    bits = _splitmix64(mix_seed(seed, stream) + counters)
     return (_shift_right(bits, 64 - _BITS).to(dtype) * 2.0**-_BITS).reshape(shape)
 
 
-def dropout(x: Tensor, p: float, seed: Tensor, stream: int) -> Tensor:
-    """Zero each entry with probability p and divide the others by 1 - p (Srivastava et al. 2014)."""
-    keep = uniform(seed, stream, tuple(x.shape), x.dtype) >= p
+def dropout(x: Tensor, p: float, seed: Tensor, stream: int, spatial: int = 0) -> Tensor:
+    """Zero each entry with probability p and divide the others by 1 - p (Srivastava et al. 2014).
+
+    Args:
+        x: [B, ...].
+        p: Probability.
+        seed: int64 [].
+        stream: Number of the draw.
+        spatial: Number of trailing axes whose entries are zeroed together.
+    """
+    shape = (*x.shape[: x.dim() - spatial], *([1] * spatial))
+    keep = uniform(seed, stream, shape, x.dtype) >= p
     return torch.where(keep, x / (1 - p), torch.zeros_like(x))
 
 

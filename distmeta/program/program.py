@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from distmeta.config import CheckpointConfig, EngineConfig, RunConfig, TrackingConfig
+from distmeta.core import code
+from distmeta.core.errors import UserError
 from distmeta.core.types import Episode, Params, Report, Shard, Snapshot, TaskSpec, Work
 from distmeta.engine.auto import Choice, choose_by_shapes
-from distmeta.engine.engine import Engine
+from distmeta.engine.engine import Engine, lift_of
 from distmeta.engine.lanes import Lanes, lanes_for
 from distmeta.engine.measured import choose_by_time
 from distmeta.engine.precision import check_policy
@@ -69,6 +72,7 @@ class MetaProgram:
         check_policy(config.engine.matmul, config.runtime.device, dtype_of(config))
         self.source = build_source(config.tasks, config.seed, dtype_of(config))
         self.algorithm = build_algorithm(config, self.source.signature)
+        _check_strategy(config.engine, self.algorithm.learner.backbone.limits)
         self._engines: dict[EngineConfig, Engine] = {}
         self._scorers: dict[EngineConfig, Scorer] = {}
         self._lanes = Lanes(lanes_of(config))
@@ -127,7 +131,9 @@ class MetaProgram:
     def choose_by_shapes(self) -> Choice:
         """Choose the engine's strategy by the network and the shapes of a training task, without computing it."""
         episodes = self.episodes(self.source.specs("train", 0, 1))
-        return choose_by_shapes(self._config.engine, self.algorithm.learner.init(self._config.seed), episodes)
+        learner = self.algorithm.learner
+        vmap = "vmap" not in learner.backbone.limits
+        return choose_by_shapes(self._config.engine, learner.init(self._config.seed), episodes, vmap=vmap)
 
     def timing(self) -> Mapping[str, float]:
         """Seconds of the last `run`: `data_wait_s`, `compute_s`."""
@@ -163,6 +169,17 @@ class MetaProgram:
         return tensors if device == "cpu" else {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
+def _check_strategy(config: EngineConfig, limits: Mapping[str, str]) -> None:
+    """Check that the network supports a strategy that was asked for.
+
+    Raises:
+        UserError: It does not.
+    """
+    if lift_of(config.strategy) == "vmap" and "vmap" in limits:
+        what = f"'{config.strategy}' needs vmap, which does not know an operation of the network ({limits['vmap']})"
+        raise UserError(what, where="engine.strategy", allowed="auto, loop or compiled")
+
+
 HANDLERS: dict[str, Callable[[MetaProgram, Request], Any]] = {
     UPDATE: MetaProgram.update,
     EVALUATE: MetaProgram.evaluate,
@@ -173,15 +190,18 @@ HANDLERS: dict[str, Callable[[MetaProgram, Request], Any]] = {
 
 @dataclass(frozen=True)
 class MetaRecipe:
-    """Picklable description of a program: the run's configuration as JSON."""
+    """Picklable description of a program: the run's configuration as JSON, and where users' own code lies."""
 
     config_json: str
+    folder: str
 
     @staticmethod
     def of(config: RunConfig) -> MetaRecipe:
         """The recipe of a run, without what only its driver needs: addresses may hold passwords."""
         local = {"tracking": TrackingConfig(kind="none"), "checkpoint": CheckpointConfig()}
-        return MetaRecipe(config.model_copy(update=local).model_dump_json())
+        return MetaRecipe(config.model_copy(update=local).model_dump_json(), os.getcwd())
 
     def build(self) -> MetaProgram:
+        if self.folder not in code.search_path:
+            code.search_path.append(self.folder)
         return MetaProgram(RunConfig.model_validate_json(self.config_json))

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from distmeta.config.python import PythonTasks
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TasksConfig
+from distmeta.core.code import instance_of
 from distmeta.tasks.base import TaskSource
 from distmeta.tasks.prefetch import Prefetcher
 
@@ -33,10 +35,17 @@ def _sinusoid(config: SinusoidTasks, seed: int, dtype: torch.dtype) -> TaskSourc
     return SinusoidSource(config, seed, dtype)
 
 
+def _python(config: PythonTasks, seed: int, dtype: torch.dtype) -> TaskSource:
+    source: TaskSource = instance_of(TaskSource, config, "tasks", seed, dtype)
+    source.seed = seed
+    return source
+
+
 SOURCES: dict[str, Callable[[Any, int, torch.dtype], TaskSource]] = {
     "images": _images,
     "glyphs": _glyphs,
     "sinusoid": _sinusoid,
+    "python": _python,
 }
 """Factory for each `tasks.source`. Imports are lazy: sine waves need neither pyarrow nor the importers."""
 

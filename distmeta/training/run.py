@@ -19,6 +19,7 @@ import torch
 
 from distmeta import checkpoint as checkpoints
 from distmeta.config import RunConfig
+from distmeta.config.python import pinned
 from distmeta.core.errors import DistmetaError, UserError
 from distmeta.core.signals import SignalGuard, Stopped
 from distmeta.core.tensors import digest
@@ -83,6 +84,7 @@ def _train(
     config: RunConfig, resume: bool | Literal["auto"], which: Which, anew: bool, quiet: bool, guard: SignalGuard
 ) -> TrainResult:
     with contextlib.ExitStack() as stack:
+        config = pinned(config)
         program = MetaProgram(config)
         stack.callback(program.close)
         params = program.algorithm.learner.init(config.seed)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distmeta.config.algorithm import EstimatorConfig
+from distmeta.core.code import instance_of
 from distmeta.methods.estimators.backprop import Backprop
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.estimators.displacement import Displacement
@@ -13,6 +14,7 @@ from distmeta.methods.estimators.displacement import Displacement
 ESTIMATORS: dict[str, Callable[[Any], Estimator]] = {
     "backprop": Backprop,
     "displacement": lambda config: Displacement(),
+    "python": lambda config: instance_of(Estimator, config, "algorithm.estimator"),
 }
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from distmeta.config.algorithm import GradientConfig, LearnerConfig, PrototypeConfig
+from distmeta.config.python import PythonLearner
+from distmeta.core.code import instance_of
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.learners.gradient import GradientLearner
 from distmeta.methods.learners.prototype import PrototypeLearner
@@ -22,7 +24,12 @@ def _prototype(config: PrototypeConfig, backbone: Backbone, objective: str, wher
     return PrototypeLearner(backbone, backbone.num_outputs)
 
 
-LEARNERS: dict[str, LearnerFactory] = {"gradient": _gradient, "prototype": _prototype}
+def _python(config: PythonLearner, backbone: Backbone, objective: str, where: str) -> Learner:
+    learner: Learner = instance_of(Learner, config, where, backbone)
+    return learner
+
+
+LEARNERS: dict[str, LearnerFactory] = {"gradient": _gradient, "prototype": _prototype, "python": _python}
 
 
 def build_learner(
