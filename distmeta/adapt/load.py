@@ -21,6 +21,7 @@ import torch
 from distmeta import checkpoint as checkpoints
 from distmeta.checkpoint.reading import Which
 from distmeta.config import RunConfig
+from distmeta.config.python import require_trust
 from distmeta.core.errors import UserError
 from distmeta.core.types import SUPPORT, Batch, Episode, Params
 from distmeta.engine.engine import one_by_one
@@ -120,19 +121,23 @@ class AdaptableLearner:
         return Predictor(learner, self._params, Batch(x, target), classes)
 
 
-def load(path: str, *, which: Which = "latest", protocol: str | None = None) -> AdaptableLearner:
+def load(
+    path: str, *, which: Which = "latest", protocol: str | None = None, trust_code: bool = False
+) -> AdaptableLearner:
     """Load a trained learner from a checkpoint; needs neither the run's data nor a cluster.
 
     Args:
         path: A checkpoint, or the folder of a run.
         which: The newest checkpoint of the folder, the one before it, or the best by validation score.
         protocol: See `AdaptableLearner`; None takes the one that the run was trained under.
+        trust_code: Run the code that the checkpoint names: a network or learner of one's own.
 
     Raises:
         UserError: There is no intact checkpoint at `path`, or the network does not support `protocol`.
     """
     checkpoint = checkpoints.load(path, which)
     config, signature, where = checkpoint.config, checkpoint.signature, mask_uri(checkpoint.path)
+    require_trust(config, where, trusted=trust_code)
     check_params(config, signature, checkpoint.averaged, checkpoint.buffers, where)
     return AdaptableLearner(config, signature, {**checkpoint.averaged, **checkpoint.buffers}, protocol)
 

@@ -31,7 +31,7 @@ class AdaptAndPredict(PythonModel):
         """Load the checkpoint that the model was logged with."""
         import distmeta
 
-        self.learner = distmeta.load(context.artifacts["checkpoint"])
+        self.learner = distmeta.load(context.artifacts["checkpoint"], trust_code=True)  # an MLflow model is code
 
     # MLflow warns without a type hint, has none for tensors of different lengths, and does not check this one.
     @override

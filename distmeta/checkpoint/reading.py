@@ -32,7 +32,7 @@ from distmeta.core.errors import UserError
 from distmeta.core.paths import runs_path
 from distmeta.core.tensors import digest
 from distmeta.core.types import Params
-from distmeta.server.outer import AVERAGE, PARAMS, State
+from distmeta.server.outer import AVERAGE, BUFFERS, PARAMS, State
 
 Which = Literal["latest", "previous", "best"]
 """A checkpoint of a run: the newest, the one before it, or the best by validation score."""
@@ -60,7 +60,7 @@ def load_folder(folder: Folder) -> Checkpoint:
         if name in content.sha256:
             tensors = _read_tensors(folder, name, content.sha256[name])
             state.update({prefix + key: tensor for key, tensor in tensors.items()})
-    actual = digest(tensors_with_prefix(state, PARAMS))
+    actual = digest({**tensors_with_prefix(state, PARAMS), **tensors_with_prefix(state, BUFFERS)})
     if actual != content.digest:
         raise UserError(
             f"digest {content.digest[:64]}", where=(folder / MARKER).shown, allowed=f"{actual}, of the tensors"

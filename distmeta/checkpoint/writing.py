@@ -18,7 +18,7 @@ from distmeta.config.run import RunConfig
 from distmeta.core.errors import UserError
 from distmeta.core.tensors import digest
 from distmeta.core.types import Params
-from distmeta.server.outer import AVERAGE, PARAMS, State
+from distmeta.server.outer import AVERAGE, BUFFERS, PARAMS, State
 from distmeta.tasks.base import TaskSignature
 from distmeta.tracking.base import MetricPoint
 from distmeta.tracking.flatten import masked_config
@@ -72,7 +72,7 @@ def save(
         run_id=run_id,
         score=score,
         progress=dict(progress or {}),
-        digest=digest(params),
+        digest=digest({**params, **tensors_with_prefix(state, BUFFERS)}),
         sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         server={name: value for name, value in state.items() if not isinstance(value, Tensor)},
         signature=signature,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from distmeta.cli.output import WHICH, JsonOption, people_read, print_json, print_table, which_option
+from distmeta.cli.output import WHICH, JsonOption, TrustOption, people_read, print_json, print_table, which_option
 from distmeta.core.errors import UserError
 from distmeta.core.files import read_file, reason, write_file
 from distmeta.data.importers.base import MAX_IMAGE_BYTES
@@ -45,6 +45,7 @@ def adapt(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write file,label to this CSV file.")] = None,
+    trust_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Adapt a trained learner to a few labelled images of your own, and label others with it.
@@ -62,7 +63,7 @@ def adapt(
     from distmeta.adapt.load import load
 
     with people_read(as_json):
-        learner = load(checkpoint, which=chosen, protocol=protocol)
+        learner = load(checkpoint, which=chosen, protocol=protocol, trust_code=trust_code)
         if learner.way not in (None, len(classes)):
             raise UserError(
                 f"holds {len(classes)} class folders",

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from distmeta.cli.output import WHICH, JsonOption, SetOption, choose, people_read, print_json, print_table, which_option
+from distmeta.cli.output import (
+    WHICH,
+    JsonOption,
+    SetOption,
+    TrustOption,
+    choose,
+    people_read,
+    print_json,
+    print_table,
+    which_option,
+)
 from distmeta.config.bounds import MAX_SEED, MAX_TASKS
 
 _SPLITS = ("train", "val", "test")
@@ -36,6 +46,7 @@ def evaluate(
         ),
     ] = None,
     overrides: SetOption = None,
+    trust_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a checkpoint on unseen tasks, before adaptation and after each inner step.
@@ -49,7 +60,13 @@ def evaluate(
 
     with people_read(as_json):
         result = evaluate_checkpoint(
-            checkpoint, which=chosen, split=split, tasks=tasks, seed=seed, overrides=overrides or []
+            checkpoint,
+            which=chosen,
+            split=split,
+            tasks=tasks,
+            seed=seed,
+            overrides=overrides or [],
+            trust_code=trust_code,
         )
     if as_json:
         print_json(result.to_json())

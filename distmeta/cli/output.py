@@ -17,6 +17,9 @@ WHICH = ("latest", "best")
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object as the last line of stdout; all else goes to stderr.")
 ]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-code", help="Run the code that the checkpoint names: a network or tasks of one's own.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, JsonValue, field_validator
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import Text
 from distmeta.core.code import hash_of_target, split_target, target_of
+from distmeta.core.errors import UserError
 
 
 class OwnCode(Frozen):
@@ -119,6 +120,21 @@ def own_code(section: Any, path: str = "") -> Iterator[tuple[str, OwnCode]]:
     elif isinstance(section, tuple):
         for index, each in enumerate(section):
             yield from own_code(each, f"{path}.{index}")
+
+
+def require_trust(config: BaseModel, where: str, *, trusted: bool) -> None:
+    """Check that the caller agrees to run the code that a checkpoint names.
+
+    Raises:
+        UserError: It names some, and the caller does not.
+    """
+    for path, code in own_code(config):
+        if not trusted:
+            raise UserError(
+                f"{path} is code: {code.target}" + (f" (sha256 {code.sha256})" if code.sha256 else ""),
+                where=where,
+                allowed="--trust-code (trust_code=True), if you know that file",
+            )
 
 
 def pinned(section: Any, path: str = "") -> Any:

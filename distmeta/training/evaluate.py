@@ -10,6 +10,7 @@ from distmeta import checkpoint as checkpoints
 from distmeta.checkpoint.reading import Which
 from distmeta.config import EngineConfig
 from distmeta.config.load import change
+from distmeta.config.python import require_trust
 from distmeta.core.types import Shard, Snapshot, Work
 from distmeta.methods.build import check_params, protocol_of
 from distmeta.program.program import EVALUATE, MetaProgram, MetaRecipe
@@ -70,6 +71,7 @@ def evaluate(
     tasks: int = 600,
     seed: int | None = None,
     overrides: Sequence[str] = (),
+    trust_code: bool = False,
 ) -> EvaluationResult:
     """Score a checkpoint before adaptation and after each inner step.
 
@@ -81,11 +83,13 @@ def evaluate(
         seed: Seed of the tasks; None takes the run's.
         overrides: Changes of the run's configuration, `field=value` (for example `tasks.shots=5`). Where to compute is
             not taken from the checkpoint: it is this process, unless `runtime.executor=ray` is among them.
+        trust_code: Run the code that the checkpoint names: networks, tasks or methods of one's own.
 
     Raises:
         UserError: There is no intact checkpoint, or the changes do not fit it.
     """
     checkpoint = checkpoints.load(path, which)
+    require_trust(checkpoint.config, mask_uri(checkpoint.path), trusted=trust_code)
     config = change(checkpoint.config, overrides)
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
