@@ -15,7 +15,7 @@ from distmeta.config.models import Conv4Config, MlpConfig
 from distmeta.config.outer import OuterConfig
 from distmeta.config.run import RunConfig
 from distmeta.config.runtime import RuntimeConfig, ToleranceConfig
-from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks
+from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, VectorTasks
 from distmeta.config.tracking import TrackingConfig
 from distmeta.config.train import TrainConfig
 
@@ -37,7 +37,9 @@ __all__ = [
     "RuntimeConfig",
     "SinusoidTasks",
     "StoreTasks",
+    "TableTasks",
     "ToleranceConfig",
     "TrackingConfig",
     "TrainConfig",
+    "VectorTasks",
 ]

@@ -16,7 +16,7 @@ from distmeta.config.evaluation import EvaluationConfig
 from distmeta.config.models import Conv4Config, ModelConfig
 from distmeta.config.outer import OuterConfig
 from distmeta.config.runtime import RuntimeConfig
-from distmeta.config.tasks import SinusoidTasks, StoreTasks, TasksConfig
+from distmeta.config.tasks import SinusoidTasks, StoreTasks, TableTasks, TasksConfig
 from distmeta.config.tracking import TrackingConfig
 from distmeta.config.train import TrainConfig
 
@@ -64,14 +64,13 @@ class RunConfig(Frozen):
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
         learner, tasks = self.algorithm.learner, self.tasks
-        if isinstance(tasks, SinusoidTasks):
+        if isinstance(tasks, SinusoidTasks | TableTasks):
             if self.model.kind != "mlp":
-                raise ValueError(
-                    f"model.kind '{self.model.kind}' needs images, but tasks.source 'sinusoid' has numbers; use 'mlp'"
-                )
+                what = f"model.kind '{self.model.kind}' needs images, but tasks.source '{tasks.source}' has numbers"
+                raise ValueError(f"{what}; use 'mlp'")
             if learner.kind == "prototype":
                 raise ValueError(
-                    "algorithm.learner.kind 'prototype' needs classes, but tasks.source 'sinusoid' is regression"
+                    f"algorithm.learner.kind 'prototype' needs classes, but tasks.source '{tasks.source}' is regression"
                 )
         elif not isinstance(learner, GradientConfig) or learner.head == "fresh":
             pass
