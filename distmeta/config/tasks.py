@@ -154,5 +154,5 @@ class TableTasks(Frozen):
 
 
 TasksConfig = Annotated[
-    StoreTasks | VectorTasks | GlyphTasks | SinusoidTasks | TableTasks, Field(discriminator="source")
+    StoreTasks | GlyphTasks | SinusoidTasks | VectorTasks | TableTasks, Field(discriminator="source")
 ]

@@ -242,18 +242,18 @@ def write_store(
         "provenance": provenance or Provenance(),
     }
     try:
-        return _write_beside(target, _column(examples, kind), manifest)
+        return _write_beside(target, _batch(examples, kind), manifest)
     except OSError as error:
         raise UserError(f"the store cannot be written: {reason(error)}", where=str(target)) from error
 
 
-def _write_beside(target: Path, column: Any, fields: dict[str, Any]) -> ClassStore:
+def _write_beside(target: Path, batch: Any, fields: dict[str, Any]) -> ClassStore:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
         temporary.chmod(0o755)  # mkdtemp creates a folder that only its owner can read
         path = temporary / EXAMPLES_NAME
-        _write_arrow(path, column, fields["kind"])
+        _write_arrow(path, batch)
         examples = ExamplesFile(sha256=file_sha256(path), num_bytes=path.stat().st_size)
         manifest = Manifest(**fields, examples=examples)
         _write_synced(temporary / MANIFEST_NAME, manifest.model_dump_json(indent=1).encode())
@@ -301,10 +301,14 @@ def _column_type(kind: Kind, width: int) -> Any:
     return pa.list_(pa.field("item", pa.from_numpy_dtype(LAYOUTS[kind].dtype), nullable=False), width)
 
 
-def _write_arrow(path: Path, column: Any, name: str) -> None:
-    schema = pa.schema([pa.field(name, column.type, nullable=False)])
-    with pa.OSFile(os.fsencode(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(pa.record_batch([column], schema=schema))
+def _batch(examples: Examples, kind: Kind) -> Any:
+    column = _column(examples, kind)
+    return pa.record_batch([column], schema=pa.schema([pa.field(kind, column.type, nullable=False)]))
+
+
+def _write_arrow(path: Path, batch: Any) -> None:
+    with pa.OSFile(os.fsencode(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
