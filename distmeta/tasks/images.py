@@ -59,7 +59,7 @@ class StoreSource(FewShotSource):
             self._check_split(config, split)
         super().__init__(config, seed, dtype, store.shape, len(self._splits["train"]) * self._turns)
 
-    def _check_split(self, config: StoreTasks, split: str) -> None:
+    def _check_split(self, config: StoreTasks | VectorTasks, split: str) -> None:
         """Check the numbers of classes and examples. An empty val or test split is an error only when it is used."""
         way, shots, queries = task_size(config, split)
         indices = self._splits.setdefault(split, np.zeros(0, dtype=np.int64))
