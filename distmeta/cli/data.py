@@ -77,7 +77,7 @@ def import_(
     ] = None,
     splits: Annotated[
         Path | None,
-        typer.Option(help='table, hf, regression: JSON file of class lists, {"train": [...], "val": [...]}.'),
+        typer.Option(help='JSON file of classes (or groups): {"train": [...], "val": [...], "test": [...]}.'),
     ] = None,
     fractions: Annotated[
         str, typer.Option(help="Shares of the train, val and test classes (or groups), split at random.")

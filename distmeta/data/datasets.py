@@ -80,7 +80,7 @@ def import_dataset(
     lists = None if splits is None or isinstance(splits, str) else {k: [str(n) for n in v] for k, v in splits.items()}
     options = ImportOptions(
         size=size,
-        grey=bool(grey),
+        grey=grey,
         seed=seed,
         fractions=fractions,
         inputs=columns,
@@ -99,9 +99,17 @@ def import_dataset(
     frame = _frame(dataset, wanted, columns[0], label)
     return save_store(
         name,
-        class_data(frame, columns, options, [], grey=grey),
+        class_data(frame, columns, options, []),
         importer="dataset",
-        options={"inputs": list(columns), "label": label, "seed": seed, "fractions": list(fractions), "size": size},
+        options={
+            "inputs": list(columns),
+            "label": label,
+            "split_column": options.split_column,
+            "seed": seed,
+            "fractions": list(fractions),
+            "size": size,
+            "grey": grey,
+        },
         where=frame.where,
         min_examples=min_examples,
         replace=replace,

@@ -23,7 +23,7 @@ class ImportOptions:
 
     Attributes:
         size: Height and width to resize to, in pixels; None keeps the source's.
-        grey: Convert images to one channel.
+        grey: Convert images to one channel; otherwise to three. None: as many as the first image has.
         seed: Seed of a random class split.
         fractions: Shares of train, val and test classes.
         text_column: Column of a table that holds texts.
@@ -37,7 +37,7 @@ class ImportOptions:
     """
 
     size: int | None = None
-    grey: bool = False
+    grey: bool | None = False
     seed: int = 0
     fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
     text_column: str | None = None

@@ -64,24 +64,21 @@ def splits_of(
     return fractions(len(classes.names), options.fractions, options.seed)
 
 
-def class_data(
-    frame: Frame, inputs: Sequence[str], options: ImportOptions, sources: list[Source], *, grey: bool | None
-) -> ClassData:
+def class_data(frame: Frame, inputs: Sequence[str], options: ImportOptions, sources: list[Source]) -> ClassData:
     """Class-labelled rows as the contents of a store.
 
     Args:
         frame: The rows.
         inputs: One column of images, texts or vectors, or several of numbers.
-        options: `label_column`, `size`, `split_column`, `splits`, `fractions`, `seed`.
+        options: `label_column`, `size`, `grey`, `split_column`, `splits`, `fractions`, `seed`.
         sources: Raw files and their digests.
-        grey: One channel, or three; None: as many as the first image has.
 
     Raises:
         UserError: A column is missing, or a value is empty or of the wrong kind; row and column are named.
     """
     classes = classes_of(labels(frame, options.label_column), f"{frame.where}, column '{options.label_column}'")
     return ClassData(
-        examples=examples_of(frame, inputs, classes.order, size=options.size, grey=grey),
+        examples=examples_of(frame, inputs, classes.order, size=options.size, grey=options.grey),
         class_names=classes.names,
         class_counts=classes.counts,
         splits=splits_of(frame, classes, column=options.split_column, lists=options.splits, options=options),

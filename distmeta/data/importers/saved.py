@@ -29,7 +29,7 @@ def read_saved(source: Path, options: ImportOptions) -> ClassData:
     table, digest = load_saved(source)
     splits = [options.split_column] if options.split_column else []
     frame = frame_of(table, str(source), list(dict.fromkeys([*inputs, options.label_column, *splits])))
-    return class_data(frame, inputs, options, [digest], grey=options.grey or None)
+    return class_data(frame, inputs, options, [digest])
 
 
 IMPORTER = Importer(

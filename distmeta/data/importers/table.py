@@ -18,7 +18,6 @@ from distmeta.core.errors import UserError, nearest
 from distmeta.core.files import read_file
 from distmeta.data.importers.arrow import frame_of, load_table
 from distmeta.data.importers.base import MAX_IMAGE_BYTES, ClassData, Importer, ImportOptions
-from distmeta.data.importers.columns import Frame
 from distmeta.data.importers.decode import decode_images
 from distmeta.data.importers.labelled import class_data, classes_of, splits_of
 from distmeta.data.manifest import Source, file_sha256
@@ -73,9 +72,9 @@ def _read_inputs(source: Path, options: ImportOptions) -> ClassData:
     """Read the columns `inputs`, whose values say of which kind they are."""
     texts = [options.label_column, *_split_columns(options)]
     names = list(dict.fromkeys([*texts, *options.inputs]))
-    frame: Frame = frame_of(load_table(source, names, texts), str(source), names)
+    frame = frame_of(load_table(source, names, texts), str(source), names)
     sources = [Source.of(source.name, file_sha256(source))]
-    return class_data(frame, options.inputs, options, sources, grey=options.grey or None)
+    return class_data(frame, options.inputs, options, sources)
 
 
 def _split_columns(options: ImportOptions) -> list[str]:
