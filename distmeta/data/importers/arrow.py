@@ -26,7 +26,7 @@ from distmeta.data.importers.columns import Frame
 from distmeta.data.manifest import Source, file_sha256
 
 MAX_ROWS = 100_000_000
-"""Rows of the longest parquet file that is read; a small file may claim any number."""
+"""Rows of the longest parquet or Arrow file that is read; a small file may claim any number."""
 SPLIT_COLUMN = "split"
 """Column of the rows of a dictionary of data sets: the name of the data set that they are from."""
 _MAX_JSON_BYTES = 64 << 20
@@ -196,15 +196,20 @@ def _read_arrow(file: IO[bytes]) -> Any:
     file.seek(0)
     reader = pa.ipc.open_file(file) if start == b"ARROW1" else pa.ipc.open_stream(file)
     table = reader.read_all()
+    _check_rows(table.num_rows)
     table.validate(full=True)
     return table
 
 
 def _read_parquet(file: IO[bytes]) -> Any:
     parquet = pa.parquet.ParquetFile(file)
-    if parquet.metadata.num_rows > MAX_ROWS:
-        raise ValueError(f"it has {parquet.metadata.num_rows} rows, more than {MAX_ROWS}")
+    _check_rows(parquet.metadata.num_rows)
     return parquet.read()
+
+
+def _check_rows(num_rows: int) -> None:
+    if num_rows > MAX_ROWS:
+        raise ValueError(f"it has {num_rows} rows, more than {MAX_ROWS}")
 
 
 def _read_jsonl(file: IO[bytes], columns: Sequence[str]) -> Any:

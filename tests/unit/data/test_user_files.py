@@ -133,6 +133,11 @@ def test_damaged_saved_data_sets_are_named(saved: Path, damage: Callable[[Path],
     rejected("hf", saved, message)
 
 
+def test_a_small_file_of_very_many_rows_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "empty", pa.table({"image": pa.nulls(10**9), "label": pa.nulls(10**9)}), {}, parts=1)
+    rejected("hf", tmp_path / "empty", r"data-00000-of-00001.arrow: cannot be read: it has 1000000000 rows, more than")
+
+
 def test_an_image_that_is_a_path_is_never_opened(tmp_path: Path) -> None:
     save(tmp_path / "paths", pa.table({"image": [{"bytes": None, "path": "/etc/passwd"}], "label": [0]}), {}, parts=1)
     rejected("hf", tmp_path / "paths", r"paths, row 0, column 'image': holds no bytes of an image")
