@@ -24,7 +24,7 @@ from distmeta.config.python import (
 )
 from distmeta.config.run import RunConfig
 from distmeta.config.runtime import RuntimeConfig, ToleranceConfig
-from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks
+from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, VectorTasks
 from distmeta.config.tracking import TrackingConfig
 from distmeta.config.train import TrainConfig
 
@@ -53,8 +53,10 @@ __all__ = [
     "RuntimeConfig",
     "SinusoidTasks",
     "StoreTasks",
+    "TableTasks",
     "Term",
     "ToleranceConfig",
     "TrackingConfig",
     "TrainConfig",
+    "VectorTasks",
 ]

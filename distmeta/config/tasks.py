@@ -12,7 +12,7 @@ from distmeta.config.python import PythonTasks
 
 
 class _FewShot(Frozen):
-    """N-way K-shot classification, common to all sources of images.
+    """N-way K-shot classification, common to all sources of classes.
 
     Attributes:
         way: Classes of an evaluation task, and of a training task unless `train_way` is set.
@@ -60,6 +60,24 @@ class StoreTasks(_FewShot):
     rotations: bool = False
 
 
+class VectorTasks(_FewShot):
+    """Tasks from an Arrow class store of vectors, for instance features of a pre-trained network.
+
+    Attributes:
+        store: Name of a store (`distmeta data list`) or path of its folder.
+        split_set: Name of the class split in the store's manifest; None takes the only one.
+        standardise: Whether each number of a vector is shifted and scaled by mean and standard deviation over the
+            examples of the training classes.
+    """
+
+    has_images: ClassVar[bool] = False
+    rotations: ClassVar[bool] = False
+    source: Literal["vectors"] = "vectors"
+    store: Text
+    split_set: Text | None = None
+    standardise: bool = False
+
+
 class GlyphTasks(_FewShot):
     """Procedurally drawn characters: an unlimited number of classes, no download.
 
@@ -103,7 +121,52 @@ class SinusoidTasks(Frozen):
         return self.shots + max(self.queries, self.eval_queries)
 
 
+class TableTasks(Frozen):
+    """Regression tasks from the rows of a table: each group of rows is a task.
+
+    Support and query rows of a task are distinct.
+
+    Attributes:
+        table: Name or folder of a store (`distmeta data import NAME FILE --group COL`), or a csv, tsv, parquet, jsonl
+            or Arrow file, which is imported at first use.
+        group: Column of a file that says which task a row belongs to; None is `group`.
+        inputs: Columns of a file that are inputs; None takes all that are nothing else.
+        target: Column of a file that is predicted; None is `target`.
+        split: Column of a file that holds the split of each group (train, val or test); None splits them at random, in
+            shares of 0.64, 0.16 and 0.2.
+        split_set: Name of the split in the store's manifest; None takes the only one.
+        standardise: Whether each input is shifted and scaled by mean and standard deviation over the rows of the
+            training groups.
+        shots: Support rows.
+        queries: Query rows in training.
+        eval_queries: Query rows at evaluation.
+    """
+
+    source: Literal["table"] = "table"
+    table: Text
+    group: Text | None = None
+    inputs: tuple[Text, ...] | None = Field(None, min_length=1, max_length=10_000)
+    target: Text | None = None
+    split: Text | None = None
+    split_set: Text | None = None
+    standardise: bool = False
+    shots: Examples = 10
+    queries: Examples = 10
+    eval_queries: Examples = 10
+
+    has_classes: ClassVar[bool] = False
+    has_images: ClassVar[bool] = False
+    changes_outputs: ClassVar[bool] = False
+
+    @property
+    def max_examples(self) -> int:
+        """Support and query rows of a training or an evaluation task, whichever has more."""
+        return self.shots + max(self.queries, self.eval_queries)
+
+
 TasksConfig = Annotated[
-    Annotated[StoreTasks | GlyphTasks | SinusoidTasks | PythonTasks, Field(discriminator="source")],
+    Annotated[
+        StoreTasks | GlyphTasks | SinusoidTasks | VectorTasks | TableTasks | PythonTasks, Field(discriminator="source")
+    ],
     BeforeValidator(PythonTasks.of),
 ]

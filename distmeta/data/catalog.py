@@ -8,6 +8,8 @@ Environment:
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import logging
 import os
 import re
@@ -16,18 +18,21 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Literal
 
 from distmeta.core.errors import UserError, nearest
 from distmeta.core.files import reason
 from distmeta.core.paths import data_home, expand_user
-from distmeta.data.importers import IMPORTERS, ImportOptions
+from distmeta.data.importers import IMPORTERS, ClassData, ImportOptions
+from distmeta.data.importers.arrow import is_table
 from distmeta.data.importers.base import require_class_names
-from distmeta.data.manifest import MANIFEST_NAME, NAME_PATTERN, Provenance
+from distmeta.data.manifest import MANIFEST_NAME, NAME_PATTERN, Provenance, file_sha256
 from distmeta.data.store import ClassStore, require_examples, write_store
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_NAME = 128
+_UNRECORDED = frozenset({"splits"})
+"""Options that are left out of the manifest, which has what became of them."""
 
 
 def stores_home() -> Path:
@@ -81,16 +86,61 @@ def import_store(
     if not os.path.exists(path):
         raise UserError("no such file or folder", where=str(path), allowed=importer.description)
     name = name or (kind if importer.raw_folder else Path(os.path.realpath(path)).stem)
+    require_name(name, replace=replace)
+    data = importer.read(path, options)
+    return save_store(
+        name,
+        data,
+        importer=kind,
+        options=importer_options,
+        where=str(path),
+        min_examples=min_examples,
+        replace=replace,
+    )
+
+
+def require_name(name: str, *, replace: bool) -> None:
+    """Check the name of a store before the work; `write_store` checks again whether it is free.
+
+    Raises:
+        UserError: It cannot be a name, or is taken.
+    """
     if not re.fullmatch(NAME_PATTERN, name) or len(name) > _LONGEST_NAME:
         allowed = f"at most {_LONGEST_NAME} letters, digits, '.', '_' and '-', starting with a letter or digit"
         raise UserError(f"store name '{name}'", where="--name", allowed=allowed)
-    if os.path.lexists(stores_home() / name) and not replace:  # fail before the work; write_store checks again
+    if os.path.lexists(stores_home() / name) and not replace:
         raise UserError(
             f"a store '{name}' exists already", where=str(stores_home()), allowed="--replace, or another --name"
         )
-    data = importer.read(path, options)
-    require_class_names(data.class_names, str(path))
-    require_examples(data.class_names, data.class_counts, min_examples, str(path))
+
+
+def save_store(
+    name: str,
+    data: ClassData,
+    *,
+    importer: str,
+    options: dict[str, Any],
+    where: str,
+    min_examples: int = 1,
+    replace: bool = False,
+) -> ClassStore:
+    """Write imported data into `stores_home()`.
+
+    Args:
+        name: Name of the store.
+        data: What was imported.
+        importer: How, for the manifest.
+        options: The options of the import, for the manifest.
+        where: Where the data came from, for messages.
+        min_examples: Examples that each class must have.
+        replace: Replace a store of the same name.
+
+    Raises:
+        UserError: A class has too few examples or a name that cannot be written, or the store cannot be written.
+    """
+    require_class_names(data.class_names, where)
+    noun: Literal["class", "group"] = "group" if data.num_targets else "class"
+    require_examples(data.class_names, data.class_counts, min_examples, where, noun)
     return write_store(
         stores_home() / name,
         data.examples,
@@ -98,11 +148,12 @@ def import_store(
         class_counts=data.class_counts,
         splits=data.splits,
         provenance=Provenance(
-            importer=kind,
-            options=importer_options,
+            importer=importer,
+            options=options,
             sources=data.sources,
             versions={package: version(package) for package in ("numpy", "pillow", "pyarrow")},
         ),
+        num_targets=data.num_targets,
         replace=replace,
     )
 
@@ -139,6 +190,40 @@ def open_store(name_or_path: str | os.PathLike[str]) -> ClassStore:
     return ClassStore.open(target)
 
 
+def open_table(name_or_path: str | os.PathLike[str], options: ImportOptions) -> ClassStore:
+    """Open the store of a regression table; a file is imported at first use.
+
+    The store of a file is named after the file, its digest and the options, so that a changed file is imported anew and
+    all processes of a machine share one store.
+
+    Args:
+        name_or_path: Name or folder of a store, or a csv, tsv, parquet, jsonl or Arrow file.
+        options: The columns of a file; a store has its own.
+
+    Raises:
+        UserError: No such store or file, or bad input in the file.
+    """
+    path = expand_user(name_or_path)
+    if not is_table(path):
+        if options != ImportOptions():
+            what = f"'{os.fspath(name_or_path)}' is a store, whose columns were named when it was imported"
+            raise UserError(what, where="tasks", allowed="no columns, or the file of a table")
+        return open_store(name_or_path)
+    if not os.path.isfile(path):
+        raise UserError("no such file", where=str(path), allowed="a table, or the name of a store")
+    try:
+        digest = file_sha256(path)
+    except OSError as error:
+        raise UserError(f"cannot be read: {reason(error)}", where=str(path)) from error
+    key = hashlib.sha256(json.dumps([digest, asdict(options)]).encode()).hexdigest()[:12]
+    name = f"{re.sub(r'[^A-Za-z0-9]+', '-', path.stem)[:80].strip('-') or 'table'}-{key}"
+    with _locked(stores_home() / f".{name}.lock"):
+        if not _is_store(stores_home() / name):
+            _LOG.info("importing %s", path)
+            import_store("regression", path, name=name, options=options)
+    return ClassStore.open(stores_home() / name)
+
+
 def _is_store(path: Path) -> bool:
     return os.path.isfile(path / MANIFEST_NAME)
 
@@ -156,7 +241,7 @@ def _raw_folder(name: str) -> Path:
     )
 
 
-def _importer_options(kind: str, options: ImportOptions) -> dict[str, str | int | float | bool | list[float] | None]:
+def _importer_options(kind: str, options: ImportOptions) -> dict[str, Any]:
     """Select the options that the importer supports, for the manifest; all others must have their default value."""
     defaults, supported = asdict(ImportOptions()), IMPORTERS[kind].options
     for field, value in asdict(options).items():
@@ -169,7 +254,7 @@ def _importer_options(kind: str, options: ImportOptions) -> dict[str, str | int 
             )
     if options.size is not None and not 1 <= options.size <= 4096:
         raise UserError(f"size {options.size}", where="--size", allowed="1 to 4096 pixels")
-    values = {field: asdict(options)[field] for field in sorted(supported)}
+    values = {field: asdict(options)[field] for field in sorted(supported - _UNRECORDED)}
     return {field: list(value) if isinstance(value, tuple) else value for field, value in values.items()}
 
 

@@ -13,10 +13,12 @@ from PIL import Image
 
 from distmeta.core.errors import UserError
 from distmeta.core.files import reason, write_file
+from distmeta.data.manifest import LAYOUTS
 from distmeta.data.store import ClassStore
 
 _SAMPLE_EXAMPLES = 2000  # evenly spaced, for the pixel statistics
 _SAMPLE_BYTES = 64 << 20  # fewer examples of large images
+_MAX_NUMBERS = 32  # of an example, whose statistics are shown
 _MAX_SHEET_PIXELS = 100_000_000
 _MAX_SHEET_CLASSES = 12
 _GAP_PIXELS = 2
@@ -30,7 +32,8 @@ def summary(store: ClassStore) -> dict[str, Any]:
     Returns:
         name, kind, shape, num_examples, num_classes, examples_per_class {min, median, max}, splits {set: {split:
         classes}}, num_bytes, sha256, provenance; for images also pixel_mean and pixel_std per channel (of [0, 1]
-        values, over at most 2,000 examples or 64 MiB), for texts characters {min, median, max}.
+        values, over at most 2,000 examples or 64 MiB), for texts characters {min, median, max}, for vectors and tables
+        the mean and the standard deviation of each number of an example (up to 32), over the same sample.
     """
     manifest = store.manifest
     result: dict[str, Any] = {
@@ -49,12 +52,16 @@ def summary(store: ClassStore) -> dict[str, Any]:
         "sha256": manifest.examples.sha256,
         "provenance": manifest.provenance.model_dump(),
     }
-    sample = max(1, min(_SAMPLE_EXAMPLES, _SAMPLE_BYTES // math.prod(store.shape)))
+    sample = max(1, min(_SAMPLE_EXAMPLES, _SAMPLE_BYTES // store.manifest.width))
     rows = np.unique(np.linspace(0, store.num_examples - 1, sample).astype(np.int64))
     if store.kind == "image":
         pixels = store.images[rows] / 255.0
         result["pixel_mean"] = [round(float(value), 4) for value in pixels.mean((0, 2, 3))]
         result["pixel_std"] = [round(float(value), 4) for value in pixels.std((0, 2, 3))]
+    elif store.kind in LAYOUTS:
+        numbers = (store.vectors if store.kind == "vector" else store.rows)[rows, :_MAX_NUMBERS].astype(np.float64)
+        result["mean"] = [float(f"{value:.4g}") for value in numbers.mean(0)]
+        result["std"] = [float(f"{value:.4g}") for value in numbers.std(0)]
     else:
         result["characters"] = _spread([len(store.texts[int(row)].as_py()) for row in rows])
     return result

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,7 +26,28 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 MAX_MANIFEST_BYTES = 256 << 20
 
 SplitSets = dict[str, dict[str, list[int]]]
-Kind = Literal["image", "text"]
+Kind = Literal["image", "text", "vector", "table"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the numbers of a kind of example lie in the file.
+
+    Attributes:
+        dimensions: Length of the manifest's `shape`.
+        dtype: Type of the numbers.
+    """
+
+    dimensions: int
+    dtype: np.dtype[Any]
+
+
+LAYOUTS: dict[Kind, Layout] = {
+    "image": Layout(3, np.dtype(np.uint8)),
+    "vector": Layout(1, np.dtype(np.float32)),
+    "table": Layout(2, np.dtype(np.float64)),
+}
+"""Kinds whose examples are numbers; texts are strings."""
 
 
 class _Record(BaseModel):
@@ -48,7 +70,7 @@ class Provenance(_Record):
     """Importer, options, sources and library versions that produced the examples."""
 
     importer: str = "python"
-    options: dict[str, str | int | float | bool | list[float] | None] = {}
+    options: dict[str, str | int | float | bool | list[float] | list[str] | None] = {}
     sources: list[Source] = []
     versions: dict[str, str] = {}
 
@@ -64,7 +86,10 @@ class Manifest(_Record):
     """Description of a store without the examples themselves.
 
     Attributes:
-        shape: [channels, height, width] of an image; empty for text.
+        kind: `image`, `vector`, `text`, or `table`: rows of numbers in groups, each of which is a regression task.
+        shape: [channels, height, width] of an image, [numbers] of a vector, [inputs, targets] of a row of a table;
+            empty for text.
+        class_names: Names of the classes; of the groups of a table.
         class_counts: Examples of each class, in the order of `class_names` and of the rows.
         splits: {split set: {split: class indices}}.
     """
@@ -83,8 +108,9 @@ class Manifest(_Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        is_shape = len(self.shape) == (3 if self.kind == "image" else 0) and min(self.shape, default=1) >= 1
-        if not is_shape or math.prod(self.shape) >= 1 << 31:
+        dimensions = LAYOUTS[self.kind].dimensions if self.kind in LAYOUTS else 0
+        is_shape = len(self.shape) == dimensions and min(self.shape, default=1) >= 1
+        if not is_shape or self.width >= 1 << 31:
             raise ValueError(f"shape {self.shape} is not that of {self.kind} examples")
         if len(self.class_counts) != len(self.class_names) or len(set(self.class_names)) != len(self.class_names):
             raise ValueError("class_names must be unique and as many as class_counts")
@@ -97,6 +123,11 @@ class Manifest(_Record):
             if indices and (min(indices) < 0 or max(indices) >= len(self.class_names)):
                 raise ValueError(f"split set '{set_name}' names a class that does not exist")
         return self
+
+    @property
+    def width(self) -> int:
+        """Numbers of one example; 1 for a text."""
+        return sum(self.shape) if self.kind == "table" else math.prod(self.shape)
 
     def class_offsets(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """First row of each class, and the number of rows: [C + 1] int64."""

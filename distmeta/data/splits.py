@@ -6,6 +6,7 @@
 - `cifar_fs` (Bertinetto et al. 2019, arXiv:1805.08136) and `fc100` (Oreshkin et al. 2018, arXiv:1805.10123): published
   lists of class names.
 - `fractions`: a seeded random split of any set of classes.
+- `given`: lists of classes, or the splits of the rows, as the user gives them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from distmeta.data.manifest import SplitSets
 SPLITS = ("train", "val", "test")
 OMNIGLOT_CLASSES = 1623
 DEFAULT_FRACTIONS = (0.64, 0.16, 0.2)
+OTHER_NAMES = {"validation": "val", "valid": "val", "dev": "val"}
+"""Names of splits in data of other libraries."""
 
 
 def omniglot(seed: int = 0) -> SplitSets:
@@ -75,6 +78,48 @@ def by_name(set_name: str, lists: Mapping[str, Sequence[str]], class_names: Sequ
                 raise UserError(f"split set '{set_name}' lists class '{name}' twice", where=where)
             listed.add(name)
     return {set_name: {split: sorted(index[name] for name in lists[split]) for split in SPLITS}}
+
+
+def given(lists: Mapping[str, Sequence[str]], class_names: Sequence[str], where: str) -> SplitSets:
+    """The split set `given` of lists of class names; a split that is not listed is empty.
+
+    Raises:
+        UserError: No such split, a listed class does not exist, or it is listed twice.
+    """
+    named = {OTHER_NAMES.get(split, split): names for split, names in lists.items()}
+    for split in lists:
+        if OTHER_NAMES.get(split, split) not in SPLITS:
+            raise UserError(f"unknown split '{split}'", where=where, allowed=", ".join(SPLITS))
+    return by_name("given", {split: named.get(split, ()) for split in SPLITS}, class_names, where)
+
+
+def by_rows(
+    classes: Sequence[int], class_names: Sequence[str], names: Sequence[str], where: str, noun: str = "class"
+) -> SplitSets:
+    """The split set `given` of a table that names the split of each row.
+
+    Args:
+        classes: Class of each row.
+        class_names: All classes, in the order of the store.
+        names: Split of each row.
+        where: The table and the column, for error messages.
+        noun: `class` or `group`.
+
+    Raises:
+        UserError: No such split, or rows of one class in two splits.
+    """
+    chosen: dict[int, str] = {}
+    for row, (index, name) in enumerate(zip(classes, names, strict=True)):
+        split = OTHER_NAMES.get(name, name)
+        if split not in SPLITS:
+            raise UserError(f"unknown split '{name}' in row {row}", where=where, allowed=", ".join(SPLITS))
+        if chosen.setdefault(index, split) != split:
+            raise UserError(
+                f"{noun} '{class_names[index]}' is in split '{chosen[index]}' and, in row {row}, in '{split}'",
+                where=where,
+                allowed=f"one split for each {noun}, or no split column: a random split",
+            )
+    return {"given": {split: sorted(index for index, name in chosen.items() if name == split) for split in SPLITS}}
 
 
 def _partition(num_classes: int, counts: Sequence[int], stream: str, seed: int) -> dict[str, list[int]]:

@@ -3,19 +3,20 @@
 A store is a folder with `examples.arrow` (an Arrow IPC file of one record batch, rows sorted by class) and
 `manifest.json`. Images are one fixed-size list column of uint8, so that the file maps to a numpy array [M, C, H, W]
 without a copy: all processes of a machine share the same pages, and a batch of episodes is read with one fancy index.
+Vectors are float32, and rows of a table, whose classes are groups, float64.
 
-Shapes: M examples in the store, C classes (in `class_offsets`) or channels (in images), H height, W width.
+Shapes: M examples in the store, C classes (in `class_offsets`) or channels (in images), H height, W width, D numbers of
+a vector or inputs of a row, O targets of a row.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from distmeta.core.errors import UserError, nearest
 from distmeta.core.files import reason
 from distmeta.data.manifest import (
     EXAMPLES_NAME,
+    LAYOUTS,
     MANIFEST_NAME,
     ExamplesFile,
     Kind,
@@ -38,7 +40,7 @@ from distmeta.data.manifest import (
 _DAMAGED = "is missing or damaged; import the data again"
 _MISMATCH = "does not match the manifest; import the data again"
 
-Examples = npt.NDArray[np.uint8] | Sequence[str]
+Examples = npt.NDArray[np.uint8] | npt.NDArray[np.float32] | npt.NDArray[np.float64] | Sequence[str]
 
 
 class ClassStore:
@@ -77,12 +79,12 @@ class ClassStore:
 
     @property
     def kind(self) -> Kind:
-        """`image` or `text`."""
+        """`image`, `vector`, `text` or `table`."""
         return self.manifest.kind
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(channels, height, width) of an image; () for text."""
+        """(channels, height, width) of an image, (D,) of a vector, (D, O) of a row of a table; () for text."""
         return tuple(self.manifest.shape)
 
     @property
@@ -103,8 +105,19 @@ class ClassStore:
     def images(self) -> npt.NDArray[np.uint8]:
         """All images: [M, C, H, W] uint8, a read-only view of the mapped file."""
         self._require_kind("image")
-        values: npt.NDArray[np.uint8] = self._column.flatten().to_numpy(zero_copy_only=True)
-        return values.reshape(self.num_examples, *self.shape)
+        return self._numbers().reshape(self.num_examples, *self.shape)
+
+    @property
+    def vectors(self) -> npt.NDArray[np.float32]:
+        """All vectors: [M, D] float32, a read-only view of the mapped file."""
+        self._require_kind("vector")
+        return self._numbers()
+
+    @property
+    def rows(self) -> npt.NDArray[np.float64]:
+        """All rows of a table, inputs before targets: [M, D + O] float64, a read-only view of the mapped file."""
+        self._require_kind("table")
+        return self._numbers()
 
     @property
     def texts(self) -> Any:
@@ -149,23 +162,37 @@ class ClassStore:
                 "the digest differs from the manifest's: the file was changed; import the data again", where=str(path)
             )
 
+    def _numbers(self) -> npt.NDArray[Any]:
+        values: npt.NDArray[Any] = self._column.flatten().to_numpy(zero_copy_only=True)
+        return values.reshape(self.num_examples, self.manifest.width)
+
     def _require_kind(self, kind: Kind) -> None:
         if self.kind != kind:
             raise UserError(f"holds {self.kind} examples, not {kind} examples", where=f"data '{self.name}'")
 
 
-def require_examples(class_names: Sequence[str], class_counts: Sequence[int], minimum: int, where: str) -> None:
-    """Check that every class has at least `minimum` examples.
+_NOUNS = {"class": ("classes", "example"), "group": ("groups", "row")}
+
+
+def require_examples(
+    class_names: Sequence[str],
+    class_counts: Sequence[int],
+    minimum: int,
+    where: str,
+    noun: Literal["class", "group"] = "class",
+) -> None:
+    """Check that every class, or every group of a table, has at least `minimum` examples.
 
     Raises:
         UserError: A class has too few examples; the message names the first one.
     """
+    plural, example = _NOUNS[noun]
     for class_name, count in zip(class_names, class_counts, strict=True):
         if count < minimum:
             raise UserError(
-                f"class '{class_name}' has {count} example{'s' * (count != 1)}, {minimum} are needed",
+                f"{noun} '{class_name}' has {count} {example}{'s' * (count != 1)}, {minimum} are needed",
                 where=where,
-                allowed=f"classes with at least {minimum} examples",
+                allowed=f"{plural} with at least {minimum} {example}s",
             )
 
 
@@ -177,17 +204,20 @@ def write_store(
     class_counts: Sequence[int],
     splits: SplitSets | None = None,
     provenance: Provenance | None = None,
+    num_targets: int = 0,
     replace: bool = False,
 ) -> ClassStore:
     """Write a store atomically: a temporary sibling folder is filled, synced, opened as a check, and renamed.
 
     Args:
         path: The folder to create; its last part is the name of the store.
-        examples: Images [M, C, H, W] uint8, or M texts; sorted by class.
+        examples: Images [M, C, H, W] uint8, vectors [M, D] float32, rows of a table [M, D + O] float64, or M texts;
+            sorted by class.
         class_names: Names of the classes, in the order of the rows.
         class_counts: Examples of each class, in the same order.
         splits: {split set: {split: class indices}}.
         provenance: Origin of the examples.
+        num_targets: O of a table, whose last columns are targets; 0 for all other kinds.
         replace: Replace an existing store (but never a folder that is not a store).
 
     Returns:
@@ -200,39 +230,32 @@ def write_store(
     """
     target = Path(path).absolute()
     _require_free(target, replace)
+    kind, shape = _kind_and_shape(examples, num_targets)
+    manifest = {
+        "name": target.name,
+        "kind": kind,
+        "shape": shape,
+        "num_examples": len(examples),
+        "class_names": list(class_names),
+        "class_counts": [int(count) for count in class_counts],
+        "splits": splits or {},
+        "provenance": provenance or Provenance(),
+    }
     try:
-        return _write_beside(target, examples, class_names, class_counts, splits or {}, provenance or Provenance())
+        return _write_beside(target, _batch(examples, kind), manifest)
     except OSError as error:
         raise UserError(f"the store cannot be written: {reason(error)}", where=str(target)) from error
 
 
-def _write_beside(
-    target: Path,
-    examples: Examples,
-    class_names: Sequence[str],
-    class_counts: Sequence[int],
-    splits: SplitSets,
-    provenance: Provenance,
-) -> ClassStore:
+def _write_beside(target: Path, batch: Any, fields: dict[str, Any]) -> ClassStore:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
         temporary.chmod(0o755)  # mkdtemp creates a folder that only its owner can read
-        column = _column(examples)
-        _write_arrow(temporary / EXAMPLES_NAME, column)
-        manifest = Manifest(
-            name=target.name,
-            kind="image" if isinstance(examples, np.ndarray) else "text",
-            shape=[int(side) for side in examples.shape[1:]] if isinstance(examples, np.ndarray) else [],
-            num_examples=len(column),
-            class_names=list(class_names),
-            class_counts=[int(count) for count in class_counts],
-            splits=splits,
-            provenance=provenance,
-            examples=ExamplesFile(
-                sha256=file_sha256(temporary / EXAMPLES_NAME), num_bytes=(temporary / EXAMPLES_NAME).stat().st_size
-            ),
-        )
+        path = temporary / EXAMPLES_NAME
+        _write_arrow(path, batch)
+        examples = ExamplesFile(sha256=file_sha256(path), num_bytes=path.stat().st_size)
+        manifest = Manifest(**fields, examples=examples)
         _write_synced(temporary / MANIFEST_NAME, manifest.model_dump_json(indent=1).encode())
         _sync_folder(temporary)
         ClassStore.open(temporary)  # what cannot be read must not replace what can
@@ -251,22 +274,41 @@ def _require_free(target: Path, replace: bool) -> None:
         raise UserError("a store of this name exists", where=str(target), allowed="--replace, or another --name")
 
 
-def _column(examples: Examples) -> Any:
+def _kind_and_shape(examples: Examples, num_targets: int) -> tuple[Kind, list[int]]:
+    if not isinstance(examples, np.ndarray):
+        return "text", []
+    shape = [int(side) for side in examples.shape[1:]]
+    if num_targets:
+        return "table", [shape[0] - num_targets, num_targets]
+    return ("vector" if examples.dtype == np.float32 and examples.ndim == 2 else "image"), shape
+
+
+def _column(examples: Examples, kind: Kind) -> Any:
     if not isinstance(examples, np.ndarray):
         return pa.array(examples, type=pa.large_string())
-    if examples.dtype != np.uint8 or examples.ndim != 4:
+    if kind == "image" and (examples.dtype != np.uint8 or examples.ndim != 4):
         raise ValueError(f"images must be uint8 [M, C, H, W], not {examples.dtype} {list(examples.shape)}")
+    if kind == "table" and (examples.dtype != np.float64 or examples.ndim != 2):
+        raise ValueError(f"rows must be float64 [M, D + O], not {examples.dtype} {list(examples.shape)}")
     flat = np.ascontiguousarray(examples).reshape(-1)
-    values = pa.Array.from_buffers(pa.uint8(), flat.size, [None, pa.py_buffer(flat)])
-    item = pa.field("item", pa.uint8(), nullable=False)
-    return pa.FixedSizeListArray.from_arrays(values, type=pa.list_(item, int(np.prod(examples.shape[1:]))))
+    values = pa.Array.from_buffers(pa.from_numpy_dtype(flat.dtype), flat.size, [None, pa.py_buffer(flat)])
+    return pa.FixedSizeListArray.from_arrays(values, type=_column_type(kind, int(np.prod(examples.shape[1:]))))
 
 
-def _write_arrow(path: Path, column: Any) -> None:
-    name = "text" if column.type == pa.large_string() else "image"
-    schema = pa.schema([pa.field(name, column.type, nullable=False)])
-    with pa.OSFile(os.fsencode(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(pa.record_batch([column], schema=schema))
+def _column_type(kind: Kind, width: int) -> Any:
+    if kind not in LAYOUTS:
+        return pa.large_string()
+    return pa.list_(pa.field("item", pa.from_numpy_dtype(LAYOUTS[kind].dtype), nullable=False), width)
+
+
+def _batch(examples: Examples, kind: Kind) -> Any:
+    column = _column(examples, kind)
+    return pa.record_batch([column], schema=pa.schema([pa.field(kind, column.type, nullable=False)]))
+
+
+def _write_arrow(path: Path, batch: Any) -> None:
+    with pa.OSFile(os.fsencode(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -279,15 +321,13 @@ def _map_column(path: Path, manifest: Manifest) -> Any:
         batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
         if batch is None or batch.num_columns != 1 or batch.num_rows != manifest.num_examples:
             raise UserError(_MISMATCH, where=str(path))
-        # Of texts, offsets and encoding are checked too; images have neither.
+        # Of texts, offsets and encoding are checked too; numbers have neither.
         batch.validate(full=manifest.kind == "text")
         column = batch.column(0)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{_DAMAGED}: {error}", where=str(path)) from error
-    item = pa.field("item", pa.uint8(), nullable=False)
-    is_image = manifest.kind == "image"
-    expected = pa.list_(item, math.prod(manifest.shape)) if is_image else pa.large_string()
-    if column.type != expected or column.null_count or (is_image and column.values.null_count):
+    expected = _column_type(manifest.kind, manifest.width)
+    if column.type != expected or column.null_count or (manifest.kind in LAYOUTS and column.values.null_count):
         raise UserError(_MISMATCH, where=str(path))
     return column
 
@@ -299,8 +339,9 @@ def _check_size(path: Path, manifest: Manifest) -> None:
         raise UserError(f"{_DAMAGED}: {error}", where=str(path)) from error
     if not os.path.isfile(path) or num_bytes != expected:
         raise UserError(f"has {num_bytes} bytes, {expected} expected: {_DAMAGED}", where=str(path))
-    # Smaller images would be compressed, and be expanded when they are read.
-    if manifest.kind == "image" and manifest.num_examples * math.prod(manifest.shape) > num_bytes:
+    # A smaller file would be compressed, and be expanded when it is read.
+    layout = LAYOUTS.get(manifest.kind)
+    if layout and manifest.num_examples * manifest.width * layout.dtype.itemsize > num_bytes:
         raise UserError(_MISMATCH, where=str(path))
 
 

@@ -1,4 +1,4 @@
-"""Task distributions: few-shot images of a class store, drawn characters, sine waves."""
+"""Task distributions: few-shot classes of a store, drawn characters, sine waves, groups of a table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from distmeta.config.python import PythonTasks
-from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TasksConfig
+from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, VectorTasks
 from distmeta.core.code import instance_of
 from distmeta.tasks.base import TaskSource
 from distmeta.tasks.prefetch import Prefetcher
@@ -21,6 +21,20 @@ def _images(config: StoreTasks, seed: int, dtype: torch.dtype) -> TaskSource:
     from distmeta.tasks.images import StoreSource
 
     return StoreSource(config, open_store(config.store), seed, dtype)
+
+
+def _vectors(config: VectorTasks, seed: int, dtype: torch.dtype) -> TaskSource:
+    from distmeta.data.catalog import open_store
+    from distmeta.tasks.images import VectorSource
+
+    return VectorSource(config, open_store(config.store), seed, dtype)
+
+
+def _table(config: TableTasks, seed: int, dtype: torch.dtype) -> TaskSource:
+    from distmeta.data.catalog import open_table
+    from distmeta.tasks.table import TableSource, import_options
+
+    return TableSource(config, open_table(config.table, import_options(config)), seed, dtype)
 
 
 def _glyphs(config: GlyphTasks, seed: int, dtype: torch.dtype) -> TaskSource:
@@ -43,6 +57,8 @@ def _python(config: PythonTasks, seed: int, dtype: torch.dtype) -> TaskSource:
 
 SOURCES: dict[str, Callable[[Any, int, torch.dtype], TaskSource]] = {
     "images": _images,
+    "vectors": _vectors,
+    "table": _table,
     "glyphs": _glyphs,
     "sinusoid": _sinusoid,
     "python": _python,

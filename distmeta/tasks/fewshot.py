@@ -1,7 +1,7 @@
-"""N-way K-shot classification episodes, independent of the images.
+"""N-way K-shot classification episodes, independent of the examples.
 
-Subclasses choose classes and examples and load the images; this module arranges them into episodes. All tasks of a
-shard are drawn in one vectorised call, each from its own seed.
+Subclasses choose classes and examples and load the images or vectors; this module arranges them into episodes. All
+tasks of a shard are drawn in one vectorised call, each from its own seed.
 
 Shapes: T tasks, W ways, K shots, Q queries per class, E = K + Q, N = W * K support examples.
 """
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from typing_extensions import override
 
-from distmeta.config.tasks import GlyphTasks, StoreTasks
+from distmeta.config.tasks import GlyphTasks, StoreTasks, VectorTasks
 from distmeta.core import seeding
 from distmeta.core.seeding import Uint64
 from distmeta.core.types import QUERY, SOURCE, SUPPORT, Batch
@@ -28,13 +28,13 @@ _NUMPY_DTYPES: dict[torch.dtype, type[np.floating[Any]]] = {torch.float32: np.fl
 
 
 class FewShotSource(TaskSource):
-    """Base class of few-shot image tasks.
+    """Base class of few-shot classification tasks.
 
     Args:
         config: Ways, shots and queries.
         seed: The run's seed.
-        dtype: Type of the images, float32 or float64.
-        input_shape: (channels, height, width).
+        dtype: Type of the inputs, float32 or float64.
+        input_shape: (channels, height, width) of an image, (D,) of a vector.
         num_source_classes: Outputs of role `source`: the classes of the training split.
     """
 
@@ -42,7 +42,7 @@ class FewShotSource(TaskSource):
 
     def __init__(
         self,
-        config: StoreTasks | GlyphTasks,
+        config: StoreTasks | VectorTasks | GlyphTasks,
         seed: int,
         dtype: torch.dtype,
         input_shape: tuple[int, ...],
@@ -97,10 +97,10 @@ class FewShotSource(TaskSource):
 
     @abstractmethod
     def _images(self, classes: Ids, examples: Ids) -> npt.NDArray[Any]:
-        """Load the images of classes and examples [T, N]: [T, N, *input_shape], values in [0, 1]."""
+        """Load the inputs of classes and examples [T, N]: [T, N, *input_shape]; of images, values in [0, 1]."""
 
 
-def task_size(config: StoreTasks | GlyphTasks, split: str) -> tuple[int, int, int]:
+def task_size(config: StoreTasks | VectorTasks | GlyphTasks, split: str) -> tuple[int, int, int]:
     """Ways, shots and queries per class of the tasks of a split."""
     if split == "train":
         return config.train_way or config.way, config.train_shots or config.shots, config.queries

@@ -1,4 +1,4 @@
-"""Few-shot tasks over a class store of images, with rotations as further classes (Santoro et al. 2016).
+"""Few-shot tasks over a class store: of images, with rotations as further classes (Santoro et al. 2016), or of vectors.
 
 A class id is the position of the class in its split; with rotations, 4 * position + number of quarter turns. Rotations
 are added after the class split, so that a class and its rotations are always in the same split.
@@ -15,14 +15,16 @@ import numpy.typing as npt
 import torch
 from typing_extensions import override
 
-from distmeta.config.tasks import GlyphTasks, StoreTasks
+from distmeta.config.tasks import GlyphTasks, StoreTasks, VectorTasks
 from distmeta.core import seeding
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64
 from distmeta.core.types import SOURCE
+from distmeta.data.manifest import Kind
 from distmeta.data.store import ClassStore, require_examples
 from distmeta.tasks.base import SPLITS
 from distmeta.tasks.fewshot import FewShotSource, Ids, task_size
+from distmeta.tasks.stored import SOURCE_OF, rows_of, scaling_of, split_set_of
 
 
 class StoreSource(FewShotSource):
@@ -30,22 +32,27 @@ class StoreSource(FewShotSource):
 
     Args:
         config: Ways, shots, queries, split set, rotations.
-        store: The store; its images stay memory-mapped, only those of the episodes are copied.
+        store: The store; its examples stay memory-mapped, only those of the episodes are copied.
         seed: The run's seed.
-        dtype: Type of the images, float32 or float64.
+        dtype: Type of the inputs, float32 or float64.
 
     Raises:
         UserError: The store holds no images, lacks the split set, has fewer classes than ways or fewer examples than
             shots plus queries, or its images are not square although `rotations` is set.
     """
 
-    def __init__(self, config: StoreTasks, store: ClassStore, seed: int, dtype: torch.dtype) -> None:
-        if store.kind != "image":
-            raise UserError(f"data '{store.name}' holds {store.kind}", where="tasks.store", allowed="a store of images")
+    kind: Kind = "image"
+
+    def __init__(self, config: StoreTasks | VectorTasks, store: ClassStore, seed: int, dtype: torch.dtype) -> None:
+        if store.kind != self.kind:
+            allowed = f"a store of {self.kind}s"
+            if store.kind in SOURCE_OF:
+                allowed += f"; tasks.source '{SOURCE_OF[store.kind]}' takes a {store.kind} store"
+            raise UserError(f"data '{store.name}' holds {store.kind}", where="tasks.store", allowed=allowed)
         if config.rotations and store.shape[1] != store.shape[2]:
             size = f"{store.shape[1]} x {store.shape[2]}"
             raise UserError(f"rotations of {size} images", where="tasks.rotations", allowed="square images, or false")
-        split_set = _split_set(config, store)
+        split_set = split_set_of(config.split_set, store)
         self._store = store
         self._turns = 4 if config.rotations else 1
         self._splits = {split: store.split(split_set, split) for split in SPLITS if split in store.splits[split_set]}
@@ -53,7 +60,7 @@ class StoreSource(FewShotSource):
             self._check_split(config, split)
         super().__init__(config, seed, dtype, store.shape, len(self._splits["train"]) * self._turns)
 
-    def _check_split(self, config: StoreTasks, split: str) -> None:
+    def _check_split(self, config: StoreTasks | VectorTasks, split: str) -> None:
         """Check the numbers of classes and examples. An empty val or test split is an error only when it is used."""
         way, shots, queries = task_size(config, split)
         indices = self._splits.setdefault(split, np.zeros(0, dtype=np.int64))
@@ -70,7 +77,7 @@ class StoreSource(FewShotSource):
             f"tasks: {shots} shots and {queries} queries of data '{self._store.name}', split '{split}'",
         )
 
-    def _check_way(self, config: StoreTasks | GlyphTasks, split: str, way: int) -> None:
+    def _check_way(self, config: StoreTasks | VectorTasks | GlyphTasks, split: str, way: int) -> None:
         num_classes = len(self._splits[split]) * self._turns
         if way > num_classes:
             field = "tasks.train_way" if split == "train" and config.train_way else "tasks.way"
@@ -112,18 +119,19 @@ class StoreSource(FewShotSource):
         return np.true_divide(images, 255, dtype=self._dtype)
 
 
-def _split_set(config: StoreTasks, store: ClassStore) -> str:
-    """Name of the split set to use: the configured one, or the only one."""
-    if config.split_set is not None:
-        store.split(config.split_set, "train")  # raises if there is no such split set
-        return config.split_set
-    if len(store.splits) != 1:
-        raise UserError(
-            f"data '{store.name}' has {len(store.splits)} split sets and none is configured",
-            where="tasks.split_set",
-            allowed=", ".join(sorted(store.splits)) or "import the data with a split set",
-        )
-    return next(iter(store.splits))
+class VectorSource(StoreSource):
+    """Few-shot tasks over an open store of vectors [D], as they are or standardised."""
+
+    kind: Kind = "vector"
+
+    def __init__(self, config: VectorTasks, store: ClassStore, seed: int, dtype: torch.dtype) -> None:
+        super().__init__(config, store, seed, dtype)
+        self.scaling = scaling_of(store.vectors, rows_of(store, self._splits["train"])) if config.standardise else None
+
+    @override
+    def _images(self, classes: Ids, examples: Ids) -> npt.NDArray[Any]:
+        vectors = self._store.vectors[examples]
+        return vectors.astype(self._dtype) if self.scaling is None else self.scaling(vectors).astype(self._dtype)
 
 
 def _choose_rows(seeds: Uint64, sizes: Ids, largest: int, count: int) -> Ids:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from distmeta.engine.engine import one_by_one
 from distmeta.methods.learners.base import Learner
 from distmeta.program.program import MetaProgram
 from distmeta.program.scoring import Score
+from distmeta.tasks import TaskSource
 from distmeta.tracking import plots
 from distmeta.tracking.base import Tracker
 
@@ -44,11 +45,11 @@ def keep_pictures(
         pictures = []
         if scores:
             pictures.append(_draw_curve(target / "adaptation_curve.png", scores))
-        source = program.source
-        episode = program.episodes(source.specs("test", 0, NUM_SAMPLES))
-        learner = program.algorithm.evaluators[protocol]
-        draw = _draw_images if source.objective == "cross_entropy" else _draw_fits
-        pictures.append(draw(target / "sample_tasks.png", learner, params, episode))
+        draw = _drawing(program.source)
+        if draw is not None:
+            episode = program.episodes(program.source.specs("test", 0, NUM_SAMPLES))
+            learner = program.algorithm.evaluators[protocol]
+            pictures.append(draw(target / "sample_tasks.png", learner, params, episode))
         for picture in pictures:
             tracker.artifact(picture, FOLDER)
     return pictures if folder else []
@@ -77,6 +78,13 @@ def _draw_curve(path: Path, scores: Sequence[Score]) -> Path:
         title=f"{curves[0].tasks} unseen tasks, 95% intervals",
     )
     return path
+
+
+def _drawing(source: TaskSource) -> Callable[[Path, Learner, Params, Episode], Path] | None:
+    """How sample tasks are drawn; None if they are neither images nor functions of one number."""
+    if source.objective == "cross_entropy":
+        return _draw_images if len(source.input_shape) == 3 else None
+    return _draw_fits if (source.input_shape, source.num_outputs) == ((1,), 1) else None
 
 
 def _draw_images(path: Path, learner: Learner, params: Params, episode: Episode) -> Path:

@@ -161,6 +161,10 @@ _COLUMNS: tuple[Any, ...] = (
     pa.array([True, False, True]),
     pa.array([b"a", b"\xff", b""]),
     pa.array([["a"], [], None]),
+    pa.array([[1.0, 2.0], [3.0, 4.0], [5.0, float("inf")]]),
+    pa.array([[1, 2], [3], []]),
+    pa.array([[[1, 2], [3, 4]]] * 3),
+    pa.array(["train", "val", "test"]),
     pa.array(["a", "b", "a"]).dictionary_encode(),
     pa.array([encoded()] * 3),
     pa.array([{"bytes": encoded(), "path": "x"}] * 3),
@@ -189,7 +193,20 @@ def test_tables(places: Places, suffix: str, data: st.DataObject, options: list[
     content = data.draw(contents[suffix])
     if suffix != "parquet" and data.draw(st.integers(0, 3)) == 0:
         content = data.draw(changed_bytes(content))
-    columns = data.draw(st.sampled_from([[], [], ["--image-column", "image"], ["--text-column", "label"]]))
+    columns = data.draw(
+        st.sampled_from(
+            [
+                [],
+                [],
+                ["--image-column", "image"],
+                ["--text-column", "label"],
+                ["--inputs", "image"],
+                ["--inputs", "text"],
+                ["--inputs", "text,image"],
+                ["--inputs", "text", "--split-column", "label"],
+            ]
+        )
+    )
     with places() as place:
         (place.work / f"table.{suffix}").write_bytes(content)
         (place.work / "0.png").write_bytes(encoded())
@@ -275,3 +292,66 @@ def test_images_to_label(places: Places, pictures: Path, data: st.DataObject, ex
         outcome = place.run("adapt", "runs/letters", "--support", "support", "--query", "query", *extra)
         if outcome.code == 0 and extra == ["--json"]:
             assert set(json.loads(outcome.stdout)["labels"].values()) <= {"cat", "dog"}
+
+
+# --- saved data sets and regression tables ---
+
+_STATE = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_split": None}
+_INFO = {"features": {"label": {"names": ["a", "b"], "_type": "ClassLabel"}, "image": {"_type": "Image"}}}
+
+
+def _arrow(table: Any, *, stream: bool, compression: str | None) -> bytes:
+    buffer = io.BytesIO()
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(buffer, table.schema, options=options) as writer:
+        writer.write_table(table)
+    return buffer.getvalue()
+
+
+@given(data=st.data(), options=_options)
+def test_saved_data_sets(places: Places, data: st.DataObject, options: list[str]) -> None:
+    columns = [data.draw(st.sampled_from(_COLUMNS)) for _ in range(2)]
+    rows = min(map(len, columns))
+    table = pa.table({name: each.slice(0, rows) for name, each in zip(("label", "image"), columns, strict=True)})
+    content = _arrow(table, stream=data.draw(st.booleans()), compression=data.draw(st.sampled_from([None, "lz4"])))
+    files = {"data-00000-of-00001.arrow": content, "state.json": as_json(_STATE), "dataset_info.json": as_json(_INFO)}
+    damage = data.draw(st.sampled_from(["none", "none", "data", "data", "state", "info", "dictionary"]))
+    if damage == "data":
+        files["data-00000-of-00001.arrow"] = data.draw(changed_bytes(content))
+    elif damage == "state":
+        files["state.json"] = as_json(data.draw(changed(_STATE)))
+    elif damage == "info":
+        files["dataset_info.json"] = as_json(data.draw(changed(_INFO)))
+    with places() as place:
+        (place.work / "saved").mkdir()
+        if damage == "dictionary":
+            (place.work / "saved" / "train").mkdir()
+            names = data.draw(changed({"splits": ["train", "test"]}))
+            (place.work / "saved" / "dataset_dict.json").write_bytes(as_json(names))
+        for name, each in files.items():
+            (place.work / "saved" / ("train" if damage == "dictionary" else ".") / name).write_bytes(each)
+        _import(place, "hf", "saved", *options)
+
+
+_readings = st.one_of(st.sampled_from(["1", "-2.5", "1e300", "nan", "inf", "", "x", "0x1", "1_0"]), texts)
+
+
+@given(data=st.data(), suffix=st.sampled_from(["csv", "jsonl", "arrow"]), options=_options)
+def test_regression_tables(places: Places, data: st.DataObject, suffix: str, options: list[str]) -> None:
+    names = data.draw(st.sampled_from([["group", "x", "target"], ["group", "target"], ["group", "x", "x", "target"]]))
+    rows = data.draw(st.lists(st.lists(_readings, min_size=len(names), max_size=len(names)), max_size=4))
+    if suffix == "csv":
+        content = "\n".join(",".join(row) for row in [names, *rows]).encode(errors="surrogatepass")
+    elif suffix == "jsonl":
+        content = b"\n".join(as_json(dict(zip(names, row, strict=True))) for row in rows)
+    else:
+        columns = [data.draw(st.sampled_from(_COLUMNS)) for _ in names]
+        shortest = min(map(len, columns))
+        table = pa.Table.from_arrays([column.slice(0, shortest) for column in columns], names=names)
+        content = _arrow(table, stream=False, compression=data.draw(st.sampled_from([None, "zstd"])))
+    if data.draw(st.integers(0, 3)) == 0:
+        content = data.draw(changed_bytes(content))
+    columns = data.draw(st.sampled_from([[], ["--inputs", "x"], ["--target", "x"], ["--split-column", "x"]]))
+    with places() as place:
+        (place.work / f"waves.{suffix}").write_bytes(content)
+        _import(place, "regression", f"waves.{suffix}", *columns, *options)

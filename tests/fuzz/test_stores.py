@@ -23,9 +23,14 @@ from .values import as_json, changed, changed_bytes, near
 
 MANIFEST, EXAMPLES = "manifest.json", "examples.arrow"
 CLASSES, EACH, SIZE = 8, 3, 6
+FEW = {"shots": 1, "queries": 1, "eval_queries": 1}
+JOBS: dict[str, dict[str, Any]] = {
+    "images": {"source": "images", "store": "home/stores/images", "way": 2, **FEW},
+    "vectors": {"source": "vectors", "store": "home/stores/vectors", "way": 2, "standardise": True, **FEW},
+    "table": {"source": "table", "table": "home/stores/table", "standardise": True, **FEW},
+}
 JOB = {
     "name": "pictures",
-    "tasks": {"source": "images", "store": "home/stores/images", "way": 2, "shots": 1, "queries": 1, "eval_queries": 1},
     "model": {"kind": "mlp", "hidden": [2]},
     "engine": {"strategy": "loop"},
     "train": {"steps": 1, "tasks_per_step": 2},
@@ -37,14 +42,28 @@ JOB = {
 
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to copy: a store of images, one of texts, and a job on the first."""
+    """A folder to copy: a store of each kind, and a job on each of them that a task source takes."""
     folder = tmp_path_factory.mktemp("stores")
     pixels = np.random.default_rng(0).integers(0, 256, (CLASSES * EACH, 1, SIZE, SIZE), dtype=np.uint8)
     names = [f"class{index}" for index in range(CLASSES)]
     splits = {"fractions": {"train": [0, 1, 2], "val": [3, 4], "test": [5, 6, 7]}}
-    for name, examples in (("images", pixels), ("texts", [f"text {index}" for index in range(CLASSES * EACH)])):
-        write_store(folder / "stores" / name, examples, class_names=names, class_counts=[EACH] * CLASSES, splits=splits)
-    (folder / "job.yaml").write_text(to_yaml(RunConfig.model_validate(JOB)))
+    numbers = np.random.default_rng(0).normal(size=(CLASSES * EACH, 3))
+    for name, examples, num_targets in (
+        ("images", pixels, 0),
+        ("texts", [f"text {index}" for index in range(CLASSES * EACH)], 0),
+        ("vectors", numbers.astype(np.float32), 0),
+        ("table", numbers, 1),
+    ):
+        write_store(
+            folder / "stores" / name,
+            examples,
+            class_names=names,
+            class_counts=[EACH] * CLASSES,
+            splits=splits,
+            num_targets=num_targets,
+        )
+    for name, tasks in JOBS.items():
+        (folder / f"{name}.yaml").write_text(to_yaml(RunConfig.model_validate(JOB | {"tasks": tasks})))
     return folder
 
 
@@ -55,6 +74,9 @@ def _column(data: st.DataObject) -> Any:
     pixels = np.zeros(rows * size, dtype=data.draw(st.sampled_from(["uint8", "int8", "float32"])))
     columns = [
         lambda: pa.FixedSizeListArray.from_arrays(pa.array(pixels), size),
+        lambda: pa.FixedSizeListArray.from_arrays(
+            pa.array(np.full(3 * rows, data.draw(st.sampled_from([0.0, np.nan, np.inf, 1e300])))), 3
+        ),
         lambda: pa.array([[1] * size] * rows, pa.list_(pa.uint8())),
         lambda: pa.array([[1] * size] * (rows - 1) + [None] * min(rows, 1), pa.list_(pa.uint8(), size)),
         lambda: pa.array([[None] * size] * rows, pa.list_(pa.field("item", pa.uint8()), size)),
@@ -117,7 +139,11 @@ COMMANDS = (
     ("data", "inspect", "images", "--sheet", "sheet.png", "--per-class", "2"),
     ("data", "inspect", "texts", "--json"),
     ("data", "inspect", "texts", "--verify"),
-    ("train", "job.yaml"),
+    ("data", "inspect", "vectors", "--json"),
+    ("data", "inspect", "table", "--json"),
+    ("train", "images.yaml"),
+    ("train", "vectors.yaml"),
+    ("train", "table.yaml"),
 )
 
 
@@ -127,9 +153,10 @@ def test_commands_on_damaged_stores(
 ) -> None:
     with places() as place:
         shutil.copytree(stores, place.home, dirs_exist_ok=True)
-        (place.home / "job.yaml").rename(place.work / "job.yaml")
+        for name in JOBS:
+            (place.home / f"{name}.yaml").rename(place.work / f"{name}.yaml")
         (place.work / "home").symlink_to(place.home)
-        for name in ("images", "texts"):
+        for name in ("images", "texts", "vectors", "table"):
             if name in command or "inspect" not in command:
                 _damage(place.home / "stores" / name, data)
         outcome = place.run(*command)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distmeta.data.importers import cifar, folder, omniglot, table
+from distmeta.data.importers import cifar, folder, groups, omniglot, saved, table
 from distmeta.data.importers.base import ClassData, Importer, ImportOptions
 
 IMPORTERS: dict[str, Importer] = {
@@ -11,6 +11,8 @@ IMPORTERS: dict[str, Importer] = {
     "fc100": cifar.FC100,
     "images": folder.IMPORTER,
     "table": table.IMPORTER,
+    "hf": saved.IMPORTER,
+    "regression": groups.IMPORTER,
 }
 
 __all__ = ["IMPORTERS", "ClassData", "ImportOptions", "Importer"]

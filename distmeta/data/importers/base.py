@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,21 +23,31 @@ class ImportOptions:
 
     Attributes:
         size: Height and width to resize to, in pixels; None keeps the source's.
-        grey: Convert images to one channel.
+        grey: Convert images to one channel; otherwise to three. None: as many as the first image has.
         seed: Seed of a random class split.
         fractions: Shares of train, val and test classes.
         text_column: Column of a table that holds texts.
         image_column: Column of a table that holds images: encoded bytes, or paths relative to the table.
         label_column: Column of a table that holds class names.
+        inputs: Columns of inputs. Of class-labelled data: one of images, texts or vectors, or several of numbers.
+        group: Column of a table that says which regression task a row belongs to.
+        target: Columns of a table that are predicted.
+        split_column: Column that holds the split of each row: train, val or test.
+        splits: {train/val/test: names of classes or groups}; None splits them at random.
     """
 
     size: int | None = None
-    grey: bool = False
+    grey: bool | None = False
     seed: int = 0
     fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
     text_column: str | None = None
     image_column: str | None = None
     label_column: str = "label"
+    inputs: tuple[str, ...] = ()
+    group: str | None = None
+    target: tuple[str, ...] = ()
+    split_column: str | None = None
+    splits: Mapping[str, Sequence[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,11 +55,13 @@ class ClassData:
     """Result of an importer: the arguments of `write_store`.
 
     Attributes:
-        examples: Images [M, C, H, W] uint8 or M texts, sorted by class.
+        examples: Images [M, C, H, W] uint8, vectors [M, D] float32, rows of a table [M, D + O] float64 or M texts;
+            sorted by class.
         class_names: Names of the classes, in the order of the rows.
         class_counts: Examples of each class.
         splits: {split set: {split: class indices}}.
         sources: Raw files and their digests.
+        num_targets: O of a table of groups; 0 for classes.
     """
 
     examples: Examples
@@ -57,6 +69,7 @@ class ClassData:
     class_counts: list[int]
     splits: SplitSets
     sources: list[Source]
+    num_targets: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Shapes: M images, C channels (1 or 3), H height, W width.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -23,19 +24,26 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs, it r
 
 _CHUNK = 256  # images per pool job, to amortise its overhead
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # decoded by Pillow itself, in this process
+_GREY_MODES = ("1", "L", "LA")
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 
 def decode_images(
-    names: Sequence[str], load: Callable[[int], bytes], *, size: int | None, grey: bool
+    names: Sequence[str],
+    load: Callable[[int], bytes | Image.Image],
+    *,
+    size: int | None,
+    grey: bool | None,
+    num_threads: int | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Decode M encoded images into one array.
 
     Args:
         names: Name of each image in error messages, for instance its path.
-        load: Returns the encoded bytes of image i; called from several threads.
+        load: Returns image i, encoded or as Pillow has it; called from several threads.
         size: Height and width to resize to, in pixels; None keeps the images, which must all have one size.
-        grey: One channel; otherwise three.
+        grey: One channel; otherwise three. None: as many as the first image has.
+        num_threads: Threads that call `load`; None takes one for each core.
 
     Returns:
         [M, C, H, W] uint8.
@@ -46,13 +54,18 @@ def decode_images(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # of oddities in files that can be decoded all the same
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return _decode_all(names, load, size, grey)
+        return _decode_all(names, load, size, grey, num_threads or os.cpu_count())
 
 
 def _decode_all(
-    names: Sequence[str], load: Callable[[int], bytes], size: int | None, grey: bool
+    names: Sequence[str],
+    load: Callable[[int], bytes | Image.Image],
+    size: int | None,
+    grey: bool | None,
+    num_threads: int | None,
 ) -> npt.NDArray[np.uint8]:
     first = _decode(names[0], load, 0, size, grey)
+    grey = first.shape[0] == 1
     images = np.empty((len(names), *first.shape), dtype=np.uint8)
 
     def fill(start: int) -> None:
@@ -66,16 +79,19 @@ def _decode_all(
                 )
             images[index] = image
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=num_threads) as pool:
         for _ in pool.map(fill, range(0, len(names), _CHUNK)):
             pass
     return images
 
 
-def _decode(name: str, load: Callable[[int], bytes], index: int, size: int | None, grey: bool) -> npt.NDArray[np.uint8]:
+def _decode(
+    name: str, load: Callable[[int], bytes | Image.Image], index: int, size: int | None, grey: bool | None
+) -> npt.NDArray[np.uint8]:
     """Decode one image to [C, H, W]."""
     try:
-        with Image.open(io.BytesIO(load(index)), formats=_FORMATS) as image:
+        with _opened(load(index)) as image:
+            grey = image.mode in _GREY_MODES if grey is None else grey
             if image.mode not in _EIGHT_BIT_MODES:
                 raise UserError(f"has pixels of mode {image.mode}", where=name, allowed="images of 8 bits a channel")
             pixels: Image.Image = image.convert("L" if grey else "RGB")
@@ -93,3 +109,9 @@ def _decode(name: str, load: Callable[[int], bytes], index: int, size: int | Non
         pixels = pixels.resize((size, size), Image.Resampling.LANCZOS)
     array = np.asarray(pixels, dtype=np.uint8)
     return array[None] if grey else array.transpose(2, 0, 1)
+
+
+def _opened(value: bytes | Image.Image) -> contextlib.AbstractContextManager[Image.Image]:
+    if isinstance(value, Image.Image):
+        return contextlib.nullcontext(value)
+    return Image.open(io.BytesIO(value), formats=_FORMATS)

@@ -11,7 +11,7 @@ from distmeta.core.files import read_file, reason
 from distmeta.data.importers.base import MAX_IMAGE_BYTES, ClassData, Importer, ImportOptions, require_class_names
 from distmeta.data.importers.decode import decode_images
 from distmeta.data.manifest import Source
-from distmeta.data.splits import fractions
+from distmeta.data.splits import fractions, given
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"})
 
@@ -21,7 +21,7 @@ def read_folder(source: Path, options: ImportOptions) -> ClassData:
 
     Args:
         source: The folder of the class folders. Hidden files and files that are not images are skipped.
-        options: `size`, `grey`, `seed` and `fractions`.
+        options: `size`, `grey`, `splits`, `seed` and `fractions`.
 
     Raises:
         UserError: A folder that cannot be read, no class folder, a class without an image, an image that cannot be
@@ -52,7 +52,11 @@ def read_folder(source: Path, options: ImportOptions) -> ClassData:
         examples=images,
         class_names=list(groups),
         class_counts=[len(group) for group in groups.values()],
-        splits=fractions(len(groups), options.fractions, options.seed),
+        splits=(
+            fractions(len(groups), options.fractions, options.seed)
+            if options.splits is None
+            else given(options.splits, list(groups), str(source))
+        ),
         sources=[Source.of(f"{source.resolve().name}/ ({len(paths)} images)", combined.hexdigest())],
     )
 
@@ -83,5 +87,5 @@ def _images_in(folder: Path) -> list[Path]:
 IMPORTER = Importer(
     read=read_folder,
     description="images: a folder with one sub-folder of images per class",
-    options=frozenset({"size", "grey", "seed", "fractions"}),
+    options=frozenset({"size", "grey", "splits", "seed", "fractions"}),
 )

@@ -5,7 +5,17 @@ from collections.abc import Callable
 import pytest
 from pydantic import ValidationError
 
-from distmeta.config import Conv4Config, GlyphTasks, MlpConfig, OuterConfig, RunConfig, SinusoidTasks, StoreTasks
+from distmeta.config import (
+    Conv4Config,
+    GlyphTasks,
+    MlpConfig,
+    OuterConfig,
+    RunConfig,
+    SinusoidTasks,
+    StoreTasks,
+    TableTasks,
+    VectorTasks,
+)
 from distmeta.config.base import allowed_types, annotation_of, discriminator_of, section_for, to_user_error
 
 
@@ -72,11 +82,13 @@ def test_a_long_value_is_shortened() -> None:
 def test_checks_of_several_sections_keep_their_message() -> None:
     error = error_of(lambda: RunConfig(name="x", tasks=SinusoidTasks()))
     assert str(to_user_error(error)).startswith("model.kind 'conv4' needs images")
+    error = error_of(lambda: RunConfig(name="x", tasks=TableTasks(table="waves.csv")))
+    assert "tasks.source 'table' has numbers; use 'mlp'" in str(to_user_error(error))
 
 
 def test_types_and_discriminators_of_unions() -> None:
     union = RunConfig.model_fields["tasks"].annotation
-    assert allowed_types(union) == [StoreTasks, GlyphTasks, SinusoidTasks]
+    assert allowed_types(union) == [StoreTasks, GlyphTasks, SinusoidTasks, VectorTasks, TableTasks]
     assert allowed_types(int | None) == [int]
     assert discriminator_of(MlpConfig) == ("kind", "mlp")
     assert discriminator_of(OuterConfig) is None

@@ -1,4 +1,4 @@
-"""A small store whose pixels encode the class and the example of an image."""
+"""Small stores whose numbers encode the class and the example."""
 
 from __future__ import annotations
 
@@ -35,3 +35,29 @@ def make_store(tmp_path: Path) -> StoreMaker:
 def store(make_store: StoreMaker) -> ClassStore:
     """The store with the split set `mixed`."""
     return make_store()
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> ClassStore:
+    """A store of vectors (class + 1, example + 1, 7)."""
+    rows = [(index + 1, example + 1, 7) for index, count in enumerate(COUNTS) for example in range(count)]
+    names = [f"class{index:02d}" for index in range(len(COUNTS))]
+    return write_store(
+        tmp_path / "vectors", np.array(rows, dtype=np.float32), class_names=names, class_counts=COUNTS, splits=SPLITS
+    )
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> ClassStore:
+    """A table of inputs (group + 1, row + 1, 7) and targets (group + row, group * row)."""
+    rows = [
+        (index + 1, row + 1, 7, index + row, index * row) for index, count in enumerate(COUNTS) for row in range(count)
+    ]
+    return write_store(
+        tmp_path / "table",
+        np.array(rows, dtype=np.float64),
+        class_names=[f"group{index:02d}" for index in range(len(COUNTS))],
+        class_counts=COUNTS,
+        splits=SPLITS,
+        num_targets=2,
+    )

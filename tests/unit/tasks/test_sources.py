@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
-from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TasksConfig
+from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, VectorTasks
 from distmeta.core.types import Episode
 from distmeta.data.store import ClassStore
 from distmeta.tasks import SOURCES, TaskSource, build_source
 
 FEW_SHOT = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 4}
-CONFIGS: dict[str, Callable[[str], TasksConfig]] = {
-    "images": lambda store: StoreTasks(store=store, **FEW_SHOT),
-    "images, rotations": lambda store: StoreTasks(store=store, rotations=True, train_way=8, **FEW_SHOT),
-    "images, joint": lambda store: StoreTasks(store=store, joint=True, **FEW_SHOT),
+ROWS = {"shots": 2, "queries": 3, "eval_queries": 4}
+CONFIGS: dict[str, Callable[[Path], TasksConfig]] = {
+    "images": lambda home: StoreTasks(store=str(home / "small"), **FEW_SHOT),
+    "images, rotations": lambda home: StoreTasks(store=str(home / "small"), rotations=True, train_way=8, **FEW_SHOT),
+    "images, joint": lambda home: StoreTasks(store=str(home / "small"), joint=True, **FEW_SHOT),
+    "vectors": lambda home: VectorTasks(store=str(home / "vectors"), **FEW_SHOT),
+    "vectors, standardise": lambda home: VectorTasks(store=str(home / "vectors"), standardise=True, **FEW_SHOT),
+    "vectors, joint": lambda home: VectorTasks(store=str(home / "vectors"), joint=True, **FEW_SHOT),
+    "table": lambda home: TableTasks(table=str(home / "table"), **ROWS),
+    "table, standardise": lambda home: TableTasks(table=str(home / "table"), standardise=True, **ROWS),
+    "table, joint": lambda home: TableTasks(table=str(home / "table"), joint=True, **ROWS),
     "glyphs": lambda _: GlyphTasks(size=16, **FEW_SHOT),
     "glyphs, joint": lambda _: GlyphTasks(size=16, joint=True, **FEW_SHOT),
     "sinusoid": lambda _: SinusoidTasks(shots=5, queries=6, eval_queries=7),
@@ -25,8 +33,8 @@ CONFIGS: dict[str, Callable[[str], TasksConfig]] = {
 
 
 @pytest.fixture(params=CONFIGS)
-def config(request: pytest.FixtureRequest, store: ClassStore) -> TasksConfig:
-    return CONFIGS[request.param](str(store.path))
+def config(request: pytest.FixtureRequest, store: ClassStore, vectors: ClassStore, table: ClassStore) -> TasksConfig:
+    return CONFIGS[request.param](store.path.parent)
 
 
 def build(config: TasksConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> TaskSource:
