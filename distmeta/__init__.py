@@ -7,6 +7,7 @@ nor Ray nor MLflow:
     load_config(path)     the RunConfig of a job file or a YAML file
     train(config)         meta-train
     evaluate(checkpoint)  score a checkpoint on unseen tasks
+    build(config)         the parts of a method, for training loops of one's own
     load(path)            a trained learner: `predict = load(path).adapt(x, y); predict(q)`
     methods               the module with the table of methods
 """
@@ -21,14 +22,16 @@ if TYPE_CHECKING:
     from distmeta.adapt.load import load
     from distmeta.config import RunConfig
     from distmeta.config.load import load_config
+    from distmeta.program.own_loop import build
     from distmeta.training.evaluate import evaluate
     from distmeta.training.run import train
 
-__all__ = ["RunConfig", "__version__", "evaluate", "load", "load_config", "methods", "train"]
+__all__ = ["RunConfig", "__version__", "build", "evaluate", "load", "load_config", "methods", "train"]
 __version__ = "0.1.0"
 
 _ATTRIBUTES = {
     "RunConfig": "distmeta.config",
+    "build": "distmeta.program.own_loop",
     "evaluate": "distmeta.training.evaluate",
     "load": "distmeta.adapt.load",
     "load_config": "distmeta.config.load",

@@ -21,7 +21,7 @@ from distmeta.config import EngineConfig
 from distmeta.core.types import Episode, Params, Update
 from distmeta.engine.graphs.compiled import CompiledEstimator, CompiledOps, GraphCache, canonical
 from distmeta.engine.lanes import Lanes
-from distmeta.engine.ops import EagerOps
+from distmeta.engine.ops import AutogradOps, EagerOps
 from distmeta.engine.precision import library_precision, products
 from distmeta.methods.estimators.base import Estimate, Estimator, Moment
 from distmeta.methods.learners.base import Learner
@@ -148,9 +148,15 @@ def make_ops(learner: Learner, terms: Sequence[OuterTerm], config: EngineConfig,
     return EagerOps(learner, lift, terms, "flat", training=False)
 
 
-def one_by_one(learner: Learner, terms: Sequence[OuterTerm] = ()) -> EagerOps:
-    """Eager operations on one task at a time (T = 1), as at evaluation."""
-    return EagerOps(learner, "loop", terms, "flat", training=False)
+def one_by_one(learner: Learner, *, differentiable: bool = False) -> EagerOps:
+    """Eager operations on one task at a time (T = 1), as at evaluation.
+
+    Args:
+        learner: Whose operations.
+        differentiable: Keep the autograd graph of what is computed.
+    """
+    kind = AutogradOps if differentiable else EagerOps
+    return kind(learner, "loop", (), "flat", training=False)
 
 
 def lift_of(strategy: str) -> str:

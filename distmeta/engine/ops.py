@@ -339,6 +339,14 @@ class EagerOps(TaskOps):
         return self._memory == "flat" or (self._memory == "auto" and len(stages) > MAX_UNROLLED_STEPS)
 
 
+class AutogradOps(EagerOps):
+    """Operations that are part of the caller's autograd graph."""
+
+    @override
+    def _run(self, key: Key, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+
 def _recompute_and_differentiate(
     function: Callable[[Params, State, Any], State], meta: Params, state: State, inputs: Any, cotangent: Cotangent
 ) -> Cotangent:
