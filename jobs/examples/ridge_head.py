@@ -1,26 +1,16 @@
 """A learner and an objective of one's own: ridge regression in closed form as the head (R2-D2, Bertinetto et al. 2019).
 
-    distmeta train jobs/examples/ridge_head.py
+distmeta train jobs/examples/ridge_head.py
 
-    W = X' (X X' + lambda I)^-1 Y        X [N, D] support features, Y [N, C] one-hot labels
-    logits(x) = scale * x W + bias       lambda, scale and bias are meta-learned (arXiv 1805.08136, section 3)
+W = X' (X X' + lambda I)^-1 Y        X [N, D] support features, Y [N, C] one-hot labels
+logits(x) = scale * x W + bias       lambda, scale and bias are meta-learned (arXiv 1805.08136, section 3)
 """
 
 import torch
 import torch.nn.functional as F
 
+from distmeta import config as c
 from distmeta.cli import run_job
-from distmeta.config import (
-    AlgorithmConfig,
-    Conv4Config,
-    EvaluationConfig,
-    GlyphTasks,
-    OuterConfig,
-    RunConfig,
-    RuntimeConfig,
-    Term,
-    TrainConfig,
-)
 from distmeta.methods.learners import Learner
 
 
@@ -50,16 +40,16 @@ def smoothed(forward, batch):
     return F.cross_entropy(logits, batch.targets, label_smoothing=0.05), {"accuracy": accuracy}
 
 
-def config() -> RunConfig:
-    return RunConfig(
+def config() -> c.RunConfig:
+    return c.RunConfig(
         name="ridge_head",
-        tasks=GlyphTasks(way=5, shots=1, queries=3, eval_queries=5, size=16),
-        model=Conv4Config(filters=16),
-        algorithm=AlgorithmConfig(method="ridge", learner=RidgeHead, terms=(Term(objective=smoothed),)),
-        outer=OuterConfig(optimizer="Adam", lr=2e-3),
-        train=TrainConfig(steps=200, tasks_per_step=8),
-        runtime=RuntimeConfig(workers=2, shard_size=4),
-        evaluation=EvaluationConfig(every=100, tasks=50, final_tasks=200),
+        tasks=c.GlyphTasks(way=5, shots=1, queries=3, eval_queries=5, size=16),
+        model=c.Conv4Config(filters=16),
+        algorithm=c.AlgorithmConfig(method="ridge", learner=RidgeHead, terms=(c.Term(objective=smoothed),)),
+        outer=c.OuterConfig(optimizer="Adam", lr=2e-3),
+        train=c.TrainConfig(steps=200, tasks_per_step=8),
+        runtime=c.RuntimeConfig(workers=2, shard_size=4),
+        evaluation=c.EvaluationConfig(every=100, tasks=50, final_tasks=200),
     )
 
 
