@@ -37,22 +37,28 @@ def require_pure(backbone: Backbone, params: Params, shape: tuple[int, ...], dty
 
 def find_limits(backbone: Backbone, params: Params, shape: tuple[int, ...], dtype: torch.dtype) -> Mapping[str, str]:
     """What does not work with a network, and why: keys `second_order` and `vmap`."""
-    x = _example(shape, dtype)
+    x = torch.stack((_example(shape, dtype), _example(shape, dtype, seed=1)))
     limits: dict[str, str] = {}
 
-    def loss(params: Params) -> Tensor:
+    def loss(params: Params, x: Tensor) -> Tensor:
         return _outputs(backbone, params, x).square().mean()
 
     def slope(params: Params) -> Tensor:
-        grads = torch.func.grad(loss)(params)
+        grads = torch.func.grad(loss)(params, x[0])
         return torch.stack([grad.square().sum() for grad in grads.values()]).sum()
 
     def second_order() -> Any:
         return torch.func.grad(slope)(params)
 
-    def batched() -> Any:
+    def batched() -> None:
+        """Weights of their own for each task, and weights that all tasks start from, against one task at a time."""
         stacked = {name: torch.stack((tensor, tensor)) for name, tensor in params.items()}
-        return vmap(torch.func.grad(loss))(stacked)
+        expected = [torch.func.grad(loss)(params, each) for each in x]
+        for dims, values in ((0, stacked), (None, params)):
+            grads = vmap(torch.func.grad(loss), in_dims=(dims, 0))(values, x)
+            for name, grad in grads.items():
+                if not torch.allclose(grad, torch.stack([each[name] for each in expected]), rtol=1e-3, atol=1e-5):
+                    raise ValueError(f"the gradient by {name} differs from that of one task at a time")
 
     attempts: dict[str, Callable[[], Any]] = {"second_order": second_order, "vmap": batched}
     for name, attempt in attempts.items() if params else ():
@@ -66,8 +72,8 @@ def find_limits(backbone: Backbone, params: Params, shape: tuple[int, ...], dtyp
     return limits
 
 
-def _example(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.rand(_EXAMPLES, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+def _example(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
+    return torch.rand(_EXAMPLES, *shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def _outputs(backbone: Backbone, params: Mapping[str, Tensor], x: Tensor) -> Tensor:

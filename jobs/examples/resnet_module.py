@@ -2,8 +2,8 @@
 
     distmeta train jobs/examples/resnet_module.py
 
-Batch norm keeps running statistics, which the server averages over the tasks; dropout draws from the seeds of the tasks,
-so that any number of workers gives the same bits.
+Batch norm keeps running statistics, which the server averages over the tasks; dropout draws from the seeds of the
+tasks, so that any number of workers gives the same bits.
 """
 
 import functools
