@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TasksConfig
-from distmeta.core.types import Episode
+from distmeta.core.types import QUERY, SUPPORT, Episode
 from distmeta.data.store import ClassStore
 from distmeta.tasks import SOURCES, TaskSource, build_source
 
@@ -16,11 +16,8 @@ FEW_SHOT = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 4}
 CONFIGS: dict[str, Callable[[str], TasksConfig]] = {
     "images": lambda store: StoreTasks(store=store, **FEW_SHOT),
     "images, rotations": lambda store: StoreTasks(store=store, rotations=True, train_way=8, **FEW_SHOT),
-    "images, joint": lambda store: StoreTasks(store=store, joint=True, **FEW_SHOT),
     "glyphs": lambda _: GlyphTasks(size=16, **FEW_SHOT),
-    "glyphs, joint": lambda _: GlyphTasks(size=16, joint=True, **FEW_SHOT),
     "sinusoid": lambda _: SinusoidTasks(shots=5, queries=6, eval_queries=7),
-    "sinusoid, joint": lambda _: SinusoidTasks(shots=5, queries=6, eval_queries=7, joint=True),
 }
 
 
@@ -45,15 +42,17 @@ def test_every_source_has_a_row() -> None:
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_task_depends_on_its_own_spec_alone(config: TasksConfig, split: str) -> None:
     source = build(config)
-    specs = source.specs(split, step=3, count=5)
-    together = source.episodes(specs)
-    again = build(config).episodes(specs)
+    specs, roles = source.specs(split, step=3, count=5), tuple(source.train_outputs)
+    together = source.episodes(specs, roles)
+    again = build(config).episodes(specs, roles)
     assert together.num_tasks == 5
+    assert together.seeds is not None and together.seeds.dtype == torch.int64
+    assert len(set(together.seeds.tolist())) == 5
     assert same(together, again)
     for index, spec in enumerate(specs):
         expected = together.map(lambda tensor, index=index: tensor[index : index + 1])
-        assert same(source.episodes([spec]), expected)
-    reversed_order = source.episodes(specs[::-1])
+        assert same(source.episodes([spec], roles), expected)
+    reversed_order = source.episodes(specs[::-1], roles)
     assert same(reversed_order, together.map(lambda tensor: tensor.flip(0)))
 
 
@@ -69,8 +68,8 @@ def test_steps_splits_tasks_and_seeds_differ(config: TasksConfig) -> None:
 def test_inputs_are_finite_and_have_the_requested_dtype_and_shape(config: TasksConfig, dtype: torch.dtype) -> None:
     source = build(config, dtype=dtype)
     for split in ("train", "test"):
-        episode = source.episodes(source.specs(split, 0, 3))
-        for batch in (episode.support, *(term.batch for term in episode.query)):
+        episode = source.episodes(source.specs(split, 0, 3), tuple(source.train_outputs))
+        for role, batch in episode.roles.items():
             assert batch.inputs.dtype == dtype
             assert batch.inputs.shape[2:] == source.input_shape
             assert batch.inputs.is_contiguous()
@@ -78,14 +77,24 @@ def test_inputs_are_finite_and_have_the_requested_dtype_and_shape(config: TasksC
             assert batch.targets is not None
             assert batch.targets.shape[:2] == batch.inputs.shape[:2]
             assert batch.targets.dtype == (dtype if source.objective == "mse" else torch.int64)
-        assert {term.objective for term in episode.query} == {source.objective}
+            if source.objective == "cross_entropy" and split == "train":
+                assert 0 <= int(batch.targets.min()) <= int(batch.targets.max()) < source.train_outputs[role]
 
 
-def test_only_joint_training_scores_unadapted_parameters(config: TasksConfig) -> None:
+def test_a_role_is_the_same_whatever_is_built_beside_it(config: TasksConfig) -> None:
     source = build(config)
     for split in ("train", "val", "test"):
-        (term,) = source.episodes(source.specs(split, 0, 1)).query
-        assert term.adapted == (not (config.joint and split == "train"))
+        specs, roles = source.specs(split, 0, 2), tuple(source.train_outputs)
+        every = source.episodes(specs, roles)
+        assert list(every.roles) == list(roles)
+        assert list(source.episodes(specs).roles) == [SUPPORT, QUERY]
+        for role in roles:
+            assert same(source.episodes(specs, (role,)), every.only((role,)))
+
+
+def test_roles_come_in_the_order_in_which_they_are_asked_for(config: TasksConfig) -> None:
+    source = build(config)
+    assert list(source.episodes(source.specs("train", 0, 1), (QUERY, SUPPORT)).roles) == [QUERY, SUPPORT]
 
 
 def test_tasks_of_two_splits_cannot_share_an_episode(config: TasksConfig) -> None:
