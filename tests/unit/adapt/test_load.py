@@ -148,12 +148,12 @@ def test_the_protocol_is_that_of_the_run_or_the_requested_one() -> None:
 
 def test_regression_predicts_the_learners_values(waves: AdaptableLearner) -> None:
     x, y = np.linspace(-2, 2, 5)[:, None], np.sin(np.linspace(-2, 2, 5))[:, None]
-    predict = waves.adapt(x, y)
+    predictor = waves.adapt(x, y)
     assert (waves.way, waves.is_classifier) == (None, False)
     queries = np.linspace(-1, 1, 7)[:, None]
-    values = predict(queries)
+    values = predictor(queries)
     assert values.shape == (7, 1)
-    assert np.array_equal(values, predict.outputs(queries))
+    assert np.array_equal(values, predictor.outputs(queries))
     learner = build_evaluators(waves.config, WAVES)["inductive"]
     support = Batch(torch.tensor(x), torch.tensor(y))
     expected = predict(learner, waves._params, adapt(learner, waves._params, support), support, torch.tensor(queries))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distmeta.config import EngineConfig
+from distmeta.config import EngineConfig, MlpConfig, Phase
 from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, Params
 from distmeta.engine.lanes import Lanes
 from distmeta.methods.learners.base import Learner, Stage
