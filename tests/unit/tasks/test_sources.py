@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TasksConfig
+from distmeta.core.errors import UserError
 from distmeta.core.types import QUERY, SUPPORT, Episode
 from distmeta.data.store import ClassStore
 from distmeta.tasks import SOURCES, TaskSource, build_source
@@ -101,3 +102,9 @@ def test_tasks_of_two_splits_cannot_share_an_episode(config: TasksConfig) -> Non
     source = build(config)
     with pytest.raises(ValueError, match="one split"):
         source.episodes([*source.specs("train", 0, 1), *source.specs("val", 0, 1)])
+
+
+def test_an_unknown_role_is_refused(config: TasksConfig) -> None:
+    source = build(config)
+    with pytest.raises(UserError, match=r"^tasks: there is no role 'sorce'; allowed: support, query"):
+        source.episodes(source.specs("train", 0, 1), (SUPPORT, "sorce"))
