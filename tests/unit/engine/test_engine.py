@@ -27,7 +27,10 @@ def test_both_lifts_take_a_function_of_one_task_to_many(episodes: Episode) -> No
     def task(factor: dict[str, torch.Tensor | None], episode: Episode) -> dict[str, torch.Tensor]:
         assert episode.support.inputs.shape == (3,)
         assert factor["none"] is None and factor["a"] is not None
-        return {"sum": episode.support.inputs.sum(), "query": factor["a"] * episode.query.inputs * episode.query["mask"]}
+        return {
+            "sum": episode.support.inputs.sum(),
+            "query": factor["a"] * episode.query.inputs * episode.query["mask"],
+        }
 
     factors = torch.full((5,), 2.0)
     together = LIFTS["vmap"](task)({"a": factors, "none": None}, episodes)

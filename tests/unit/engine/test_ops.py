@@ -172,7 +172,8 @@ def test_a_linearised_step_is_that_of_the_recorded_walk(lift: str, memory: Memor
 
 def solve(visit: Visit, lr: float, l2sp: float, right: list[Tensor]) -> list[Tensor]:
     """(I + H / l2sp)^-1 `right` by conjugate gradient, from products with the transposed Jacobian of an SGD step,
-    I - lr (H + l2sp I)."""
+    I - lr (H + l2sp I).
+    """
     assert visit.pullback is not None
     num_others = len(flatten(visit.state)[0]) - len(right)
 

@@ -101,7 +101,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a head that is not trained": (
         {"learner": PrototypeConfig(), "evaluate": EvaluateConfig(learner=GradientConfig())},
-        r"^algorithm\.evaluate\.learner: evaluation needs parameter 'head\.weight' \[5, 4\], but training does not have",
+        r"^algorithm\.evaluate\.learner: evaluation needs parameter 'head\.weight' \[5, 4\], but training does not",
     ),
     "rates that are not trained": (
         {"evaluate": EvaluateConfig(learner=GradientConfig(learned_lr=True))},

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
+from torch import Tensor
 
 from distmeta.config import EngineConfig, Phase
 from distmeta.core.types import Params, Update
@@ -209,3 +211,27 @@ def test_native_code_of_operations_agrees_with_a_loop_in_any_number_of_lanes(mem
     for other in others:
         assert other.metrics == first.metrics
         assert all(torch.equal(other.grad[name], tensor) for name, tensor in first.grad.items())
+
+
+class Tagged(NamedTuple):
+    """A state with a plain Python value."""
+
+    weight: Tensor
+    scale: float
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_plain_values_of_a_state_are_part_of_the_key_of_a_graph() -> None:
+    graphs, weight = compiled.GraphCache(1, "float32"), torch.eye(3)
+
+    def scaled(state: Tagged, inputs: Tensor) -> Tensor:
+        return inputs @ state.weight * state.scale
+
+    def recorded(scale: float) -> Tensor:
+        result, _ = graphs.call_recorded(("scaled",), scaled, (Tagged(weight, scale),), (torch.ones(2, 3),))
+        return result
+
+    for scale in (1.0, 2.0, 1.0):
+        called = graphs.call(("scaled",), scaled, Tagged(weight, scale), torch.ones(2, 3))
+        assert torch.equal(called, torch.full((2, 3), scale))
+        assert torch.equal(recorded(scale), called)

@@ -88,10 +88,15 @@ def test_rates_of_groups_replace_that_of_the_phase(backbone: Backbone, support: 
         f"{RATE_PREFIX}{layer}.{part}": rate for layer, rate in by_layer.items() for part in ("weight", "bias")
     }
     meta = backbone.init(0)
-    once = {name: meta[name] - tensor for name, tensor in adapt(make_learner(backbone, Phase(lr=1.0)), meta, support).moved.items()}
+    once = {
+        name: meta[name] - tensor
+        for name, tensor in adapt(make_learner(backbone, Phase(lr=1.0)), meta, support).moved.items()
+    }
     fast = adapt(make_learner(backbone, Phase(lr=0.4, rates=rates)), meta, support).moved
     for name, tensor in fast.items():
-        torch.testing.assert_close(meta[name] - tensor, by_layer[name.split(".")[0]] * once[name], rtol=1e-9, atol=1e-14)
+        torch.testing.assert_close(
+            meta[name] - tensor, by_layer[name.split(".")[0]] * once[name], rtol=1e-9, atol=1e-14
+        )
     # Rates alone move nothing.
     assert set(adapt(make_learner(backbone, Phase(groups=("head",), rates=rates)), meta, support).moved) == {
         "head.weight",
@@ -184,7 +189,9 @@ def test_mini_batches_cycle_through_the_support_set(backbone: Backbone, support:
         (Phase(rates={"heads": 1.0}), "algorithm.learner.phases.0.rates", "unknown parameter group 'heads'"),
     ],
 )
-def test_unknown_groups_heads_and_objectives_are_refused(backbone: Backbone, phase: Phase, where: str, message: str) -> None:
+def test_unknown_groups_heads_and_objectives_are_refused(
+    backbone: Backbone, phase: Phase, where: str, message: str
+) -> None:
     with pytest.raises(UserError, match=message) as caught:
         make_learner(backbone, phase)
     assert where in str(caught.value)
