@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,11 @@ def walk(learner: Learner, meta: Params, support: Batch) -> Sequence[Fast]:
     """The adapted state after 0, 1, ..., K inner steps."""
     task = Episode({SUPPORT: support.map(lambda tensor: tensor.unsqueeze(0))}, torch.zeros(1, dtype=torch.int64))
     visits = one_by_one(learner).walk(meta, task, marks=(0,))
-    return [tree_map(lambda tensor: tensor.squeeze(0), visit.state.fast) for visit in visits]
+    return [tree_map(_without_task_axis, visit.state.fast) for visit in visits]
+
+
+def _without_task_axis(leaf: Any) -> Any:
+    return leaf.squeeze(0) if isinstance(leaf, Tensor) else leaf
 
 
 def adapt(learner: Learner, meta: Params, support: Batch) -> Fast:

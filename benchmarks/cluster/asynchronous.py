@@ -28,7 +28,7 @@ from benchmarks.cluster.common.throttle import throttled_workers
 from benchmarks.report import Report
 from benchmarks.scripts import load_job, options, settings
 from distmeta.cli.output import print_table
-from distmeta.config import OuterConfig, Phase, RunConfig, RuntimeConfig
+from distmeta.config import EvaluateConfig, OuterConfig, Phase, RunConfig, RuntimeConfig
 from distmeta.config.load import change
 from distmeta.core.types import Params, Snapshot
 from distmeta.methods import fomaml, reptile
@@ -54,11 +54,9 @@ def sine(algorithm: str) -> RunConfig:
     if algorithm == "fomaml":
         return config.model_copy(update={"algorithm": fomaml(lr=0.01, steps=1, eval_steps=10)})
     method = reptile()
-    phase = Phase(lr=0.02, steps=10)
-    phases = {"phases": (phase,), "eval_phases": (phase.model_copy(update={"steps": 20}),)}
-    learner = method.learner.model_copy(update=phases)
-    outer = OuterConfig(optimizer="SGD", lr=1.0)
-    return config.model_copy(update={"algorithm": method.model_copy(update={"learner": learner}), "outer": outer})
+    learner = method.learner.model_copy(update={"phases": (Phase(lr=0.02, steps=10),)})
+    method = method.model_copy(update={"learner": learner, "evaluate": EvaluateConfig(steps=20)})
+    return config.model_copy(update={"algorithm": method, "outer": OuterConfig(optimizer="SGD", lr=1.0)})
 
 
 RUNS = {
@@ -154,7 +152,7 @@ def score(case: Case, moments: Sequence[Moment], args: argparse.Namespace) -> Ca
         shards = program.source.shards("test", 0, args.test_tasks, config.runtime.shard_size)
         for step, seconds, params in moments:
             scores = evaluate_shards(executor, config.engine, Snapshot(step, params), shards)
-            result = headline(scores, protocol_of(config))
+            result = headline(scores, protocol_of(program.algorithm))
             case.metric = result.metric
             case.steps.append(step)
             case.seconds.append(seconds)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -37,7 +37,6 @@ from distmeta.config import EngineConfig, RunConfig
 from distmeta.config.models import Conv4Config
 from distmeta.core.tensors import global_norm
 from distmeta.core.types import Params
-from distmeta.engine.engine import Engine
 from distmeta.engine.precision import allowed_policies
 from distmeta.methods import fomaml, maml, protonet, reptile
 
@@ -56,12 +55,12 @@ TITLES = ("estimator", "products", "error", "worst tensor", "silent tensors", "c
 def trained(config: RunConfig, steps: int) -> Workload:
     """Train for some outer steps in float32, each on its own tasks."""
     workload = make_workload(config)
-    engine = Engine(workload.learner, workload.estimator, EngineConfig(strategy="vmap"))
+    engine = workload.engine(EngineConfig(strategy="vmap"))
     optimizer = torch.optim.Adam(workload.meta.values(), lr=OUTER_LR)
     for step in range(steps):
-        update = engine.update(workload.meta, workload.at_step(step).episodes)
+        gradient = replace(workload.at_step(step), meta=workload.meta).gradient(engine)
         for name, tensor in workload.meta.items():
-            tensor.grad = update.grad[name] / update.weight
+            tensor.grad = gradient[name] / workload.num_tasks
         optimizer.step()
     return workload
 
@@ -82,8 +81,8 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
     def gradient_under(strategy: str, policy: str) -> Callable[[Workload], Params]:
         config = EngineConfig.model_validate({"strategy": strategy, "matmul": policy})
-        engine = Engine(workload.learner, workload.estimator, config)
-        return lambda draw: engine.update(draw.meta, draw.episodes).grad
+        engine = workload.engine(config)
+        return lambda draw: draw.gradient(engine)
 
     reference = gradient_under("loop", "float32")
     references = [reference(draw.as_type(torch.float64)) for draw in draws]

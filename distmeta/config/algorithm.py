@@ -78,6 +78,11 @@ class GradientConfig(Frozen):
         return self.learned_lr
 
     @property
+    def uses(self) -> tuple[tuple[str, str, str], ...]:
+        """Heads that adaptation uses: field below the learner, head, role of the examples."""
+        return tuple((f".phases.{i}", phase.head, phase.role) for i, phase in enumerate(self.phases) if phase.steps)
+
+    @property
     def num_steps(self) -> int:
         return sum(phase.steps for phase in self.phases)
 
@@ -97,6 +102,7 @@ class PrototypeConfig(Frozen):
     keeps_outputs: ClassVar[bool] = False
     learns_rates: ClassVar[bool] = False
     num_steps: ClassVar[int] = 0
+    uses: ClassVar[tuple[tuple[str, str, str], ...]] = (("", "head", "support"),)
 
     def with_steps(self, steps: int) -> PrototypeConfig:
         """The same: there are no inner steps."""

@@ -79,13 +79,9 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
             where="algorithm.estimator.order",
             allowed="1, or another network",
         )
-    return Algorithm(
-        learner,
-        build_estimator(settings.estimator),
-        terms,
-        build_evaluators(config, tasks),
-        scored_terms(tasks),
-    )
+    evaluators = build_evaluators(config, tasks)
+    _check_evaluators(evaluators, learner, tasks, _field_of_evaluation(config))
+    return Algorithm(learner, build_estimator(settings.estimator), terms, evaluators, scored_terms(tasks))
 
 
 def scored_terms(tasks: TaskSignature) -> tuple[OuterTerm, ...]:
@@ -121,14 +117,10 @@ def check_params(config: RunConfig, tasks: TaskSignature, params: Params, buffer
 
 
 def build_evaluators(config: RunConfig, tasks: TaskSignature) -> dict[str, Learner]:
-    """Build the learner of evaluation tasks under each protocol that the network can follow.
-
-    Raises:
-        UserError: It needs meta-parameters that are not trained.
-    """
+    """Build the learner of evaluation tasks under each protocol that the network can follow."""
     settings = config.algorithm
     backbone = build_backbone(config.model, tasks.input_shape, {HEAD: tasks.num_outputs}, dtype_of(config))
-    where = "algorithm.learner" if settings.evaluate.learner is None else "algorithm.evaluate.learner"
+    where = _field_of_evaluation(config)
     return {
         protocol: build_learner(settings.evaluated_learner(), backbone.under(protocol), tasks.objective, where)
         for protocol in backbone.protocols
@@ -144,6 +136,8 @@ def _train_heads(config: RunConfig, tasks: TaskSignature) -> dict[str, int]:
     """Numbers of outputs of the network's heads in training, by what goes through them."""
     settings = config.algorithm
     uses = [(f"algorithm.terms.{i}", term.head, term.role) for i, term in enumerate(settings.terms)]
+    if settings.adapts:
+        uses += [(f"algorithm.learner{field}", head, role) for field, head, role in settings.learner.uses]
     heads: dict[str, tuple[int, str]] = {}
     for where, head, role in uses:
         outputs = _outputs(tasks, role, f"{where}.role")
@@ -182,6 +176,26 @@ def _check_terms(terms: Sequence[OuterTerm], learner: Learner) -> None:
                 where=f"algorithm.terms.{position}.at",
                 allowed="last, or a learner with a head (gradient)",
             )
+
+
+def _field_of_evaluation(config: RunConfig) -> str:
+    return "algorithm.learner" if config.algorithm.evaluate.learner is None else "algorithm.evaluate.learner"
+
+
+def _check_evaluators(evaluators: Mapping[str, Learner], learner: Learner, tasks: TaskSignature, where: str) -> None:
+    """Check that evaluation reads roles that there are, and meta-parameters that training has."""
+    evaluator, trained = next(iter(evaluators.values())), learner.init(0)
+    for role in evaluator.roles:
+        _outputs(tasks, role, where)
+    for name, tensor in evaluator.init(0).items():
+        if name in evaluator.fresh or (name in trained and trained[name].shape == tensor.shape):
+            continue
+        has = f"has it as {list(trained[name].shape)}" if name in trained else "does not have it"
+        raise UserError(
+            f"evaluation needs parameter '{name}' {list(tensor.shape)}, but training {has}",
+            where=where,
+            allowed="head 'fresh', or terms and phases of training that use what evaluation uses",
+        )
 
 
 def _unique(names: Sequence[str]) -> tuple[str, ...]:

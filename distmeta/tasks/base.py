@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64, mix
 from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, Shard, TaskSpec
 
@@ -75,11 +76,14 @@ class TaskSource(ABC):
 
         Raises:
             ValueError: No specs, or specs of more than one split.
-            UserError: Tasks of this split have no such role.
+            UserError: The tasks have no such role.
         """
         splits = {spec.split for spec in specs}
         if len(splits) != 1:
             raise ValueError(f"one split is needed to make episodes together, not {sorted(splits)}")
+        for role in roles:
+            if role not in self.train_outputs:
+                raise UserError(f"there is no role '{role}'", where="tasks", allowed=", ".join(self.train_outputs))
         seeds = np.array([spec.seed for spec in specs], dtype=np.uint64)
         batches = self.batches(splits.pop(), seeds, roles)
         return Episode({role: batches[role] for role in roles}, torch.from_numpy(seeds.astype(np.int64)))

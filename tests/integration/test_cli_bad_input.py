@@ -55,6 +55,7 @@ def literal(*arguments: str) -> Arguments:
 
 HEAD = ("--address", "http://127.0.0.1:9")
 SINUSOID = ("tasks.source=sinusoid", "model.kind=mlp")
+GLYPHS = ("tasks.source=glyphs", "runtime.executor=local")
 
 
 def pictures(folder: Path, classes: int = 2, each: int = 3) -> Path:
@@ -226,13 +227,33 @@ ROWS = [
     Row(
         "more training ways",
         change("tasks.train_way=20"),
-        ("tasks.train_way 20 differs from tasks.way 5", "'prototype'"),
+        ("tasks.train_way differs from tasks.way", "'prototype'"),
     ),
-    Row("joint with a meta head", change("tasks.joint=true"), ("tasks.joint", "algorithm.learner.head to 'fresh'")),
+    Row(
+        "joint with a meta head",
+        change(*GLYPHS, "algorithm.terms=[{role: source, at: meta}]"),
+        ("algorithm.learner: evaluation needs parameter 'head.weight'", "head 'fresh'"),
+    ),
+    Row(
+        "two numbers of outputs of a head",
+        change(*GLYPHS, "algorithm.terms=[{}, {role: source, at: meta}]"),
+        ("algorithm.terms.1.head: role 'source' needs 256 outputs, but head 'head' has 5", "another head"),
+    ),
+    Row(
+        "joint without adaptation in Reptile",
+        change("algorithm.estimator.kind=displacement", "algorithm.terms=[{role: source, at: meta}]"),
+        ("no adaptation for estimator.kind 'displacement'", "use 'backprop'"),
+    ),
+    Row("unknown role", change(*SINUSOID, "algorithm.terms.0.role=source"), ("no role 'source'", "support, query")),
+    Row(
+        "other steps of another learner",
+        change("algorithm.evaluate.learner={kind: gradient}", "algorithm.evaluate.steps=3"),
+        ("algorithm.evaluate: ", "steps and learner exclude each other"),
+    ),
     Row(
         "learned rates in Reptile",
         change("algorithm.estimator.kind=displacement", "algorithm.learner.learned_lr=true"),
-        ("algorithm.learner.learned_lr needs the exact gradient", "'backprop'"),
+        ("learner.learned_lr needs the exact gradient", "'backprop'"),
     ),
     Row("GPU shares on a CPU", change("runtime.gpus_per_worker=1"), ("runtime.gpus_per_worker", "device is 'cpu'")),
     Row("unknown optimizer", change(*SINUSOID, "outer.optimizer=Adm"), ("outer.optimizer", "'Adm'", "Adam")),

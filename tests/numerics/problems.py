@@ -5,7 +5,7 @@ Shapes: T tasks, N support, Q query examples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,15 +18,18 @@ from distmeta.config import (
     MlpConfig,
     Phase,
 )
-from distmeta.core.types import Batch, Episode, Params, Term, Update
+from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, Params, Update
 from distmeta.engine.engine import Engine
 from distmeta.methods.estimators.backprop import Backprop
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.estimators.displacement import Displacement
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.learners.gradient import GradientLearner
+from distmeta.methods.terms import OuterTerm
 from distmeta.models import build_backbone
-from distmeta.models.base import Backbone
+from distmeta.models.base import HEAD, Backbone
+
+from ..adapting import query_term
 
 WAY = 3
 LOOP = EngineConfig(strategy="loop")
@@ -39,20 +42,20 @@ DISPLACEMENT = Displacement()
 def conv4(side: int = 16, dtype: torch.dtype = torch.float64, **settings: object) -> Backbone:
     """A narrow conv4 over grey images."""
     config = Conv4Config.model_validate({"filters": 4, **settings})
-    return build_backbone(config, (1, side, side), WAY, dtype)
+    return build_backbone(config, (1, side, side), {HEAD: WAY}, dtype)
 
 
-def mlp(inputs: int = 6, outputs: int = WAY, hidden: tuple[int, ...] = (8, 7)) -> Backbone:
-    """A small float64 MLP."""
-    return build_backbone(MlpConfig(hidden=hidden), (inputs,), outputs, torch.float64)
+def mlp(inputs: int = 6, outputs: int = WAY, hidden: tuple[int, ...] = (8, 7), **heads: int) -> Backbone:
+    """A small float64 MLP; `heads` are the outputs of further heads."""
+    return build_backbone(MlpConfig(hidden=hidden), (inputs,), {HEAD: outputs, **heads}, torch.float64)
 
 
 def gradient(
-    backbone: Backbone, *phases: Phase, objective: str = "cross_entropy", evaluating: bool = False, **settings: object
+    backbone: Backbone, *phases: Phase, objective: str = "cross_entropy", **settings: object
 ) -> GradientLearner:
     """A gradient learner of these phases."""
     config = GradientConfig.model_validate({"phases": phases, **settings})
-    return GradientLearner(config, backbone, objective, evaluating=evaluating)
+    return GradientLearner(config, backbone, objective)
 
 
 def classification(*shape: int, tasks: int = 2, shots: int = 2, queries: int = 3, seed: int = 0) -> Episode:
@@ -65,7 +68,7 @@ def classification(*shape: int, tasks: int = 2, shots: int = 2, queries: int = 3
         noise = torch.randn(tasks, WAY * count, *shape, generator=rng, dtype=torch.float64)
         return Batch(means[torch.arange(tasks)[:, None], labels] + noise, labels)
 
-    return Episode(batch(shots), (Term(batch(queries)),))
+    return Episode({SUPPORT: batch(shots), QUERY: batch(queries)})
 
 
 def regression(inputs: int = 6, outputs: int = 2, tasks: int = 2, count: int = 5, seed: int = 0) -> Episode:
@@ -77,7 +80,15 @@ def regression(inputs: int = 6, outputs: int = 2, tasks: int = 2, count: int = 5
         x = torch.randn(tasks, count, inputs, generator=rng, dtype=torch.float64)
         return Batch(x, x @ maps + torch.randn(tasks, count, outputs, generator=rng, dtype=torch.float64))
 
-    return Episode(batch(), (Term(batch(), objective="mse"),))
+    return Episode({SUPPORT: batch(), QUERY: batch()})
+
+
+def quadratic(batch: Batch) -> tuple[Tensor, Tensor]:
+    """H [D + 1, D + 1] and c [D + 1, O] of the mean squared error of a linear map: theta' H theta / 2 - c' theta."""
+    assert batch.targets is not None
+    design = torch.cat((batch.inputs, torch.ones_like(batch.inputs[:, :1])), dim=1)
+    scale = 2 / batch.targets.numel()
+    return scale * design.T @ design, scale * design.T @ batch.targets
 
 
 def single_tasks(episodes: Episode) -> list[Episode]:
@@ -99,18 +110,35 @@ def perturbed(params: Params, seed: int = 7, size: float = 0.1) -> Params:
     }
 
 
+def terms_of(episodes: Episode) -> tuple[OuterTerm, ...]:
+    """The usual outer loss of these tasks: cross-entropy for labels, the squared error for numbers."""
+    targets = episodes.query.targets
+    assert targets is not None
+    return query_term("mse" if targets.is_floating_point() else "cross_entropy")
+
+
 def update(
-    learner: Learner, estimator: Estimator, meta: Params, episodes: Episode, engine: EngineConfig = VMAP
+    learner: Learner,
+    estimator: Estimator,
+    meta: Params,
+    episodes: Episode,
+    engine: EngineConfig = VMAP,
+    terms: Sequence[OuterTerm] = (),
 ) -> Update:
-    """The engine's update."""
-    return Engine(learner, estimator, engine).update(meta, episodes)
+    """The engine's update; the terms are the usual ones unless there are some."""
+    return Engine(learner, estimator, terms or terms_of(episodes), engine).update(meta, episodes)[0]
 
 
 def mean_gradient(
-    learner: Learner, estimator: Estimator, meta: Params, episodes: Episode, engine: EngineConfig = VMAP
+    learner: Learner,
+    estimator: Estimator,
+    meta: Params,
+    episodes: Episode,
+    engine: EngineConfig = VMAP,
+    terms: Sequence[OuterTerm] = (),
 ) -> Params:
     """The engine's outer signal, averaged over the tasks."""
-    total = update(learner, estimator, meta, episodes, engine)
+    total = update(learner, estimator, meta, episodes, engine, terms)
     return {name: grad / total.weight for name, grad in total.grad.items()}
 
 
@@ -119,9 +147,15 @@ def mean_over_tasks(gradients: list[Params]) -> Params:
     return {name: torch.stack([gradient[name] for gradient in gradients]).mean(0) for name in gradients[0]}
 
 
+def complete(grads: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Params:
+    """The gradients with zeros for the names that have no signal; there must be no other name."""
+    assert set(grads) <= set(expected)
+    return {name: grads[name] if name in grads else torch.zeros_like(tensor) for name, tensor in expected.items()}
+
+
 def relative_error(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
-    """|actual - expected| / |expected| over all entries together; names and shapes must be equal."""
-    assert set(actual) == set(expected)
+    """|actual - expected| / |expected| over all entries together; missing names are zero, shapes must be equal."""
+    actual = complete(actual, expected)
     assert all(actual[name].shape == expected[name].shape for name in expected)
     difference = sum(float((actual[name] - expected[name]).double().square().sum()) for name in expected)
     size = sum(float(expected[name].double().square().sum()) for name in expected)
@@ -134,7 +168,7 @@ def worst_relative_error(actual: Mapping[str, Tensor], expected: Mapping[str, Te
 
     The denominator is at least `floor` times the norm of the whole gradient (a bias before batch norm has gradient 0).
     """
-    assert set(actual) == set(expected)
+    actual = complete(actual, expected)
     least = floor * float(sum(tensor.double().square().sum() for tensor in expected.values()) ** 0.5)
     return max(
         float((actual[name] - expected[name]).double().norm()) / max(float(expected[name].double().norm()), least)

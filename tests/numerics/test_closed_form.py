@@ -9,15 +9,15 @@ theta - fast_K, and the gradient of one step's rates is minus the product of bot
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
 
 from distmeta.config import Phase
-from distmeta.core.types import Batch, Episode, Params
+from distmeta.core.types import Episode, Params
 from distmeta.methods.estimators.base import Estimator
+from distmeta.methods.objectives import mse
+from distmeta.methods.terms import OuterTerm
 
 from .problems import (
     DISPLACEMENT,
@@ -28,20 +28,13 @@ from .problems import (
     mean_over_tasks,
     mlp,
     perturbed,
+    quadratic,
     regression,
     relative_error,
     single_tasks,
 )
 
 INPUTS, OUTPUTS, LR = 4, 2, 0.1
-
-
-def quadratic(batch: Batch) -> tuple[Tensor, Tensor]:
-    """H [D + 1, D + 1] and c [D + 1, O] of the mean squared error."""
-    assert batch.targets is not None
-    design = torch.cat((batch.inputs, torch.ones_like(batch.inputs[:, :1])), dim=1)
-    scale = 2 / batch.targets.numel()
-    return scale * design.T @ design, scale * design.T @ batch.targets
 
 
 def stacked(params: Params, prefix: str = "") -> Tensor:
@@ -118,12 +111,10 @@ def test_learned_rates_have_the_closed_form_gradient(meta: Params, episodes: Epi
 def test_terms_of_the_outer_loss_add_up(meta: Params, episodes: Episode) -> None:
     """An adapted term of weight 2, and a joint term of weight 0.3 that scores the meta-parameters."""
     learner = gradient(mlp(INPUTS, OUTPUTS, ()), Phase(lr=LR), objective="mse")
-    (term,) = episodes.query
-    joint = replace(term, batch=episodes.support, weight=0.3, adapted=False)
-    both = replace(episodes, query=(replace(term, weight=2.0), joint))
+    both = (OuterTerm("query", mse, weight=2.0), OuterTerm("support", mse, weight=0.3, at="meta"))
     theta, signals = stacked(meta), []
     for task in single_tasks(episodes):
         fast, jacobian = adapted(theta, task, 1, 0.0)
         hessian, linear = quadratic(task.support)
         signals.append(unstacked(2 * jacobian.T @ query_gradient(fast, task) + 0.3 * (hessian @ theta - linear)))
-    assert relative_error(mean_gradient(learner, EXACT, meta, both), mean_over_tasks(signals)) < 1e-13
+    assert relative_error(mean_gradient(learner, EXACT, meta, episodes, terms=both), mean_over_tasks(signals)) < 1e-13

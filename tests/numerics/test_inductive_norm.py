@@ -11,6 +11,7 @@ from distmeta.methods.learners.base import Learner
 from distmeta.methods.learners.prototype import PrototypeLearner
 from distmeta.models.base import Backbone
 
+from ..adapting import adapt, predict
 from . import networks
 from .problems import WAY, classification, conv4, gradient, perturbed, single_tasks
 
@@ -31,7 +32,7 @@ def task() -> Episode:
 
 
 def predictions(learner: Learner, meta: Params, task: Episode, inputs: torch.Tensor) -> torch.Tensor:
-    return learner.predict(meta, learner.adapt(meta, task.support), task.support, inputs)
+    return predict(learner, meta, adapt(learner, meta, task.support), task.support, inputs)
 
 
 @pytest.mark.parametrize("downsample", ["stride", "pool"])
@@ -52,10 +53,10 @@ def test_the_statistics_are_those_of_the_support_set_under_the_adapted_parameter
 ) -> None:
     backbone = conv4(SIDE, downsample=downsample, norm="support")
     learner, meta = learners(backbone)["all move"], perturbed(backbone.init(0))
-    adapted = learner.adapt(meta, task.support)
+    adapted = adapt(learner, meta, task.support)
     net = networks.with_values(networks.Conv4(4, 4, WAY, pool=downsample == "pool"), adapted.moved)
     queries = task.query.inputs
-    outputs = learner.predict(meta, adapted, task.support, queries)
+    outputs = predict(learner, meta, adapted, task.support, queries)
     with torch.no_grad():
         expected = net.inductive(task.support.inputs, queries)
     torch.testing.assert_close(outputs, expected, rtol=1e-11, atol=1e-12)
@@ -66,7 +67,7 @@ def test_adaptation_does_not_depend_on_the_protocol(task: Episode) -> None:
     transductive, inductive = conv4(SIDE, norm="batch"), conv4(SIDE, norm="support")
     meta = perturbed(transductive.init(0))
     left, right = (
-        gradient(backbone, Phase(lr=0.2, steps=2)).adapt(meta, task.support).moved
+        adapt(gradient(backbone, Phase(lr=0.2, steps=2)), meta, task.support).moved
         for backbone in (transductive, inductive)
     )
     assert all(torch.equal(left[name], right[name]) for name in left)

@@ -21,7 +21,6 @@ from distmeta.config.base import to_user_error
 from distmeta.core.errors import UserError, nearest
 from distmeta.core.types import Params
 from distmeta.engine.auto import choose_by_shapes
-from distmeta.engine.engine import Engine
 from distmeta.engine.lanes import lanes_for
 from distmeta.engine.measured import choose_by_time
 
@@ -107,8 +106,8 @@ def make_contender(name: str, workload: Workload, threads: int, lanes: int) -> C
     choice: dict[str, Any] = {}
     if name in (AUTO, MEASURED):
         config, choice = _choose(workload, name, config, lanes)
-    engine = Engine(workload.learner, workload.estimator, config, lanes=lanes)
-    run = _with_threads(lambda: engine.update(workload.meta, workload.episodes).grad, threads)
+    engine = workload.engine(config, lanes)
+    run = _with_threads(lambda: workload.gradient(engine), threads)
     return Contender(run, choice)
 
 
@@ -123,11 +122,12 @@ def _engine_config(workload: Workload, name: str, lanes: int) -> EngineConfig:
 
 def _choose(workload: Workload, name: str, config: EngineConfig, lanes: int) -> tuple[EngineConfig, dict[str, Any]]:
     """Let the engine choose. Returns the configuration and the record of the choice."""
-    learner, meta, episodes = workload.learner, workload.meta, workload.episodes
+    meta, episodes = workload.meta, workload.episodes
     if name == AUTO:
-        choice = choose_by_shapes(learner, config, meta, episodes)
+        choice = choose_by_shapes(config, meta, episodes)
     else:
-        choice = choose_by_time(learner, workload.estimator, config, lanes, meta, episodes)
+        parts = (workload.learner, workload.estimator, workload.terms)
+        choice = choose_by_time(*parts, config, lanes, meta, episodes)
     return choice.apply(config), {**asdict(choice), "reason": choice.reason}
 
 

@@ -1,4 +1,4 @@
-"""A problem ready to compute: learner, estimator, meta-parameters and the episodes of one step."""
+"""A problem ready to compute: learner, estimator, terms, meta-parameters and the episodes of one step."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from distmeta.config import RunConfig
+from distmeta.config import EngineConfig, RunConfig
 from distmeta.core.types import Episode, Params
+from distmeta.engine.engine import Engine
 from distmeta.methods.build import build_algorithm, dtype_of
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners.base import Learner
+from distmeta.methods.terms import OuterTerm
 from distmeta.tasks import build_source
 
 
@@ -21,6 +23,7 @@ class Workload:
     config: RunConfig
     learner: Learner
     estimator: Estimator
+    terms: tuple[OuterTerm, ...]
     meta: Params
     episodes: Episode
     objective: str
@@ -28,6 +31,15 @@ class Workload:
     @property
     def num_tasks(self) -> int:
         return self.episodes.num_tasks
+
+    def engine(self, config: EngineConfig, lanes: int = 1) -> Engine:
+        """An engine of this method."""
+        return Engine(self.learner, self.estimator, self.terms, config, lanes)
+
+    def gradient(self, engine: Engine) -> Params:
+        """The engine's outer gradient, summed over the tasks: zeros for meta-parameters without a signal."""
+        grad = engine.update(self.meta, self.episodes)[0].grad
+        return {name: grad[name] if name in grad else torch.zeros_like(tensor) for name, tensor in self.meta.items()}
 
     def tasks(self) -> list[Episode]:
         """The tasks one by one, without a task axis."""
@@ -53,6 +65,7 @@ def make_workload(config: RunConfig, step: int = 0) -> Workload:
     algorithm = build_algorithm(config, source.signature)
     device = config.runtime.device
     meta = {name: tensor.to(device) for name, tensor in algorithm.learner.init(config.seed).items()}
-    episodes = source.episodes(source.specs("train", step, config.train.tasks_per_step))
-    episodes = episodes.map(lambda tensor: tensor.to(device))
-    return Workload(config, algorithm.learner, algorithm.estimator, meta, episodes, source.objective)
+    specs = source.specs("train", step, config.train.tasks_per_step)
+    episodes = source.episodes(specs, algorithm.train_roles).map(lambda tensor: tensor.to(device))
+    parts = (algorithm.learner, algorithm.estimator, algorithm.terms)
+    return Workload(config, *parts, meta, episodes, source.objective)

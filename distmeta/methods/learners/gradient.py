@@ -214,14 +214,12 @@ class GradientLearner(Learner):
         }
 
     def _zeros(self, meta: Params) -> Params:
-        """The fresh head; the tasks set its number of outputs, which may not be that of the meta-parameters."""
-        heads = self.backbone.heads.items()
-        return {
-            name: meta[name].new_zeros(outputs, *meta[name].shape[1:])
-            for head, outputs in heads
-            for name in self.backbone.head_names(head)
-            if name in self.fresh
-        }
+        """The fresh head; the tasks set its number of outputs. The meta-parameters need not have one."""
+        like, zeros = next(iter(meta.values())), Params()
+        for head, outputs in self.backbone.heads.items():
+            weight, bias = self.backbone.head_names(head)
+            zeros[weight], zeros[bias] = like.new_zeros(outputs, self.backbone.num_features), like.new_zeros(outputs)
+        return {name: tensor for name, tensor in zeros.items() if name in self.fresh}
 
 
 def _phase(

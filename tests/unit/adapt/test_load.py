@@ -22,16 +22,18 @@ from distmeta.methods.build import build_algorithm, build_evaluators
 from distmeta.server import ParameterServer
 from distmeta.tasks.base import TaskSignature
 
+from ...adapting import adapt, predict
+
 SIDE, WAY = 16, 3
-IMAGES = TaskSignature((1, SIDE, SIDE), WAY, WAY, "cross_entropy")
-WAVES = TaskSignature((1,), 1, 1, "mse")
+IMAGES = TaskSignature((1, SIDE, SIDE), WAY, {"support": WAY, "query": WAY, "source": 11}, "cross_entropy")
+WAVES = TaskSignature((1,), 1, {"support": 1, "query": 1}, "mse")
 DOUBLE = EngineConfig(dtype="float64")
 METHODS = {"maml": maml(steps=2, eval_steps=None), "protonet": protonet(), "pretrain": pretrain(steps=2)}
 
 
 def image_config(method: str = "protonet", **sections: Any) -> RunConfig:
     defaults: dict[str, Any] = {
-        "tasks": GlyphTasks(way=WAY, size=SIDE, joint=method == "pretrain"),
+        "tasks": GlyphTasks(way=WAY, size=SIDE),
         "model": Conv4Config(filters=4),
         "algorithm": METHODS[method],
         "engine": DOUBLE,
@@ -146,16 +148,16 @@ def test_the_protocol_is_that_of_the_run_or_the_requested_one() -> None:
 
 def test_regression_predicts_the_learners_values(waves: AdaptableLearner) -> None:
     x, y = np.linspace(-2, 2, 5)[:, None], np.sin(np.linspace(-2, 2, 5))[:, None]
-    predict = waves.adapt(x, y)
+    predictor = waves.adapt(x, y)
     assert (waves.way, waves.is_classifier) == (None, False)
     queries = np.linspace(-1, 1, 7)[:, None]
-    values = predict(queries)
+    values = predictor(queries)
     assert values.shape == (7, 1)
-    assert np.array_equal(values, predict.outputs(queries))
+    assert np.array_equal(values, predictor.outputs(queries))
     learner = build_evaluators(waves.config, WAVES)["inductive"]
-    fast = learner.adapt(waves._params, Batch(torch.tensor(x), torch.tensor(y)))
-    expected = learner.predict(waves._params, fast, Batch(torch.tensor(x)), torch.tensor(queries))
-    assert np.allclose(values, expected.detach().numpy(), rtol=1e-12)
+    support = Batch(torch.tensor(x), torch.tensor(y))
+    expected = predict(learner, waves._params, adapt(learner, waves._params, support), support, torch.tensor(queries))
+    assert np.allclose(values, expected.numpy(), rtol=1e-12)
     assert np.array_equal(waves.adapt(x.tolist(), y[:, 0].tolist())(queries.tolist()), values), "lists, one value each"
 
 

@@ -26,7 +26,9 @@ from distmeta.server.outer import State
 from distmeta.server.synchronous import ParameterServer, Verdict
 from distmeta.tasks.base import TaskSignature
 
-SIGNATURE = TaskSignature(input_shape=(1, 28, 28), num_outputs=5, num_train_outputs=20, objective="cross_entropy")
+SIGNATURE = TaskSignature(
+    input_shape=(1, 28, 28), num_outputs=5, train_outputs={"query": 20}, objective="cross_entropy"
+)
 
 
 def make_params(dtype: torch.dtype = torch.float32) -> Params:

@@ -26,7 +26,9 @@ from distmeta.server.outer import PARAMS
 from distmeta.tasks.base import TaskSignature
 from distmeta.tracking.base import MetricPoint
 
-SIGNATURE = TaskSignature(input_shape=(1, 28, 28), num_outputs=5, num_train_outputs=20, objective="cross_entropy")
+SIGNATURE = TaskSignature(
+    input_shape=(1, 28, 28), num_outputs=5, train_outputs={"query": 20}, objective="cross_entropy"
+)
 FULL_DISK_BYTES = 1 << 20
 
 

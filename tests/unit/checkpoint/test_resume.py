@@ -14,7 +14,7 @@ from distmeta.core.errors import UserError
 from distmeta.server.outer import PARAMS
 from distmeta.tasks.base import TaskSignature
 
-SIGNATURE = TaskSignature(input_shape=(1, 28, 28), num_outputs=5, num_train_outputs=5, objective="cross_entropy")
+SIGNATURE = TaskSignature(input_shape=(1, 28, 28), num_outputs=5, train_outputs={"query": 5}, objective="cross_entropy")
 DEFAULT: dict[str, Any] = {"name": "run-1", "engine": {"strategy": "vmap", "chunk": 4, "memory": "unrolled"}}
 
 

@@ -9,6 +9,7 @@ import pytest
 from distmeta.config import (
     AlgorithmConfig,
     DisplacementConfig,
+    EvaluateConfig,
     GlyphTasks,
     GradientConfig,
     MlpConfig,
@@ -17,6 +18,7 @@ from distmeta.config import (
     PrototypeConfig,
     RunConfig,
     SinusoidTasks,
+    Term,
     TrackingConfig,
 )
 from distmeta.config.load import load_config, to_yaml
@@ -54,10 +56,10 @@ def plain(tmp_path: Path) -> str:
         RunConfig(
             name="reptile",
             algorithm=AlgorithmConfig(
-                learner=GradientConfig(
-                    phases=(Phase(lr=1e-7), Phase(groups=("head",))), eval_phases=(Phase(steps=50),)
-                ),
+                learner=GradientConfig(phases=(Phase(lr=1e-7, rates={"body": 1e-9}), Phase(groups=("head",)))),
                 estimator=DisplacementConfig(),
+                terms=(Term(), Term(role="source", head="source", weight=1e-5, at="meta")),
+                evaluate=EvaluateConfig(learner=GradientConfig(phases=(Phase(steps=50),))),
             ),
             outer=OuterConfig(optimizer="SGD", lr=1e-5, options={"betas": (0.0, 0.5), "nesterov": True, "eps": 1e-12}),
             tracking=TrackingConfig(uri="http://host:5000"),
@@ -95,8 +97,10 @@ def test_overrides_of_fields_positions_and_free_mappings(plain: str) -> None:
             "outer.lr=3e-3",
             "outer.options.betas=[0.9, 0.99]",
             "algorithm.learner.phases.0.lr=0.1",
-            "algorithm.learner.eval_phases=[{steps: 50}]",
-            "algorithm.learner.eval_phases.0.lr=0.2",
+            "algorithm.evaluate.learner={kind: gradient, phases: [{steps: 50}]}",
+            "algorithm.evaluate.learner.phases.0.lr=0.2",
+            "algorithm.terms=[{role: query}, {role: source, head: source}]",
+            "algorithm.terms.1.at=meta",
             "name=2024",
             "tracking.uri=sqlite:///a b.db",
             "train.budget_s=null",
@@ -105,7 +109,9 @@ def test_overrides_of_fields_positions_and_free_mappings(plain: str) -> None:
     )
     assert (config.name, config.outer.lr, config.tracking.uri) == ("2024", 0.004, "sqlite:///a b.db")
     assert config.outer.options == {"betas": (0.9, 0.99)}
-    assert config.algorithm.learner == GradientConfig(phases=(Phase(lr=0.1),), eval_phases=(Phase(steps=50, lr=0.2),))
+    assert config.algorithm.learner == GradientConfig(phases=(Phase(lr=0.1),))
+    assert config.algorithm.evaluate.learner == GradientConfig(phases=(Phase(steps=50, lr=0.2),))
+    assert config.algorithm.terms == (Term(), Term(role="source", head="source", at="meta"))
 
 
 def test_an_override_of_the_class_comes_first_and_keeps_what_both_know(plain: str) -> None:
@@ -129,7 +135,8 @@ def test_an_override_of_the_class_comes_first_and_keeps_what_both_know(plain: st
         ("outer.lr=fast", "--set: outer.lr: 'fast' is not valid; allowed: a number"),
         ("tasks.source=glyph", "--set: tasks: unknown source 'glyph'; allowed: did you mean 'glyphs'?"),
         ("algorithm.learner.phases.1.lr=1", "--set algorithm.learner.phases.1.lr: algorithm.learner.phases has no '1'"),
-        ("algorithm.learner.eval_phases.0.lr=1", "--set algorithm.learner.eval_phases.0.lr: algorithm.learner.eval_ph"),
+        ("algorithm.terms.1.at=meta", "--set algorithm.terms.1.at: algorithm.terms has no '1'"),
+        ("algorithm.evaluate.learner.lr=1", "--set algorithm.evaluate.learner.lr: algorithm.evaluate.learner"),
     ],
 )
 def test_bad_overrides(plain: str, override: str, line: str) -> None:

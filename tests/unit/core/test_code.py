@@ -80,7 +80,7 @@ def config() -> RunConfig:
 
 def test_a_job_may_choose_between_networks(nets: Path) -> None:
     assert waves(MlpConfig()).model.kind == "mlp"
-    with pytest.raises(ValueError, match="'Wrong' was expected|unknown|union_tag"):
+    with pytest.raises(ValueError, match="does not match any of the expected tags"):
         waves({"kind": "nets"})
 
 
@@ -116,7 +116,7 @@ def test_a_target_that_makes_no_network_is_refused(nets: Path, target: str, mess
 
 @pytest.mark.parametrize("target", ["nets.make_net", "nets.py", "nets.py:", "nets.txt:make_net", "nets.py:a.b"])
 def test_a_target_has_a_file_and_a_name(target: str) -> None:
-    with pytest.raises(ValueError, match="is not FILE.py:NAME"):
+    with pytest.raises(ValueError, match=r"is not FILE\.py:NAME"):
         waves({"kind": "python", "target": target})
 
 

@@ -28,7 +28,7 @@ JOBS = Path(__file__).parents[3] / "jobs"
 def test_the_choice_follows_the_network_and_the_size_of_a_task(changes: list[str], strategy: str) -> None:
     program = MetaProgram(change(RunConfig(name="a"), changes))
     choice = program.choose_by_shapes()
-    assert (choice.strategy, choice.chunk, choice.memory) == (strategy, None, "unrolled")
+    assert (choice.strategy, choice.chunk, choice.memory) == (strategy, None, "auto")
     assert choice.reason == f"engine: {strategy}, by the network and the size of a task"
     program.close()
 

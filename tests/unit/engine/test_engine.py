@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distmeta.core.types import Batch, Episode, Term
+from distmeta.core.types import QUERY, SUPPORT, Batch, Episode
 from distmeta.engine.engine import chunks
 from distmeta.engine.lifts import LIFTS
 
@@ -11,7 +11,8 @@ from distmeta.engine.lifts import LIFTS
 @pytest.fixture
 def episodes() -> Episode:
     numbers = torch.arange(5.0)
-    return Episode(Batch(numbers[:, None].expand(5, 3)), (Term(Batch(numbers[:, None], numbers[:, None])),))
+    query = Batch(numbers[:, None], numbers[:, None], mask=numbers[:, None] > 2)
+    return Episode({SUPPORT: Batch(numbers[:, None].expand(5, 3)), QUERY: query})
 
 
 @pytest.mark.parametrize(("size", "counts"), [(None, [5]), (1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (9, [5])])
@@ -26,7 +27,10 @@ def test_both_lifts_take_a_function_of_one_task_to_many(episodes: Episode) -> No
     def task(factor: dict[str, torch.Tensor | None], episode: Episode) -> dict[str, torch.Tensor]:
         assert episode.support.inputs.shape == (3,)
         assert factor["none"] is None and factor["a"] is not None
-        return {"sum": episode.support.inputs.sum(), "query": factor["a"] * episode.query.inputs}
+        return {
+            "sum": episode.support.inputs.sum(),
+            "query": factor["a"] * episode.query.inputs * episode.query["mask"],
+        }
 
     factors = torch.full((5,), 2.0)
     together = LIFTS["vmap"](task)({"a": factors, "none": None}, episodes)
@@ -34,3 +38,4 @@ def test_both_lifts_take_a_function_of_one_task_to_many(episodes: Episode) -> No
     for name, values in together.items():
         assert torch.equal(values, torch.cat([part[name] for part in one_by_one]))
     assert together["sum"].tolist() == [0.0, 3.0, 6.0, 9.0, 12.0]
+    assert together["query"].flatten().tolist() == [0.0, 0.0, 0.0, 6.0, 8.0]

@@ -12,7 +12,7 @@ from distmeta.core.types import Params
 from distmeta.engine.engine import Engine
 from distmeta.engine.lanes import Lanes
 
-from ...numerics.problems import EXACT, as_type, classification, conv4, gradient, perturbed
+from ...numerics.problems import EXACT, as_type, classification, conv4, gradient, perturbed, terms_of
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_the_number_of_lanes_does_not_change_a_bit(engine: EngineConfig, memory:
     meta, episodes = perturbed(learner.init(0)), as_type(classification(1, 16, 16, tasks=5), torch.float32)
 
     def run(lanes: int) -> tuple[Params, dict[str, float]]:
-        update = Engine(learner, EXACT, engine, lanes).update(meta, episodes)
+        update, _ = Engine(learner, EXACT, terms_of(episodes), engine, lanes).update(meta, episodes)
         return update.grad, dict(update.metrics)
 
     grad, metrics = run(1)

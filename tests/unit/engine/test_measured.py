@@ -18,6 +18,7 @@ from distmeta.engine.auto import Choice
 from distmeta.engine.graphs.cache import cache_folder
 from distmeta.engine.measured import choose_by_time
 
+from ...adapting import query_term
 from ...numerics.problems import EXACT, classification, gradient, mlp
 
 TASKS = 4
@@ -39,16 +40,16 @@ class Bench:
     def perf_counter(self) -> float:
         return self._now
 
-    def engine(self, learner: Any, estimator: Any, config: EngineConfig, lanes: int) -> Bench:
+    def engine(self, learner: Any, estimator: Any, terms: Any, config: EngineConfig, lanes: int) -> Bench:
         self.made.append(config)
         return self
 
-    def update(self, meta: Params, episodes: Any) -> Update:
+    def update(self, meta: Params, episodes: Any) -> tuple[Update, Params]:
         seconds = self._times[self.made[-1].strategy]
         if isinstance(seconds, Exception):
             raise seconds
         self._now += seconds
-        return Update({}, 1.0)
+        return Update({}, 1.0), {}
 
     @property
     def strategies(self) -> list[str]:
@@ -71,7 +72,7 @@ def choose(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Choice, Bench
         monkeypatch.setattr(module, "Engine", bench.engine)
         monkeypatch.setattr(module, "time", bench)
         meta = learner.init(0) | ({"filters": torch.zeros(1, 1, 3, 3)} if filters else {})
-        return choose_by_time(learner, EXACT, engine, lanes, meta, episodes, **options), bench
+        return choose_by_time(learner, EXACT, query_term(), engine, lanes, meta, episodes, **options), bench
 
     return run
 
@@ -84,7 +85,7 @@ def test_the_faster_eager_strategy_is_chosen_for_short_runs(
     choose: Choose, loop: float, vmap: float, fastest: str
 ) -> None:
     choice, bench = choose({"loop": loop, "vmap": vmap}, tasks_ahead=100)
-    assert (choice.strategy, choice.chunk, choice.memory) == (fastest, None, "unrolled")
+    assert (choice.strategy, choice.chunk, choice.memory) == (fastest, None, "auto")
     assert choice.seconds == pytest.approx({"loop": loop / TASKS, "vmap": vmap / TASKS})
     assert (choice.compiled, choice.remembered, choice.failures) == (False, False, {})
     assert bench.strategies == ["loop", "vmap"]

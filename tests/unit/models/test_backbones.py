@@ -11,6 +11,8 @@ from distmeta.config import Conv4Config, MlpConfig
 from distmeta.config.models import ModelConfig
 from distmeta.core.errors import UserError
 from distmeta.models import BACKBONES, build_backbone
+from distmeta.models.base import HEAD
+from distmeta.models.network import Network
 
 ROWS: dict[str, tuple[ModelConfig, tuple[int, ...], int]] = {
     # name: configuration, input shape, number of features
@@ -30,12 +32,13 @@ def test_every_backbone_has_a_row() -> None:
 @pytest.mark.parametrize("name", ROWS)
 def test_shapes_groups_and_types_fit_together(name: str) -> None:
     config, shape, num_features = ROWS[name]
-    backbone = build_backbone(config, shape, 4, torch.float64)
+    backbone = build_backbone(config, shape, {HEAD: 4}, torch.float64)
     params, inputs = backbone.init(0), torch.rand(7, *shape, dtype=torch.float64)
-    features = backbone.features(params, inputs)
-    assert features.shape == (7, num_features)
-    assert backbone.apply(params, inputs).shape == (7, backbone.num_outputs) == (7, 4)
-    assert torch.equal(backbone.apply(params, inputs), backbone.head(params, features))
+    net = Network(backbone)
+    features = net.features(params, inputs)
+    assert features.shape == (7, num_features) == (7, backbone.num_features)
+    assert net(params, inputs).shape == (7, backbone.num_outputs) == (7, 4)
+    assert torch.equal(net(params, inputs), net.head(params, features))
     groups = backbone.groups()
     assert list(groups["all"]) == list(params) == [*groups["body"], *groups["head"]]
     names_in_blocks = [name for group, names in groups.items() if group.startswith("block") for name in names]
@@ -43,16 +46,44 @@ def test_shapes_groups_and_types_fit_together(name: str) -> None:
     assert {tensor.dtype for tensor in params.values()} == {torch.float64}
 
 
+@pytest.mark.parametrize("name", ROWS)
+def test_a_further_head_has_its_own_outputs_and_changes_no_other_parameter(name: str) -> None:
+    config, shape, num_features = ROWS[name]
+    one = build_backbone(config, shape, {HEAD: 4}, torch.float64)
+    two = build_backbone(config, shape, {HEAD: 4, "source": 7}, torch.float64)
+    params, groups = two.init(0), two.groups()
+    for parameter, tensor in one.init(0).items():
+        assert torch.equal(params[parameter], tensor)
+    assert list(groups["all"]) == list(params) == [*groups["body"], *groups["head"], *groups["source"]]
+    assert groups["source"] == two.head_names("source") == ("source.weight", "source.bias")
+    assert params["source.weight"].shape == (7, num_features)
+    inputs = torch.rand(3, *shape, dtype=torch.float64)
+    assert Network(two)(params, inputs, head="source").shape == (3, 7)
+    assert torch.equal(Network(two)(params, inputs), Network(one)(one.init(0), inputs))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_taps_are_the_outputs_of_the_blocks(name: str) -> None:
+    config, shape, _ = ROWS[name]
+    backbone = build_backbone(config, shape, {HEAD: 4}, torch.float64)
+    net, inputs = Network(backbone), torch.rand(3, *shape, dtype=torch.float64)
+    net.features(backbone.init(0), inputs)
+    assert net.taps == {}
+    net.features(backbone.init(0), inputs, inputs, tapped=True)
+    assert list(net.taps) == [group for group in backbone.groups() if group.startswith("block")]
+    assert all(len(tensor) == 3 for tensor in net.taps.values())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_initial_parameters_are_the_same_in_both_dtypes(dtype: torch.dtype) -> None:
     for config, shape, _ in ROWS.values():
-        exact = build_backbone(config, shape, 4, torch.float64).init(2)
-        params = build_backbone(config, shape, 4, dtype).init(2)
+        exact = build_backbone(config, shape, {HEAD: 4}, torch.float64).init(2)
+        params = build_backbone(config, shape, {HEAD: 4}, dtype).init(2)
         assert all(torch.equal(params[name], tensor.to(dtype)) for name, tensor in exact.items())
 
 
 def test_initial_weights_of_conv4_are_xavier_uniform() -> None:
-    conv4 = build_backbone(Conv4Config(filters=64), (1, 28, 28), 4).init(0)
+    conv4 = build_backbone(Conv4Config(filters=64), (1, 28, 28), {HEAD: 4}).init(0)
     bound = math.sqrt(6 / (9 * (64 + 64)))
     assert float(conv4["block2.conv.weight"].abs().max()) == pytest.approx(bound, rel=0.01)
     assert float(conv4["block2.conv.weight"].std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
@@ -68,4 +99,4 @@ def test_initial_weights_of_conv4_are_xavier_uniform() -> None:
 )
 def test_unsupported_input_shapes_are_refused(config: ModelConfig, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build_backbone(config, shape, 5)
+        build_backbone(config, shape, {HEAD: 5})

@@ -215,6 +215,6 @@ def test_a_head_can_be_named() -> None:
     def make(shape: tuple[int, ...], num_outputs: int) -> nn.Module:
         return nn.Sequential(nn.Linear(shape[0], 6), nn.ReLU(), nn.Linear(6, num_outputs))
 
-    with pytest.raises(UserError, match="model.head: the module has no linear layer 'fc'; allowed: 0, 2"):
+    with pytest.raises(UserError, match=r"model\.head: the module has no linear layer 'fc'; allowed: 0, 2"):
         ModuleBackbone(make, (4,), {"head": WAY}, torch.float32, head="fc")
     assert ModuleBackbone(make, (4,), {"head": WAY}, torch.float32, head="2").num_features == 6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -22,14 +22,15 @@ from distmeta.config import (
     TrainConfig,
 )
 from distmeta.core.errors import UserError
-from distmeta.core.types import Episode, Report, Shard, Snapshot, TaskSpec, Work
+from distmeta.core.seeding import Uint64
+from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, Report, Shard, Snapshot, TaskSpec, Work
 from distmeta.engine.auto import Choice
 from distmeta.engine.engine import Engine
 from distmeta.engine.lanes import Lanes
 from distmeta.methods import maml
 from distmeta.program import program as module
 from distmeta.program.program import CHOOSE, EVALUATE, HANDLERS, UPDATE, MetaProgram, MetaRecipe
-from distmeta.program.scoring import ShardScores, score_shard
+from distmeta.program.scoring import Scorer, ShardScores
 from distmeta.tasks.base import TaskSource
 
 LOOP = EngineConfig(strategy="loop", dtype="float64")
@@ -76,8 +77,9 @@ def test_update_is_the_engines_update_of_the_shard(program: MetaProgram) -> None
     report = program.run(Work(UPDATE, LOOP), snapshot, shard)
     assert isinstance(report, Report)
     assert (report.version, report.shard, report.finite, report.count) == (7, 1, None, 1)
-    engine = Engine(program.algorithm.learner, program.algorithm.estimator, LOOP)
-    expected = engine.update(snapshot.params, program.source.episodes(shard.specs))
+    algorithm = program.algorithm
+    engine = Engine(algorithm.learner, algorithm.estimator, algorithm.terms, LOOP)
+    expected, _ = engine.update(snapshot.params, program.source.episodes(shard.specs))
     assert (report.update.weight, report.update.metrics) == (4.0, expected.metrics)
     assert all(torch.equal(report.update.grad[name], grad) for name, grad in expected.grad.items())
 
@@ -86,8 +88,8 @@ def test_evaluate_scores_the_shard_under_every_protocol(program: MetaProgram) ->
     snapshot, shard = snapshot_of(program), shards_of(program, "test")[0]
     scores = program.run(Work(EVALUATE, LOOP), snapshot, shard)
     assert isinstance(scores, ShardScores)
-    episodes = program.source.episodes(shard.specs)
-    assert same_scores(scores, score_shard(program.algorithm.evaluators, snapshot.params, episodes, LOOP, Lanes(1)))
+    scorer = Scorer(program.algorithm.evaluators, program.algorithm.scored, LOOP, Lanes(1))
+    assert same_scores(scores, scorer.score(snapshot.params, program.source.episodes(shard.specs)))
 
 
 def test_choose_times_strategies_for_the_whole_run(program: MetaProgram, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,9 +105,10 @@ def test_choose_times_strategies_for_the_whole_run(program: MetaProgram, monkeyp
     measured = EngineConfig(strategy="measured", dtype="float64")
     assert program.run(Work(CHOOSE, measured), snapshot, shard) is choice
     [(arguments, options)] = calls
-    assert arguments[:4] == (program.algorithm.learner, program.algorithm.estimator, measured, 1)
-    assert arguments[4] is snapshot.params
-    assert arguments[5].num_tasks == 4
+    algorithm = program.algorithm
+    assert arguments[:5] == (algorithm.learner, algorithm.estimator, algorithm.terms, measured, 1)
+    assert all(arguments[5][name] is tensor for name, tensor in snapshot.params.items())
+    assert arguments[6].num_tasks == 4
     assert (options["tasks_ahead"], options["seconds_ahead"]) == (3 * 8, math.inf)
     assert "maml" in options["method"] and '"mlp"' in options["method"]
 
@@ -127,9 +130,12 @@ class CountingSource(TaskSource):
         self._source, self.seed = source, source.seed
         self.made: list[tuple[tuple[TaskSpec, ...], bool]] = []
 
-    def episodes(self, specs: Sequence[TaskSpec]) -> Episode:
+    def episodes(self, specs: Sequence[TaskSpec], roles: Sequence[str] = (SUPPORT, QUERY)) -> Episode:
         self.made.append((tuple(specs), threading.current_thread() is threading.main_thread()))
-        return self._source.episodes(specs)
+        return self._source.episodes(specs, roles)
+
+    def batches(self, split: str, seeds: Uint64, roles: Sequence[str]) -> Mapping[str, Batch]:
+        return self._source.batches(split, seeds, roles)
 
 
 @pytest.fixture
@@ -140,7 +146,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[MetaProgram, Cou
     def build_counting(*arguments: Any) -> TaskSource:
         source = CountingSource(build(*arguments))
         source.input_shape, source.objective = source._source.input_shape, source._source.objective
-        source.num_outputs = source.num_train_outputs = source._source.num_outputs
+        source.num_outputs, source.train_outputs = source._source.num_outputs, source._source.train_outputs
         sources.append(source)
         return source
 
@@ -179,8 +185,8 @@ def test_engines_are_kept_by_their_settings(program: MetaProgram, monkeypatch: p
     closed: list[EngineConfig] = []
 
     class RecordingEngine(Engine):
-        def __init__(self, learner: Any, estimator: Any, config: EngineConfig, lanes: int = 1) -> None:
-            super().__init__(learner, estimator, config, lanes)
+        def __init__(self, learner: Any, estimator: Any, terms: Any, config: EngineConfig, lanes: int = 1) -> None:
+            super().__init__(learner, estimator, terms, config, lanes)
             self.config = config
             made.append(config)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from distmeta.config import EngineConfig
-from distmeta.core.types import Batch, Episode, Params, Term
+from distmeta.config import EngineConfig, MlpConfig, Phase
+from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, Params
 from distmeta.engine.lanes import Lanes
 from distmeta.methods.learners.base import Learner, Stage
-from distmeta.program.scoring import Score, ShardScores, headline, score_shard, scored_points, summarise
+from distmeta.models import build_backbone
+from distmeta.models.base import HEAD
+from distmeta.models.network import Network
+from distmeta.program.scoring import Score, Scorer, ShardScores, headline, scored_points, summarise
+
+from ...adapting import query_term
+from ...numerics.problems import classification, gradient, mlp, perturbed
 
 
 @pytest.mark.parametrize(
@@ -38,24 +45,25 @@ class CountingLearner(Learner):
     """Its adapted state and every output are the number of inner steps so far."""
 
     def __init__(self, num_steps: int) -> None:
-        self.num_steps = num_steps
+        super().__init__(build_backbone(MlpConfig(hidden=()), (1,), {HEAD: 1}))
+        self._num_steps = num_steps
 
-    def init(self, seed: int) -> Params:
-        return {"unused": torch.zeros(1)}
+    def start(self, net: Network, meta: Params, task: Episode) -> Tensor:
+        return task.support.inputs.sum() * 0
 
-    def start(self, meta: Params, support: Batch) -> Tensor:
-        return support.inputs.sum() * 0
+    def stages(self, rows: Mapping[str, int]) -> Sequence[Stage]:
+        return [Stage()] * self._num_steps
 
-    def stage(self, k: int, num_support: int) -> Stage:
-        return Stage()
-
-    def advance(self, meta: Params, fast: Tensor, support: Batch, kind: int, scalars: Tensor) -> Tensor:
+    def advance(self, net: Network, meta: Params, fast: Tensor, batch: Batch, kind: int, scalars: Tensor) -> Tensor:
         return fast + 1
 
-    def predict(self, meta: Params, fast: Tensor, support: Batch, inputs: Tensor) -> Tensor:
+    def predict(
+        self, net: Network, meta: Params, fast: Tensor, task: Episode, inputs: Tensor, *, head: str = HEAD
+    ) -> Tensor:
+        assert list(task.roles) == [SUPPORT], "predictions do not see the queries' targets"
         return inputs * 0 + fast
 
-    def forward(self, meta: Params, inputs: Tensor) -> Tensor:
+    def forward(self, net: Network, meta: Params, inputs: Tensor, *, head: str = HEAD) -> Tensor:
         raise AssertionError("not used")
 
     def displacement(self, meta: Params, fast: Tensor) -> Params:
@@ -66,7 +74,7 @@ def constant_tasks(targets: list[float]) -> Episode:
     """Regression tasks with two queries, whose targets are equal."""
     values = torch.tensor(targets)[:, None, None].expand(-1, 2, 1)
     inputs = torch.ones(len(targets), 2, 1)
-    return Episode(Batch(inputs, inputs), (Term(Batch(inputs, values), objective="mse"),))
+    return Episode({SUPPORT: Batch(inputs, inputs), QUERY: Batch(inputs, values)})
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
@@ -75,12 +83,34 @@ def constant_tasks(targets: list[float]) -> Episode:
 )
 def test_the_query_set_is_scored_after_every_point(engine: EngineConfig, lanes: int) -> None:
     learners = {"inductive": CountingLearner(3), "transductive": CountingLearner(0)}
-    result = score_shard(learners, learners["inductive"].init(0), constant_tasks([0.0, 1.0, 3.0]), engine, Lanes(lanes))
+    scorer = Scorer(learners, query_term("mse"), engine, Lanes(lanes))
+    result = scorer.score(learners["inductive"].init(0), constant_tasks([0.0, 1.0, 3.0]))
     assert result.points == {"inductive": (0, 1, 2, 3), "transductive": (0,)}
     curves = result.scores["inductive"]["loss"]
     assert curves.dtype == np.float64
     assert curves.tolist() == [[0, 1, 4, 9], [1, 0, 1, 4], [9, 4, 1, 0]]
     assert result.scores["transductive"]["loss"].tolist() == [[0], [1], [9]]
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize(
+    "learner",
+    [gradient(mlp(), Phase(lr=0.2, steps=3)), gradient(mlp(), Phase(lr=0.2, steps=2), head="fresh")],
+    ids=["meta", "fresh"],
+)
+def test_all_strategies_score_alike(learner: Learner) -> None:
+    meta, episodes, scores = perturbed(learner.init(0)), classification(6, tasks=3), {}
+    for strategy in ("loop", "vmap", "compiled", "compiled_vmap"):
+        config = EngineConfig.model_validate({"strategy": strategy})
+        scorer = Scorer({"inductive": learner}, query_term(), config, Lanes(1))
+        scores[strategy] = scorer.score(meta, episodes)
+        again = scorer.score(meta, episodes)
+        for metric, values in scores[strategy].scores["inductive"].items():
+            assert np.array_equal(again.scores["inductive"][metric], values)
+    for result in scores.values():
+        assert result.points == scores["loop"].points
+        for metric, values in scores["loop"].scores["inductive"].items():
+            np.testing.assert_allclose(result.scores["inductive"][metric], values, rtol=1e-12)
 
 
 def shard_scores(*accuracies: tuple[float, float]) -> ShardScores:

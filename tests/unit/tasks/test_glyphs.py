@@ -8,9 +8,9 @@ import torch
 
 from distmeta.config.tasks import GlyphTasks
 from distmeta.core.seeding import bits
-from distmeta.core.types import Episode
+from distmeta.core.types import SOURCE, Episode
 from distmeta.tasks.drawing import draw
-from distmeta.tasks.glyphs import JOINT_CLASSES, GlyphSource, class_seeds
+from distmeta.tasks.glyphs import SOURCE_CLASSES, GlyphSource, class_seeds
 
 
 def source_of(**fields: object) -> GlyphSource:
@@ -83,21 +83,22 @@ def test_rows_of_one_label_are_one_character_by_different_drawers() -> None:
     assert len({image.numpy().tobytes() for image in jittered.query.inputs.flatten(0, 1)}) == 4 * 6
 
 
-def test_joint_batches_label_the_joint_classes() -> None:
-    source = source_of(way=5, queries=15, jitter=0.0, size=12, joint=True)
-    assert (source.num_outputs, source.num_train_outputs) == (5, JOINT_CLASSES)
-    episode = source.episodes(source.specs("train", 0, 30))
-    batch = episode.query
+def test_source_batches_label_the_source_classes() -> None:
+    source = source_of(way=5, queries=15, jitter=0.0, size=12)
+    assert (source.num_outputs, source.train_outputs) == (5, {"support": 5, "query": 5, "source": SOURCE_CLASSES})
+    episode = source.episodes(source.specs("train", 0, 30), (SOURCE,))
+    assert list(episode.roles) == [SOURCE]
+    batch = episode[SOURCE]
     assert batch.inputs.shape == (30, 75, 1, 12, 12)
     labels, images = batch.targets.flatten(), batch.inputs.flatten(0, 1)
-    assert len(labels.unique()) == JOINT_CLASSES
+    assert len(labels.unique()) == SOURCE_CLASSES
     for label in labels.unique()[:20]:
         same = images[labels == label]
         assert (same == same[0]).all()
-    other = GlyphSource(GlyphTasks(jitter=0.0, size=12, joint=True), 1, torch.float32)
-    again = other.episodes(other.specs("train", 0, 30)).query
+    other = GlyphSource(GlyphTasks(jitter=0.0, size=12), 1, torch.float32)
+    again = other.episodes(other.specs("train", 0, 30), (SOURCE,))[SOURCE]
     label = int(again.targets[0, 0])
-    assert torch.equal(again.inputs[0, 0], images[labels == label][0]), "the joint classes are the same in every run"
+    assert torch.equal(again.inputs[0, 0], images[labels == label][0]), "the classes are the same in every run"
 
 
 def test_nearest_neighbours_on_pixels_do_not_solve_the_tasks() -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from threading import Event, current_thread
 
 import pytest
 import torch
 
 from distmeta.config.tasks import SinusoidTasks
-from distmeta.core.types import Episode, Shard, TaskSpec
+from distmeta.core.seeding import Uint64
+from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, Shard, TaskSpec
 from distmeta.tasks import Prefetcher
 from distmeta.tasks.base import TaskSource
 from distmeta.tasks.sinusoid import SinusoidSource
@@ -29,7 +30,10 @@ class RecordingSource(TaskSource):
         self.gate = Event()
         self.gate.set()
 
-    def episodes(self, specs: Sequence[TaskSpec]) -> Episode:
+    def batches(self, split: str, seeds: Uint64, roles: Sequence[str]) -> Mapping[str, Batch]:
+        return self.inner.batches(split, seeds, roles)
+
+    def episodes(self, specs: Sequence[TaskSpec], roles: Sequence[str] = (SUPPORT, QUERY)) -> Episode:
         in_background = current_thread().name.startswith("prefetch")
         self.started.set()
         if in_background:
@@ -37,7 +41,7 @@ class RecordingSource(TaskSource):
         self.built.append((specs[0].index, in_background))
         if specs[0].split == "bad":
             raise OSError("the disk is gone")
-        return self.inner.episodes(specs)
+        return self.inner.episodes(specs, roles)
 
 
 @pytest.fixture
@@ -47,7 +51,7 @@ def source() -> RecordingSource:
 
 @pytest.fixture
 def prefetcher(source: RecordingSource) -> Iterator[Prefetcher]:
-    prefetcher = Prefetcher(source)
+    prefetcher = Prefetcher(source.episodes)
     yield prefetcher
     source.gate.set()
     prefetcher.close()
@@ -119,7 +123,7 @@ def test_errors_reach_the_caller_and_leave_the_rest_working(
 
 
 def test_close_ends_the_thread_and_take_still_works(source: RecordingSource) -> None:
-    prefetcher = Prefetcher(source)
+    prefetcher = Prefetcher(source.episodes)
     threads = set(threading.enumerate())
     prefetcher.prepare(shard(source, 0))
     assert len(set(threading.enumerate()) - threads) == 1

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, VectorTasks
-from distmeta.core.types import Episode
+from distmeta.core.errors import UserError
+from distmeta.core.types import QUERY, SUPPORT, Episode
 from distmeta.data.store import ClassStore
 from distmeta.tasks import SOURCES, TaskSource, build_source
 
@@ -18,17 +19,12 @@ ROWS = {"shots": 2, "queries": 3, "eval_queries": 4}
 CONFIGS: dict[str, Callable[[Path], TasksConfig]] = {
     "images": lambda home: StoreTasks(store=str(home / "small"), **FEW_SHOT),
     "images, rotations": lambda home: StoreTasks(store=str(home / "small"), rotations=True, train_way=8, **FEW_SHOT),
-    "images, joint": lambda home: StoreTasks(store=str(home / "small"), joint=True, **FEW_SHOT),
     "vectors": lambda home: VectorTasks(store=str(home / "vectors"), **FEW_SHOT),
     "vectors, standardise": lambda home: VectorTasks(store=str(home / "vectors"), standardise=True, **FEW_SHOT),
-    "vectors, joint": lambda home: VectorTasks(store=str(home / "vectors"), joint=True, **FEW_SHOT),
     "table": lambda home: TableTasks(table=str(home / "table"), **ROWS),
     "table, standardise": lambda home: TableTasks(table=str(home / "table"), standardise=True, **ROWS),
-    "table, joint": lambda home: TableTasks(table=str(home / "table"), joint=True, **ROWS),
     "glyphs": lambda _: GlyphTasks(size=16, **FEW_SHOT),
-    "glyphs, joint": lambda _: GlyphTasks(size=16, joint=True, **FEW_SHOT),
     "sinusoid": lambda _: SinusoidTasks(shots=5, queries=6, eval_queries=7),
-    "sinusoid, joint": lambda _: SinusoidTasks(shots=5, queries=6, eval_queries=7, joint=True),
 }
 
 
@@ -47,21 +43,23 @@ def same(left: Episode, right: Episode) -> bool:
 
 
 def test_every_source_has_a_row() -> None:
-    assert {name.split(",")[0] for name in CONFIGS} == set(SOURCES)
+    assert {name.split(",")[0] for name in CONFIGS} == set(SOURCES) - {"python"}
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_task_depends_on_its_own_spec_alone(config: TasksConfig, split: str) -> None:
     source = build(config)
-    specs = source.specs(split, step=3, count=5)
-    together = source.episodes(specs)
-    again = build(config).episodes(specs)
+    specs, roles = source.specs(split, step=3, count=5), tuple(source.train_outputs)
+    together = source.episodes(specs, roles)
+    again = build(config).episodes(specs, roles)
     assert together.num_tasks == 5
+    assert together.seeds is not None and together.seeds.dtype == torch.int64
+    assert len(set(together.seeds.tolist())) == 5
     assert same(together, again)
     for index, spec in enumerate(specs):
         expected = together.map(lambda tensor, index=index: tensor[index : index + 1])
-        assert same(source.episodes([spec]), expected)
-    reversed_order = source.episodes(specs[::-1])
+        assert same(source.episodes([spec], roles), expected)
+    reversed_order = source.episodes(specs[::-1], roles)
     assert same(reversed_order, together.map(lambda tensor: tensor.flip(0)))
 
 
@@ -77,8 +75,8 @@ def test_steps_splits_tasks_and_seeds_differ(config: TasksConfig) -> None:
 def test_inputs_are_finite_and_have_the_requested_dtype_and_shape(config: TasksConfig, dtype: torch.dtype) -> None:
     source = build(config, dtype=dtype)
     for split in ("train", "test"):
-        episode = source.episodes(source.specs(split, 0, 3))
-        for batch in (episode.support, *(term.batch for term in episode.query)):
+        episode = source.episodes(source.specs(split, 0, 3), tuple(source.train_outputs))
+        for role, batch in episode.roles.items():
             assert batch.inputs.dtype == dtype
             assert batch.inputs.shape[2:] == source.input_shape
             assert batch.inputs.is_contiguous()
@@ -86,17 +84,33 @@ def test_inputs_are_finite_and_have_the_requested_dtype_and_shape(config: TasksC
             assert batch.targets is not None
             assert batch.targets.shape[:2] == batch.inputs.shape[:2]
             assert batch.targets.dtype == (dtype if source.objective == "mse" else torch.int64)
-        assert {term.objective for term in episode.query} == {source.objective}
+            if source.objective == "cross_entropy" and split == "train":
+                assert 0 <= int(batch.targets.min()) <= int(batch.targets.max()) < source.train_outputs[role]
 
 
-def test_only_joint_training_scores_unadapted_parameters(config: TasksConfig) -> None:
+def test_a_role_is_the_same_whatever_is_built_beside_it(config: TasksConfig) -> None:
     source = build(config)
     for split in ("train", "val", "test"):
-        (term,) = source.episodes(source.specs(split, 0, 1)).query
-        assert term.adapted == (not (config.joint and split == "train"))
+        specs, roles = source.specs(split, 0, 2), tuple(source.train_outputs)
+        every = source.episodes(specs, roles)
+        assert list(every.roles) == list(roles)
+        assert list(source.episodes(specs).roles) == [SUPPORT, QUERY]
+        for role in roles:
+            assert same(source.episodes(specs, (role,)), every.only((role,)))
+
+
+def test_roles_come_in_the_order_in_which_they_are_asked_for(config: TasksConfig) -> None:
+    source = build(config)
+    assert list(source.episodes(source.specs("train", 0, 1), (QUERY, SUPPORT)).roles) == [QUERY, SUPPORT]
 
 
 def test_tasks_of_two_splits_cannot_share_an_episode(config: TasksConfig) -> None:
     source = build(config)
     with pytest.raises(ValueError, match="one split"):
         source.episodes([*source.specs("train", 0, 1), *source.specs("val", 0, 1)])
+
+
+def test_an_unknown_role_is_refused(config: TasksConfig) -> None:
+    source = build(config)
+    with pytest.raises(UserError, match=r"^tasks: there is no role 'sorce'; allowed: support, query"):
+        source.episodes(source.specs("train", 0, 1), (SUPPORT, "sorce"))

@@ -12,7 +12,7 @@ import torch
 
 from distmeta.config.tasks import StoreTasks
 from distmeta.core.errors import UserError
-from distmeta.core.types import Batch
+from distmeta.core.types import SOURCE, Batch
 from distmeta.data.store import ClassStore
 from distmeta.tasks import build_source
 from distmeta.tasks.images import StoreSource
@@ -44,15 +44,15 @@ def test_labels_classes_and_examples(store: ClassStore, split: str, rotations: b
         store, way=3, shots=2, queries=3, eval_queries=4, train_way=5, train_shots=1, rotations=rotations
     )
     way, shots, queries = (5, 1, 3) if split == "train" else (3, 2, 4)
-    assert (source.num_outputs, source.num_train_outputs) == (3, 5)
+    assert source.num_outputs == 3
+    assert source.train_outputs == {"support": 5, "query": 5, "source": 6 * (4 if rotations else 1)}
     episode = source.episodes(source.specs(split, 0, 40))
-    (term,) = episode.query
     assert episode.support.inputs.shape == (40, way * shots, 1, 4, 4)
-    assert term.batch.inputs.shape == (40, way * queries, 1, 4, 4)
-    support, query = origins(episode.support), origins(term.batch)
+    assert episode.query.inputs.shape == (40, way * queries, 1, 4, 4)
+    support, query = origins(episode.support), origins(episode.query)
     allowed = store.split("mixed", split)
     for task in range(40):
-        support_y, query_y = episode.support.targets[task].numpy(), term.batch.targets[task].numpy()
+        support_y, query_y = episode.support.targets[task].numpy(), episode.query.targets[task].numpy()
         assert np.bincount(support_y, minlength=way).tolist() == [shots] * way
         assert np.bincount(query_y, minlength=way).tolist() == [queries] * way
         task_classes = set()
@@ -88,23 +88,18 @@ def test_support_rows_are_shuffled_within_the_task(store: ClassStore) -> None:
     assert len({tuple(row) for row in targets.tolist()}) > 60  # of 90 different orders
 
 
-def test_joint_batches_have_the_global_labels_of_all_training_classes(store: ClassStore) -> None:
-    source = source_of(store, way=3, shots=2, queries=3, eval_queries=3, rotations=True, joint=True)
-    assert (source.num_outputs, source.num_train_outputs) == (3, 24)
-    episode = source.episodes(source.specs("train", 0, 100))
-    (term,) = episode.query
-    assert term.batch.inputs.shape == (100, 9, 1, 4, 4)
-    assert episode.support.inputs.shape == (100, 1, 1, 4, 4)
-    assert torch.equal(episode.support.inputs, term.batch.inputs[:, :1])
-    classes, _, turns = origins(term.batch)
-    labels = term.batch.targets.numpy()
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_source_batches_have_the_global_labels_of_all_training_classes(store: ClassStore, split: str) -> None:
+    source = source_of(store, way=3, shots=2, queries=3, eval_queries=3, rotations=True)
+    assert source.train_outputs[SOURCE] == 24
+    batch = source.episodes(source.specs(split, 0, 100), (SOURCE,))[SOURCE]
+    assert batch.inputs.shape == (100, 9, 1, 4, 4)
+    classes, _, turns = origins(batch)
+    labels = batch.targets.numpy()
     assert set(labels.ravel().tolist()) == set(range(24))
     train = store.split("mixed", "train")
     np.testing.assert_array_equal(train[labels // 4], classes)
     np.testing.assert_array_equal(labels % 4, turns)
-    evaluation = source.episodes(source.specs("val", 0, 2))
-    assert evaluation.support.inputs.shape[1] == 6
-    assert evaluation.query[0].adapted
 
 
 def test_the_store_is_opened_by_name_and_the_source_is_pickled_with_its_path(
@@ -174,5 +169,4 @@ def test_omniglot_tasks_at_the_settings_of_the_literature(omniglot_store: Path) 
     ink = episode.query.inputs
     assert 0.0 <= float(ink.min()) <= float(ink.max()) <= 1.0
     assert 0.03 < float(ink.mean()) < 0.2, "ink is 1 on a background of 0"
-    joint = build_source(config.model_copy(update={"joint": True}), 0, torch.float32)
-    assert joint.num_train_outputs == 4 * 1100
+    assert source.train_outputs[SOURCE] == 4 * 1100

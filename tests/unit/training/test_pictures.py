@@ -12,12 +12,14 @@ import torch
 from distmeta.config import Conv4Config, EngineConfig, GlyphTasks, MlpConfig, RunConfig, RuntimeConfig, SinusoidTasks
 from distmeta.core.types import Episode
 from distmeta.methods import maml, protonet
+from distmeta.models.network import Network
 from distmeta.program.program import MetaProgram
 from distmeta.program.scoring import Score
 from distmeta.tracking import plots
 from distmeta.training import pictures as module
 from distmeta.training.pictures import keep_pictures, local_folder
 
+from ...adapting import adapt, predict
 from ...fakes_training import FakeTracker
 
 CONFIGS = {
@@ -125,10 +127,10 @@ def test_fits_are_predictions_after_no_one_and_all_steps(program: MetaProgram, d
         assert fit.truth[1].tolist() == y[order, 0].tolist()
         assert fit.support[0].tolist() == task.support.inputs[:, 0].tolist()
         assert list(fit.predictions) == [0, 1, 4]
-        before = learner.forward(params, x[order])[:, 0]
-        after = learner.predict(params, learner.adapt(params, task.support), task.support, x[order])[:, 0]
+        before = learner.forward(Network(learner.backbone), params, x[order])[:, 0]
+        after = predict(learner, params, adapt(learner, params, task.support), task.support, x[order])[:, 0]
         for steps, expected in ((0, before), (4, after)):
-            torch.testing.assert_close(torch.from_numpy(fit.predictions[steps]), expected.detach())
+            torch.testing.assert_close(torch.from_numpy(fit.predictions[steps]), expected)
 
 
 @pytest.mark.parametrize("program", ["images"], indirect=True)
@@ -140,8 +142,8 @@ def test_sample_images_come_with_predictions_of_the_protocol(program: MetaProgra
         labels = []
         for t in range(module.NUM_SAMPLES):
             task = episode.map(lambda tensor, t=t: tensor[t])
-            fast = learner.adapt(params, task.support)
-            labels.append(learner.predict(params, fast, task.support, task.query.inputs).argmax(-1).tolist())
+            fast = adapt(learner, params, task.support)
+            labels.append(predict(learner, params, fast, task.support, task.query.inputs).argmax(-1).tolist())
         assert drawn.samples["predictions"].tolist() == labels  # type: ignore[attr-defined]
         assert drawn.samples["support_images"].shape == (3, 2, 1, 16, 16)  # type: ignore[attr-defined]
         assert drawn.samples["query_images"].shape == (3, 4, 1, 16, 16)  # type: ignore[attr-defined]

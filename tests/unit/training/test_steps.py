@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 
 from distmeta.config import OuterConfig, RunConfig, RuntimeConfig, TrainConfig
 from distmeta.core.errors import DistmetaError, UserError
+from distmeta.core.seeding import Uint64
 from distmeta.core.tensors import digest
-from distmeta.core.types import Episode, Params, Report, TaskSpec, Work
+from distmeta.core.types import Batch, Params, Report, TaskSpec, Work
 from distmeta.methods import fomaml
 from distmeta.server import AsynchronousServer, ParameterServer
 from distmeta.tasks.base import TaskSource
@@ -31,7 +32,7 @@ class SpecsOnly(TaskSource):
     def __init__(self) -> None:
         self.seed = 3
 
-    def episodes(self, specs: Sequence[TaskSpec]) -> Episode:
+    def batches(self, split: str, seeds: Uint64, roles: Sequence[str]) -> Mapping[str, Batch]:
         raise AssertionError("not used")
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
+from torch import Tensor
 
 from distmeta.config import EngineConfig, Phase
-from distmeta.core.types import Episode, Params, Update
+from distmeta.core.types import Params, Update
 from distmeta.engine.engine import Engine
 from distmeta.engine.graphs import compiled
 from distmeta.engine.graphs.compiled import canonical
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.learners.prototype import PrototypeLearner
+from distmeta.methods.objectives import OBJECTIVES
+from distmeta.methods.terms import OuterTerm
 
 from ....interpreted import InterpretedGraph
 from ....numerics.problems import (
@@ -30,6 +33,7 @@ from ....numerics.problems import (
     mlp,
     perturbed,
     relative_error,
+    terms_of,
     update,
 )
 
@@ -113,7 +117,8 @@ def test_graphs_without_a_product_are_not_compiled(interpreted: Graphs) -> None:
 def test_only_new_shapes_make_new_graphs(graphs: str, interpreted: Graphs, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(graphs)
     learner = gradient(mlp(), Phase(lr=0.1, steps=2))
-    meta, engine = learner.init(0), Engine(learner, EXACT, config("compiled_vmap", chunk=2))
+    terms = terms_of(classification(6))
+    meta, engine = learner.init(0), Engine(learner, EXACT, terms, config("compiled_vmap", chunk=2))
     engine.update(meta, classification(6, tasks=4))
     made = len(interpreted)
     engine.update(perturbed(meta), classification(6, tasks=6, seed=1))
@@ -131,21 +136,27 @@ def test_graphs_are_compiled_by_the_caller_not_by_lanes(
 ) -> None:
     request.getfixturevalue(graphs)
     learner, meta = adam(3)
-    engine = Engine(learner, EXACT, config("compiled_vmap", chunk=2), lanes=3)
-    engine.update(meta, classification(6, tasks=5))
+    episodes = classification(6, tasks=5)
+    engine = Engine(learner, EXACT, terms_of(episodes), config("compiled_vmap", chunk=2), lanes=3)
+    engine.update(meta, episodes)
     assert {graph.thread for graph in interpreted} == {threading.get_ident()}
 
 
 @pytest.mark.thorough
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("graphs", ["_whole", "_operations"])
-def test_other_query_terms_make_other_graphs(graphs: str, request: pytest.FixtureRequest) -> None:
+def test_graphs_of_other_terms_agree_with_a_loop(graphs: str, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(graphs)
     learner, episodes = gradient(mlp(), Phase(lr=0.1)), classification(6)
-    meta, engine = learner.init(0), Engine(learner, EXACT, config())
-    for changes in ({}, {"weight": 0.5}, {"objective": "entropy"}, {"adapted": False}):
-        others = Episode(episodes.support, tuple(replace(term, **changes) for term in episodes.query))
-        assert_agree(engine.update(meta, others), update(learner, EXACT, meta, others, LOOP))
+    meta, cross_entropy = learner.init(0), OBJECTIVES["cross_entropy"]
+    for terms in (
+        (OuterTerm("query", cross_entropy, weight=0.5),),
+        (OuterTerm("query", OBJECTIVES["entropy"]),),
+        (OuterTerm("query", cross_entropy, at="meta"),),
+        (OuterTerm("query", cross_entropy), OuterTerm("support", cross_entropy, weight=0.3, at="each")),
+    ):
+        actual = update(learner, EXACT, meta, episodes, config(), terms)
+        assert_agree(actual, update(learner, EXACT, meta, episodes, LOOP, terms))
 
 
 def test_canonical_changes_the_layout_and_no_value() -> None:
@@ -193,9 +204,34 @@ def test_native_code_of_whole_estimates_agrees_with_a_loop(row: str) -> None:
 def test_native_code_of_operations_agrees_with_a_loop_in_any_number_of_lanes(memory: str) -> None:
     (learner, meta), episodes = adam(3), classification(6, tasks=5)
     first, *others = (
-        Engine(learner, EXACT, config(memory=memory), lanes).update(meta, episodes) for lanes in (1, 2, 3)
+        Engine(learner, EXACT, terms_of(episodes), config(memory=memory), lanes).update(meta, episodes)[0]
+        for lanes in (1, 2, 3)
     )
     assert_agree(first, update(learner, EXACT, meta, episodes, LOOP))
     for other in others:
         assert other.metrics == first.metrics
         assert all(torch.equal(other.grad[name], tensor) for name, tensor in first.grad.items())
+
+
+class Tagged(NamedTuple):
+    """A state with a plain Python value."""
+
+    weight: Tensor
+    scale: float
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_plain_values_of_a_state_are_part_of_the_key_of_a_graph() -> None:
+    graphs, weight = compiled.GraphCache(1, "float32"), torch.eye(3)
+
+    def scaled(state: Tagged, inputs: Tensor) -> Tensor:
+        return inputs @ state.weight * state.scale
+
+    def recorded(scale: float) -> Tensor:
+        result, _ = graphs.call_recorded(("scaled",), scaled, (Tagged(weight, scale),), (torch.ones(2, 3),))
+        return result
+
+    for scale in (1.0, 2.0, 1.0):
+        called = graphs.call(("scaled",), scaled, Tagged(weight, scale), torch.ones(2, 3))
+        assert torch.equal(called, torch.full((2, 3), scale))
+        assert torch.equal(recorded(scale), called)
