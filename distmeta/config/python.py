@@ -89,6 +89,7 @@ class PythonLearner(OwnCode):
     is_stepwise: ClassVar[bool] = False
     keeps_outputs: ClassVar[bool] = False
     learns_rates: ClassVar[bool] = False
+    uses: ClassVar[tuple[tuple[str, str, str], ...]] = ()
     num_steps: ClassVar[int] = 1
 
     def with_steps(self, steps: int) -> Self:

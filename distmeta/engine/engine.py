@@ -148,15 +148,16 @@ def make_ops(learner: Learner, terms: Sequence[OuterTerm], config: EngineConfig,
     return EagerOps(learner, lift, terms, "flat", training=False)
 
 
-def one_by_one(learner: Learner, *, differentiable: bool = False) -> EagerOps:
+def one_by_one(learner: Learner, terms: Sequence[OuterTerm] = (), *, differentiable: bool = False) -> EagerOps:
     """Eager operations on one task at a time (T = 1), as at evaluation.
 
     Args:
         learner: Whose operations.
+        terms: What is scored.
         differentiable: Keep the autograd graph of what is computed.
     """
     kind = AutogradOps if differentiable else EagerOps
-    return kind(learner, "loop", (), "flat", training=False)
+    return kind(learner, "loop", terms, "flat", training=False)
 
 
 def lift_of(strategy: str) -> str:

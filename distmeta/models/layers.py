@@ -51,6 +51,11 @@ def frame_of_call(frame: Frame, *, by_batch: bool) -> Iterator[None]:
         _current.call = before
 
 
+def current_frame() -> Frame:
+    """The frame of the forward pass that runs in this thread."""
+    return _call().frame
+
+
 def _call() -> _Call:
     assert _current.call is not None, "a layer is called outside of its network"
     return _current.call

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from distmeta.core.seeding import mix
 from distmeta.core.types import Params
 from distmeta.models.base import HEAD, INDUCTIVE, TRANSDUCTIVE, Backbone, Frame
 from distmeta.models.heads import init_heads, with_heads
-from distmeta.models.layers import RunningNorm, SeededDropout, frame_of_call
+from distmeta.models.layers import RunningNorm, SeededDropout, current_frame, frame_of_call
 from distmeta.models.probe import find_limits, require_pure
 
 Make = Callable[[tuple[int, ...], int], nn.Module]
@@ -193,6 +194,9 @@ class ModuleBackbone(Backbone):
         buffers = _replace_layers(module, self._dtype, self._where)
         if head is not None:
             module = _without(module, name)
+        for child, layer in module.named_children():
+            if child != name:
+                layer.register_forward_hook(partial(_tap, child))
         return _Parts(module.train().requires_grad_(False), head, name, params, frozen, buffers)
 
     def _find_head(self, module: nn.Module) -> tuple[str, nn.Linear | None]:
@@ -205,6 +209,12 @@ class ModuleBackbone(Backbone):
         fitting = [name for name, layer in linear.items() if layer.out_features == self.heads.get(HEAD)]
         last = next(reversed(linear), "")
         return (last, linear[last]) if last and last in fitting[-1:] else (HEAD, None)
+
+
+def _tap(name: str, layer: nn.Module, inputs: object, output: object) -> None:
+    """Record the output of a layer, if it is one tensor."""
+    if isinstance(output, Tensor):
+        current_frame().tap(name, output)
 
 
 def _without(module: nn.Module, name: str) -> nn.Module:

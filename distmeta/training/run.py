@@ -106,7 +106,7 @@ def _train(
         stack.callback(executor.close)
         executor.interrupt = guard.check
         buffers = program.algorithm.learner.backbone.buffers()
-        procedure = build_procedure(config, params, buffers, program.source, executor)
+        procedure = build_procedure(config, params, program.source, executor, buffers)
         if checkpoint is not None:
             procedure.load_state_dict(checkpoint.state)
         else:

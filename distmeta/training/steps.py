@@ -74,14 +74,21 @@ class Procedure(Protocol):
 
 
 def build_procedure(
-    config: RunConfig, params: Params, buffers: Params, source: TaskSource, executor: Executor
+    config: RunConfig, params: Params, source: TaskSource, executor: Executor, buffers: Params | None = None
 ) -> Procedure:
     """Make the procedure that `config.outer` asks for, with its server.
+
+    Args:
+        config: The run.
+        params: The first meta-parameters.
+        source: Where the tasks come from.
+        executor: Who computes them.
+        buffers: The first running statistics, of networks that have them.
 
     Raises:
         UserError: The outer optimizer or its options cannot work.
     """
-    return PROCEDURES[config.outer.procedure](config, params, buffers, source, executor)
+    return PROCEDURES[config.outer.procedure](config, params, buffers or {}, source, executor)
 
 
 class _Shards:

@@ -67,8 +67,8 @@ EAGER = (
 
 
 def test_every_learner_and_every_estimator_has_a_row() -> None:
-    assert {name.split(",")[0] for name in LEARNER_ROWS} == set(LEARNERS)
-    assert {name.split(",")[0] for name in ESTIMATOR_ROWS} == set(ESTIMATORS)
+    assert {name.split(",")[0] for name in LEARNER_ROWS} == set(LEARNERS) - {"python"}
+    assert {name.split(",")[0] for name in ESTIMATOR_ROWS} == set(ESTIMATORS) - {"python"}
 
 
 def assert_strategies_agree(kind: str, estimator: str, network: str, *engines: EngineConfig, tolerance: float) -> None:

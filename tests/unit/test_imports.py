@@ -33,6 +33,7 @@ LEVEL = {unit: level for level, layer in enumerate(LAYERS) for unit in layer}
 
 # Usable where torch is not loaded: they import only each other.
 TORCH_FREE = (
+    "core.code",
     "core.errors",
     "core.files",
     "core.logs",

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from distmeta.config import Conv4Config, RunConfig
+from distmeta.config import Conv4Config, MlpConfig, RunConfig
 from distmeta.core.types import Params
 
 
@@ -72,6 +72,7 @@ def plain_network(config: RunConfig, meta: Params) -> PlainNetwork:
         blocks = {f"block{i}": _conv_block(channels if i == 1 else filters, filters, pool=pool) for i in range(1, 5)}
         blocks["features"] = nn.Flatten() if pool else _SpatialMean()
     else:
+        assert isinstance(config.model, MlpConfig), "the peers have these two networks"
         widths = [meta["block1.weight"].shape[1], *config.model.hidden]
         blocks = {"flatten": nn.Flatten()}
         for i in range(1, len(widths)):

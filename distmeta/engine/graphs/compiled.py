@@ -68,12 +68,13 @@ class GraphCache:
         outputs, saved = results[:num_outputs], results[num_outputs:]
 
         def pullback(cotangents: Cotangent) -> Cotangent:
-            dense = [
-                torch.zeros_like(output) if cotangent is None else cotangent
-                for output, cotangent, flag in zip(outputs, cotangents, graphs.differentiable, strict=True)
-                if flag
-            ]
-            grads = iter(backward([*saved, *dense]))
+            pairs = zip(outputs, cotangents, graphs.differentiable, strict=True)
+            given = [(output, cotangent) for output, cotangent, flag in pairs if flag]
+            nonzero = {position for position, (_, cotangent) in enumerate(given) if cotangent is not None}
+            dense = [torch.zeros_like(output) if cotangent is None else cotangent for output, cotangent in given]
+            # What depends on zero cotangents alone is zero, and None: as it is without a compiled graph.
+            named = zip(backward([*saved, *dense]), graphs.sources, strict=True)
+            grads = iter([grad if sources & nonzero else None for grad, sources in named])
             return tuple(next(grads) if flag else None for flag in graphs.has_grad)
 
         return graphs.structure.rebuild(outputs), pullback

@@ -73,6 +73,7 @@ class ForwardBackward(NamedTuple):
         structure: Structure of the result.
         differentiable: Which tensors of the result are floating-point, and so have a cotangent.
         has_grad: Which tensors of the differentiated arguments the result depends on; the others' derivative is zero.
+        sources: For each derivative of the backward graph, the cotangents that it depends on, by position.
         num_saved: Number of saved tensors.
     """
 
@@ -81,6 +82,7 @@ class ForwardBackward(NamedTuple):
     structure: Structure
     differentiable: tuple[bool, ...]
     has_grad: tuple[bool, ...]
+    sources: tuple[frozenset[int], ...]
     num_saved: int
 
 
@@ -114,7 +116,20 @@ def trace_forward_backward(
     module = make_fx(joint, tracing_mode="fake")(*tensors, *other_tensors, *zeros)
     module.graph.eliminate_dead_code()
     forward, backward, num_saved = _partition(module, num_inputs, len(example))
-    return ForwardBackward(forward, backward, *seen[-1], num_saved)
+    return ForwardBackward(forward, backward, *seen[-1], _sources(module, num_inputs, len(example)), num_saved)
+
+
+def _sources(module: GraphModule, num_arguments: int, num_outputs: int) -> tuple[frozenset[int], ...]:
+    """For each derivative of a joint graph, the positions of the cotangents that it depends on."""
+    nodes = list(module.graph.nodes)
+    cotangents = [node for node in nodes if node.op == "placeholder"][num_arguments:]
+    known = {node: frozenset((position,)) for position, node in enumerate(cotangents)}
+    for node in nodes[:-1]:
+        parts = [known[source] for source in node.all_input_nodes if source in known]
+        if parts:
+            known[node] = known.get(node, frozenset[int]()).union(*parts)
+    results = nodes[-1].args[0][num_outputs:]
+    return tuple(known.get(node, frozenset[int]()) for node in results)
 
 
 def _partition(module: GraphModule, num_arguments: int, num_outputs: int) -> tuple[GraphModule, GraphModule, int]:

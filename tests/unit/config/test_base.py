@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from distmeta.config import (
+    PythonTasks,
     Conv4Config,
     GlyphTasks,
     MlpConfig,
@@ -88,7 +89,7 @@ def test_checks_of_several_sections_keep_their_message() -> None:
 
 def test_types_and_discriminators_of_unions() -> None:
     union = RunConfig.model_fields["tasks"].annotation
-    assert allowed_types(union) == [StoreTasks, GlyphTasks, SinusoidTasks, VectorTasks, TableTasks]
+    assert allowed_types(union) == [StoreTasks, GlyphTasks, SinusoidTasks, VectorTasks, TableTasks, PythonTasks]
     assert allowed_types(int | None) == [int]
     assert discriminator_of(MlpConfig) == ("kind", "mlp")
     assert discriminator_of(OuterConfig) is None

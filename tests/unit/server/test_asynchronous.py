@@ -55,13 +55,26 @@ def test_a_step_uses_the_mean_weighted_by_staleness(rule: str, factors: tuple[fl
     for age in range(3):
         server.push(report_of(2 - age, 2 + age, values[age], weights[age]))
     record = server.step(3)
-    total = sum(factor * weight for factor, weight in zip(factors, weights, strict=True))
-    mean = sum(factor * value for factor, value in zip(factors, values, strict=True)) / total
-    assert record.weight == pytest.approx(total)
-    assert record.metrics == {"loss": pytest.approx(mean)}
+    mean = sum(factor * value for factor, value in zip(factors, values, strict=True)) / sum(weights)
+    assert record.weight == pytest.approx(sum(weights))
+    assert record.metrics == {"loss": pytest.approx(sum(values) / sum(weights))}
     assert (record.outer["staleness_mean"], record.outer["staleness_max"]) == (1.0, 2.0)
     for tensor in server.pull().params.values():
         torch.testing.assert_close(tensor, torch.full_like(tensor, -mean))
+
+
+def test_updates_that_are_all_old_move_less() -> None:
+    moved = []
+    for age in (0, 2):
+        server = make_server(staleness_weight="inverse")
+        for version in range(2):
+            server.push(report_of(version, version, 0.0))
+            server.step(1)
+        for shard in (2, 3):
+            server.push(report_of(2 - age, shard, 6.0))
+        server.step(2)
+        moved.append(float(next(iter(server.pull().params.values())).flatten()[0]))
+    assert moved[1] == pytest.approx(moved[0] / 3)
 
 
 def test_without_staleness_it_equals_the_synchronous_server() -> None:

@@ -36,7 +36,7 @@ def origins(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_task_is_a_group_whose_rows_are_distinct(table: ClassStore, split: str) -> None:
     source = source_of(table)
-    assert (source.input_shape, source.num_outputs, source.num_train_outputs) == ((3,), 2, 2)
+    assert (source.input_shape, source.num_outputs, source.train_outputs["query"]) == ((3,), 2, 2)
     episode = source.episodes(source.specs(split, 0, 60))
     (term,) = episode.query
     queries = 3 if split == "train" else 4
