@@ -6,11 +6,11 @@ import pytest
 from pydantic import ValidationError
 
 from distmeta.config import (
-    PythonTasks,
     Conv4Config,
     GlyphTasks,
     MlpConfig,
     OuterConfig,
+    PythonTasks,
     RunConfig,
     SinusoidTasks,
     StoreTasks,

@@ -38,19 +38,19 @@ def test_a_task_is_a_group_whose_rows_are_distinct(table: ClassStore, split: str
     source = source_of(table)
     assert (source.input_shape, source.num_outputs, source.train_outputs["query"]) == ((3,), 2, 2)
     episode = source.episodes(source.specs(split, 0, 60))
-    (term,) = episode.query
+    query = episode.query
     queries = 3 if split == "train" else 4
     assert episode.support.inputs.shape == (60, 2, 3)
-    assert term.batch.inputs.shape == (60, queries, 3)
-    assert term.batch.targets is not None
-    assert term.batch.targets.shape == (60, queries, 2)
+    assert query.inputs.shape == (60, queries, 3)
+    assert query.targets is not None
+    assert query.targets.shape == (60, queries, 2)
     groups, rows = (
-        np.concatenate(parts, axis=1) for parts in zip(origins(episode.support), origins(term.batch), strict=True)
+        np.concatenate(parts, axis=1) for parts in zip(origins(episode.support), origins(query), strict=True)
     )
     assert (groups == groups[:, :1]).all(), "one task, one group"
     assert set(groups[:, 0].tolist()) == set(SPLITS["mixed"][split])
     assert all(len(set(task)) == 2 + queries for task in rows.tolist()), "support and query share no row"
-    targets = torch.cat([episode.support.targets, term.batch.targets], dim=1).numpy()
+    targets = torch.cat([episode.support.targets, query.targets], dim=1).numpy()
     np.testing.assert_array_equal(targets, np.stack([groups + rows, groups * rows], axis=-1))
 
 
