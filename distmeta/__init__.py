@@ -6,6 +6,9 @@ nor Ray nor MLflow:
     RunConfig             the whole configuration of a run
     load_config(path)     the RunConfig of a job file or a YAML file
     train(config)         meta-train
+    train_seeds(config)   meta-train with several seeds
+    Callback              base class of what `train` calls after steps and evaluations
+    StopTraining          what a callback raises to end the run in order
     evaluate(checkpoint)  score a checkpoint on unseen tasks
     load(path)            a trained learner: `predict = load(path).adapt(x, y); predict(q)`
     methods               the module with the table of methods
@@ -21,18 +24,34 @@ if TYPE_CHECKING:
     from distmeta.adapt.load import load
     from distmeta.config import RunConfig
     from distmeta.config.load import load_config
+    from distmeta.training.callbacks import Callback, StopTraining
     from distmeta.training.evaluate import evaluate
     from distmeta.training.run import train
+    from distmeta.training.seeds import train_seeds
 
-__all__ = ["RunConfig", "__version__", "evaluate", "load", "load_config", "methods", "train"]
+__all__ = [
+    "Callback",
+    "RunConfig",
+    "StopTraining",
+    "__version__",
+    "evaluate",
+    "load",
+    "load_config",
+    "methods",
+    "train",
+    "train_seeds",
+]
 __version__ = "0.1.0"
 
 _ATTRIBUTES = {
+    "Callback": "distmeta.training.callbacks",
     "RunConfig": "distmeta.config",
+    "StopTraining": "distmeta.training.callbacks",
     "evaluate": "distmeta.training.evaluate",
     "load": "distmeta.adapt.load",
     "load_config": "distmeta.config.load",
     "train": "distmeta.training.run",
+    "train_seeds": "distmeta.training.seeds",
 }
 
 
