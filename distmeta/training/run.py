@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -235,7 +236,8 @@ class _Run:
             raise
         tested = self._choose_tested()
         scores = self._final_scores(tested)
-        pictures = self._keep(tested, scores)
+        with self._closing_cluster():
+            pictures = self._keep(tested, scores)
         self._incidents.flush(self._server.version)
         return TrainResult(
             name=self._config.name,
@@ -256,6 +258,19 @@ class _Run:
             stopped=self._stop_reason(),
             metrics=self._metrics,
         )
+
+    @contextlib.contextmanager
+    def _closing_cluster(self) -> Iterator[None]:
+        """A block that needs no workers: a cluster takes a second or two to stop, mostly waiting."""
+        if self._config.runtime.executor != "ray":
+            yield
+            return
+        closing = threading.Thread(target=self._executor.close, name="distmeta-closing-cluster")
+        closing.start()
+        try:
+            yield
+        finally:
+            closing.join()
 
     def _is_over(self) -> bool:
         train = self._config.train
@@ -404,10 +419,10 @@ class _Run:
         assert tested.path is not None
         config = self._config
         with local_folder(tested.path) as checkpoint, paused_collector():
+            if config.tracking.model:  # first: it is sent while pictures are drawn
+                self._tracker.model(checkpoint, config.name)
             folder = checkpoint.parent / "pictures" if str(checkpoint) in tested.path else None
             kept = keep_pictures(self._program, tested.params, scores, self._protocol, self._tracker, folder)
-            if config.tracking.model:
-                self._tracker.model(checkpoint, config.name)
         self._progress.table(f"{config.name}: unseen test tasks", scores)
         return tuple(str(picture) for picture in kept)
 
