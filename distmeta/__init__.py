@@ -6,6 +6,9 @@ nor Ray nor MLflow:
     RunConfig             the whole configuration of a run
     load_config(path)     the RunConfig of a job file or a YAML file
     train(config)         meta-train
+    train_seeds(config)   meta-train with several seeds
+    Callback              base class of what `train` calls after steps and evaluations
+    StopTraining          what a callback raises to end the run in order
     evaluate(checkpoint)  score a checkpoint on unseen tasks
     build(config)         the parts of a method, for training loops of one's own
     load(path)            a trained learner: `predict = load(path).adapt(x, y); predict(q)`
@@ -23,19 +26,36 @@ if TYPE_CHECKING:
     from distmeta.config import RunConfig
     from distmeta.config.load import load_config
     from distmeta.program.own_loop import build
+    from distmeta.training.callbacks import Callback, StopTraining
     from distmeta.training.evaluate import evaluate
     from distmeta.training.run import train
+    from distmeta.training.seeds import train_seeds
 
-__all__ = ["RunConfig", "__version__", "build", "evaluate", "load", "load_config", "methods", "train"]
+__all__ = [
+    "Callback",
+    "RunConfig",
+    "StopTraining",
+    "__version__",
+    "build",
+    "evaluate",
+    "load",
+    "load_config",
+    "methods",
+    "train",
+    "train_seeds",
+]
 __version__ = "0.1.0"
 
 _ATTRIBUTES = {
+    "Callback": "distmeta.training.callbacks",
     "RunConfig": "distmeta.config",
+    "StopTraining": "distmeta.training.callbacks",
     "build": "distmeta.program.own_loop",
     "evaluate": "distmeta.training.evaluate",
     "load": "distmeta.adapt.load",
     "load_config": "distmeta.config.load",
     "train": "distmeta.training.run",
+    "train_seeds": "distmeta.training.seeds",
 }
 
 

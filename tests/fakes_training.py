@@ -120,6 +120,7 @@ class FakeTracker(NullTracker):
     Attributes:
         unconfirmed: Result of `pending`.
         started: Name, id to resume and pending points of `start`.
+        tags: Further tags of each `start`.
         metrics: Metrics by step; a later value of the same step and name replaces an earlier one.
         texts: Contents by path.
         artifacts: Names of files and the folders that they were saved in.
@@ -129,6 +130,7 @@ class FakeTracker(NullTracker):
 
     unconfirmed: list[MetricPoint] = field(default_factory=list)
     started: list[tuple[str, str | None, list[MetricPoint]]] = field(default_factory=list)
+    tags: list[dict[str, str]] = field(default_factory=list)
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     artifacts: list[tuple[str, str]] = field(default_factory=list)
@@ -137,9 +139,15 @@ class FakeTracker(NullTracker):
 
     @override
     def start(
-        self, name: str, config: Mapping[str, object], resume: str | None, pending: Sequence[MetricPoint] = ()
+        self,
+        name: str,
+        config: Mapping[str, object],
+        resume: str | None,
+        pending: Sequence[MetricPoint] = (),
+        tags: Mapping[str, str] | None = None,
     ) -> str:
         self.started.append((name, resume, list(pending)))
+        self.tags.append(dict(tags or {}))
         return "fake-id"
 
     @override

@@ -16,9 +16,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     Raises:
         SystemExit: Always, with the exit code (see `distmeta.cli.app`).
     """
-    from distmeta.cli.app import run  # here, so that one command's module can be imported without all the others
+    from distmeta.core.collector import paused_process
 
-    raise SystemExit(run(argv))
+    with paused_process():
+        from distmeta.cli.app import run  # here, so that one command's module can be imported without all the others
+
+        code = run(argv)
+    raise SystemExit(code)
 
 
 def run_job(file: str) -> NoReturn:

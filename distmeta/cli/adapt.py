@@ -13,6 +13,7 @@ import numpy.typing as npt
 import typer
 
 from distmeta.cli.output import WHICH, JsonOption, TrustOption, people_read, print_json, print_table, which_option
+from distmeta.core.collector import resume as resume_collector
 from distmeta.core.errors import UserError
 from distmeta.core.files import read_file, reason, write_file
 from distmeta.data.importers.base import MAX_IMAGE_BYTES
@@ -53,7 +54,7 @@ def adapt(
     The number of class folders must be the number of classes that the learner was trained for. Images of any size are
     scaled to the learner's input, in grey or in colour as it was trained.
     """
-    chosen = which_option(which)
+    chosen = which_option(which, checkpoint)
     classes = _class_folders(support)
     queries = _images_in(query)
     if not queries:
@@ -62,6 +63,7 @@ def adapt(
         _require_writable(out)
     from distmeta.adapt.load import load
 
+    resume_collector()
     with people_read(as_json):
         learner = load(checkpoint, which=chosen, protocol=protocol, trust_code=trust_code)
         if learner.way not in (None, len(classes)):

@@ -8,11 +8,12 @@ Nothing here imports torch, Ray or MLflow before a command needs them, so that `
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -20,7 +21,6 @@ from pydantic import ValidationError
 from typer.exceptions import TyperException
 
 from distmeta import __version__
-from distmeta.cli import adapt, bench, checkpoint, data, evaluate, jobs, submit, train, ui
 from distmeta.cli.output import one_line
 from distmeta.config.base import to_user_error
 from distmeta.core.errors import DistmetaError, UserError
@@ -35,15 +35,6 @@ A first session:
   distmeta ui                                          look at the runs in the browser
 """
 
-app = typer.Typer(
-    name="distmeta",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    epilog=_EXAMPLES,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -51,7 +42,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _distmeta(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
@@ -67,16 +57,53 @@ def _distmeta(
     """
 
 
-app.command("train", short_help="Meta-train a learner.", epilog=train.EXAMPLES)(train.train)
-app.command("submit", short_help="Send a job to a Ray cluster.", epilog=submit.EXAMPLES)(submit.submit)
-app.add_typer(jobs.app, name="jobs", short_help="Write a first job; look at the jobs of a Ray cluster.")
-app.command("evaluate", short_help="Measure a checkpoint on unseen tasks.", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
-app.command("adapt", short_help="Label your own images.", epilog=adapt.EXAMPLES)(adapt.adapt)
-app.add_typer(data.app, name="data", short_help="Import raw files into stores, and look into them.")
-app.add_typer(checkpoint.app, name="checkpoint", short_help="Look at checkpoints.")
-app.command("bench", short_help="Measure the engine on this machine.", context_settings=bench.SETTINGS)(bench.bench)
-app.command("ui", short_help="Look at the runs in the browser.")(ui.ui)
+_COMMANDS = {
+    "train": "Meta-train a learner.",
+    "submit": "Send a job to a Ray cluster.",
+    "jobs": "Write a first job; look at the jobs of a Ray cluster.",
+    "evaluate": "Measure a checkpoint on unseen tasks.",
+    "adapt": "Label your own images.",
+    "data": "Import raw files into stores, and look into them.",
+    "checkpoint": "Look at checkpoints.",
+    "bench": "Measure the engine on this machine.",
+    "ui": "Look at the runs in the browser.",
+}
+"""Short helps by command. Each is defined in the module of its name: a group as `app`, others as a function of that
+name, with their `EXAMPLES` and `SETTINGS`."""
 _GROUPS = ("data", "checkpoint", "bench", "jobs")
+
+
+def build_app(called: Collection[str] = tuple(_COMMANDS)) -> typer.Typer:
+    """Build the application.
+
+    Args:
+        called: Commands that may be called. The modules of others are not imported: their libraries take long to load.
+    """
+    app = typer.Typer(
+        name="distmeta",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        epilog=_EXAMPLES,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_distmeta)
+    for name, short_help in _COMMANDS.items():
+        if name not in called:
+            app.command(name, short_help=short_help)(_not_called)
+            continue
+        module = importlib.import_module(f"distmeta.cli.{name}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name, short_help=short_help)
+        else:
+            examples, settings = getattr(module, "EXAMPLES", None), getattr(module, "SETTINGS", None)
+            command = app.command(name, short_help=short_help, epilog=examples, context_settings=settings)
+            command(getattr(module, name))
+    return app
+
+
+def _not_called() -> None:
+    """Stands for a command in the list of commands."""
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +125,8 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        code = app(arguments, prog_name="distmeta", standalone_mode=False)
+        called = [argument for argument in arguments if not argument.startswith("-")][:1]
+        code = build_app(called)(arguments, prog_name="distmeta", standalone_mode=False)
         sys.stdout.flush()
     except UserError as error:
         return _fail(one_line(error), 2)
@@ -150,8 +178,7 @@ def _escape_unencodable_output() -> None:
 
 def _usage(error: TyperException, arguments: list[str]) -> str:
     """What is wrong with the arguments, and which help to read."""
-    commands = {info.name for info in app.registered_commands} | {info.name for info in app.registered_groups}
-    command = f"distmeta {arguments[0]}" if arguments[0] in commands else "distmeta"
+    command = f"distmeta {arguments[0]}" if arguments[0] in _COMMANDS else "distmeta"
     message = one_line(error.format_message()).rstrip(".")
     return f"{message[:1].lower()}{message[1:]}; see `{command} --help`"
 

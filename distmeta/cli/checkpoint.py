@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distmeta.cli.output import JsonOption, choose, print_json, print_table
+from distmeta.cli.output import WHICH, JsonOption, print_json, print_table, which_option
 
 if TYPE_CHECKING:
     from distmeta.checkpoint import Checkpoint
@@ -17,11 +17,10 @@ app = typer.Typer(
     name="checkpoint", no_args_is_help=True, help="Look at checkpoints: their digests, what they hold, which there are."
 )
 
-_WHICH = ("latest", "best")
 _PathArgument = Annotated[
     str, typer.Argument(metavar="PATH", help="A checkpoint, or the folder of a run; a local path or an fsspec URL.")
 ]
-_WhichOption = Annotated[str, typer.Option(help=f"Checkpoint of the run: {', '.join(_WHICH)}.")]
+_WhichOption = Annotated[str, typer.Option(help=f"Checkpoint of the run: {', '.join(WHICH)}.")]
 
 
 @app.command()
@@ -80,7 +79,7 @@ def list_(
 
 def _load(path: str, which: str) -> Checkpoint:
     """Read a checkpoint; torch is imported here, not when the command line starts."""
-    chosen = cast(Literal["latest", "best"], choose(which, _WHICH, "--which"))
+    chosen = which_option(which, path)
     from distmeta.checkpoint import load
 
     return load(path, chosen)

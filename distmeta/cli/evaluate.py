@@ -18,6 +18,7 @@ from distmeta.cli.output import (
     which_option,
 )
 from distmeta.config.bounds import MAX_SEED, MAX_TASKS
+from distmeta.core.collector import resume as resume_collector
 
 _SPLITS = ("train", "val", "test")
 
@@ -55,9 +56,12 @@ def evaluate(
     statistics of the query batch, and inductive, with those of the support set alone.
     """
     choose(split, _SPLITS, "--split")
-    chosen = which_option(which)
+    if not as_json:
+        print(f"loading torch and {checkpoint}", flush=True)  # the first sign of life
+    chosen = which_option(which, checkpoint)
     from distmeta.training.evaluate import evaluate as evaluate_checkpoint
 
+    resume_collector()
     with people_read(as_json):
         result = evaluate_checkpoint(
             checkpoint,

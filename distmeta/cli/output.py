@@ -85,13 +85,25 @@ def choose(value: str, allowed: Iterable[str], option: str) -> str:
     return value
 
 
-def which_option(value: str) -> Literal["latest", "best"]:
-    """The value of `--which`.
+def which_option(value: str, path: str) -> Literal["latest", "best"]:
+    """The value of `--which` for the checkpoint or the run at `path`.
 
     Raises:
-        UserError: Neither of the two.
+        UserError: Neither of the two, or `best` of a run none of whose checkpoints has a score.
     """
-    return "best" if choose(value, WHICH, "--which") == "best" else "latest"
+    if choose(value, WHICH, "--which") == "latest":
+        return "latest"
+    from distmeta.checkpoint.reading import best_step, checkpoints_by_step  # imports torch
+    from distmeta.checkpoint.storage import Folder
+
+    run = Folder.at(path)
+    if not run.is_complete() and checkpoints_by_step(run) and best_step(run) is None:
+        raise UserError(
+            f"no checkpoint in {run.shown} has a validation score",
+            where="--which best",
+            allowed="--which latest, or a run with evaluation.every",
+        )
+    return "best"
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

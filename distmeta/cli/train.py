@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from distmeta.cli.output import JsonOption, SetOption, choose, people_read, print_json, print_values
+from distmeta.cli.output import JsonOption, SetOption, choose, people_read, print_json, print_table, print_values
+from distmeta.config import RunConfig
 from distmeta.config.load import load_config, to_yaml
+from distmeta.core.collector import resume as resume_collector
 from distmeta.core.errors import UserError
 from distmeta.core.paths import in_ray_job
 from distmeta.core.signals import Stopped
+from distmeta.tracking import build_tracker
 from distmeta.tracking.flatten import masked_config
 from distmeta.tracking.uris import mask_uri, tracking_uri
+
+if TYPE_CHECKING:
+    from distmeta.training.result import TrainResult
+    from distmeta.training.seeds import SeedsResult
 
 EXAMPLES = """\b
 Examples (`distmeta jobs init` writes first_job.py):
   distmeta train first_job.py
   distmeta train first_job.py --set runtime.executor=ray --set train.steps=500
+  distmeta train first_job.py --seeds 5
   distmeta train first_job.py --dry-run > run.yaml
   distmeta train run.yaml --resume --json
 """
@@ -52,6 +60,14 @@ def train(
     anew: Annotated[
         bool, typer.Option("--anew", help="Start again although the run has checkpoints; they are moved to NAME~1.")
     ] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Train N runs, NAME-seed0, NAME-seed1, ..., and show their mean and its 95% interval over seeds. With "
+            "--resume, seeds that are finished are not run again.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the configuration, print all of it as YAML, and start nothing.")
     ] = False,
@@ -67,30 +83,57 @@ def train(
         raise UserError("given together with --resume", where="--anew", allowed="one of them")
     if chosen != "latest" and not resume:
         raise UserError("given without --resume", where="--which", allowed="--resume --which previous")
+    if chosen != "latest" and seeds is not None:
+        raise UserError("given together with --seeds", where="--which", allowed="--resume --seeds N")
+    if not dry_run and not as_json:
+        print(f"reading {job}", flush=True)  # the first sign of life: loading libraries takes seconds
     config = load_config(job, overrides or ())
     if dry_run:
+        from distmeta.server.outer import check_optimizer  # imports torch, which knows the optimizers
+
+        check_optimizer(config.outer)
         if as_json:
             print_json({"config": masked_config(config.model_dump(mode="json"))})
         else:
             print(to_yaml(masked_config(config.model_dump(mode="json"))), end="")
         return
-    from distmeta.training import train as run_training
-
+    automatic = auto_resume or (auto_resume is None and in_ray_job() and not anew)
+    resuming: bool | Literal["auto"] = True if resume else "auto" if automatic else False
     with people_read(as_json):
         if in_ray_job() and config.tracking.kind == "mlflow":
             print(
                 f"{MLFLOW_LABEL}  {mask_uri(tracking_uri(config.tracking.uri, config.tracking.uri_file))}", flush=True
             )
-        automatic = auto_resume or (auto_resume is None and in_ray_job() and not anew)
+        build_tracker(config.tracking).prepare()
+        if not as_json:
+            print(f"{config.name}: loading torch", flush=True)
         try:
-            result = run_training(
-                config, resume=True if resume else "auto" if automatic else False, which=chosen, anew=anew
-            )
+            result = _train(config, chosen, seeds, resuming, anew)
         except Stopped as stopped:
             changes = [part for override in overrides or () for part in ("--set", override)]
-            again = mask_uri(shlex.join(["distmeta", "train", job, *changes, "--resume"]))
+            options = [] if seeds is None else ["--seeds", str(seeds)]
+            again = mask_uri(shlex.join(["distmeta", "train", job, *changes, *options, "--resume"]))
             raise stopped.explained(f"continue with `{again}`") from None
+    content = result.to_json()
     if as_json:
-        print_json(result.to_json())
-    else:  # the scores have been shown as a table
-        print_values({name: value for name, value in result.to_json().items() if name not in ("meta_test", "scores")})
+        print_json(content)
+    elif seeds is None:  # the scores have been shown as a table
+        print_values({name: value for name, value in content.items() if name not in ("meta_test", "scores")})
+    else:
+        print_table(result.rows(), title=f"{config.name}: unseen test tasks, {seeds} seeds")
+
+
+def _train(
+    config: RunConfig,
+    which: Literal["latest", "previous"],
+    seeds: int | None,
+    resume: bool | Literal["auto"],
+    anew: bool,
+) -> TrainResult | SeedsResult:
+    from distmeta.training.run import train as train_one
+    from distmeta.training.seeds import train_seeds
+
+    resume_collector()
+    if seeds is not None:
+        return train_seeds(config, seeds=seeds, resume=resume, anew=anew)
+    return train_one(config, resume=resume, which=which, anew=anew)

@@ -15,7 +15,8 @@ class EvaluationConfig(Frozen):
 
     Attributes:
         every: Outer steps between evaluations during training; 0: none.
-        split: Split of the evaluations during training.
+        split: Split of the evaluations during training. With `val`, the evaluation after training and the logged model
+            take the best of the evaluated meta-parameters; otherwise the last.
         tasks: Number of tasks of an evaluation during training.
         final_tasks: Number of `test` tasks of the evaluation after training; 0: none.
     """

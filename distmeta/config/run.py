@@ -62,6 +62,15 @@ class RunConfig(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _patience_has_evaluations(self) -> Self:
+        if self.train.patience is not None and (not self.evaluation.every or self.evaluation.split != "val"):
+            raise ValueError(
+                f"train.patience {self.train.patience} counts evaluations on the split 'val', of which there are none; "
+                "set evaluation.every, with evaluation.split 'val'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sections_fit(self) -> Self:
         """Compare what the sections declare about themselves."""
         learner, estimator, tasks = self.algorithm.learner, self.algorithm.estimator, self.tasks

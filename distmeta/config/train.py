@@ -14,9 +14,12 @@ class TrainConfig(Frozen):
         tasks_per_step: Number of tasks of one outer step (the meta-batch size).
         budget_s: Stop once the outer steps have taken this many seconds; evaluation and start-up do not count.
         log_every: Outer steps between two logs of the training metrics.
+        patience: Stop after this many evaluations on `val` in a row without a better headline score (early stopping);
+            None: off.
     """
 
     steps: PositiveCount = 1000
     tasks_per_step: Tasks = 32
     budget_s: Seconds | None = None
     log_every: PositiveCount = 10
+    patience: PositiveCount | None = None

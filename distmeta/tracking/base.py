@@ -33,9 +33,17 @@ RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 class Tracker(ABC):
     """Records one run. Calls after `start` do not wait for the store, and failures of the store never end the run."""
 
+    def prepare(self) -> None:  # noqa: B027
+        """Begin to load the libraries that `start` needs, on another thread. Nothing is opened or made."""
+
     @abstractmethod
     def start(
-        self, name: str, config: Mapping[str, object], resume: str | None, pending: Sequence[MetricPoint] = ()
+        self,
+        name: str,
+        config: Mapping[str, object],
+        resume: str | None,
+        pending: Sequence[MetricPoint] = (),
+        tags: Mapping[str, str] | None = None,
     ) -> str:
         """Create a run, or continue the run `resume`.
 
@@ -44,6 +52,7 @@ class Tracker(ABC):
             config: The resolved configuration, a JSON object.
             resume: Id of the run to continue.
             pending: Result of `pending` at the checkpoint that the run resumes from.
+            tags: Further tags of the run.
 
         Returns:
             The id of the run; empty if nothing is recorded.

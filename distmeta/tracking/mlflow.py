@@ -19,38 +19,35 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from typing_extensions import override
 
 from distmeta.core.errors import UserError
+from distmeta.core.paths import data_home
 from distmeta.core.signals import Stopped
 from distmeta.tracking import environment
 from distmeta.tracking.base import MetricPoint, RunStatus, Tracker
-from distmeta.tracking.flatten import MAX_TAG_LENGTH, flatten, masked
-from distmeta.tracking.logged_model import log_checkpoint
+from distmeta.tracking.failure import FIRST_CALL_TIMEOUT_S, StoreFailure, is_outage, retry_outages
+from distmeta.tracking.flatten import flatten, masked
+from distmeta.tracking.process import store_process
 from distmeta.tracking.sender import Sender, Upload
 from distmeta.tracking.staging import Staging, save_unsent
-from distmeta.tracking.store import (
-    FIRST_CALL_TIMEOUT_S,
-    find_experiment,
-    is_outage,
-    last_steps,
-    open_store,
-    retry_outages,
-    store_errors,
+from distmeta.tracking.uris import (
+    DEFAULT_URI,
+    absolute_uri,
+    inner_path,
+    is_server,
+    mask_uri,
+    tracking_uri,
+    unsent_folder,
 )
-from distmeta.tracking.uris import DEFAULT_URI, inner_path, is_server, mask_uri, tracking_uri, unsent_folder
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 _LOG = logging.getLogger(__name__)
-_BATCH_SIZE = 100
 _LATE_REQUESTS_S = 180.0  # how long requests of a killed driver may still arrive
 _END_TIMEOUT_S = 10.0
 _FAILED_CLOSE_TIMEOUT_S = 30.0
@@ -79,12 +76,22 @@ class MlflowTracker(Tracker):
         resume_timeout_s: float = 600.0,
     ) -> None:
         self._uri, self._experiment = tracking_uri(uri), experiment
+        self._absolute_uri = absolute_uri(self._uri)
         self._unsent, self._interval_s = unsent or unsent_folder(), interval_s
         self._close_timeout_s, self._resume_timeout_s = close_timeout_s, resume_timeout_s
 
     @override
+    def prepare(self) -> None:
+        store_process(server=is_server(self._uri))
+
+    @override
     def start(
-        self, name: str, config: Mapping[str, object], resume: str | None, pending: Sequence[MetricPoint] = ()
+        self,
+        name: str,
+        config: Mapping[str, object],
+        resume: str | None,
+        pending: Sequence[MetricPoint] = (),
+        tags: Mapping[str, str] | None = None,
     ) -> str:
         """Create a run, or continue the run `resume`, and record the configuration and the environment.
 
@@ -96,18 +103,19 @@ class MlflowTracker(Tracker):
         """
         timeout_s = self._resume_timeout_s if resume else 0.0
         try:
-            self._client = client = retry_outages(lambda: open_store(self._uri), timeout_s)
+            retry_outages(lambda: self._call("open", str(data_home().absolute())), timeout_s)
             self._experiment_id = retry_outages(
-                lambda: find_experiment(client, self._uri, self._experiment), max(timeout_s, FIRST_CALL_TIMEOUT_S)
+                lambda: str(self._call("experiment", self._experiment)), max(timeout_s, FIRST_CALL_TIMEOUT_S)
             )
-            self._run_id, self._last_steps = retry_outages(lambda: self._open_run(name, resume), timeout_s)
+            further = dict(tags or {})
+            self._run_id, self._last_steps = retry_outages(lambda: self._open_run(name, resume, further), timeout_s)
             retry_outages(lambda: self._record_config(config), timeout_s)
-        except store_errors() as error:
+        except StoreFailure as failure:
             raise UserError(
-                f"the store {mask_uri(self._uri)} cannot be used: {mask_uri(str(error))[:300]}",
+                f"the store {mask_uri(self._uri)} cannot be used: {mask_uri(failure.what)[:300]}",
                 where="tracking.uri",
                 allowed="a running MLflow server (http://HOST:PORT), a database (sqlite:///FILE), or kind none",
-            ) from error
+            ) from failure
         self._staging = Staging()
         self._resent = frozenset(pending)
         self._late_requests_until_s = time.monotonic() + _LATE_REQUESTS_S if resume else 0.0
@@ -154,10 +162,10 @@ class MlflowTracker(Tracker):
             self._queue_file(f"artifact {path.name}", staged, folder)
 
     def _queue_file(self, name: str, staged: Path, folder: str, *, replace: bool = False) -> None:
-        client, run_id, staging = self._client, self._run_id, self._staging
+        call, run_id, staging = self._call, self._run_id, self._staging
 
         def send() -> None:
-            client.log_artifact(run_id, str(staged), artifact_path=folder or None)
+            call("artifact", run_id, str(staged), folder or None)
             staging.discard([upload])
 
         upload = Upload(name, staged, send)
@@ -169,10 +177,10 @@ class MlflowTracker(Tracker):
         staged = self._staging.copy(checkpoint)
         if staged is None:
             return
-        client, run_id, experiment_id = self._client, self._run_id, self._experiment_id
+        call, run_id, experiment_id = self._call, self._run_id, self._experiment_id
 
         def send() -> None:
-            log_checkpoint(client, experiment_id, run_id, staged, name)
+            call("model", experiment_id, run_id, str(staged), name)
 
         self._sender.upload(Upload(f"model {name}", staged, send))
 
@@ -182,7 +190,7 @@ class MlflowTracker(Tracker):
         if is_server(self._uri):
             return f"{mask_uri(self._uri).rstrip('/')}/{page}"
         option = "" if self._uri == DEFAULT_URI else f" --uri {mask_uri(self._uri)}"
-        return f"http://127.0.0.1:5000/{page}  (served by: distmeta ui{option})"
+        return f"http://127.0.0.1:5000/{page}  (open it with: distmeta ui{option})"
 
     @override
     def close(self, status: RunStatus = "FINISHED") -> None:
@@ -200,69 +208,41 @@ class MlflowTracker(Tracker):
         finally:
             self._staging.remove()
         try:
-            retry_outages(lambda: self._client.set_terminated(self._run_id, status), min(timeout_s, _END_TIMEOUT_S))
-        except store_errors() as error:
+            retry_outages(lambda: self._call("end", self._run_id, status), min(timeout_s, _END_TIMEOUT_S))
+        except StoreFailure as error:
             _LOG.warning("tracking: the end of the run could not be recorded: %s", mask_uri(str(error))[:500])
 
-    def _open_run(self, name: str, resume: str | None) -> tuple[str, dict[str, int]]:
+    def _open_run(self, name: str, resume: str | None, further: Mapping[str, str]) -> tuple[str, dict[str, int]]:
         """Return the id of the run, and the last recorded step of each metric."""
-        tags = {"mlflow.user": environment.user(), "mlflow.source.name": Path(sys.argv[0]).name}
+        tags = {"mlflow.user": environment.user(), "mlflow.source.name": Path(sys.argv[0]).name, **further}
         if resume:
-            run = self._find_run(resume)
-            if run is not None:
-                self._client.update_run(resume, status="RUNNING")
-                return resume, last_steps(run)
+            last: dict[str, int] | None = self._call("go_on", resume)
+            if last is not None:
+                return resume, last
             _LOG.warning("tracking: the store %s has no run %s; creating a new one", mask_uri(self._uri), resume)
             tags["distmeta.continues"] = resume
-        run = self._client.create_run(self._experiment_id, run_name=name, tags=tags)
-        return str(run.info.run_id), {}
-
-    def _find_run(self, run_id: str) -> Run | None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            run = self._client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            raise
-        return None if run.info.lifecycle_stage == "deleted" else run
+        return self._call("create", self._experiment_id, name, tags), {}
 
     def _record_config(self, config: Mapping[str, object]) -> None:
         """Record the configuration and the environment. Parameters of a resumed run keep their first value."""
-        from mlflow.entities import Param, RunTag
-
-        recorded = self._client.get_run(self._run_id).data.params
-        params = flatten(config)
-        new = [Param(key, value) for key, value in params.items() if key not in recorded]
-        for batch in _batches(new, _BATCH_SIZE):
-            self._client.log_batch(self._run_id, params=batch)
         git = environment.git_state()
         tags = {f"version.{key}": value for key, value in environment.versions().items()}
         tags |= {f"machine.{key}": value for key, value in environment.machine().items()}
         tags |= {f"git.{key}": value for key, value in git.items()}
         if git:
             tags |= {"mlflow.source.git.commit": git["commit"], "mlflow.source.git.branch": git["branch"]}
-        changes = [(key, recorded[key], value) for key, value in params.items() if recorded.get(key, value) != value]
-        if changes:
-            text = "; ".join(f"{key}: {before} -> {after}" for key, before, after in changes)
-            tags["distmeta.changed_on_resume"] = text[:MAX_TAG_LENGTH]
-        self._client.log_batch(self._run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         safe = masked(config)
-        self._client.log_text(self._run_id, json.dumps(safe, indent=2) + "\n", "config.json")
-        self._client.log_text(self._run_id, yaml.safe_dump(safe, sort_keys=False), "config.yaml")
+        texts = {
+            "config.json": json.dumps(safe, indent=2) + "\n",
+            "config.yaml": yaml.safe_dump(safe, sort_keys=False),
+        }
+        self._call("record", self._run_id, flatten(config), tags, texts)
 
     def _send_points(self, points: Sequence[MetricPoint]) -> None:
-        from mlflow.entities import Metric
+        may_be_late = time.monotonic() < self._late_requests_until_s
+        resent = [astuple(point) for point in self._resent] if may_be_late else None
+        self._call("send", self._run_id, [astuple(point) for point in points], resent)
 
-        if time.monotonic() < self._late_requests_until_s:
-            last = last_steps(self._client.get_run(self._run_id))
-            points = [point for point in points if point in self._resent or point.step > last.get(point.key, -1)]
-        metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in points]
-        self._client.log_batch(self._run_id, metrics=metrics)
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+    def _call(self, method: str, *arguments: object) -> Any:
+        """Request something of the store; see `distmeta.tracking.client`."""
+        return store_process(server=is_server(self._uri)).call(method, self._absolute_uri, *arguments)

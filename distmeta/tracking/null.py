@@ -15,7 +15,12 @@ class NullTracker(Tracker):
 
     @override
     def start(
-        self, name: str, config: Mapping[str, object], resume: str | None, pending: Sequence[MetricPoint] = ()
+        self,
+        name: str,
+        config: Mapping[str, object],
+        resume: str | None,
+        pending: Sequence[MetricPoint] = (),
+        tags: Mapping[str, str] | None = None,
     ) -> str:
         return ""
 

@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 from distmeta.tracking.base import MetricPoint
+from distmeta.tracking.failure import StoreFailure
 from distmeta.tracking.uris import mask_uri
 
 _LOG = logging.getLogger(__name__)
@@ -197,4 +198,5 @@ class Sender:
 
 
 def _reason(error: Exception) -> str:
-    return mask_uri(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
+    text = str(error) if isinstance(error, StoreFailure) else f"{type(error).__name__}: {error}"
+    return mask_uri(" ".join(text.split()))[:500]

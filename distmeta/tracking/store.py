@@ -1,51 +1,53 @@
-"""Open an MLflow store, classify its errors and retry. MLflow is imported lazily."""
+"""Open an MLflow store, and classify its errors. MLflow is imported lazily."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import hashlib
+import importlib
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from distmeta.core.errors import UserError
-from distmeta.tracking.uris import artifact_folder, is_server, mask_uri, sqlite_file
+from distmeta.tracking.empty_store import copy_empty_store, keep_empty_store
+from distmeta.tracking.uris import artifact_folder, is_server, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_LOG = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
 
-# Defaults for MLflow's settings. The sender retries, not MLflow's client, which would block for minutes on one failed
+# Defaults for MLflow's settings. The driver retries, not MLflow's client, which would block for minutes on one failed
 # call; and no telemetry is sent.
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-FIRST_CALL_TIMEOUT_S = 3.0
-"""How long to retry the first call, because the server may still be starting, in seconds."""
-_MAX_WAIT_S = 10.0
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Without a kind, MLflow's page opens an experiment on the traces of language models instead of its runs."""
 _CREATION_TIMEOUT_S = 60.0
 _TRANSIENT_ERRORS = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
 _TRANSIENT_STATUS_CODES = (408, 425, 429)
 
 
-def open_store(uri: str) -> MlflowClient:
+def open_store(uri: str, home: Path | None = None) -> MlflowClient:
     """Create a client of a store; a SQLite file and its parent folder are created if missing.
+
+    Args:
+        uri: The store.
+        home: Folder with an empty store to copy (`distmeta.tracking.empty_store`); None: MLflow makes the tables.
 
     Raises:
         Exception: One of `store_errors`: the database cannot be opened.
     """
-    for key, value in _SETTINGS.items():
-        os.environ.setdefault(key, value)
+    _set_defaults()
     database = sqlite_file(uri)
     if database is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
@@ -56,8 +58,27 @@ def open_store(uri: str) -> MlflowClient:
 
     # This logger reports every new table, and full stack traces of failed writes, which the sender logs in one line.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    with _creation_lock(database):
-        return MlflowClient(uri)
+    with _creation_lock(database) as is_new:
+        if database is None or home is None or not is_new:
+            return MlflowClient(uri)
+        copied = copy_empty_store(home, database)
+        client = MlflowClient(uri)
+        if not copied:
+            keep_empty_store(home, database)
+        return client
+
+
+def import_libraries(*, server: bool) -> None:
+    """Import what `open_store` needs, for a server or for a database."""
+    _set_defaults()
+    for name in ("mlflow",) if server else ("mlflow", "sqlalchemy", "mlflow.store.tracking.sqlalchemy_store"):
+        with contextlib.suppress(Exception):  # `open_store` raises it again
+            importlib.import_module(name)
+
+
+def _set_defaults() -> None:
+    for key, value in _SETTINGS.items():
+        os.environ.setdefault(key, value)
 
 
 def _check_database(uri: str) -> None:
@@ -73,10 +94,10 @@ def _check_database(uri: str) -> None:
 
 
 @contextlib.contextmanager
-def _creation_lock(database: Path | None) -> Iterator[None]:
-    """Let one process at a time create the tables of a new SQLite file: two at once fail."""
+def _creation_lock(database: Path | None) -> Iterator[bool]:
+    """Let one process at a time create the tables of a new SQLite file: two at once fail. Yields whether it is new."""
     if database is None or (database.exists() and database.stat().st_size):
-        yield
+        yield False
         return
     name = hashlib.sha256(str(database).encode()).hexdigest()[:16]
     path = Path(tempfile.gettempdir()) / f"distmeta-{os.getuid()}-{name}.lock"
@@ -89,7 +110,7 @@ def _creation_lock(database: Path | None) -> Iterator[None]:
                 break
             except BlockingIOError:
                 time.sleep(0.05)
-        yield
+        yield not (database.exists() and database.stat().st_size)
         path.unlink(missing_ok=True)  # the tables are there: nobody needs this lock again
     finally:
         os.close(descriptor)
@@ -110,7 +131,7 @@ def find_experiment(client: MlflowClient, uri: str, name: str) -> str:
         database = sqlite_file(uri)
         location = artifact_folder(database).as_uri() if database else None
         try:
-            return str(client.create_experiment(name, artifact_location=location))
+            return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
         except MlflowException:
             experiment = client.get_experiment_by_name(name)  # another run may have created it concurrently
             if experiment is None:
@@ -122,36 +143,6 @@ def find_experiment(client: MlflowClient, uri: str, name: str) -> str:
             allowed=f"another name, or `mlflow experiments restore --experiment-id {experiment.experiment_id}`",
         )
     return str(experiment.experiment_id)
-
-
-def retry_outages(call: Callable[[], _Result], timeout_s: float) -> _Result:
-    """Call, and retry with backoff while the store is unavailable.
-
-    Args:
-        call: An idempotent call of the store.
-        timeout_s: How long to retry, in seconds. A wait longer than FIRST_CALL_TIMEOUT_S is logged.
-
-    Returns:
-        The result of `call`.
-
-    Raises:
-        Exception: The error of `call`, if it is no outage or the timeout has passed.
-    """
-    deadline_s, wait_s = time.monotonic() + timeout_s, 1.0
-    silent = timeout_s <= FIRST_CALL_TIMEOUT_S
-    while True:
-        try:
-            return call()
-        except store_errors() as error:
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0.0 or not is_outage(error):
-                raise
-            if not silent:
-                reason = mask_uri(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
-                _LOG.warning("tracking: the store is unavailable; waiting up to %.0f s for it: %s", left_s, reason)
-            silent = True
-        time.sleep(min(left_s, wait_s))
-        wait_s = min(2.0 * wait_s, _MAX_WAIT_S)
 
 
 def last_steps(run: Run) -> dict[str, int]:

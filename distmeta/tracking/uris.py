@@ -118,6 +118,15 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(match["path"]).absolute() if match else None
 
 
+def absolute_uri(uri: str) -> str:
+    """The URI with the path of a SQLite file made absolute: another process may have another working folder."""
+    match = _SQLITE.match(uri)
+    if match is None:
+        return uri
+    start, end = match.span("path")
+    return f"{uri[:start]}{Path(match['path']).absolute()}{uri[end:]}"
+
+
 def artifact_folder(database: Path) -> Path:
     """Artifact folder of a SQLite store: beside the database file."""
     return database.parent / "mlartifacts"

@@ -11,8 +11,11 @@ The result depends on the configuration alone: not on the executor, the number o
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,10 +23,11 @@ import torch
 from distmeta import checkpoint as checkpoints
 from distmeta.config import RunConfig
 from distmeta.config.python import pinned
+from distmeta.core.collector import paused as paused_collector
 from distmeta.core.errors import DistmetaError, UserError
 from distmeta.core.signals import SignalGuard, Stopped
 from distmeta.core.tensors import digest
-from distmeta.core.types import Snapshot, Work
+from distmeta.core.types import Params, Snapshot, Work
 from distmeta.methods.build import protocol_of
 from distmeta.program.program import CHOOSE, UPDATE, MetaProgram, MetaRecipe
 from distmeta.program.scoring import Score, headline
@@ -31,17 +35,19 @@ from distmeta.runtime import build_executor
 from distmeta.runtime.executor import Executor
 from distmeta.runtime.memory import keep_freed_memory
 from distmeta.server import StepRecord
-from distmeta.server.outer import check_optimizer
+from distmeta.server.outer import State, check_optimizer
 from distmeta.tracking import build_tracker
 from distmeta.tracking.base import RunStatus, Tracker
 from distmeta.tracking.console import Progress
 from distmeta.tracking.environment import process_metrics
-from distmeta.tracking.uris import mask_uri
+from distmeta.tracking.uris import mask_uri, tracking_uri
+from distmeta.training.callbacks import Callback, Callbacks
 from distmeta.training.evaluate import evaluate_shards
 from distmeta.training.incidents import IncidentLog
 from distmeta.training.pictures import keep_pictures, local_folder
 from distmeta.training.rates import Rates
 from distmeta.training.result import Evaluation, TrainResult
+from distmeta.training.selection import Evaluated, Selection
 from distmeta.training.steps import Procedure, build_procedure
 
 Which = Literal["latest", "previous"]
@@ -54,6 +60,8 @@ def train(
     which: Which = "latest",
     anew: bool = False,
     quiet: bool = False,
+    callbacks: Sequence[Callback] = (),
+    tags: Mapping[str, str] | None = None,
 ) -> TrainResult:
     """Run a configuration to its end.
 
@@ -63,6 +71,8 @@ def train(
         which: The checkpoint to resume from: the newest, or the one before it (later ones are renamed, not removed).
         anew: Start again although the run has checkpoints, which are moved to `<name>~1`, `<name>~2`, ...
         quiet: Print progress to standard error instead of standard output.
+        callbacks: Called after every step and every evaluation; they can end the run (`StopTraining`).
+        tags: Further tags of the run in MLflow.
 
     Raises:
         UserError: The configuration cannot work, there is nothing to resume, the run has checkpoints and it was said
@@ -75,16 +85,32 @@ def train(
     keep_freed_memory()
     try:
         with SignalGuard() as guard:
-            return _train(config, resume, which, anew, quiet, guard)
+            run = _Request(config, resume, which, anew, Callbacks(callbacks), dict(tags or {}))
+            return _train(run, Progress(config.train.steps, name=config.name, quiet=quiet), guard)
     finally:
         torch.set_num_threads(threads)
 
 
-def _train(
-    config: RunConfig, resume: bool | Literal["auto"], which: Which, anew: bool, quiet: bool, guard: SignalGuard
-) -> TrainResult:
+@dataclass(frozen=True)
+class _Request:
+    """Arguments of `train`."""
+
+    config: RunConfig
+    resume: bool | Literal["auto"]
+    which: Which
+    anew: bool
+    callbacks: Callbacks
+    tags: Mapping[str, str]
+
+
+def _train(request: _Request, progress: Progress, guard: SignalGuard) -> TrainResult:
+    config, resume, anew = request.config, request.resume, request.anew
     with contextlib.ExitStack() as stack:
         config = pinned(config)
+        loading = stack.enter_context(contextlib.ExitStack())
+        loading.enter_context(paused_collector())
+        tracker = build_tracker(config.tracking)
+        tracker.prepare()
         program = MetaProgram(config)
         stack.callback(program.close)
         params = program.algorithm.learner.init(config.seed)
@@ -98,8 +124,10 @@ def _train(
                 allowed="--resume to continue it, --anew to move them and start again, or --set name=ANOTHER",
             )
         continues = resume is True or (resume == "auto" and latest is not None)
-        checkpoint = checkpoints.resumable(config, which) if continues else None
+        checkpoint = checkpoints.resumable(config, request.which) if continues else None
         stack.enter_context(checkpoints.run_lock(config.checkpoint.path, config.name))
+        if config.runtime.executor == "ray":
+            progress.note(_connecting(config))
         executor = build_executor(
             config.runtime, MetaRecipe.of(config), config.outer.compression, size, program=program
         )
@@ -116,16 +144,26 @@ def _train(
                     "may have been unavailable; start it again to resume from them"
                 )
             checkpoints.probe(config)
-        tracker = build_tracker(config.tracking)
+        if config.tracking.kind == "mlflow":
+            store = mask_uri(tracking_uri(config.tracking.uri, config.tracking.uri_file))
+            progress.note(f"{config.name}: opening {store}")
         pending = checkpoints.pending(checkpoint.path) if checkpoint else ()
         resumed = checkpoint.run_id if checkpoint else None
-        run_id = tracker.start(config.name, config.model_dump(mode="json"), resumed, pending) or None
-        stack.push(lambda kind, error, trace: tracker.close(_status(kind)))
+        run_id = tracker.start(config.name, config.model_dump(mode="json"), resumed, pending, request.tags) or None
+        stack.push(lambda kind, error, trace: tracker.close(end_status(kind)))
         stack.callback(guard.shield)
-        return _Run(config, program, procedure, executor, tracker, run_id, quiet, checkpoint, guard).run()
+        run = _Run(request, program, procedure, executor, tracker, run_id, progress, checkpoint, guard)
+        loading.close()
+        return run.run()
 
 
-def _status(error: type[BaseException] | None) -> RunStatus:
+def _connecting(config: RunConfig) -> str:
+    address = config.runtime.address or os.environ.get("RAY_ADDRESS")
+    return f"{config.name}: " + (f"connecting to Ray at {mask_uri(address)}" if address else "starting Ray")
+
+
+def end_status(error: type[BaseException] | None) -> RunStatus:
+    """How a run ended, by the exception that left its block."""
     if error is None:
         return "FINISHED"
     return "KILLED" if issubclass(error, (KeyboardInterrupt, Stopped)) else "FAILED"
@@ -135,61 +173,77 @@ def _latest(config: RunConfig) -> str | None:
     return checkpoints.latest(config.checkpoint.path, config.name)
 
 
+@dataclass(frozen=True)
+class _Content:
+    """What a checkpoint holds."""
+
+    step: int
+    state: State
+    score: float | None
+    progress: Mapping[str, float]
+
+
 class _Run:
     """The state of the driver's loop."""
 
     def __init__(
         self,
-        config: RunConfig,
+        request: _Request,
         program: MetaProgram,
         procedure: Procedure,
         executor: Executor,
         tracker: Tracker,
         run_id: str | None,
-        quiet: bool,
+        progress: Progress,
         checkpoint: checkpoints.Checkpoint | None,
         guard: SignalGuard,
     ) -> None:
-        self._guard = guard
+        config = request.config
+        self._guard, self._callbacks, self._progress = guard, request.callbacks, progress
         self._config, self._program, self._procedure, self._server = config, program, procedure, procedure.server
         self._executor, self._tracker, self._run_id, self._checkpoint = executor, tracker, run_id, checkpoint
         before = checkpoint.progress if checkpoint else {}
         self._train_s, self._tasks = before.get("train_s", 0.0), int(before.get("tasks", 0))
         self._saved = checkpoint.path if checkpoint else None
         self._protocol = protocol_of(program.algorithm)
-        self._progress = Progress(config.train.steps, name=config.name, quiet=quiet)
         self._incidents = IncidentLog(executor, tracker, self._progress, self._server.version, before)
         self._saver, self._unsaved = checkpoints.Saver(), False
         self._rates = Rates()
         self._evaluations: list[Evaluation] = []
+        self._selection = Selection(config.train.patience, before)
+        self._best_content: _Content | None = None
+        self._metrics: dict[int, dict[str, float]] = {}
 
     def run(self) -> TrainResult:
         """Train, evaluate, save."""
-        config, budget = self._config, self._config.train.budget_s
         if self._run_id is not None:
             self._progress.note(f"mlflow  {self._tracker.address()}")
         if self._checkpoint is not None:
             self._executor.counts["resumes"] += 1
-        elif _latest(config) is None:
+        elif _latest(self._config) is None:
             self._save(None)  # so that a run that is interrupted before its first checkpoint is due can be resumed
+        if self._config.runtime.executor == "ray":
+            self._progress.note(f"{self._config.name}: waiting for {self._config.runtime.min_workers} workers")
         self._executor.ready()
         self._work = self._choose_engine()
         with self._guard.shielded():
             self._move_old_checkpoints()
         try:
             with self._guard.deferred(), self._progress:
-                while self._server.version < config.train.steps and (budget is None or self._train_s < budget):
+                while not self._is_over():
                     self._guard.check()
                     self._step()
-            self._saved = self._saver.final(lambda: self._write(None)) if self._unsaved else self._saved
+            self._saved = self._saver.final(lambda: self._write(self._content(None))) if self._unsaved else self._saved
         except Stopped as stopped:
             self._save_stopped(stopped)
             raise
-        scores = self._final_scores()
-        pictures = self._keep(scores)
+        tested = self._choose_tested()
+        scores = self._final_scores(tested)
+        with self._closing_cluster():
+            pictures = self._keep(tested, scores)
         self._incidents.flush(self._server.version)
         return TrainResult(
-            name=config.name,
+            name=self._config.name,
             run_id=self._run_id,
             address=self._tracker.address(),
             checkpoint=self._saved or "",
@@ -202,7 +256,37 @@ class _Run:
             pictures=pictures,
             evaluations=tuple(self._evaluations),
             counts=self._incidents.counts(),
+            tested=tested.path or "",
+            tested_step=tested.step,
+            stopped=self._stop_reason(),
+            metrics=self._metrics,
         )
+
+    @contextlib.contextmanager
+    def _closing_cluster(self) -> Iterator[None]:
+        """A block that needs no workers: a cluster takes a second or two to stop, mostly waiting."""
+        if self._config.runtime.executor != "ray":
+            yield
+            return
+        closing = threading.Thread(target=self._executor.close, name="distmeta-closing-cluster")
+        closing.start()
+        try:
+            yield
+        finally:
+            closing.join()
+
+    def _is_over(self) -> bool:
+        train = self._config.train
+        spent = train.budget_s is not None and self._train_s >= train.budget_s
+        return self._server.version >= train.steps or spent or self._stop_reason() is not None
+
+    def _stop_reason(self) -> str | None:
+        """Why the run ends before its last step; None if it does not, or for its budget."""
+        if self._server.version >= self._config.train.steps:
+            return None
+        if self._selection.exhausted:
+            return f"no better evaluation than step {self._selection.best_step} in {self._selection.waited} evaluations"
+        return self._callbacks.reason
 
     def _save_stopped(self, stopped: Stopped) -> None:
         """Save what has been trained, unless a step was interrupted in the middle: then the last checkpoint serves."""
@@ -215,11 +299,21 @@ class _Run:
         """Put away checkpoints that are not of this run, once nothing is left that could prevent it from starting."""
         if self._checkpoint is not None:
             checkpoints.set_aside(self._config, self._checkpoint.step)
+            self._load_best(self._checkpoint)
         elif self._saved is None:
             moved = checkpoints.retire(self._config.checkpoint.path, self._config.name)
             if moved is not None:
                 self._progress.note(f"the earlier run of this name is now {mask_uri(moved)}")
             self._save(None)
+
+    def _load_best(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Find the best of the evaluated parameters again, in a run that is resumed."""
+        if self._selection.best_step is None:
+            return
+        with contextlib.suppress(UserError):  # it is damaged: a later one is tested
+            best = checkpoints.load(checkpoint.path.rstrip("/").rpartition("/")[0], "best")
+            if best.score is not None:
+                self._selection.best = Evaluated(best.step, {**best.averaged, **best.buffers}, best.path)
 
     def _choose_engine(self) -> Work:
         """Fix how shards are computed, for all workers and the whole run: for `measured` one worker tries."""
@@ -236,7 +330,7 @@ class _Run:
             choice = result.value
             engine = choice.apply(engine)
             self._progress.note(choice.reason)
-            self._tracker.log(0, {"engine/choice_s": choice.took_s})
+            self._tracker.log(0, {"system/engine_choice_s": choice.took_s})
         self._config = config.model_copy(update={"engine": engine})
         return Work(UPDATE, engine)
 
@@ -252,87 +346,139 @@ class _Run:
 
     def _after(self, record: StepRecord) -> None:
         config, step = self._config, record.version
-        budget_spent = config.train.budget_s is not None and self._train_s >= config.train.budget_s
-        last = step == config.train.steps or budget_spent
         self._progress.update(step, {**record.metrics, **self._rates.metrics()})
         self._incidents.flush(step)
         self._unsaved = True
-        if step % config.train.log_every == 0 or last or step == 1:
+        self._callbacks.on_step(step, {**record.metrics, **record.outer})
+        last = self._is_over()
+        logs = step % config.train.log_every == 0 or last or step == 1
+        if logs:
             self._log(record)
-        score = None
-        every = config.evaluation.every
+        score, every = None, config.evaluation.every
         if every and (step % every == 0 or last):
             score = self._validate(step)
+            if self._is_over() and not logs:
+                self._log(record)
         if step % config.checkpoint.every == 0 or last or score is not None or self._saver.overdue():
             self._save(score)
 
     def _log(self, record: StepRecord) -> None:
-        metrics = {f"train/{name}": value for name, value in {**record.metrics, **record.outer}.items()}
-        metrics |= {f"perf/{name}": value for name, value in {**self._rates.metrics(), **process_metrics()}.items()}
-        metrics |= {"perf/train_s": self._train_s, "perf/workers": float(self._executor.num_workers)}
+        metrics = {f"train/{name}": value for name, value in record.metrics.items()}
+        metrics |= {f"train/outer/{name}": value for name, value in record.outer.items()}
+        metrics |= {f"system/{name}": value for name, value in {**self._rates.metrics(), **process_metrics()}.items()}
+        metrics |= {"system/train_s": self._train_s, "system/workers": float(self._executor.num_workers)}
         counts = {**self._incidents.counts(), "checkpoint_failures": self._saver.failures}
-        metrics |= {f"runtime/{name}": float(count) for name, count in counts.items()}
-        self._tracker.log(record.version, metrics)
+        metrics |= {f"system/{name}": float(count) for name, count in counts.items()}
+        self._record(record.version, metrics)
         self._rates = Rates()
+
+    def _record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log metrics, and keep those of training and evaluations for the result."""
+        self._tracker.log(step, metrics)
+        kept = {name: value for name, value in metrics.items() if not name.startswith("system/")}
+        self._metrics.setdefault(step, {}).update(kept)
 
     def _validate(self, step: int) -> float:
         """Evaluate during training; returns the score that decides about the best checkpoint (higher is better)."""
         evaluation = self._config.evaluation
-        scores = self._evaluate(evaluation.split, evaluation.tasks)
-        self._tracker.log(step, {**_flat(evaluation.split, scores), "perf/train_s": self._train_s})
+        scores = self._evaluate(evaluation.split, evaluation.tasks, step, self._evaluated())
+        self._record(step, {**_flat(evaluation.split, scores), "system/train_s": self._train_s})
         self._evaluations.append(Evaluation(step, self._train_s, tuple(scores)))
         score = headline(scores, self._protocol)
         self._progress.note(
             f"step {step}: {evaluation.split} {score.metric} {score.mean[0]:.4f} -> {score.mean[-1]:.4f} "
             f"+- {score.interval[-1]:.4f} after {self._train_s:.0f} s of training"
         )
-        return score.mean[-1] if score.metric == "accuracy" else -score.mean[-1]
+        self._callbacks.on_evaluation(step, scores)
+        value = score.mean[-1] if score.metric == "accuracy" else -score.mean[-1]
+        # Selecting by the tasks of the final test would overfit to them.
+        if evaluation.split == "val" and self._selection.add(step, value):
+            self._selection.best = Evaluated(step, self._evaluated(), None)
+        return value
 
-    def _final_scores(self) -> list[Score]:
+    def _choose_tested(self) -> Evaluated:
+        """The meta-parameters to test and to keep as the model: the best by validation, or else the last."""
+        assert self._saved is not None
+        if reason := self._stop_reason():
+            self._progress.note(f"stopped after step {self._server.version}: {reason}")
+        best, version = self._selection.best, self._server.version
+        if best is None or best.step == version:
+            return Evaluated(version, self._evaluated(), self._saved)
+        self._progress.note(
+            f"tested and kept as the model: step {best.step}, the best on 'val', not the last ({version})"
+        )
+        return best if best.path is not None else replace(best, path=self._saved)
+
+    def _final_scores(self, tested: Evaluated) -> list[Score]:
         num_tasks = self._config.evaluation.final_tasks
         if not num_tasks:
             return []
-        scores = self._evaluate("test", num_tasks)
-        self._tracker.log(self._server.version, _flat("final_test", scores))
+        scores = self._evaluate("test", num_tasks, tested.step, tested.params)
+        self._record(self._server.version, {**_flat("final_test", scores), "final_test/step": float(tested.step)})
         return scores
 
-    def _keep(self, scores: Sequence[Score]) -> tuple[str, ...]:
+    def _keep(self, tested: Evaluated, scores: Sequence[Score]) -> tuple[str, ...]:
         """Draw pictures, log the model and print the table; returns the paths of local pictures."""
-        assert self._saved is not None
+        assert tested.path is not None
         config = self._config
-        with local_folder(self._saved) as checkpoint:
-            folder = checkpoint.parent / "pictures" if str(checkpoint) in self._saved else None
-            meta = {**self._server.averaged(), **self._server.buffers()}
-            kept = keep_pictures(self._program, meta, scores, self._protocol, self._tracker, folder)
-            if config.tracking.model:
+        with local_folder(tested.path) as checkpoint, paused_collector():
+            if config.tracking.model:  # first: it is sent while pictures are drawn
                 self._tracker.model(checkpoint, config.name)
+            folder = checkpoint.parent / "pictures" if str(checkpoint) in tested.path else None
+            kept = keep_pictures(self._program, tested.params, scores, self._protocol, self._tracker, folder)
         self._progress.table(f"{config.name}: unseen test tasks", scores)
         return tuple(str(picture) for picture in kept)
 
-    def _evaluate(self, split: str, tasks: int) -> list[Score]:
+    def _evaluated(self) -> Params:
+        """What is evaluated: the averaged meta-parameters, with the running statistics of the network."""
+        return {**self._server.averaged(), **self._server.buffers()}
+
+    def _evaluate(self, split: str, tasks: int, step: int, params: Params) -> list[Score]:
         config = self._config
         self._procedure.pause()
         shards = self._program.source.shards(split, 0, tasks, config.runtime.shard_size)
         # The average differs from the parameters of this version: a number of its own tells workers so.
-        snapshot = Snapshot(-1 - self._server.version, self._server.averaged(), self._server.buffers())
+        snapshot = Snapshot(-1 - step, params)
         return evaluate_shards(self._executor, config.engine, snapshot, shards)
 
     def _save(self, score: float | None) -> None:
         """Save a checkpoint; if the storage fails, training goes on and it is tried again later."""
+        content = self._content(score)
         with self._guard.shielded():
-            path = self._saver.save(lambda: self._write(score))
+            path = self._saver.save(lambda: self._write(content))
         if path is not None:
             self._saved, self._unsaved = path, False
+        self._save_best(content, path)
 
-    def _write(self, score: float | None) -> str:
+    def _save_best(self, content: _Content, path: str | None) -> None:
+        """Remember the checkpoint of the best evaluation; if its save failed, write it after the next that works."""
+        best = self._selection.best
+        if best is None or best.path is not None:
+            return
+        if best.step == content.step:
+            self._selection.best = replace(best, path=path)
+            self._best_content = content if path is None else None
+        elif path is not None and self._best_content is not None:
+            late = self._best_content
+            with self._guard.shielded():
+                written = self._saver.save(lambda: self._write(late))
+            self._selection.best = replace(best, path=written)
+            self._best_content = late if written is None else None
+
+    def _content(self, score: float | None) -> _Content:
+        progress = {"train_s": self._train_s, "tasks": float(self._tasks)}
+        progress |= {**self._incidents.progress(), **self._selection.progress()}
+        return _Content(self._server.version, self._procedure.state_dict(), score, progress)
+
+    def _write(self, content: _Content) -> str:
         return checkpoints.save(
             self._config,
-            self._server.version,
-            self._procedure.state_dict(),
+            content.step,
+            content.state,
             signature=self._program.source.signature,
             run_id=self._run_id,
-            score=score,
-            progress={"train_s": self._train_s, "tasks": float(self._tasks), **self._incidents.progress()},
+            score=content.score,
+            progress=content.progress,
             pending=self._tracker.pending(),
         )
 

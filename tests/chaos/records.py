@@ -9,7 +9,11 @@ from pathlib import Path
 
 SAME_VALUES = ("train/", "val/", "final_test/")
 """Metrics that depend on the configuration alone."""
-SAME_STEPS = (*SAME_VALUES, "perf/", "runtime/restarts", "runtime/retries", "runtime/copies", "runtime/checkpoint")
+SAME_STEPS = (
+    *SAME_VALUES,
+    *(f"system/{name}" for name in ("tasks_per_s", "data_wait_share", "worker_busy_share", "driver_", "train_s")),
+    *(f"system/{name}" for name in ("workers", "restarts", "retries", "copies", "checkpoint_failures")),
+)
 """Metrics that every run has, at the same steps."""
 _MOST_TOLD = 12
 

@@ -29,12 +29,12 @@ def records(folder: Path, rows: list[tuple[str, int, float]], runs: int = 1) -> 
 
 
 def wanted() -> History:
-    return {"train/loss": {1: [0.5], 2: [math.nan]}, "perf/tasks_per_s": {1: [10.0], 2: [11.0]}}
+    return {"train/loss": {1: [0.5], 2: [math.nan]}, "system/tasks_per_s": {1: [10.0], 2: [11.0]}}
 
 
 def test_records_that_are_whole_pass(tmp_path: Path) -> None:
-    rows = [("train/loss", 1, 0.5), ("train/loss", 2, math.nan), ("runtime/silent", 2, 1.0)]
-    rows += [("perf/tasks_per_s", 1, 3.0), ("perf/tasks_per_s", 2, 4.0)]
+    rows = [("train/loss", 1, 0.5), ("train/loss", 2, math.nan), ("system/silent", 2, 1.0)]
+    rows += [("system/tasks_per_s", 1, 3.0), ("system/tasks_per_s", 2, 4.0)]
     status, found = history(records(tmp_path, rows))
     assert last_step(tmp_path / "records.db") == 2
     assert (status, differences(found, wanted())) == ("FINISHED", [])
@@ -47,8 +47,8 @@ def test_records_that_are_whole_pass(tmp_path: Path) -> None:
         ("train/loss", {1: [0.5, 0.5], 2: [math.nan]}, "train/loss: step 1 is there 2 times"),
         ("train/loss", {1: [0.25], 2: [math.nan]}, "train/loss: 0.25 at step 1, not 0.5"),
         ("train/loss", {1: [0.5], 2: [math.nan], 3: [0.1]}, "train/loss: there is a step 3"),
-        ("perf/tasks_per_s", {1: [9.0]}, "perf/tasks_per_s: step 2 is missing"),
-        ("runtime/silent", {1: [1.0, 1.0]}, "runtime/silent: step 1 is there 2 times"),
+        ("system/tasks_per_s", {1: [9.0]}, "system/tasks_per_s: step 2 is missing"),
+        ("system/silent", {1: [1.0, 1.0]}, "system/silent: step 1 is there 2 times"),
     ],
 )
 def test_what_is_wrong_is_told(key: str, values: dict[int, list[float]], told: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from distmeta.cli.app import app
+from distmeta.cli.app import build_app
 from distmeta.config import RunConfig
 from distmeta.config.load import load_config
 
@@ -37,7 +37,7 @@ def test_there_are_commands_to_check() -> None:
 @pytest.mark.parametrize(("file", "command"), COMMANDS)
 def test_commands_and_their_options_exist(file: str, command: str) -> None:
     _, *words = shlex.split(command.replace("$RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265"))
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(build_app())
     while words and words[0] in getattr(group, "commands", {}):
         group = group.commands[words.pop(0)]
     assert not getattr(group, "commands", {}), f"{file}: {command}"

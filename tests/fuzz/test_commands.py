@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from distmeta.cli import ui
-from distmeta.cli.app import app
+from distmeta.cli.app import build_app
 from distmeta.core.errors import UserError
 
 from .conftest import Places
@@ -40,7 +40,7 @@ def _commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[Command]:
             yield Command((*words, name), tuple(command.params))
 
 
-COMMANDS = [each for each in _commands(typer.main.get_command(app)) if each.words != ("bench",)]
+COMMANDS = [each for each in _commands(typer.main.get_command(build_app())) if each.words != ("bench",)]
 CONNECTING = ("submit", "jobs", "fetch", "ui")
 
 # Files of a place, see `_fill`; names that there are not; and places where nothing can be written.

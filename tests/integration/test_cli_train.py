@@ -104,6 +104,56 @@ def test_dry_run_prints_the_resolved_configuration(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["resolved.yaml", "waves.py"]
 
 
+@pytest.mark.parametrize("command", [["evaluate"], ["checkpoint", "digest"], ["checkpoint", "show"]])
+def test_the_best_checkpoint_needs_a_validation_score(
+    job: str, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    run_json(capsys, "train", job, "--set", "evaluation.every=0", "--set", "evaluation.final_tasks=0")
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "runs/waves", "--which", "best"])
+    assert ended.value.code == 2
+    assert "runs/waves has a validation score; allowed: --which latest" in capsys.readouterr().err
+    run_json(capsys, "train", job, "--anew")
+    assert run_json(capsys, *command, "runs/waves", "--which", "best")
+
+
+def test_a_dry_run_refuses_an_optimizer_that_does_not_exist(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", job, "--dry-run", "--set", "outer.optimizer=Adamm"])
+    captured = capsys.readouterr()
+    assert (ended.value.code, captured.out) == (2, "")
+    assert "outer.optimizer: torch.optim has no optimizer 'Adamm'; allowed: did you mean 'Adam'" in captured.err
+
+
+def test_seeds_are_trained_resumed_and_summed_up(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run_json(capsys, "train", job, "--seeds", "2")
+    assert [each["name"] for each in result["results"]] == ["waves-seed0", "waves-seed1"]
+    [score] = result["scores"]
+    assert score["mean"] == pytest.approx(sum(score["after"]) / 2)
+    alone = run_json(capsys, "train", job, "--set", "seed=1", "--set", "name=alone")
+    assert alone["digest"] == result["results"][1]["digest"]
+    assert run_json(capsys, "train", job, "--seeds", "2", "--resume") == result
+    out, _ = run(capsys, "train", job, "--seeds", "2", "--resume")
+    assert "Student t" in " ".join(out.split()) and "2 seeds" in out
+
+
+def test_the_first_line_comes_before_libraries_are_loaded(job: str) -> None:
+    code = """
+import builtins, sys
+from distmeta.cli import main
+
+def show(line, **options):
+    loaded = {"torch", "mlflow", "pyarrow", "distmeta.cli.data"} & set(sys.modules)
+    sys.stderr.write(f"{line} {loaded}")
+    raise SystemExit
+
+builtins.print = show
+main(["train", "waves.py"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr == "reading waves.py set()"
+
+
 def test_adapt_labels_images(job: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Dark and light squares; the learner was trained for one step only, on prototypes of whole images."""
     from PIL import Image

@@ -15,6 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from distmeta.core.errors import UserError
+from distmeta.tracking import process
 from distmeta.tracking.mlflow import MlflowTracker
 from distmeta.tracking.ui import MlflowServer
 
@@ -56,8 +57,16 @@ def make(gate: Gate, tmp_path: Path) -> Iterator[Make]:
         kill(tracker)
 
 
-def kill(tracker: MlflowTracker) -> None:
-    """Kill a driver: it sends nothing more, except for requests in progress."""
+def kill(tracker: MlflowTracker, *, with_process: bool = False) -> None:
+    """Kill a driver: it sends nothing more, except for requests in progress.
+
+    Args:
+        tracker: That of the driver.
+        with_process: Also end the process that talks to MLflow, as the end of a real driver does; another one takes
+            seconds to start.
+    """
+    if with_process:
+        process.close_shared()
     with contextlib.suppress(AttributeError):  # it has not been started
         tracker._sender.close(0.0)
         tracker._staging.remove()
@@ -101,7 +110,7 @@ def test_pending_values_of_a_killed_driver_are_restored_from_the_checkpoint(
     pending = tracker.pending()
     assert {(point.key, point.step) for point in pending} >= {("loss", 2), ("loss", 3), ("val", 3)}
     tracker.log(4, {"loss": 4.0})  # after the checkpoint
-    kill(tracker)
+    kill(tracker, with_process=True)
 
     gate.mode = "open"
     tracker = make()
@@ -121,7 +130,7 @@ def test_a_request_processed_after_its_driver_was_killed_duplicates_nothing(
     gate.mode = "hold"
     tracker.log(1, {"loss": 1.0})
     gate.wait_until_held()
-    kill(tracker)
+    kill(tracker, with_process=True)
     gate.mode = "open"
     tracker = make()
     tracker.start("run", {}, run_id)

@@ -13,6 +13,7 @@ import yaml
 from mlflow import MlflowClient
 
 from distmeta.core.errors import UserError
+from distmeta.core.paths import data_home
 from distmeta.tracking.mlflow import MlflowTracker
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -74,6 +75,36 @@ def test_configuration_and_environment_are_recorded_at_the_start(
     assert "secret" not in str(run.to_dictionary())
     tracker.close()
     assert MlflowClient(uri).get_run(run_id).info.status == "FINISHED"
+
+
+def test_the_page_opens_on_runs_and_nests_those_with_a_parent(make: Callable[[], MlflowTracker], uri: str) -> None:
+    parent, child = make(), make()
+    parent_id = parent.start("parent", CONFIG, None)
+    child_id = child.start("child", CONFIG, None, tags={"mlflow.parentRunId": parent_id})
+    child.close()
+    parent.close()
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None and experiment.tags == {"mlflow.experimentKind": "custom_model_development"}
+    assert client.get_run(child_id).data.tags["mlflow.parentRunId"] == parent_id
+
+
+def test_a_new_store_is_a_copy_of_an_empty_one(make: Callable[[], MlflowTracker], tmp_path: Path) -> None:
+    locations = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        tracker = MlflowTracker(f"sqlite:///{tmp_path / name / 'mlflow.db'}", "tests")
+        tracker.start("run", CONFIG, None)
+        tracker.log(1, {"loss": 1.0})
+        tracker.close()
+        client = MlflowClient(f"sqlite:///{tmp_path / name / 'mlflow.db'}")
+        experiments = {each.name: each for each in client.search_experiments()}
+        assert {name: each.experiment_id for name, each in experiments.items()} == {"Default": "0", "tests": "1"}
+        locations.append(experiments["tests"].artifact_location)
+        assert len(client.search_runs(["1"])) == 1
+    assert locations == [(tmp_path / name / "mlartifacts").as_uri() for name in ("first", "second")]
+    [template] = (data_home() / "mlflow").iterdir()
+    assert template.name.startswith("empty-")
 
 
 def test_values_and_files_are_recorded(make: Callable[[], MlflowTracker], uri: str, tmp_path: Path) -> None:
@@ -153,7 +184,7 @@ def test_the_address_names_the_command_that_serves_the_store(make: Callable[[], 
     tracker.close()
     address = tracker.address()
     assert address is not None and address.startswith("http://127.0.0.1:5000/#/experiments/")
-    assert address.endswith(f"/runs/{run_id}  (served by: distmeta ui --uri {uri})")
+    assert address.endswith(f"/runs/{run_id}  (open it with: distmeta ui --uri {uri})")
 
 
 def test_a_deleted_experiment_is_reported(make: Callable[[], MlflowTracker], uri: str) -> None:

@@ -92,7 +92,7 @@ def test_a_script_without_a_name_says_the_same_as_the_command() -> None:
     command = subprocess.run(
         [sys.executable, "-m", "distmeta", "train", str(job)], capture_output=True, text=True, timeout=120, cwd=ROOT
     )
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (2, f"reading {job}\n")
     assert done.stderr == command.stderr
     assert done.stderr.count("\n") == 1
 

@@ -12,7 +12,7 @@ import pytest
 import typer.main
 
 from distmeta.cli import first_job, main
-from distmeta.cli.app import app
+from distmeta.cli.app import build_app
 
 TEXT = Path(first_job.__file__).read_text()
 
@@ -102,7 +102,7 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]
         yield from commands(command, (*path, name))
 
 
-EVERYWHERE = [command for command in commands(typer.main.get_command(app)) if command != ("bench",)]
+EVERYWHERE = [command for command in commands(typer.main.get_command(build_app())) if command != ("bench",)]
 """All commands but the one that only a checkout has."""
 
 

@@ -13,8 +13,9 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from distmeta.core.errors import UserError
+from distmeta.tracking.failure import StoreFailure, retry_outages
 from distmeta.tracking.mlflow import MlflowTracker
-from distmeta.tracking.store import is_outage, retry_outages
+from distmeta.tracking.store import is_outage
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -54,28 +55,28 @@ def test_outages_are_retried_until_the_timeout_and_other_errors_are_not(
         waits.append(seconds)
         now[0] += seconds
 
-    monkeypatch.setattr("distmeta.tracking.store.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("distmeta.tracking.store.time.sleep", sleep)
+    monkeypatch.setattr("distmeta.tracking.failure.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("distmeta.tracking.failure.time.sleep", sleep)
     caplog.set_level(logging.WARNING, logger="distmeta")
 
     def succeed_after_40_s() -> str:
         if now[0] < 40.0:
-            raise ConnectionError("http://me:secret@host is unavailable")
+            raise StoreFailure("OSError", "http://me:secret@host is unavailable", outage=True)
         return "result"
 
     assert retry_outages(succeed_after_40_s, 600.0) == "result"
     assert waits == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0]
     assert len(caplog.records) == 1 and "waiting up to 600 s" in caplog.text and "secret" not in caplog.text
     now[0], waits[:] = 0.0, []
-    with pytest.raises(ConnectionError):
+    with pytest.raises(StoreFailure):
         retry_outages(succeed_after_40_s, 3.0)
     assert waits == [1.0, 2.0]
     assert len(caplog.records) == 1
 
     def reject() -> str:
-        raise MlflowException("no", error_code=1001)
+        raise StoreFailure("MlflowException", "no", outage=False)
 
-    with pytest.raises(MlflowException):
+    with pytest.raises(StoreFailure):
         retry_outages(reject, 600.0)
     assert waits == [1.0, 2.0]
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -19,109 +16,21 @@ from distmeta.config import (
     CheckpointConfig,
     EngineConfig,
     EvaluationConfig,
-    MlpConfig,
     OuterConfig,
     RunConfig,
     RuntimeConfig,
-    SinusoidTasks,
     TrackingConfig,
     TrainConfig,
 )
 from distmeta.core.errors import DistmetaError, UserError, WorkerError
 from distmeta.core.tensors import digest
 from distmeta.engine.auto import Choice
-from distmeta.methods import fomaml
-from distmeta.program.scoring import ShardScores
 from distmeta.runtime.executor import Incident
 from distmeta.tracking.base import MetricPoint
 from distmeta.training import run as module
-from distmeta.training import train
 
-from ...fakes_training import Call, Compute, FakeExecutor, FakeTracker, constant_update
-
-ENGINE = EngineConfig(strategy="loop")
-EVERYTHING = 100
-
-
-def scores(call: Call) -> ShardScores:
-    """Losses of 3 before and `2 ** -version` after adaptation, for every task of a shard."""
-    version = -1 - call.snapshot.version
-    values = np.tile([3.0, 2.0**-version], (len(call.shard.specs), 1))
-    return ShardScores({"inductive": (0, 1)}, {"inductive": {"loss": values}})
-
-
-def handle(call: Call) -> Any:
-    """What a worker would compute for the work, made up."""
-    return scores(call) if call.work.name == "evaluate" else constant_update(call)
-
-
-@dataclass
-class Driver:
-    """Runs `train` with fakes.
-
-    Attributes:
-        folder: Folder of the checkpoints.
-        executors, trackers: The fakes of every run so far.
-        pictures: Arguments of every call of `keep_pictures`.
-    """
-
-    folder: Path
-    monkeypatch: pytest.MonkeyPatch
-    executors: list[FakeExecutor] = field(default_factory=list)
-    trackers: list[FakeTracker] = field(default_factory=list)
-    pictures: list[tuple[Any, ...]] = field(default_factory=list)
-    compute: Compute = handle
-    workers: int = 1
-
-    def config(self, steps: int = 7, **sections: Any) -> RunConfig:
-        defaults: dict[str, Any] = {
-            "tasks": SinusoidTasks(),
-            "model": MlpConfig(hidden=(4,)),
-            "algorithm": fomaml(),
-            "outer": OuterConfig(optimizer="SGD", lr=0.1),
-            "engine": ENGINE,
-            "train": TrainConfig(steps=steps, tasks_per_step=6, log_every=3),
-            "runtime": RuntimeConfig(executor="local", shard_size=4),
-            "evaluation": EvaluationConfig(every=0, tasks=5, final_tasks=0),
-            "checkpoint": CheckpointConfig(path=str(self.folder), every=EVERYTHING, keep_last=EVERYTHING),
-            "tracking": TrackingConfig(model=False),
-        }
-        return RunConfig(name="loop", **{**defaults, **sections})
-
-    def train(self, config: RunConfig | None = None, **options: Any) -> module.TrainResult:
-        executor, tracker = FakeExecutor(self.compute, self.workers), FakeTracker()
-        self.executors.append(executor)
-        self.trackers.append(tracker)
-
-        def keep(*arguments: Any) -> list[Path]:
-            self.pictures.append(arguments)
-            return [Path("picture.png")]
-
-        self.monkeypatch.setattr(module, "build_executor", lambda *arguments, **settings: executor)
-        self.monkeypatch.setattr(module, "build_tracker", lambda config: tracker)
-        self.monkeypatch.setattr(module, "keep_pictures", keep)
-        return train(config or self.config(), quiet=True, **options)
-
-    def saved(self, name: str = "loop") -> dict[int, float | None]:
-        """Scores of the run's checkpoints by step."""
-        return {summary.step: summary.score for summary in checkpoints.summaries(self.folder / name)}
-
-    @property
-    def logged(self) -> dict[int, set[str]]:
-        """First parts of the metrics' names, by step."""
-        [*_, tracker] = self.trackers
-        return {step: {name.split("/")[0] for name in metrics} for step, metrics in tracker.metrics.items()}
-
-    def evaluated(self) -> list[tuple[str, int, int]]:
-        """Split, number of tasks and version of each evaluation of the last run."""
-        calls = [call for call in self.executors[-1].calls if call.work.name == "evaluate"]
-        groups = itertools.groupby(calls, lambda call: (call.shard.specs[0].split, -1 - call.snapshot.version))
-        return [(split, sum(len(call.shard.specs) for call in group), version) for (split, version), group in groups]
-
-
-@pytest.fixture
-def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
-    return Driver(tmp_path, monkeypatch)
+from ...fakes_training import Call, FakeTracker, constant_update
+from .conftest import EVERYTHING, Driver, handle
 
 
 def test_metrics_are_logged_at_the_first_the_last_and_every_third_step(driver: Driver) -> None:
@@ -130,12 +39,14 @@ def test_metrics_are_logged_at_the_first_the_last_and_every_third_step(driver: D
     assert sorted(tracker.metrics) == [1, 3, 6, 7]
     for metrics in tracker.metrics.values():
         assert metrics["train/loss"] == 2.0
-        assert metrics["train/lr"] == 0.1
-        assert metrics["train/grad_norm"] == pytest.approx(13**0.5), "ones for 4 + 4 + 4 + 1 parameters"
-        assert metrics["perf/workers"] == 1.0
-        assert {"perf/tasks_per_s", "perf/train_s", "perf/data_wait_share", "perf/worker_busy_share"} <= set(metrics)
+        assert metrics["train/outer/lr"] == 0.1
+        assert metrics["train/outer/grad_norm"] == pytest.approx(13**0.5), "ones for 4 + 4 + 4 + 1 parameters"
+        assert metrics["system/workers"] == 1.0
+        assert {"system/tasks_per_s", "system/train_s", "system/data_wait_share", "system/worker_busy_share"} <= set(
+            metrics
+        )
         for name in ("restarts", "retries", "copies", "checkpoint_failures"):
-            assert metrics[f"runtime/{name}"] == 0.0
+            assert metrics[f"system/{name}"] == 0.0
     assert len(executor.calls) == 7 * 2, "two shards a step"
     assert tracker.started == [("loop", None, [])]
     assert tracker.status == "FINISHED"
@@ -158,12 +69,12 @@ def test_evaluations_are_due_at_every_second_and_at_the_last_step(driver: Driver
     result = driver.train(config)
     assert driver.evaluated() == [("val", 5, 2), ("val", 5, 4), ("val", 5, 6), ("val", 5, 7), ("test", 9, 7)]
     assert driver.logged == {
-        1: {"train", "perf", "runtime"},
-        2: {"val", "perf"},
-        3: {"train", "perf", "runtime"},
-        4: {"val", "perf"},
-        6: {"train", "perf", "runtime", "val"},
-        7: {"train", "perf", "runtime", "val", "final_test"},
+        1: {"train", "system"},
+        2: {"val", "system"},
+        3: {"train", "system"},
+        4: {"val", "system"},
+        6: {"train", "system", "val"},
+        7: {"train", "system", "val", "final_test"},
     }
     metrics = driver.trackers[0].metrics
     assert metrics[4]["val/inductive/loss_before"] == 3.0
@@ -221,7 +132,7 @@ def test_a_failing_store_delays_the_checkpoint_and_does_not_end_the_run(driver: 
     result = driver.train(config)
     assert driver.saved() == {0: None, 4: None}
     assert result.checkpoint.endswith("step-00000004")
-    assert driver.trackers[0].metrics[4]["runtime/checkpoint_failures"] == 1.0
+    assert driver.trackers[0].metrics[4]["system/checkpoint_failures"] == 1.0
 
 
 class Clock(SimpleNamespace):
@@ -243,14 +154,14 @@ def test_a_budget_ends_the_run_as_the_last_step_would(driver: Driver) -> None:
     )
     result = driver.train(config)
     assert (result.steps, result.train_s, result.tasks_per_s) == (4, 4.0, 6.0)
-    assert driver.logged == {1: {"train", "perf", "runtime"}, 4: {"train", "perf", "runtime", "val"}}
+    assert driver.logged == {1: {"train", "system"}, 4: {"train", "system", "val"}}
     assert driver.saved() == {0: None, 4: -(2.0**-4)}
     metrics = driver.trackers[0].metrics[4]
-    assert metrics["perf/train_s"] == 4.0
+    assert metrics["system/train_s"] == 4.0
     # Three steps of one second since the last log: 18 tasks; 0.5 s of computation and 0.25 s of waiting a shard.
-    assert metrics["perf/tasks_per_s"] == pytest.approx(6.0)
-    assert metrics["perf/worker_busy_share"] == pytest.approx(2 * 0.5)
-    assert metrics["perf/data_wait_share"] == pytest.approx(2 * 0.25)
+    assert metrics["system/tasks_per_s"] == pytest.approx(6.0)
+    assert metrics["system/worker_busy_share"] == pytest.approx(2 * 0.5)
+    assert metrics["system/data_wait_share"] == pytest.approx(2 * 0.25)
 
 
 def resumable(driver: Driver, steps: int = 4) -> module.TrainResult:
@@ -311,7 +222,7 @@ def test_auto_uses_the_shapes_and_measured_asks_a_worker(driver: Driver) -> None
     timed = [call for call in driver.executors[-1].calls if call.work.name == "choose"]
     assert [(call.shard.index, call.snapshot.version) for call in timed] == [(0, 0)]
     assert (updates[0].chunk, updates[0].memory) == (3, "flat")
-    assert driver.trackers[-1].metrics[0] == {"engine/choice_s": 0.5}
+    assert driver.trackers[-1].metrics[0] == {"system/engine_choice_s": 0.5}
 
     driver.train(
         driver.config(engine=EngineConfig(strategy="measured")).model_copy(update={"name": "measured"}), resume=True
@@ -336,7 +247,7 @@ def test_incidents_are_logged_counted_and_kept_over_a_resume(driver: Driver) -> 
     driver.compute = incident_at(0)
     first = resumable(driver)
     assert (first.counts["worker_died"], first.counts["restarts"]) == (1, 1)
-    assert driver.trackers[0].metrics[1]["runtime/restarts"] == 1.0
+    assert driver.trackers[0].metrics[1]["system/restarts"] == 1.0
     assert set(driver.trackers[0].texts) == {"incidents/from-step-00000000-0.jsonl", "workers/worker-2.txt"}
     driver.compute = incident_at(5)
     second = driver.train(driver.config(steps=7), resume=True)
@@ -363,7 +274,7 @@ def test_a_nonfinite_update_ends_the_run_or_is_dropped(driver: Driver) -> None:
         "retries": 1,
         "dropped": 1,
     }
-    assert driver.trackers[1].metrics[3]["train/dropped"] == 1.0
+    assert driver.trackers[1].metrics[3]["train/outer/dropped"] == 1.0
     assert result.steps == 7
 
 
