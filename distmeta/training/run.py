@@ -85,7 +85,7 @@ def train(
     keep_freed_memory()
     try:
         with SignalGuard() as guard:
-            run = _Request(config, resume, which, anew, Callbacks(callbacks), dict(tags or {}))
+            run = _Request(pinned(config), resume, which, anew, Callbacks(callbacks), dict(tags or {}))
             return _train(run, Progress(config.train.steps, name=config.name, quiet=quiet), guard)
     finally:
         torch.set_num_threads(threads)
@@ -106,7 +106,6 @@ class _Request:
 def _train(request: _Request, progress: Progress, guard: SignalGuard) -> TrainResult:
     config, resume, anew = request.config, request.resume, request.anew
     with contextlib.ExitStack() as stack:
-        config = pinned(config)
         loading = stack.enter_context(contextlib.ExitStack())
         loading.enter_context(paused_collector())
         tracker = build_tracker(config.tracking)
