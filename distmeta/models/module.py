@@ -5,6 +5,7 @@ The module is taken apart when it is made:
 - Its last linear layer is the head; what comes before are the features. A module without such a layer is all body.
 - Parameters that require no gradient are frozen: they stay in the module, are never sent and never get a gradient.
 - Batch norm and dropout are replaced by layers of ours (`distmeta.models.layers`), which keep their state outside.
+- A module that mixes the examples of a batch in another way is taken as transductive.
 - What else draws random numbers, keeps state or follows the head is refused, with what to change.
 
 Attention is computed by its definition in a process that has such a network: torch's fused kernels have no second
@@ -28,7 +29,7 @@ from distmeta.core.types import Params
 from distmeta.models.base import HEAD, INDUCTIVE, TRANSDUCTIVE, Backbone, Frame
 from distmeta.models.heads import init_heads, with_heads
 from distmeta.models.layers import RunningNorm, SeededDropout, current_frame, frame_of_call
-from distmeta.models.probe import find_limits, require_pure
+from distmeta.models.probe import find_limits, is_row_wise, require_pure
 
 Make = Callable[[tuple[int, ...], int], nn.Module]
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -110,6 +111,8 @@ class ModuleBackbone(Backbone):
                 allowed="a module that ends with its last linear layer, or its name in `head`",
             )
         self.has_head = parts.head is not None
+        if not norms and not is_row_wise(self, parts.params, input_shape, dtype):
+            self.is_row_wise, self.protocols, self.protocol = False, (TRANSDUCTIVE,), TRANSDUCTIVE
         require_pure(self, parts.params, input_shape, dtype, where)
         self.limits = find_limits(self, parts.params, input_shape, dtype) if limits is None else limits
 

@@ -35,6 +35,19 @@ def require_pure(backbone: Backbone, params: Params, shape: tuple[int, ...], dty
         )
 
 
+def is_row_wise(backbone: Backbone, params: Params, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
+    """Whether the outputs for an example are the same alone and in a batch."""
+    x = _example(shape, dtype)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about statistics of a single example
+        together, alone = _outputs(backbone, params, x, training=False), []
+        try:
+            alone = [_outputs(backbone, params, x[i : i + 1], training=False) for i in range(len(x))]
+        except (RuntimeError, ValueError):
+            return False
+    return torch.allclose(together, torch.cat(alone), rtol=1e-3, atol=1e-4)
+
+
 def find_limits(backbone: Backbone, params: Params, shape: tuple[int, ...], dtype: torch.dtype) -> Mapping[str, str]:
     """What does not work with a network, and why: keys `second_order` and `vmap`."""
     x = torch.stack((_example(shape, dtype), _example(shape, dtype, seed=1)))
@@ -76,7 +89,7 @@ def _example(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tenso
     return torch.rand(_EXAMPLES, *shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def _outputs(backbone: Backbone, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    frame = Frame(training=True, buffers=backbone.buffers(), seed=torch.zeros((), dtype=torch.int64))
+def _outputs(backbone: Backbone, params: Mapping[str, Tensor], x: Tensor, *, training: bool = True) -> Tensor:
+    frame = Frame(training=training, buffers=backbone.buffers(), seed=torch.zeros((), dtype=torch.int64))
     features = backbone.features(params, x, frame)
     return backbone.head(params, features, HEAD) if backbone.has_head else features

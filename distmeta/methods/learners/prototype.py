@@ -4,6 +4,9 @@
     logits_c(x) = - |feature(x) - prototype_c|^2
 
 There are no inner steps (K = 0) and no parameters for a class, so training may use a larger way than evaluation.
+
+Deviation from the authors' code: it normalises support and queries as one batch; here the support set is normalised by
+itself, and the queries by the protocol (`distmeta.models.base`).
 """
 
 from __future__ import annotations

@@ -211,6 +211,17 @@ def test_what_cannot_be_a_function_is_refused_with_what_to_change(name: str) -> 
         Network(net)(net.init(0), torch.ones(2, 4))
 
 
+class _NormalisesByTheBatch(_DrawsByItself):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((x - x.mean(0)) / (x.std(0) + 1e-3))  # type: ignore[no-any-return]
+
+
+def test_a_network_that_normalises_by_the_batch_in_its_own_way_is_transductive() -> None:
+    net = ModuleBackbone(_NormalisesByTheBatch, (4,), {"head": WAY}, torch.float64)
+    assert (net.protocols, net.is_row_wise) == ((TRANSDUCTIVE,), False)
+    assert backbone("sequence").is_row_wise
+
+
 def test_a_head_can_be_named() -> None:
     def make(shape: tuple[int, ...], num_outputs: int) -> nn.Module:
         return nn.Sequential(nn.Linear(shape[0], 6), nn.ReLU(), nn.Linear(6, num_outputs))
