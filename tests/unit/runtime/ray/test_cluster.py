@@ -8,6 +8,8 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +20,7 @@ from distmeta.runtime.ray import cluster as cluster_module
 from distmeta.runtime.ray.cluster import (
     MIN_OBJECT_STORE_BYTES,
     Cluster,
+    _connect_to,
     _environment_variables,
     _limit_to_memory,
     _on_loopback_only,
@@ -68,6 +71,36 @@ def test_a_port_that_is_mute_or_of_another_server_is_refused(
     monkeypatch.setattr(cluster_module, "CONNECT_TIMEOUT_S", 0.2)
     with answering(answer) as port, pytest.raises(OSError, match=message):
         _on_loopback_only(f"127.0.0.1:{port}")
+
+
+def test_a_dead_cluster_is_refused_also_where_it_is_found_in_rays_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's file with the address of the last cluster stays when that cluster ends; Ray would retry for minutes."""
+    monkeypatch.setattr(cluster_module, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(cluster_module.services, "find_gcs_addresses", lru_cache(lambda: frozenset()))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"^runtime\.address: cannot connect to a Ray cluster at 'auto' \(Could not find"
+    ):
+        _connect_to("auto", "runtime.address")
+    file = tmp_path / "ray" / "ray_current_cluster"
+    file.parent.mkdir()
+    with answering(None) as port:
+        file.write_text(f"127.0.0.1:{port}")
+        message = rf"at 'auto', which is '127\.0\.0\.1:{port}' \(it does not answer within 0\.2 s\); allowed: "
+        with pytest.raises(UserError, match=message):
+            _connect_to("auto", "runtime.address")
+    with pytest.raises(UserError, match=rf"at 'auto', which is '127\.0\.0\.1:{port}' \(.*Connection refused\)"):
+        _connect_to("auto", "RAY_ADDRESS")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(UserError, match=r"at 'auto', which is '127\.0\.0\.1:9' \(.*Connection refused\)"):
+        _connect_to("auto", "runtime.address")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    file.write_text("")
+    with pytest.raises(UserError, match=r"at 'auto', which is '' \(not HOST:PORT\)"):
+        _connect_to("auto", "RAY_ADDRESS")
 
 
 @pytest.fixture
