@@ -43,6 +43,7 @@ from distmeta.tracking.store import (
     open_store,
     retry_outages,
     store_errors,
+    unusable,
 )
 from distmeta.tracking.uris import DEFAULT_URI, inner_path, is_server, mask_uri, tracking_uri, unsent_folder
 
@@ -103,11 +104,8 @@ class MlflowTracker(Tracker):
             self._run_id, self._last_steps = retry_outages(lambda: self._open_run(name, resume), timeout_s)
             retry_outages(lambda: self._record_config(config), timeout_s)
         except store_errors() as error:
-            raise UserError(
-                f"the store {mask_uri(self._uri)} cannot be used: {mask_uri(str(error))[:300]}",
-                where="tracking.uri",
-                allowed="a running MLflow server (http://HOST:PORT), a database (sqlite:///FILE), or kind none",
-            ) from error
+            allowed = "a running MLflow server (http://HOST:PORT), a database (sqlite:///FILE), or kind none"
+            raise UserError(unusable(self._uri, error), where="tracking.uri", allowed=allowed) from error
         self._staging = Staging()
         self._resent = frozenset(pending)
         self._late_requests_until_s = time.monotonic() + _LATE_REQUESTS_S if resume else 0.0

@@ -9,10 +9,12 @@ import logging
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from distmeta.core.deadline import answer_within
 from distmeta.core.errors import UserError
 from distmeta.tracking.uris import artifact_folder, is_server, mask_uri, sqlite_file
 
@@ -34,6 +36,7 @@ FIRST_CALL_TIMEOUT_S = 3.0
 """How long to retry the first call, because the server may still be starting, in seconds."""
 _MAX_WAIT_S = 10.0
 _CREATION_TIMEOUT_S = 60.0
+_DATABASE_TIMEOUT_S = 10.0
 _TRANSIENT_ERRORS = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
 _TRANSIENT_STATUS_CODES = (408, 425, 429)
 
@@ -52,7 +55,7 @@ def open_store(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     if not is_server(uri):
-        _check_database(uri)
+        check_database(uri)
 
     # This logger reports every new table, and full stack traces of failed writes, which the sender logs in one line.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
@@ -60,16 +63,38 @@ def open_store(uri: str) -> MlflowClient:
         return MlflowClient(uri)
 
 
-def _check_database(uri: str) -> None:
-    """Open the database once: MLflow would retry for minutes where it cannot be opened at all."""
+def check_database(uri: str) -> None:
+    """Open the database once: MLflow would retry for minutes where it cannot be opened at all.
+
+    Raises:
+        Exception: One of `store_errors`: it cannot be opened, does not answer in time, or its driver is not installed.
+    """
     import sqlalchemy
 
-    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+    def connect() -> None:
+        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+        try:
+            with engine.connect():
+                pass
+        finally:
+            engine.dispose()
+
     try:
-        with engine.connect():
-            pass
-    finally:
-        engine.dispose()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", sqlalchemy.exc.SAWarning)  # of options that have no effect
+            answer_within(_DATABASE_TIMEOUT_S, connect)  # some drivers wait for a host without a limit
+    except ValueError as error:  # a port that is no number; the message may quote a password
+        raise sqlalchemy.exc.ArgumentError("it cannot be parsed as the URL of a database") from error
+    except (LookupError, RuntimeError, TypeError) as error:  # a driver that cannot use the URI
+        raise sqlalchemy.exc.ArgumentError(f"{type(error).__name__}: {error}") from error
+
+
+def unusable(uri: str, error: Exception) -> str:
+    """What is wrong with a store that one of `store_errors` has been raised for; secrets are masked."""
+    reason = str(getattr(error, "orig", None) or error)  # without the link that sqlalchemy adds to a driver's message
+    if isinstance(error, ImportError):
+        reason = f"its Python driver is not installed: {reason}"
+    return f"the store {mask_uri(uri)} cannot be used: {mask_uri(reason)[:300]}"
 
 
 @contextlib.contextmanager
