@@ -27,6 +27,7 @@ from distmeta.methods.build import protocol_of
 from distmeta.program.program import CHOOSE, UPDATE, MetaProgram, MetaRecipe
 from distmeta.program.scoring import Score, headline
 from distmeta.runtime import build_executor
+from distmeta.runtime.device import check_device
 from distmeta.runtime.executor import Executor
 from distmeta.runtime.memory import keep_freed_memory
 from distmeta.server import StepRecord
@@ -82,6 +83,8 @@ def train(
 def _train(
     config: RunConfig, resume: bool | Literal["auto"], which: Which, anew: bool, quiet: bool, guard: SignalGuard
 ) -> TrainResult:
+    if config.runtime.executor == "local":
+        check_device(config.runtime.device)
     with contextlib.ExitStack() as stack:
         program = MetaProgram(config)
         stack.callback(program.close)
@@ -103,6 +106,8 @@ def _train(
         )
         stack.callback(executor.close)
         executor.interrupt = guard.check
+        if config.runtime.device != "cpu":
+            executor.ready()  # only the workers know whether they have the device: until then, nothing is recorded
         procedure = build_procedure(config, params, program.source, executor)
         if checkpoint is not None:
             procedure.server.load_state_dict(checkpoint.state)
