@@ -85,6 +85,7 @@ def _train(
 ) -> TrainResult:
     if config.runtime.executor == "local":
         check_device(config.runtime.device)
+    checkpoints.check_store(config.checkpoint.path)
     with contextlib.ExitStack() as stack:
         program = MetaProgram(config)
         stack.callback(program.close)
