@@ -105,19 +105,30 @@ def _creation_lock(database: Path | None) -> Iterator[None]:
         return
     name = hashlib.sha256(str(database).encode()).hexdigest()[:16]
     path = Path(tempfile.gettempdir()) / f"distmeta-{os.getuid()}-{name}.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = _lock(path, time.monotonic() + _CREATION_TIMEOUT_S)
     try:
-        deadline_s = time.monotonic() + _CREATION_TIMEOUT_S
-        while time.monotonic() < deadline_s:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.05)
         yield
-        path.unlink(missing_ok=True)  # the tables are there: nobody needs this lock again
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            path.unlink(missing_ok=True)  # while it is held, and also when the process is being stopped
+            os.close(descriptor)
+
+
+def _lock(path: Path, deadline_s: float) -> int | None:
+    """Create a file and lock it. Returns its descriptor; None if another process holds it until the deadline."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return descriptor
+            os.close(descriptor)  # its owner has removed it since it was opened: the next one waits for another file
+        except BlockingIOError:
+            os.close(descriptor)
+            if time.monotonic() > deadline_s:
+                return None
+            time.sleep(0.05)
 
 
 def find_experiment(client: MlflowClient, uri: str, name: str) -> str:

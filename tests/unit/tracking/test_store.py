@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from distmeta.core.errors import UserError
+from distmeta.core.signals import Stopped
 from distmeta.tracking import store
 from distmeta.tracking.mlflow import MlflowTracker
 from distmeta.tracking.store import check_database, is_outage, retry_outages, store_errors, unusable
@@ -101,6 +104,39 @@ def test_two_processes_that_create_one_database_both_succeed(tmp_path: Path) -> 
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     assert list(tmp_path.glob("*.lock")) == []
+
+
+def test_a_stop_while_a_database_is_created_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(Stopped), store._creation_lock(tmp_path / "mlflow.db"):
+        assert len(list(tmp_path.glob("*.lock"))) == 1
+        raise Stopped(signal.SIGTERM)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_waits_for_a_lock_that_is_removed_gets_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    waiting, held, done = threading.Event(), threading.Event(), threading.Event()
+    monkeypatch.setattr(store.time, "sleep", lambda _: waiting.set())
+
+    def create() -> None:
+        with store._creation_lock(tmp_path / "mlflow.db"):
+            held.set()
+            done.wait(60.0)
+
+    thread = threading.Thread(target=create)
+    with store._creation_lock(tmp_path / "mlflow.db"):
+        [lock] = tmp_path.glob("*.lock")
+        thread.start()
+        assert waiting.wait(60.0)
+        assert not held.is_set()
+    assert held.wait(60.0)
+    assert store._lock(lock, deadline_s=0.0) is None
+    done.set()
+    thread.join()
+    assert list(tmp_path.iterdir()) == []
 
 
 class DriverError(Exception):
