@@ -42,7 +42,7 @@ class Stopped(BaseException):
 
 
 class SignalGuard:
-    """Turns signals into `Stopped`. A context manager; the handlers before it are restored."""
+    """Turns signals into `Stopped`. A context manager; the handlers before it are restored, except after `end`."""
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
@@ -85,6 +85,10 @@ class SignalGuard:
     def shield(self) -> None:
         """From now on nothing may be interrupted: this process cleans up."""
         self._shielded = True
+
+    def end(self) -> None:
+        """This process ends: nothing interrupts it any more, nor after the guard's block, what runs at exit."""
+        self._shielded, self._before = True, {}
 
     @contextlib.contextmanager
     def shielded(self) -> Iterator[None]:

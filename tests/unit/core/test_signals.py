@@ -80,3 +80,11 @@ def test_in_another_thread_nothing_is_installed() -> None:
     thread.start()
     thread.join()
     assert handlers == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_after_the_end_nothing_interrupts_the_rest_of_the_process() -> None:
+    with SignalGuard() as guard:
+        guard.end()
+        send(signal.SIGINT)
+    send(signal.SIGTERM)
+    assert guard.requested
