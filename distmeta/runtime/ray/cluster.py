@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants, services
+from ray._private import ray_constants, services, utils
 
 from distmeta.config import RuntimeConfig
 from distmeta.core.deadline import answer_within
@@ -105,14 +105,20 @@ def _stop_local(session: Path) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def _signal_handlers_kept() -> Iterator[None]:
-    """Keep this process's signal handlers: Ray installs its own, one of which prints a C++ stack on SIGTERM."""
+    """Keep this process's signal handlers: Ray installs its own, one of which prints a C++ stack on SIGTERM.
+
+    Another one, set before Ray starts anything, would end the process with exit code 15 and without a word.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    set_sigterm_handler = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _: None
     try:
         yield
     finally:
+        utils.set_sigterm_handler = set_sigterm_handler
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -13,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray._private import utils as ray_utils
 
 from distmeta.config import RuntimeConfig
 from distmeta.core.errors import UserError
@@ -24,6 +27,7 @@ from distmeta.runtime.ray.cluster import (
     _environment_variables,
     _limit_to_memory,
     _on_loopback_only,
+    _signal_handlers_kept,
     insufficient_capacity,
     wait_for_capacity,
 )
@@ -101,6 +105,14 @@ def test_a_dead_cluster_is_refused_also_where_it_is_found_in_rays_file(
     file.write_text("")
     with pytest.raises(UserError, match=r"at 'auto', which is '' \(not HOST:PORT\)"):
         _connect_to("auto", "RAY_ADDRESS")
+
+
+def test_rays_handler_of_sigterm_does_not_replace_that_of_this_process() -> None:
+    before, setter = signal.getsignal(signal.SIGTERM), ray_utils.set_sigterm_handler
+    with _signal_handlers_kept():
+        ray_utils.set_sigterm_handler(lambda signum, frame: sys.exit(signum))
+        assert signal.getsignal(signal.SIGTERM) is before
+    assert ray_utils.set_sigterm_handler is setter
 
 
 @pytest.fixture
