@@ -137,9 +137,17 @@ class Folder:
         user_errors = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
         try:
             with convert_errors("the file cannot be read", where, except_for=user_errors):
-                return bytes(self.fs.cat_file((self / name).path))
+                return self._content(name)
         except user_errors as error:
             raise UserError(f"the file cannot be read ({type(error).__name__})", where=mask_uri(where)) from error
+
+    def _content(self, name: str) -> bytes:
+        try:
+            return bytes(self.fs.cat_file((self / name).path))
+        except OSError as error:
+            if error.errno in _NO_PATH:
+                raise FileNotFoundError(error.errno, error.strerror) from error
+            raise
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Replace the folder, atomically, by one with exactly these files, which include the marker."""

@@ -309,7 +309,22 @@ def labelled(*arguments: str) -> Callable[[Path], list[str]]:
     return make
 
 
+def circle(name: str) -> Callable[[Path], list[str]]:
+    """`distmeta checkpoint show` of a checkpoint in which a file is a link to itself."""
+
+    def make(folder: Path) -> list[str]:
+        for file in folder.glob(f"runs/letters/*/{name}"):
+            file.unlink()
+            file.symlink_to(name)
+        return ["checkpoint", "show", "runs/letters"]
+
+    return make
+
+
 ROWS_ON_RUNS = [
+    Row(
+        "weights in a circle", circle("meta.safetensors"), ("meta.safetensors: the file cannot be read (FileNotFound",)
+    ),
     Row("support in a pipe", labelled("--support", "pipe"), ("pipe: no such folder",)),
     Row("support of a long name", labelled("--support", LONG), (f"{LONG}: no such folder",)),
     Row("support in a circle", labelled("--support", "loop"), ("loop: no such folder",)),
