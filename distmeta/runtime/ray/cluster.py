@@ -105,20 +105,22 @@ def _stop_local(session: Path) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def _signal_handlers_kept() -> Iterator[None]:
-    """Keep this process's signal handlers: Ray installs its own, one of which prints a C++ stack on SIGTERM.
+    """Keep this process's signal handlers, also while Ray starts or connects.
 
-    Another one, set before Ray starts anything, would end the process with exit code 15 and without a word.
+    Ray would set its own: one in Python, which ends the process with exit code 15 and without a word, and one in C++,
+    which prints a stack on SIGTERM. Ray reads the constant when it connects; its workers have their own.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
     set_sigterm_handler = utils.set_sigterm_handler
-    utils.set_sigterm_handler = lambda _: None
+    disabled = getattr(ray_constants, "RAY_DISABLE_FAILURE_SIGNAL_HANDLER", False)  # older versions of Ray lack it
+    utils.set_sigterm_handler, ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = lambda _: None, True
     try:
         yield
     finally:
-        utils.set_sigterm_handler = set_sigterm_handler
+        utils.set_sigterm_handler, ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = set_sigterm_handler, disabled
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray._private import ray_constants
 from ray._private import utils as ray_utils
 
 from distmeta.config import RuntimeConfig
@@ -112,6 +113,8 @@ def test_rays_handler_of_sigterm_does_not_replace_that_of_this_process() -> None
     with _signal_handlers_kept():
         ray_utils.set_sigterm_handler(lambda signum, frame: sys.exit(signum))
         assert signal.getsignal(signal.SIGTERM) is before
+        assert ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER
+    assert not ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER
     assert ray_utils.set_sigterm_handler is setter
 
 
