@@ -8,6 +8,7 @@ import typer
 
 from distmeta.cli.output import WHICH, JsonOption, SetOption, choose, people_read, print_json, print_table, which_option
 from distmeta.config.bounds import MAX_SEED, MAX_TASKS
+from distmeta.core.signals import held
 
 _SPLITS = ("train", "val", "test")
 
@@ -45,7 +46,8 @@ def evaluate(
     """
     choose(split, _SPLITS, "--split")
     chosen = which_option(which)
-    from distmeta.training.evaluate import evaluate as evaluate_checkpoint
+    with held():
+        from distmeta.training.evaluate import evaluate as evaluate_checkpoint
 
     with people_read(as_json):
         result = evaluate_checkpoint(

@@ -11,7 +11,7 @@ from distmeta.cli.output import JsonOption, SetOption, choose, people_read, prin
 from distmeta.config.load import load_config, to_yaml
 from distmeta.core.errors import UserError
 from distmeta.core.paths import in_ray_job
-from distmeta.core.signals import Stopped
+from distmeta.core.signals import Stopped, held
 from distmeta.tracking.flatten import masked_config
 from distmeta.tracking.uris import mask_uri, tracking_uri
 
@@ -74,7 +74,8 @@ def train(
         else:
             print(to_yaml(masked_config(config.model_dump(mode="json"))), end="")
         return
-    from distmeta.training import train as run_training
+    with held():
+        from distmeta.training import train as run_training
 
     with people_read(as_json):
         if in_ray_job() and config.tracking.kind == "mlflow":

@@ -108,3 +108,26 @@ class SignalGuard:
                 os._exit(128 + self._signum)
         elif not (first and self._deferred):
             raise Stopped(self._signum)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """A block in which signals wait, whoever handles them.
+
+    For the import of compiled libraries: an exception in the middle of torch's ends the process with a C++ message.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    for signum, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(signum, lambda number, _: arrived.append(number))
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    for signum in arrived:
+        signal.raise_signal(signum)
