@@ -129,5 +129,5 @@ def held() -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-    for signum in arrived:
-        signal.raise_signal(signum)
+    for number in arrived:
+        signal.raise_signal(number)
