@@ -12,7 +12,7 @@
 from distmeta.checkpoint.files import Checkpoint, Summary
 from distmeta.checkpoint.lock import run_lock
 from distmeta.checkpoint.pending import pending
-from distmeta.checkpoint.reading import latest, load, summaries
+from distmeta.checkpoint.reading import check_store, latest, load, summaries
 from distmeta.checkpoint.resume import resumable
 from distmeta.checkpoint.saver import Saver
 from distmeta.checkpoint.storage import StoreError
@@ -23,6 +23,7 @@ __all__ = [
     "Saver",
     "StoreError",
     "Summary",
+    "check_store",
     "latest",
     "load",
     "pending",

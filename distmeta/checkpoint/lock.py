@@ -80,14 +80,10 @@ def _local_lock(folder: Path, file: str, name: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _remote_lock(folder: Folder, file: str, name: str) -> Iterator[None]:
     owner = _owner()
-    holder = _read(folder, file)
-    if holder is not None and time.time() - holder.get("time", 0.0) < STALE_S:
-        raise _taken(name, holder, (folder / name).url)
-    _write(folder, file, owner)
-    time.sleep(_SETTLE_S)
-    holder = _read(folder, file)
-    if holder is not None and holder.get("token") != owner["token"]:
-        raise _taken(name, holder, (folder / name).url)
+    try:
+        _acquire(folder, file, name, owner)
+    except StoreError as error:
+        raise UserError(str(error), where="checkpoint.path", allowed="a writable folder or URL") from error
     stop = threading.Event()
 
     def renew() -> None:
@@ -104,6 +100,17 @@ def _remote_lock(folder: Folder, file: str, name: str) -> Iterator[None]:
         thread.join()
         with contextlib.suppress(StoreError), convert_errors("the lock cannot be removed", folder.url):
             folder.fs.rm_file((folder / file).path)
+
+
+def _acquire(folder: Folder, file: str, name: str, owner: dict[str, object]) -> None:
+    holder = _read(folder, file)
+    if holder is not None and time.time() - holder.get("time", 0.0) < STALE_S:
+        raise _taken(name, holder, (folder / name).url)
+    _write(folder, file, owner)
+    time.sleep(_SETTLE_S)
+    holder = _read(folder, file)
+    if holder is not None and holder.get("token") != owner["token"]:
+        raise _taken(name, holder, (folder / name).url)
 
 
 def _write(folder: Folder, file: str, owner: dict[str, object]) -> None:

@@ -25,7 +25,7 @@ from distmeta.checkpoint.files import (
     Summary,
     tensors_with_prefix,
 )
-from distmeta.checkpoint.storage import MARKER, Folder
+from distmeta.checkpoint.storage import MARKER, Folder, open_folder
 from distmeta.config.base import to_user_error
 from distmeta.config.run import RunConfig
 from distmeta.core.errors import UserError
@@ -46,9 +46,11 @@ def load(path: str | os.PathLike[str], which: Which = "latest") -> Checkpoint:
         which: For a run: the newest checkpoint, the one before it, or the best by score (the newest if none has one).
 
     Raises:
-        UserError: There is no checkpoint, it is damaged, or its format or configuration is unknown.
+        UserError: There is no checkpoint, it is damaged, its format or configuration is unknown, or the store does not
+            answer.
+        StoreError: The store fails later on.
     """
-    return load_folder(_find(Folder.at(path), which))
+    return load_folder(_find(open_folder(path), which))
 
 
 def load_folder(folder: Folder) -> Checkpoint:
@@ -111,9 +113,10 @@ def summaries(path: str | os.PathLike[str]) -> list[Summary]:
         path: A folder of runs, the folder of a run, or a checkpoint.
 
     Raises:
-        UserError: There is no checkpoint, or a `state.json` is damaged.
+        UserError: There is no checkpoint, a `state.json` is damaged, or the store does not answer.
+        StoreError: The store fails later on.
     """
-    root = Folder.at(path)
+    root = open_folder(path)
     if root.is_complete():
         return [_summary(root, best=False)]
     result = []
@@ -128,6 +131,15 @@ def summaries(path: str | os.PathLike[str]) -> list[Summary]:
 def runs_folder(root: str | os.PathLike[str]) -> Folder:
     """The folder of runs of a `checkpoint.path`."""
     return Folder.at(runs_path(os.fspath(root)))
+
+
+def check_store(root: str | os.PathLike[str]) -> None:
+    """Check that the store of a `checkpoint.path` answers, before a run depends on it.
+
+    Raises:
+        UserError: It does not, or the URL's protocol is unknown, or its package is not installed.
+    """
+    open_folder(runs_path(os.fspath(root)), where="checkpoint.path")
 
 
 def run_folder(root: str | os.PathLike[str], name: str) -> Folder:

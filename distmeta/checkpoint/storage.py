@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,12 +22,16 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from distmeta.core.deadline import answer_within
 from distmeta.core.errors import DistmetaError, UserError
 from distmeta.tracking.uris import mask_uri
 
 MARKER = "state.json"
 """The marker file of a complete checkpoint folder."""
+ANSWER_S = 15.0
+"""Time limit of the first contact with a store: some clients retry for minutes, others wait without a limit."""
 _SAVING = ".saving-"
+_NO_HOST = re.compile(r"ftp://([^@/]*@)?(:\d*)?(/|$)")
 _NO_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -71,13 +76,15 @@ class Folder:
         text = os.fspath(url)
         try:
             with convert_errors("the store cannot be opened", text, except_for=(ValueError, ImportError)):
+                if _NO_HOST.match(text):
+                    raise ValueError("the URL names no host")  # fsspec's FTP client prints a stack besides
                 fs, path = fsspec.core.url_to_fs(text)
+                # fsspec caches listings of object stores; another process may have written since.
+                fs.invalidate_cache()
         except (ValueError, ImportError) as error:
             raise UserError(
                 mask_uri(str(error)), where=mask_uri(text), allowed="a local path, or a URL that fsspec supports"
             ) from error
-        # fsspec caches listings of object stores; another process may have written since.
-        fs.invalidate_cache()
         return cls(fs, path)
 
     def __truediv__(self, name: str) -> Folder:
@@ -130,9 +137,17 @@ class Folder:
         user_errors = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
         try:
             with convert_errors("the file cannot be read", where, except_for=user_errors):
-                return bytes(self.fs.cat_file((self / name).path))
+                return self._content(name)
         except user_errors as error:
             raise UserError(f"the file cannot be read ({type(error).__name__})", where=mask_uri(where)) from error
+
+    def _content(self, name: str) -> bytes:
+        try:
+            return bytes(self.fs.cat_file((self / name).path))
+        except OSError as error:
+            if error.errno in _NO_PATH:
+                raise FileNotFoundError(error.errno, error.strerror) from error
+            raise
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Replace the folder, atomically, by one with exactly these files, which include the marker."""
@@ -173,12 +188,44 @@ class Folder:
         with convert_errors("the store is unavailable", self.url):
             try:
                 return str(self.fs.info(self.path)["type"])
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError) as error:
+                cause = error.__cause__  # over HTTP, a host that cannot be reached is reported as a missing file
+                if isinstance(cause, OSError) and cause.errno != errno.ENOENT:
+                    raise cause from None
                 return None
             except OSError as error:
                 if error.errno in _NO_PATH:
                     return None
                 raise
+
+
+def open_folder(url: str | os.PathLike[str], *, where: str | None = None) -> Folder:
+    """The folder at a local path or an fsspec URL, in a store that has answered: a command's first contact with it.
+
+    Args:
+        url: Path or URL.
+        where: Field of the configuration that names it, for the message.
+
+    Raises:
+        UserError: As `Folder.at`, or the store fails, or does not answer within ANSWER_S.
+    """
+    text = os.fspath(url)
+
+    def contact() -> Folder:
+        folder = Folder.at(text)
+        if not folder.is_local:
+            folder.exists()
+        return folder
+
+    try:
+        return answer_within(ANSWER_S, contact)
+    except (StoreError, TimeoutError) as error:
+        what = str(error) if isinstance(error, StoreError) else mask_uri(f"{text}: {error}")
+        raise UserError(what, where=where, allowed="a local path, or the URL of a store that answers") from error
+    except UserError as error:
+        if where is None:
+            raise
+        raise UserError(f"{error.where}: {error.what}", where=where, allowed=error.allowed) from error
 
 
 @contextlib.contextmanager

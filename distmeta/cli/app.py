@@ -119,11 +119,14 @@ def run(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or (len(arguments) == 1 and arguments[0] in _GROUPS):
         arguments.append("--help")
-    with _log_to_stderr(), SignalGuard():
-        return _run(arguments)
+    with _log_to_stderr(), SignalGuard() as guard:
+        code = _run(arguments, guard)
+        if guard.requested:
+            guard.end()
+        return code
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], guard: SignalGuard) -> int:
     try:
         called = [argument for argument in arguments if not argument.startswith("-")][:1]
         code = build_app(called)(arguments, prog_name="distmeta", standalone_mode=False)
@@ -147,6 +150,7 @@ def _run(arguments: list[str]) -> int:
     except MemoryError as error:
         return _fail(f"not enough memory: {one_line(error)}", 1)
     except Stopped as stopped:
+        guard.end()  # a second signal, as of an impatient Ctrl-C, would print a stack
         return _fail(str(stopped), stopped.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = 130

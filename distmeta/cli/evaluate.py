@@ -19,6 +19,7 @@ from distmeta.cli.output import (
 )
 from distmeta.config.bounds import MAX_SEED, MAX_TASKS
 from distmeta.core.collector import resume as resume_collector
+from distmeta.core.signals import held
 
 _SPLITS = ("train", "val", "test")
 
@@ -59,7 +60,8 @@ def evaluate(
     if not as_json:
         print(f"loading torch and {checkpoint}", flush=True)  # the first sign of life
     chosen = which_option(which, checkpoint)
-    from distmeta.training.evaluate import evaluate as evaluate_checkpoint
+    with held():
+        from distmeta.training.evaluate import evaluate as evaluate_checkpoint
 
     resume_collector()
     with people_read(as_json):

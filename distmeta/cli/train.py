@@ -13,7 +13,7 @@ from distmeta.config.load import load_config, to_yaml
 from distmeta.core.collector import resume as resume_collector
 from distmeta.core.errors import UserError
 from distmeta.core.paths import in_ray_job
-from distmeta.core.signals import Stopped
+from distmeta.core.signals import Stopped, held
 from distmeta.tracking import build_tracker
 from distmeta.tracking.flatten import masked_config
 from distmeta.tracking.uris import mask_uri, tracking_uri
@@ -89,7 +89,8 @@ def train(
         print(f"reading {job}", flush=True)  # the first sign of life: loading libraries takes seconds
     config = load_config(job, overrides or ())
     if dry_run:
-        from distmeta.server.outer import check_optimizer  # imports torch, which knows the optimizers
+        with held():
+            from distmeta.server.outer import check_optimizer  # imports torch, which knows the optimizers
 
         check_optimizer(config.outer)
         if as_json:
@@ -130,8 +131,9 @@ def _train(
     resume: bool | Literal["auto"],
     anew: bool,
 ) -> TrainResult | SeedsResult:
-    from distmeta.training.run import train as train_one
-    from distmeta.training.seeds import train_seeds
+    with held():
+        from distmeta.training.run import train as train_one
+        from distmeta.training.seeds import train_seeds
 
     resume_collector()
     if seeds is not None:

@@ -70,6 +70,7 @@ def _require_database(store: str) -> None:
         raise UserError(f"'{mask_uri(store)}' is not a store with runs", where="--uri", allowed=allowed)
     if database is not None:
         _require_runs(database, store)
+    _require_answer(store)
 
 
 def _require_runs(database: Path, store: str) -> None:
@@ -91,6 +92,17 @@ def _require_runs(database: Path, store: str) -> None:
         raise UserError(f"{database} is damaged: {state}", where="--uri", allowed=allowed)
     if tables and "experiments" not in tables:
         raise UserError(f"{database} is not a database of MLflow", where="--uri", allowed=allowed)
+
+
+def _require_answer(store: str) -> None:
+    """Check that a database can be opened: MLflow's server says so in many lines, or waits for its host."""
+    from distmeta.tracking.store import check_database, store_errors, unusable
+
+    try:
+        check_database(store)
+    except store_errors() as error:
+        allowed = "a database that answers and whose Python driver is installed, such as sqlite:///FILE"
+        raise UserError(unusable(store, error), where="--uri", allowed=allowed) from error
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

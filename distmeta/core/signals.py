@@ -42,7 +42,7 @@ class Stopped(BaseException):
 
 
 class SignalGuard:
-    """Turns signals into `Stopped`. A context manager; the handlers before it are restored."""
+    """Turns signals into `Stopped`. A context manager; the handlers before it are restored, except after `end`."""
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
@@ -86,6 +86,10 @@ class SignalGuard:
         """From now on nothing may be interrupted: this process cleans up."""
         self._shielded = True
 
+    def end(self) -> None:
+        """This process ends: nothing interrupts it any more, nor after the guard's block, what runs at exit."""
+        self._shielded, self._before = True, {}
+
     @contextlib.contextmanager
     def shielded(self) -> Iterator[None]:
         """A block that must not be interrupted. What arrives meanwhile is raised by the next `check`."""
@@ -104,3 +108,26 @@ class SignalGuard:
                 os._exit(128 + self._signum)
         elif not (first and self._deferred):
             raise Stopped(self._signum)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """A block in which signals wait, whoever handles them.
+
+    For the import of compiled libraries: an exception in the middle of torch's ends the process with a C++ message.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    for signum, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(signum, lambda number, _: arrived.append(number))
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    for number in arrived:
+        signal.raise_signal(number)

@@ -25,7 +25,8 @@ def build_executor(
         program: The recipe's program, if this process has built it already: the `local` executor uses it.
 
     Raises:
-        UserError: The Ray cluster cannot be reached, or has not enough resources for the workers.
+        UserError: The Ray cluster cannot be reached, or has not enough resources for the workers; or this process is to
+            compute, and does not have the device.
     """
     if config.executor == "local":
         from distmeta.runtime.local import LocalExecutor

@@ -12,6 +12,7 @@ from typing_extensions import override
 from distmeta.config import RuntimeConfig
 from distmeta.core.types import Shard, Snapshot, Work
 from distmeta.runtime.compression import Compression
+from distmeta.runtime.device import check_device
 from distmeta.runtime.executor import Executor, Feed, Program, Result
 from distmeta.runtime.policy.decisions import driver_error
 from distmeta.runtime.wire import SnapshotWire, decode_result, encode_snapshot
@@ -25,10 +26,14 @@ class LocalExecutor(Executor):
         config: `threads_per_worker` is used; `close` restores the number of threads.
         program: What computes shards; closed with the executor.
         compression: How updates are rounded for transport (`outer.compression`).
+
+    Raises:
+        UserError: This process does not have the device.
     """
 
     def __init__(self, config: RuntimeConfig, program: Program, compression: Compression = "none") -> None:
         super().__init__()
+        check_device(config.device)
         self._serial = 0
         self._pending: deque[tuple[SnapshotWire, Shard]] = deque()
         self._shards: dict[int, tuple[SnapshotWire, Shard]] = {}

@@ -14,7 +14,7 @@ from typing import Any
 from distmeta.core.collector import paused_process, resume
 from distmeta.core.errors import UserError
 from distmeta.tracking.client import METHODS, StoreClient
-from distmeta.tracking.store import import_libraries, is_outage, store_errors
+from distmeta.tracking.store import import_libraries, is_outage, reason_of, store_errors
 
 
 def main(kind: str) -> None:
@@ -46,7 +46,7 @@ def answer_to(client: StoreClient, request: dict[str, Any]) -> dict[str, Any]:
         return {"error": {"what": error.what, "where": error.where, "allowed": error.allowed}}
     except Exception as error:  # whatever it is, it is the driver's to judge
         outage = isinstance(error, store_errors()) and is_outage(error)
-        return {"error": {"kind": type(error).__name__, "what": str(error), "outage": outage}}
+        return {"error": {"kind": type(error).__name__, "what": reason_of(error), "outage": outage}}
 
 
 if __name__ == "__main__":

@@ -10,13 +10,15 @@ import logging
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distmeta.core.deadline import answer_within
 from distmeta.core.errors import UserError
 from distmeta.tracking.empty_store import copy_empty_store, keep_empty_store
-from distmeta.tracking.uris import artifact_folder, is_server, sqlite_file
+from distmeta.tracking.uris import artifact_folder, is_server, mask_uri, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,6 +35,7 @@ _SETTINGS = {
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Without a kind, MLflow's page opens an experiment on the traces of language models instead of its runs."""
 _CREATION_TIMEOUT_S = 60.0
+_DATABASE_TIMEOUT_S = 10.0
 _TRANSIENT_ERRORS = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
 _TRANSIENT_STATUS_CODES = (408, 425, 429)
 
@@ -54,7 +57,7 @@ def open_store(uri: str, home: Path | None = None) -> MlflowClient:
     from mlflow import MlflowClient
 
     if not is_server(uri):
-        _check_database(uri)
+        check_database(uri)
 
     # This logger reports every new table, and full stack traces of failed writes, which the sender logs in one line.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
@@ -81,16 +84,41 @@ def _set_defaults() -> None:
         os.environ.setdefault(key, value)
 
 
-def _check_database(uri: str) -> None:
-    """Open the database once: MLflow would retry for minutes where it cannot be opened at all."""
+def check_database(uri: str) -> None:
+    """Open the database once: MLflow would retry for minutes where it cannot be opened at all.
+
+    Raises:
+        Exception: One of `store_errors`: it cannot be opened, does not answer in time, or its driver is not installed.
+    """
     import sqlalchemy
 
-    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+    def connect() -> None:
+        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+        try:
+            with engine.connect():
+                pass
+        finally:
+            engine.dispose()
+
     try:
-        with engine.connect():
-            pass
-    finally:
-        engine.dispose()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", sqlalchemy.exc.SAWarning)  # of options that have no effect
+            answer_within(_DATABASE_TIMEOUT_S, connect)  # some drivers wait for a host without a limit
+    except ValueError as error:  # a port that is no number; the message may quote a password
+        raise sqlalchemy.exc.ArgumentError("it cannot be parsed as the URL of a database") from error
+    except (LookupError, RuntimeError, TypeError) as error:  # a driver that cannot use the URI
+        raise sqlalchemy.exc.ArgumentError(f"{type(error).__name__}: {error}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """What is wrong with a store, or a request to it, that an error has been raised for."""
+    reason = str(getattr(error, "orig", None) or error)  # without the link that sqlalchemy adds to a driver's message
+    return f"its Python driver is not installed: {reason}" if isinstance(error, ImportError) else reason
+
+
+def unusable(uri: str, error: Exception) -> str:
+    """One line about a store that one of `store_errors` has been raised for; secrets are masked."""
+    return f"the store {mask_uri(uri)} cannot be used: {mask_uri(reason_of(error))[:300]}"
 
 
 @contextlib.contextmanager
@@ -101,19 +129,30 @@ def _creation_lock(database: Path | None) -> Iterator[bool]:
         return
     name = hashlib.sha256(str(database).encode()).hexdigest()[:16]
     path = Path(tempfile.gettempdir()) / f"distmeta-{os.getuid()}-{name}.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = _lock(path, time.monotonic() + _CREATION_TIMEOUT_S)
     try:
-        deadline_s = time.monotonic() + _CREATION_TIMEOUT_S
-        while time.monotonic() < deadline_s:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.05)
         yield not (database.exists() and database.stat().st_size)
-        path.unlink(missing_ok=True)  # the tables are there: nobody needs this lock again
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            path.unlink(missing_ok=True)  # while it is held, and also when the process is being stopped
+            os.close(descriptor)
+
+
+def _lock(path: Path, deadline_s: float) -> int | None:
+    """Create a file and lock it. Returns its descriptor; None if another process holds it until the deadline."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return descriptor
+            os.close(descriptor)  # its owner has removed it since it was opened: the next one waits for another file
+        except BlockingIOError:
+            os.close(descriptor)
+            if time.monotonic() > deadline_s:
+                return None
+            time.sleep(0.05)
 
 
 def find_experiment(client: MlflowClient, uri: str, name: str) -> str:

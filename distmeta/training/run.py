@@ -32,6 +32,7 @@ from distmeta.methods.build import protocol_of
 from distmeta.program.program import CHOOSE, UPDATE, MetaProgram, MetaRecipe
 from distmeta.program.scoring import Score, headline
 from distmeta.runtime import build_executor
+from distmeta.runtime.device import check_device
 from distmeta.runtime.executor import Executor
 from distmeta.runtime.memory import keep_freed_memory
 from distmeta.server import StepRecord
@@ -105,6 +106,9 @@ class _Request:
 
 def _train(request: _Request, progress: Progress, guard: SignalGuard) -> TrainResult:
     config, resume, anew = request.config, request.resume, request.anew
+    if config.runtime.executor == "local":
+        check_device(config.runtime.device)
+    checkpoints.check_store(config.checkpoint.path)
     with contextlib.ExitStack() as stack:
         loading = stack.enter_context(contextlib.ExitStack())
         loading.enter_context(paused_collector())
@@ -132,6 +136,8 @@ def _train(request: _Request, progress: Progress, guard: SignalGuard) -> TrainRe
         )
         stack.callback(executor.close)
         executor.interrupt = guard.check
+        if config.runtime.device != "cpu":
+            executor.ready()  # only the workers know whether they have the device: until then, nothing is recorded
         buffers = program.algorithm.learner.backbone.buffers()
         procedure = build_procedure(config, params, program.source, executor, buffers)
         if checkpoint is not None:

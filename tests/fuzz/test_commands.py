@@ -67,6 +67,9 @@ FILES = (
     "/dev/null",
     "/dev/null/x",
     "/proc/self/mem",
+    "memory://runs",
+    "http://127.0.0.1:9/runs",
+    "nowhere://runs",
 )
 NEAR = {
     "address": ("http://127.0.0.1:9", "http://[::1", "ray://x", "127.0.0.1", "auto"),
@@ -87,6 +90,8 @@ NEAR = {
         "sqlite://",
         "sqlite:////dev/null",
         "http://127.0.0.1:9",
+        "postgresql://me:secret@127.0.0.1:9/runs",
+        "mysql+pymysql://127.0.0.1:port/runs",
         "x:y",
     ),
     "which": ("latest", "best", "previous", "last"),

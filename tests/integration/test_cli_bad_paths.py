@@ -11,8 +11,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from distmeta.cli import data, main
@@ -159,11 +161,34 @@ ROWS = [
     Row("runs in a broken link", start("dangling"), ("/dangling: checkpoints cannot be written",)),
     Row("runs of an unknown user", start("~nouser/runs"), ("checkpoint.path: ~nouser/runs: the home folder",)),
     Row("runs at no URL", start("http://[::1"), ("checkpoint.path: it cannot be parsed as a URL",)),
+    Row(
+        "runs behind a closed port",
+        start("http://127.0.0.1:9/runs"),
+        ("checkpoint.path: http://127.0.0.1:9/runs: the store is unavailable: Connect call failed", "that answers"),
+    ),
+    Row(
+        "runs on a closed server",
+        start("ftp://me:secret@127.0.0.1:9/runs"),
+        ("checkpoint.path: ftp://me:***@127.0.0.1:9/runs: the store cannot be opened: Connection refused",),
+    ),
+    Row("runs of no protocol", start("nowhere://x"), ("checkpoint.path: nowhere://x: Protocol not known: nowhere",)),
+    Row("runs without a package", start("lacking://x"), ("checkpoint.path: lacking://x: Install lacking",)),
+    Row(
+        "runs in an archive",
+        start("zip://x"),
+        ("checkpoint.path: zip://x: the store cannot be opened: Is a directory",),
+    ),
+    Row("runs in a text", start("data:,x"), ("checkpoint.path: ", "the store")),
     Row("runs below a long name", start(LONG), ("checkpoints cannot be written (File name too long)",)),
     Row(
         "tracking at no URL",
         command("train", "run.yaml", "--set", "tracking.uri=http://me:secret@[::1"),
         ("tracking.uri: it cannot be parsed as a URL; allowed: a path, or SCHEME://HOST:PORT/PATH",),
+    ),
+    Row(
+        "tracking without a driver",
+        command("train", "run.yaml", "--set", "tracking.kind=mlflow", "--set", "tracking.uri=mysql+lacking://me:a@h/x"),
+        ("tracking.uri: the store mysql+lacking://me:***@h/x cannot be used", "lacking", "allowed: a running MLflow"),
     ),
     Row(
         "long experiment",
@@ -256,6 +281,17 @@ ROWS = [
     Row("pipe for a database", database(os.mkfifo), ("there is no file", "runs.db")),
     Row("database in memory", command("ui", "--uri", "sqlite://"), ("'sqlite://' is not a store with runs",)),
     Row("runs in files", command("ui", "--uri", "mlruns"), ("'mlruns' is not a store with runs", "sqlite:///FILE")),
+    Row(
+        "database without a driver",
+        command("ui", "--uri", "mssql+pymssql://me:secret@127.0.0.1:9/runs"),
+        ("--uri: the store mssql+pymssql://me:***@127.0.0.1:9/runs cannot be used", "driver", "sqlite:///FILE"),
+    ),
+    Row(
+        "database behind no port",
+        command("ui", "--uri", "postgresql://me:secret@127.0.0.1:port/runs"),
+        ("--uri: the store postgresql://me:***@127.0.0.1:port/runs cannot be used",),
+    ),
+    Row("unknown driver", command("ui", "--uri", "mysql+nothing://h/x"), ("--uri: the store", "mysql.nothing")),
     Row("database at no URL", command("ui", "--uri", "mysql://[::1"), ("'mysql://[::1' is not a store with runs",)),
 ]
 
@@ -273,7 +309,22 @@ def labelled(*arguments: str) -> Callable[[Path], list[str]]:
     return make
 
 
+def circle(name: str) -> Callable[[Path], list[str]]:
+    """`distmeta checkpoint show` of a checkpoint in which a file is a link to itself."""
+
+    def make(folder: Path) -> list[str]:
+        for file in folder.glob(f"runs/letters/*/{name}"):
+            file.unlink()
+            file.symlink_to(name)
+        return ["checkpoint", "show", "runs/letters"]
+
+    return make
+
+
 ROWS_ON_RUNS = [
+    Row(
+        "weights in a circle", circle("meta.safetensors"), ("meta.safetensors: the file cannot be read (FileNotFound",)
+    ),
     Row("support in a pipe", labelled("--support", "pipe"), ("pipe: no such folder",)),
     Row("support of a long name", labelled("--support", LONG), (f"{LONG}: no such folder",)),
     Row("support in a circle", labelled("--support", "loop"), ("loop: no such folder",)),
@@ -292,8 +343,58 @@ ROWS_ON_RUNS = [
     Row("too many tasks", command("evaluate", "runs/letters", "--tasks", "1000001"), ("'--tasks'", "1000000")),
 ]
 
+# What `checkpoint.path` and the commands that read checkpoints say about places where there is nothing to be read.
+URLS = {
+    "http://127.0.0.1:9/runs": "http://127.0.0.1:9/runs: the store is unavailable: Connect call failed",
+    "ftp://127.0.0.1:9/runs": "ftp://127.0.0.1:9/runs: the store cannot be opened: Connection refused",
+    "memory://nowhere": "memory:///nowhere: there is no such file or folder",
+    "nowhere://x": "nowhere://x: Protocol not known: nowhere",
+    "lacking://x": "lacking://x: Install lacking",
+    "ftp:///runs": "ftp:///runs: the URL names no host",
+    "zip://x": "zip://x: the store cannot be opened: Is a directory",
+}
+
+
+def of_checkpoint(words: tuple[str, ...], url: str) -> Callable[[Path], list[str]]:
+    def make(folder: Path) -> list[str]:
+        made = labelled()(folder) if words == ("adapt",) else [*words, url]
+        return [url if argument == "runs/letters" else argument for argument in made]
+
+    return make
+
+
+WITHOUT_GPU = [
+    Row(
+        "training",
+        command("train", "run.yaml", "--set", "runtime.device=cuda:1"),
+        ("runtime.device: 'cuda:1' is not there: this process has no GPU; allowed: cpu",),
+    ),
+    Row(
+        "training by workers",
+        command("train", "run.yaml", "--set", "runtime.executor=ray", "--set", "runtime.device=cuda"),
+        ("runtime.device: 'cuda' is not there: worker ", " has no GPU; allowed: cpu, or runtime.gpus_per_worker=1"),
+    ),
+    Row(
+        "scoring",
+        command("evaluate", "runs/letters", "--set", "runtime.device=cuda"),
+        ("runtime.device: 'cuda' is not there: this process has no GPU; allowed: cpu",),
+    ),
+    Row(
+        "scoring by workers",
+        command("evaluate", "runs/letters", "--set", "runtime.executor=ray", "--set", "runtime.device=cuda"),
+        ("runtime.device: 'cuda' is not there: worker ", " has no GPU; allowed: cpu, or runtime.gpus_per_worker=1"),
+    ),
+]
+
 
 # --- tests ---
+
+
+@pytest.fixture(autouse=True)
+def lacking_package() -> None:
+    """A file system whose package is not installed."""
+    if "lacking" not in fsspec.available_protocols():
+        fsspec.register_implementation("lacking", "lacking_package.FileSystem", errtxt="Install lacking_package")
 
 
 @pytest.fixture(scope="module")
@@ -316,6 +417,28 @@ def test_one_line_and_nothing_lost(row: Row, here: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize("row", ROWS_ON_RUNS, ids=lambda row: row.name)
 def test_one_line_about_a_run(row: Row, here: Path, trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(trained_run, here / "runs")
+    capsys.readouterr()
+    judge(row, here, capsys)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize(
+    "words", [("evaluate",), ("adapt",), ("checkpoint", "show"), ("checkpoint", "list")], ids=" ".join
+)
+def test_one_line_about_a_store(
+    words: tuple[str, ...], url: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge(Row(url, of_checkpoint(words, url), (URLS[url], "allowed: ")), here, capsys)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("row", WITHOUT_GPU, ids=lambda row: row.name)
+def test_one_line_about_a_device(row: Row, here: Path, trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if row.name.startswith("scoring"):
+        shutil.copytree(trained_run, here / "runs")
     capsys.readouterr()
     judge(row, here, capsys)
 

@@ -126,3 +126,21 @@ def test_a_killed_driver_leaves_no_process(driver: subprocess.Popen[str]) -> Non
     assert any("raylet" in process.name() for process in started)
     driver.send_signal(signal.SIGKILL)
     assert still_running(started, timeout_s=120) == []  # Ray's agents take a minute to notice
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux says which signals a process handles")
+def test_ray_installs_no_signal_handlers_in_this_process() -> None:
+    """SIGTRAP is handled by Ray's C++ alone, which would print a stack on SIGTERM."""
+    code = """
+        import re, signal
+        from pathlib import Path
+        from distmeta.config import RuntimeConfig
+        from distmeta.runtime.ray.cluster import connect
+
+        cluster = connect(RuntimeConfig(workers=1))
+        caught = int(re.search(r"SigCgt:\\s*(\\w+)", Path("/proc/self/status").read_text())[1], 16)
+        cluster.disconnect()
+        assert not caught >> (signal.SIGTRAP - 1) & 1
+        """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)

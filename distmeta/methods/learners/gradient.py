@@ -13,9 +13,9 @@ step uses the whole of one role, its features are computed once for all steps (e
 L2-SP (Li, Grandvalet & Davoine 2018, arXiv 1802.01483) adds `l2sp / 2 * |fast - anchor|^2`, where the anchor is the
 value before the phase's first step: the meta-parameters in the first phase.
 
-Deviations from Reptile's code: inner mini-batches cycle through one random order of the support set instead of drawing a
-new order for every epoch; Adam's moments are zero before each task, where theirs live on from task to task; queries are
-normalised apart from the support set, where theirs share a batch with it.
+Deviations from Reptile's code: inner mini-batches cycle through one random order of the support set instead of drawing
+a new order for every epoch; Adam's moments are zero before each task, where theirs live on from task to task; queries
+are normalised apart from the support set, where theirs share a batch with it.
 """
 
 from __future__ import annotations

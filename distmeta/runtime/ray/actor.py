@@ -15,6 +15,7 @@ import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distmeta.runtime.compression import Compression
+from distmeta.runtime.device import check_device
 from distmeta.runtime.executor import Recipe
 from distmeta.runtime.memory import prefault_object_store
 from distmeta.runtime.wire import (
@@ -64,8 +65,16 @@ class WorkerActor:
         node_id: str = ray.get_runtime_context().get_node_id()
         return Location(node_id, ray.util.get_node_ip_address(), os.getpid())  # type: ignore[no-untyped-call]
 
-    def start(self, index: int, recipe: Recipe, threads: int, compression: Compression) -> Location:
-        """Build the worker. Returns the location once more, since this answer may be seen before that of `locate`."""
+    def start(
+        self, index: int, recipe: Recipe, threads: int, compression: Compression, device: str = "cpu"
+    ) -> Location:
+        """Build the worker. Returns the location once more, since this answer may be seen before that of `locate`.
+
+        Raises:
+            UserError: The worker does not have the device, or its program cannot be built.
+        """
+        # Ray hides all GPUs from an actor that has reserved none.
+        check_device(device, holder=f"worker {index}", instead="runtime.gpus_per_worker=1 in a cluster with GPUs")
         torch.set_num_threads(threads)
         self._worker = Worker(index, recipe.build(), threads, compression)
         return self.locate()

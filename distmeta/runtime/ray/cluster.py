@@ -17,13 +17,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services, utils
 
 from distmeta.config import RuntimeConfig
+from distmeta.core.deadline import answer_within
 from distmeta.core.errors import UserError
 from distmeta.core.logs import quiet
 from distmeta.core.signals import SIGNALS
@@ -33,6 +35,7 @@ OBJECT_STORE_BYTES = 1 << 30
 MIN_OBJECT_STORE_BYTES = 1 << 27
 LOCAL_PLACEMENT_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
+_PROBE_TIMEOUT_S = 9.0
 _CAPACITY_POLL_S = 0.2
 _HTTP2_SETTINGS = 4
 _HTTP2_INTRODUCTION = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _HTTP2_SETTINGS, 0, 0, 0, 0, 0))
@@ -102,14 +105,22 @@ def _stop_local(session: Path) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def _signal_handlers_kept() -> Iterator[None]:
-    """Keep this process's signal handlers: Ray installs its own, one of which prints a C++ stack on SIGTERM."""
+    """Keep this process's signal handlers, also while Ray starts or connects.
+
+    Ray would set its own: one in Python, which ends the process with exit code 15 and without a word, and one in C++,
+    which prints a stack on SIGTERM. Ray reads the constant when it connects; its workers have their own.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    set_sigterm_handler = utils.set_sigterm_handler
+    disabled = getattr(ray_constants, "RAY_DISABLE_FAILURE_SIGNAL_HANDLER", False)  # older versions of Ray lack it
+    utils.set_sigterm_handler, ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = lambda _: None, True
     try:
         yield
     finally:
+        utils.set_sigterm_handler, ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = set_sigterm_handler, disabled
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
 
@@ -155,16 +166,35 @@ def _capacity(resources: Mapping[str, float]) -> int:
 
 
 def _connect_to(address: str, where: str) -> None:
+    server = address
     try:
-        with _loopback() if address != "auto" and _on_loopback_only(address) else contextlib.nullcontext():
-            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        server = _host_and_port(address)
+        on_loopback_only = answer_within(_PROBE_TIMEOUT_S, partial(_on_loopback_only, server))
+        with _loopback() if on_loopback_only else contextlib.nullcontext():
+            ray.init(address=server, logging_level=logging.WARNING, log_to_driver=False)
     except (OSError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        place = f"'{address}'" if server == address else f"'{address}', which is '{server}'"
         raise UserError(
-            f"cannot connect to a Ray cluster at '{address}' ({reason})",
+            f"cannot connect to a Ray cluster at {place} ({reason})",
             where=where,
             allowed="the HOST:PORT of a running cluster (with its token), 'auto', or nothing, to start one here",
         ) from error
+
+
+def _host_and_port(address: str) -> str:
+    """The address itself; for `auto`, RAY_ADDRESS or that of a cluster on this machine.
+
+    That cluster may have ended long ago: Ray notes the address of the last one in a file that stays.
+
+    Raises:
+        OSError: There is none, or the file cannot be read.
+        ValueError: The file is not text.
+    """
+    if address != "auto":
+        return address
+    services.find_gcs_addresses.cache_clear()  # type: ignore[attr-defined]
+    return str(services.get_ray_address_from_environment(address, None))
 
 
 def _on_loopback_only(address: str) -> bool:

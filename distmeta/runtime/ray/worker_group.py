@@ -82,7 +82,7 @@ class WorkerGroup:
         self._clock = clock
         self.workers = [WorkerHandle(index) for index in range(config.max_workers)]
         self._heartbeat_timeout_s = config.tolerance.heartbeat_timeout_s
-        self._start_args = (recipe, config.threads_per_worker, compression)
+        self._start_args = (recipe, config.threads_per_worker, compression, config.device)
         environment = cluster.worker_environment(config.threads_per_worker)
         self._options = {
             "num_cpus": config.cpus_per_worker,

@@ -367,7 +367,7 @@ def test_unknown_protocols_and_unwritable_paths_are_refused(tmp_path: Path) -> N
 
 
 def test_messages_about_a_url_show_no_password() -> None:
-    with pytest.raises(UserError, match=r"^http://me:\*\*\*@127\.0\.0\.1:9/run: there is no such file or folder"):
+    with pytest.raises(UserError, match=r"^http://me:\*\*\*@127\.0\.0\.1:9/run: the store is unavailable"):
         checkpoint.load("http://me:hunter2@127.0.0.1:9/run")
 
 

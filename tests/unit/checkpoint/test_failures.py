@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 from distmeta import checkpoint
+from distmeta.checkpoint import storage
 from distmeta.checkpoint.saver import Saver, retry_wait_s
 from distmeta.checkpoint.storage import Folder, StoreError
 from distmeta.config import CheckpointConfig, RunConfig
@@ -203,6 +205,32 @@ def test_an_unavailable_store_is_not_mistaken_for_an_empty_one(flaky: type[Flaky
     flaky.failing = set()
     with pytest.raises(UserError, match="there is no such file or folder"):
         checkpoint.load("flaky://bucket/other")
+
+
+def test_a_store_that_fails_or_does_not_answer_at_first_is_the_users_to_fix(
+    flaky: type[FlakyFileSystem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(config_of("flaky://bucket/runs"), 1)
+    flaky.failing = {"info"}
+    for read in (checkpoint.load, checkpoint.summaries):
+        with pytest.raises(
+            UserError, match=r"^flaky://bucket/.*: the store is unavailable: RuntimeError: .*; allowed: "
+        ):
+            read(path)
+    with pytest.raises(UserError, match=r"^checkpoint\.path: flaky://bucket/runs: the store is unavailable"):
+        checkpoint.check_store("flaky://bucket/runs")
+    flaky.failing = {"write"}
+    with (
+        pytest.raises(UserError, match=r"^checkpoint\.path: flaky://bucket/runs: the run's lock cannot be written"),
+        checkpoint.run_lock("flaky://bucket/runs", "run-1"),
+    ):
+        pass
+    ended = threading.Event()
+    monkeypatch.setattr(storage, "ANSWER_S", 0.1)
+    monkeypatch.setattr(flaky, "info", lambda *_: ended.wait(60.0))
+    with pytest.raises(UserError, match=r"^checkpoint\.path: flaky://bucket/runs: no answer within 0\.1 s; allowed: "):
+        checkpoint.check_store("flaky://bucket/runs")
+    ended.set()
 
 
 def test_pending_values_round_trip(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from distmeta.core.signals import SIGNALS, SignalGuard, Stopped
+from distmeta.core.signals import SIGNALS, SignalGuard, Stopped, held
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +80,19 @@ def test_in_another_thread_nothing_is_installed() -> None:
     thread.start()
     thread.join()
     assert handlers == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_after_the_end_nothing_interrupts_the_rest_of_the_process() -> None:
+    with SignalGuard() as guard:
+        guard.end()
+        send(signal.SIGINT)
+    send(signal.SIGTERM)
+    assert guard.requested
+
+
+def test_signals_that_are_held_arrive_after_the_block() -> None:
+    passed = False
+    with SignalGuard(), pytest.raises(Stopped, match="stopped by SIGHUP"), held():
+        send(signal.SIGHUP)
+        passed = True
+    assert passed

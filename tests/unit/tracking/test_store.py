@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import requests
@@ -13,9 +18,11 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from distmeta.core.errors import UserError
+from distmeta.core.signals import Stopped
+from distmeta.tracking import store
 from distmeta.tracking.failure import StoreFailure, retry_outages
 from distmeta.tracking.mlflow import MlflowTracker
-from distmeta.tracking.store import is_outage
+from distmeta.tracking.store import check_database, is_outage, store_errors, unusable
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -98,3 +105,83 @@ def test_two_processes_that_create_one_database_both_succeed(tmp_path: Path) -> 
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     assert list(tmp_path.glob("*.lock")) == []
+
+
+def test_a_stop_while_a_database_is_created_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(Stopped), store._creation_lock(tmp_path / "mlflow.db"):
+        assert len(list(tmp_path.glob("*.lock"))) == 1
+        raise Stopped(signal.SIGTERM)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_waits_for_a_lock_that_is_removed_gets_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    waiting, held, done = threading.Event(), threading.Event(), threading.Event()
+    monkeypatch.setattr(store.time, "sleep", lambda _: waiting.set())
+
+    def create() -> None:
+        with store._creation_lock(tmp_path / "mlflow.db"):
+            held.set()
+            done.wait(60.0)
+
+    thread = threading.Thread(target=create)
+    with store._creation_lock(tmp_path / "mlflow.db"):
+        [lock] = tmp_path.glob("*.lock")
+        thread.start()
+        assert waiting.wait(60.0)
+        assert not held.is_set()
+    assert held.wait(60.0)
+    assert store._lock(lock, deadline_s=0.0) is None
+    done.set()
+    thread.join()
+    assert list(tmp_path.iterdir()) == []
+
+
+class DriverError(Exception):
+    pass
+
+
+def driver(connect: Callable[..., object]) -> ModuleType:
+    """A driver of MySQL with nothing but a way to fail."""
+    module = ModuleType("pymysql")
+    errors = dict.fromkeys(
+        ("Error", "InterfaceError", "InternalError", "OperationalError", "ProgrammingError"), DriverError
+    )
+    vars(module).update(errors, connect=connect, paramstyle="format", __version__="1.1.0", VERSION_STRING="1.1.0")
+    return module
+
+
+def reason(uri: str) -> str:
+    with pytest.raises(store_errors()) as raised:
+        check_database(uri)
+    return unusable(uri, raised.value)
+
+
+def test_a_database_that_refuses_is_reported_without_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise DriverError(2003, "Can't connect to MySQL server on 'db'")
+
+    def need_package(**_: object) -> None:
+        raise RuntimeError("'cryptography' package is required")
+
+    uri = "mysql+pymysql://me:hunter2@db/runs"
+    shown = "the store mysql+pymysql://me:***@db/runs cannot be used: "
+    monkeypatch.setitem(sys.modules, "pymysql", driver(refuse))
+    assert reason(uri) == f"{shown}(2003, \"Can't connect to MySQL server on 'db'\")"
+    monkeypatch.setitem(sys.modules, "pymysql", driver(need_package))
+    assert reason(uri) == f"{shown}RuntimeError: 'cryptography' package is required"
+    monkeypatch.setitem(sys.modules, "pymysql", None)
+    assert reason(uri).startswith(f"{shown}its Python driver is not installed: ")
+    assert reason("postgresql://me:hun@ter2:port@db/runs").endswith("it cannot be parsed as the URL of a database")
+    assert reason("sqlite:////proc/none/runs.db?nonsense=1").endswith("unable to open database file")
+
+
+def test_a_database_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(store, "_DATABASE_TIMEOUT_S", 0.1)
+    monkeypatch.setitem(sys.modules, "pymysql", driver(lambda **_: ended.wait(60.0)))
+    assert reason("mysql+pymysql://db/runs").endswith("cannot be used: no answer within 0.1 s")
+    ended.set()

@@ -5,12 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray._private import ray_constants
+from ray._private import utils as ray_utils
 
 from distmeta.config import RuntimeConfig
 from distmeta.core.errors import UserError
@@ -18,9 +24,11 @@ from distmeta.runtime.ray import cluster as cluster_module
 from distmeta.runtime.ray.cluster import (
     MIN_OBJECT_STORE_BYTES,
     Cluster,
+    _connect_to,
     _environment_variables,
     _limit_to_memory,
     _on_loopback_only,
+    _signal_handlers_kept,
     insufficient_capacity,
     wait_for_capacity,
 )
@@ -68,6 +76,46 @@ def test_a_port_that_is_mute_or_of_another_server_is_refused(
     monkeypatch.setattr(cluster_module, "CONNECT_TIMEOUT_S", 0.2)
     with answering(answer) as port, pytest.raises(OSError, match=message):
         _on_loopback_only(f"127.0.0.1:{port}")
+
+
+def test_a_dead_cluster_is_refused_also_where_it_is_found_in_rays_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's file with the address of the last cluster stays when that cluster ends; Ray would retry for minutes."""
+    monkeypatch.setattr(cluster_module, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(cluster_module.services, "find_gcs_addresses", lru_cache(lambda: frozenset()))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"^runtime\.address: cannot connect to a Ray cluster at 'auto' \(Could not find"
+    ):
+        _connect_to("auto", "runtime.address")
+    file = tmp_path / "ray" / "ray_current_cluster"
+    file.parent.mkdir()
+    with answering(None) as port:
+        file.write_text(f"127.0.0.1:{port}")
+        message = rf"at 'auto', which is '127\.0\.0\.1:{port}' \(it does not answer within 0\.2 s\); allowed: "
+        with pytest.raises(UserError, match=message):
+            _connect_to("auto", "runtime.address")
+    with pytest.raises(UserError, match=rf"at 'auto', which is '127\.0\.0\.1:{port}' \(.*Connection refused\)"):
+        _connect_to("auto", "RAY_ADDRESS")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(UserError, match=r"at 'auto', which is '127\.0\.0\.1:9' \(.*Connection refused\)"):
+        _connect_to("auto", "runtime.address")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    file.write_text("")
+    with pytest.raises(UserError, match=r"at 'auto', which is '' \(not HOST:PORT\)"):
+        _connect_to("auto", "RAY_ADDRESS")
+
+
+def test_rays_handler_of_sigterm_does_not_replace_that_of_this_process() -> None:
+    before, setter = signal.getsignal(signal.SIGTERM), ray_utils.set_sigterm_handler
+    with _signal_handlers_kept():
+        ray_utils.set_sigterm_handler(lambda signum, frame: sys.exit(signum))
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER
+    assert not ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER
+    assert ray_utils.set_sigterm_handler is setter
 
 
 @pytest.fixture
