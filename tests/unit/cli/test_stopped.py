@@ -14,7 +14,7 @@ def stop(*arguments, **options):
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 atexit.register(stop)
-app.app = stop
+app.build_app = lambda called: stop
 main(["data", "list"])
 """
 
