@@ -21,16 +21,21 @@ def main(kind: str) -> None:
     """Answer requests until the driver closes the input."""
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no reply
-    client, lock = StoreClient(), threading.Lock()
+    client, lock, loaded = StoreClient(), threading.Lock(), threading.Event()
+
+    def load() -> None:
+        import_libraries(server=kind == "server")
+        resume()
+        loaded.set()
 
     def answer(request: dict[str, Any]) -> None:
+        loaded.wait()
         reply = answer_to(client, request)
         with lock:
             replies.write(json.dumps({"id": request["id"], **reply}).encode() + b"\n")
             replies.flush()
 
-    import_libraries(server=kind == "server")
-    resume()
+    threading.Thread(target=load, daemon=True).start()  # this thread notices meanwhile when the driver ends
     for line in sys.stdin.buffer:
         threading.Thread(target=answer, args=(json.loads(line),), daemon=True).start()
     os._exit(0)  # the driver is gone, and so must be what it has asked for

@@ -36,7 +36,7 @@ from distmeta.runtime.device import check_device
 from distmeta.runtime.executor import Executor
 from distmeta.runtime.memory import keep_freed_memory
 from distmeta.server import StepRecord
-from distmeta.server.outer import State, check_optimizer
+from distmeta.server.outer import check_optimizer
 from distmeta.tracking import build_tracker
 from distmeta.tracking.base import RunStatus, Tracker
 from distmeta.tracking.console import Progress
@@ -48,6 +48,7 @@ from distmeta.training.incidents import IncidentLog
 from distmeta.training.pictures import keep_pictures, local_folder
 from distmeta.training.rates import Rates
 from distmeta.training.result import Evaluation, TrainResult
+from distmeta.training.saving import Saving
 from distmeta.training.selection import Evaluated, Selection
 from distmeta.training.steps import Procedure, build_procedure
 
@@ -178,16 +179,6 @@ def _latest(config: RunConfig) -> str | None:
     return checkpoints.latest(config.checkpoint.path, config.name)
 
 
-@dataclass(frozen=True)
-class _Content:
-    """What a checkpoint holds."""
-
-    step: int
-    state: State
-    score: float | None
-    progress: Mapping[str, float]
-
-
 class _Run:
     """The state of the driver's loop."""
 
@@ -209,15 +200,23 @@ class _Run:
         self._executor, self._tracker, self._run_id, self._checkpoint = executor, tracker, run_id, checkpoint
         before = checkpoint.progress if checkpoint else {}
         self._train_s, self._tasks = before.get("train_s", 0.0), int(before.get("tasks", 0))
-        self._saved = checkpoint.path if checkpoint else None
         self._protocol = protocol_of(program.algorithm)
         self._incidents = IncidentLog(executor, tracker, self._progress, self._server.version, before)
-        self._saver, self._unsaved = checkpoints.Saver(), False
         self._rates = Rates()
         self._evaluations: list[Evaluation] = []
         self._selection = Selection(config.train.patience, before)
-        self._best_content: _Content | None = None
         self._metrics: dict[int, dict[str, float]] = {}
+        self._saving = Saving(
+            config,
+            self._procedure,
+            program.source.signature,
+            run_id,
+            tracker,
+            guard,
+            self._selection,
+            self._counted,
+            checkpoint,
+        )
 
     def run(self) -> TrainResult:
         """Train, evaluate, save."""
@@ -226,19 +225,20 @@ class _Run:
         if self._checkpoint is not None:
             self._executor.counts["resumes"] += 1
         elif _latest(self._config) is None:
-            self._save(None)  # so that a run that is interrupted before its first checkpoint is due can be resumed
+            self._saving.save()  # so that a run that is interrupted before its first checkpoint is due can be resumed
         if self._config.runtime.executor == "ray":
             self._progress.note(f"{self._config.name}: waiting for {self._config.runtime.min_workers} workers")
         self._executor.ready()
         self._work = self._choose_engine()
-        with self._guard.shielded():
-            self._move_old_checkpoints()
+        with self._guard.shielded():  # once nothing is left that could prevent the run from starting
+            if moved := self._saving.move_old():
+                self._progress.note(f"the earlier run of this name is now {mask_uri(moved)}")
         try:
             with self._guard.deferred(), self._progress:
                 while not self._is_over():
                     self._guard.check()
                     self._step()
-            self._saved = self._saver.final(lambda: self._write(self._content(None))) if self._unsaved else self._saved
+            self._saving.finish()
         except Stopped as stopped:
             self._save_stopped(stopped)
             raise
@@ -251,7 +251,7 @@ class _Run:
             name=self._config.name,
             run_id=self._run_id,
             address=self._tracker.address(),
-            checkpoint=self._saved or "",
+            checkpoint=self._saving.path or "",
             digest=digest({**self._server.pull().params, **self._server.buffers()}),
             steps=self._server.version,
             train_s=self._train_s,
@@ -296,29 +296,14 @@ class _Run:
     def _save_stopped(self, stopped: Stopped) -> None:
         """Save what has been trained, unless a step was interrupted in the middle: then the last checkpoint serves."""
         with self._guard.shielded():
-            if self._unsaved and stopped.at_check:
-                self._save(None)
+            if self._saving.unsaved and stopped.at_check:
+                self._saving.save()
             self._incidents.flush(self._server.version)
 
-    def _move_old_checkpoints(self) -> None:
-        """Put away checkpoints that are not of this run, once nothing is left that could prevent it from starting."""
-        if self._checkpoint is not None:
-            checkpoints.set_aside(self._config, self._checkpoint.step)
-            self._load_best(self._checkpoint)
-        elif self._saved is None:
-            moved = checkpoints.retire(self._config.checkpoint.path, self._config.name)
-            if moved is not None:
-                self._progress.note(f"the earlier run of this name is now {mask_uri(moved)}")
-            self._save(None)
-
-    def _load_best(self, checkpoint: checkpoints.Checkpoint) -> None:
-        """Find the best of the evaluated parameters again, in a run that is resumed."""
-        if self._selection.best_step is None:
-            return
-        with contextlib.suppress(UserError):  # it is damaged: a later one is tested
-            best = checkpoints.load(checkpoint.path.rstrip("/").rpartition("/")[0], "best")
-            if best.score is not None:
-                self._selection.best = Evaluated(best.step, {**best.averaged, **best.buffers}, best.path)
+    def _counted(self) -> dict[str, float]:
+        """The state of the loop, for a checkpoint."""
+        counted = {"train_s": self._train_s, "tasks": float(self._tasks)}
+        return {**counted, **self._incidents.progress(), **self._selection.progress()}
 
     def _choose_engine(self) -> Work:
         """Fix how shards are computed, for all workers and the whole run: for `measured` one worker tries."""
@@ -336,7 +321,7 @@ class _Run:
             engine = choice.apply(engine)
             self._progress.note(choice.reason)
             self._tracker.log(0, {"system/engine_choice_s": choice.took_s})
-        self._config = config.model_copy(update={"engine": engine})
+        self._config = self._saving.config = config.model_copy(update={"engine": engine})
         return Work(UPDATE, engine)
 
     def _step(self) -> None:
@@ -353,7 +338,7 @@ class _Run:
         config, step = self._config, record.version
         self._progress.update(step, {**record.metrics, **self._rates.metrics()})
         self._incidents.flush(step)
-        self._unsaved = True
+        self._saving.unsaved = True
         self._callbacks.on_step(step, {**record.metrics, **record.outer})
         last = self._is_over()
         logs = step % config.train.log_every == 0 or last or step == 1
@@ -364,15 +349,15 @@ class _Run:
             score = self._validate(step)
             if self._is_over() and not logs:
                 self._log(record)
-        if step % config.checkpoint.every == 0 or last or score is not None or self._saver.overdue():
-            self._save(score)
+        if step % config.checkpoint.every == 0 or last or score is not None or self._saving.overdue:
+            self._saving.save(score)
 
     def _log(self, record: StepRecord) -> None:
         metrics = {f"train/{name}": value for name, value in record.metrics.items()}
         metrics |= {f"train/outer/{name}": value for name, value in record.outer.items()}
         metrics |= {f"system/{name}": value for name, value in {**self._rates.metrics(), **process_metrics()}.items()}
         metrics |= {"system/train_s": self._train_s, "system/workers": float(self._executor.num_workers)}
-        counts = {**self._incidents.counts(), "checkpoint_failures": self._saver.failures}
+        counts = {**self._incidents.counts(), "checkpoint_failures": self._saving.failures}
         metrics |= {f"system/{name}": float(count) for name, count in counts.items()}
         self._record(record.version, metrics)
         self._rates = Rates()
@@ -403,16 +388,16 @@ class _Run:
 
     def _choose_tested(self) -> Evaluated:
         """The meta-parameters to test and to keep as the model: the best by validation, or else the last."""
-        assert self._saved is not None
+        assert self._saving.path is not None
         if reason := self._stop_reason():
             self._progress.note(f"stopped after step {self._server.version}: {reason}")
         best, version = self._selection.best, self._server.version
         if best is None or best.step == version:
-            return Evaluated(version, self._evaluated(), self._saved)
+            return Evaluated(version, self._evaluated(), self._saving.path)
         self._progress.note(
             f"tested and kept as the model: step {best.step}, the best on 'val', not the last ({version})"
         )
-        return best if best.path is not None else replace(best, path=self._saved)
+        return best if best.path is not None else replace(best, path=self._saving.path)
 
     def _final_scores(self, tested: Evaluated) -> list[Score]:
         num_tasks = self._config.evaluation.final_tasks
@@ -445,47 +430,6 @@ class _Run:
         # The average differs from the parameters of this version: a number of its own tells workers so.
         snapshot = Snapshot(-1 - step, params)
         return evaluate_shards(self._executor, config.engine, snapshot, shards)
-
-    def _save(self, score: float | None) -> None:
-        """Save a checkpoint; if the storage fails, training goes on and it is tried again later."""
-        content = self._content(score)
-        with self._guard.shielded():
-            path = self._saver.save(lambda: self._write(content))
-        if path is not None:
-            self._saved, self._unsaved = path, False
-        self._save_best(content, path)
-
-    def _save_best(self, content: _Content, path: str | None) -> None:
-        """Remember the checkpoint of the best evaluation; if its save failed, write it after the next that works."""
-        best = self._selection.best
-        if best is None or best.path is not None:
-            return
-        if best.step == content.step:
-            self._selection.best = replace(best, path=path)
-            self._best_content = content if path is None else None
-        elif path is not None and self._best_content is not None:
-            late = self._best_content
-            with self._guard.shielded():
-                written = self._saver.save(lambda: self._write(late))
-            self._selection.best = replace(best, path=written)
-            self._best_content = late if written is None else None
-
-    def _content(self, score: float | None) -> _Content:
-        progress = {"train_s": self._train_s, "tasks": float(self._tasks)}
-        progress |= {**self._incidents.progress(), **self._selection.progress()}
-        return _Content(self._server.version, self._procedure.state_dict(), score, progress)
-
-    def _write(self, content: _Content) -> str:
-        return checkpoints.save(
-            self._config,
-            content.step,
-            content.state,
-            signature=self._program.source.signature,
-            run_id=self._run_id,
-            score=content.score,
-            progress=content.progress,
-            pending=self._tracker.pending(),
-        )
 
 
 def _flat(prefix: str, scores: Sequence[Score]) -> dict[str, float]:
