@@ -78,3 +78,11 @@ def test_a_cluster_gives_the_bits_of_one_process(tmp_path: Path, monkeypatch: py
             assert local_digest(example, tmp_path / "local") in found, json.dumps(output[-2000:])
     finally:
         run(str(script), "down", "--dir", str(folder))
+
+
+@pytest.mark.slow
+def test_ray_tune_ends_poor_trials_early(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "jobs" / "tune" / "asha.py"), "3"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"best inner rate \d\.\d\de-\d\d, loss \d\.\d{3}", done.stdout)
