@@ -4,65 +4,31 @@ Adaptation runs as segments: the start, then one segment for each inner step. Th
 the segment's autograd graph until the backward pass (`engine.memory = unrolled`), or stores only the state before the
 segment and recomputes its graph in the backward pass (`flat`). The latter is an adjoint sweep: its memory grows with
 the number of inner steps only by the states. Both give the same bits.
-
-A state is a learner's adapted state together with the running statistics of the task's network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 from typing_extensions import override
 
-from distmeta.core.types import Batch, Episode, Params
+from distmeta.core.types import Episode, Params
 from distmeta.engine.graphs.tracing import trace
 from distmeta.engine.lifts import LIFTS
+from distmeta.engine.segments import Key, Segment, Segments, TaskState, Tensors
 from distmeta.engine.trees import Structure, derivatives, flatten, graph_leaves
 from distmeta.methods.estimators.base import Cotangent, Pullback, Scores, Slopes, State, TaskOps, Visit
 from distmeta.methods.learners.base import Fast, Learner, Stage
 from distmeta.methods.terms import ADAPTED, At, Metrics, OuterTerm, outer_loss, terms_at
-from distmeta.models.network import Network
-from distmeta.models.random import mix_seed
 
-Tensors = tuple[Tensor, ...]
-Key = tuple[Any, ...]
 Memory = Literal["auto", "unrolled", "flat"]
 MAX_UNROLLED_STEPS = 16
 """`memory = auto` stores the autograd graph of all inner steps up to this number of steps."""
-
-
-_PREDICTION = -1
-"""Stream of the random layers in predictions; inner step k has stream k + 1, the start draws from the seed itself."""
-
-
-class TaskState(NamedTuple):
-    """A state: what learners adapt, and the running statistics of the network, by name."""
-
-    fast: Fast
-    buffers: Params
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A segment of adaptation: the start, an inner step, or both together.
-
-    Attributes:
-        key: Segments with equal keys run the same operations.
-        function: (meta, state before, inputs) -> state after; pure.
-        inputs: A pytree of the other tensors that it reads.
-        k: Number of inner steps after it.
-    """
-
-    key: Key
-    function: Callable[[Params, State, Any], State]
-    inputs: Any
-    k: int
 
 
 class EagerOps(TaskOps):
@@ -84,13 +50,13 @@ class EagerOps(TaskOps):
         self._learner, self._lift, self._memory, self._training = learner, LIFTS[lift], memory, training
         self._terms = tuple(terms)
         self.places: Collection[At] = frozenset(term.at for term in terms)
-        self._buffers = frozenset(learner.backbone.buffers())
+        self._segments = Segments(learner, self._lift)
         # Under vmap, weights that all tasks start from stay unbatched in the first step; its result is batched.
         self._fuse_start = lift == "vmap"
 
     @override
     def num_steps(self, episodes: Episode) -> int:
-        return len(self._stages(episodes))
+        return len(self._segments.stages(episodes))
 
     @override
     def walk(
@@ -104,17 +70,17 @@ class EagerOps(TaskOps):
         first: int = 0,
         last: int | None = None,
     ) -> Iterator[Visit]:
-        episodes = self._without_unused_seeds(episodes)
-        stages = self._stages(episodes)[:last]
+        episodes = self._segments.without_unused_seeds(episodes)
+        stages = self._segments.stages(episodes)[:last]
         recompute = self._recomputes(stages)
         if state is None:
             fuse = self._fuse_start and not (record and 0 in marks)
-            segments = self._segments_from_start(meta, episodes, stages, fuse=fuse)
+            segments = self._segments.of_walk(meta, episodes, stages, fuse=fuse)
             if fuse and stages and 0 in marks:  # beside the fused segment, which is faster than going on from here
-                start = self._start_segment(episodes)
+                start = self._segments.start(episodes)
                 yield Visit(0, self._run(start.key, start.function, meta, None, start.inputs), None)
         else:
-            segments = (self._step_segment(meta, episodes, stages[k], k) for k in range(first, len(stages)))
+            segments = (self._segments.step(meta, episodes, stages[k], k) for k in range(first, len(stages)))
         for segment in segments:
             if record:
                 visit = self._visit_recorded(segment, meta, state, recompute=recompute)
@@ -125,18 +91,18 @@ class EagerOps(TaskOps):
 
     @override
     def start(self, meta: Params, episodes: Episode) -> Visit:
-        segment = self._start_segment(self._without_unused_seeds(episodes))
-        return self._visit_recorded(segment, meta, None, recompute=self._recomputes(self._stages(episodes)))
+        segment = self._segments.start(self._segments.without_unused_seeds(episodes))
+        return self._visit_recorded(segment, meta, None, recompute=self._recomputes(self._segments.stages(episodes)))
 
     @override
     def linearise(self, meta: Params, episodes: Episode, state: State, k: int) -> Visit:
-        episodes = self._without_unused_seeds(episodes)
-        segment = self._step_segment(meta, episodes, self._stages(episodes)[k], k)
+        episodes = self._segments.without_unused_seeds(episodes)
+        segment = self._segments.step(meta, episodes, self._segments.stages(episodes)[k], k)
         return self._visit_recorded(segment, meta, state, recompute=True)
 
     @override
     def score(self, meta: Params, state: State, episodes: Episode, at: At = "last") -> Scores:
-        episodes = self._without_unused_seeds(episodes)
+        episodes = self._segments.without_unused_seeds(episodes)
 
         def score(meta: Params, state: State, tensors: Tensors) -> Scores:
             return self._score(meta, state, episodes.rebuild(tensors), at)[1]
@@ -146,7 +112,7 @@ class EagerOps(TaskOps):
 
     @override
     def score_grad(self, meta: Params, state: State, episodes: Episode, at: At = "last") -> Slopes:
-        episodes = self._without_unused_seeds(episodes)
+        episodes = self._segments.without_unused_seeds(episodes)
 
         def score_grad(meta: Params, state: State, tensors: Tensors) -> tuple[Cotangent, Scores]:
             leaves, structure = _as_graph_leaves((meta, state))
@@ -166,7 +132,7 @@ class EagerOps(TaskOps):
             moved = self._lift(lambda fast: self._learner.displacement(meta, fast))(fast)
             return {name: tensor.sum(0) for name, tensor in moved.items()}
 
-        total: Params = self._run(("displacement",), displacement, self._only_params(meta), state.fast)
+        total: Params = self._run(("displacement",), displacement, self._segments.params_of(meta), state.fast)
         return total
 
     def adapt(self, meta: Params, episodes: Episode) -> State:
@@ -178,12 +144,12 @@ class EagerOps(TaskOps):
 
     def predict(self, meta: Params, state: State, episodes: Episode, inputs: Tensor) -> Tensor:
         """Outputs [T, B, O] for inputs [T, B, ...]."""
-        episodes = self._without_unused_seeds(episodes.only(self._learner.roles))
+        episodes = self._segments.without_unused_seeds(episodes.only(self._learner.roles))
 
         def predict(meta: Params, state: State, tensors: Tensors) -> Tensor:
             def one(state: TaskState, task: Episode, inputs: Tensor) -> Tensor:
-                net = self._network(state.buffers, task)
-                return self._learner.predict(net, self._only_params(meta), state.fast, task, inputs)
+                net = self._segments.network(state.buffers, task, training=self._training)
+                return self._learner.predict(net, self._segments.params_of(meta), state.fast, task, inputs)
 
             outputs: Tensor = self._lift(one)(state, episodes.rebuild(tensors[:-1]), tensors[-1])
             return outputs
@@ -196,9 +162,9 @@ class EagerOps(TaskOps):
         """Approximate number of tensor operations in the forward pass of all inner steps together."""
         if not ADAPTED & frozenset(self.places):
             return 0
-        episodes = self._without_unused_seeds(episodes)
-        stages, state = self._stages(episodes), None
-        segments = list(self._segments_from_start(meta, episodes, stages[:2], fuse=self._fuse_start))[:2]
+        episodes = self._segments.without_unused_seeds(episodes)
+        stages, state = self._segments.stages(episodes), None
+        segments = list(self._segments.of_walk(meta, episodes, stages[:2], fuse=self._fuse_start))[:2]
         for segment in segments[:-1]:
             state = EagerOps._run(self, segment.key, segment.function, meta, state, segment.inputs)
         module, _ = trace(segments[-1].function, meta, state, segments[-1].inputs)
@@ -233,7 +199,7 @@ class EagerOps(TaskOps):
     def _split(self, meta: Params, grads: Cotangent) -> tuple[Params, Cotangent]:
         """Split derivatives by (meta, state) in two; zero ones by meta-parameters are left out, as are buffers."""
         by_meta = zip(meta, grads, strict=False)
-        named = {name: grad for name, grad in by_meta if grad is not None and name not in self._buffers}
+        named = {name: grad for name, grad in by_meta if grad is not None and name not in self._segments.buffers}
         return named, grads[len(meta) :]
 
     def _score(self, meta: Params, state: State, episodes: Episode, at: At) -> tuple[Tensor, Scores]:
@@ -241,99 +207,14 @@ class EagerOps(TaskOps):
         terms = terms_at(self._terms, at)
 
         def loss(state: TaskState | None, task: Episode) -> tuple[Tensor, Metrics, Params]:
-            net = self._network(self._buffers_of(meta) if state is None else state.buffers, task)
+            buffers = self._segments.buffers_of(meta) if state is None else state.buffers
+            net = self._segments.network(buffers, task, training=self._training)
             fast = None if state is None else state.fast
-            losses, metrics = outer_loss(self._learner, net, self._only_params(meta), fast, task, terms)
+            losses, metrics = outer_loss(self._learner, net, self._segments.params_of(meta), fast, task, terms)
             return losses, metrics, net.buffers
 
         losses, metrics, buffers = self._lift(loss)(state, episodes)
         return losses, Scores(metrics, buffers)
-
-    def _stages(self, episodes: Episode) -> Sequence[Stage]:
-        roles = self._learner.roles
-        if not all(role in episodes.roles for role in roles):
-            return ()  # nothing adapts: the terms score the meta-parameters
-        return self._learner.stages({role: episodes[role].inputs.shape[1] for role in roles})
-
-    def _segments_from_start(
-        self, meta: Params, episodes: Episode, stages: Sequence[Stage], *, fuse: bool
-    ) -> Iterator[Segment]:
-        """The segments of adaptation in the order in which they run."""
-        if not (fuse and stages):
-            yield self._start_segment(episodes)
-        for k, stage in enumerate(stages):
-            if k == 0 and fuse:
-                yield self._start_and_step_segment(meta, episodes, stage)
-            else:
-                yield self._step_segment(meta, episodes, stage, k)
-
-    def _start_segment(self, episodes: Episode) -> Segment:
-        task = episodes.only(self._learner.roles)
-
-        def start(meta: Params, _: State, inputs: Tensors) -> State:
-            return self._lift(partial(self._start, meta))(task.rebuild(inputs))
-
-        return Segment(("start",), start, task.tensors(), 0)
-
-    def _step_segment(self, meta: Params, episodes: Episode, stage: Stage, k: int) -> Segment:
-        batch, scalars, seeds = self._stage_inputs(meta, episodes, stage, k)
-        function = partial(self._lifted_step, batch, stage.kind)
-        return Segment(("step", stage.kind), function, (batch.tensors(), scalars, seeds), k + 1)
-
-    def _start_and_step_segment(self, meta: Params, episodes: Episode, stage: Stage) -> Segment:
-        """The start and the first inner step."""
-        task = episodes.only(self._learner.roles)
-        batch, scalars, seeds = self._stage_inputs(meta, episodes, stage, 0)
-
-        def start_and_step(meta: Params, _: State, inputs: Any) -> State:
-            task_tensors, batch_tensors, scalars, seeds = inputs
-
-            def one(task: Episode, batch: Batch, seed: Tensor | None) -> TaskState:
-                return self._step(meta, scalars, stage.kind, self._start(meta, task), batch, seed)
-
-            return self._lift(one)(task.rebuild(task_tensors), batch.rebuild(batch_tensors), seeds)
-
-        inputs = (task.tensors(), batch.tensors(), scalars, seeds)
-        return Segment(("start_and_step", stage.kind), start_and_step, inputs, 1)
-
-    def _stage_inputs(
-        self, meta: Params, episodes: Episode, stage: Stage, k: int
-    ) -> tuple[Batch, Tensor, Tensor | None]:
-        """The examples, the scalars and the seeds [T] of an inner step."""
-        batch = stage.select(episodes, axis=1)
-        scalars = next(iter(meta.values())).new_tensor(stage.scalars)
-        return batch, scalars, None if episodes.seeds is None else mix_seed(episodes.seeds, k + 1)
-
-    def _lifted_step(self, batch: Batch, kind: int, meta: Params, state: State, inputs: Any) -> State:
-        tensors, scalars, seeds = inputs
-        step = partial(self._step, meta, scalars, kind)
-        return self._lift(step)(state, batch.rebuild(tensors), seeds)
-
-    def _start(self, meta: Params, task: Episode) -> TaskState:
-        net = Network(self._learner.backbone, self._buffers_of(meta), task.seeds)
-        fast = self._learner.start(net, self._only_params(meta), task)
-        return TaskState(fast, net.buffers)
-
-    def _step(
-        self, meta: Params, scalars: Tensor, kind: int, state: TaskState, batch: Batch, seed: Tensor | None
-    ) -> TaskState:
-        net = Network(self._learner.backbone, state.buffers, seed)
-        fast = self._learner.advance(net, self._only_params(meta), state.fast, batch, kind, scalars)
-        return TaskState(fast, net.buffers)
-
-    def _network(self, buffers: Params, task: Episode) -> Network:
-        """The network that predicts for a task."""
-        seed = None if task.seeds is None else mix_seed(task.seeds, _PREDICTION)
-        return Network(self._learner.backbone, buffers, seed, training=self._training)
-
-    def _buffers_of(self, meta: Params) -> Params:
-        return {name: meta[name] for name in meta if name in self._buffers}
-
-    def _only_params(self, meta: Params) -> Params:
-        return {name: meta[name] for name in meta if name not in self._buffers} if self._buffers else meta
-
-    def _without_unused_seeds(self, episodes: Episode) -> Episode:
-        return episodes if self._learner.backbone.is_random else Episode(episodes.roles)
 
     def _recomputes(self, stages: Sequence[Stage]) -> bool:
         return self._memory == "flat" or (self._memory == "auto" and len(stages) > MAX_UNROLLED_STEPS)

@@ -21,8 +21,9 @@ from distmeta.core.types import Episode, Params
 from distmeta.engine.graphs.inductor import InductorGraph
 from distmeta.engine.graphs.native import NativeGraph
 from distmeta.engine.graphs.tracing import ForwardBackward, trace, trace_forward_backward
-from distmeta.engine.ops import EagerOps, Key, Memory, Segment
+from distmeta.engine.ops import EagerOps, Memory
 from distmeta.engine.precision import Matmul, products
+from distmeta.engine.segments import Key, Segment
 from distmeta.engine.trees import Structure, flatten
 from distmeta.methods.estimators.base import Cotangent, Estimate, Estimator, Moment, Pullback, State, TaskOps
 from distmeta.methods.learners.base import Learner

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from distmeta.config import Phase
-from distmeta.core.types import Episode, Params
+from distmeta.core.types import SUPPORT, Episode, Params
 from distmeta.engine.ops import EagerOps, Memory
 from distmeta.engine.trees import flatten
 from distmeta.methods.estimators.base import Cotangent, Pullback, Visit
@@ -222,10 +222,13 @@ def test_steps_of_one_phase_share_a_key() -> None:
     keys = {}
     for lift in ("loop", "vmap"):
         ops = ops_of(learner, lift)
-        segments = ops._segments_from_start(meta, episodes, ops._stages(episodes), fuse=lift == "vmap")
+        segments = ops._segments.of_walk(meta, episodes, ops._segments.stages(episodes), fuse=lift == "vmap")
         keys[lift] = [segment.key for segment in segments]
-    assert keys["loop"] == [("start",), ("step", 0), ("step", 0), ("step", 1), ("step", 1)]
-    assert keys["vmap"] == [("start_and_step", 0), ("step", 0), ("step", 1), ("step", 1)]
+    form, batch = episodes.only((SUPPORT,)).form, ("inputs", "targets")
+    form = (False, *form[1:])  # nothing draws, so no seeds are passed
+    first, second = ("step", 0, *batch), ("step", 1, *batch)
+    assert keys["loop"] == [("start", form), first, first, second, second]
+    assert keys["vmap"] == [("start_and_step", 0, form, *batch), first, second, second]
 
 
 def test_the_number_of_operations_grows_with_the_steps() -> None:

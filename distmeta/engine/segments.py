@@ -1,0 +1,154 @@
+"""Segments of adaptation: the start, an inner step, or both together, as functions of T tasks.
+
+A segment is a pure function of the meta-parameters, the state before it and further tensors, with a key: segments with
+equal keys run the same operations. A state is a learner's adapted state together with the running statistics of the
+task's network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from distmeta.core.types import Batch, Episode, Params
+from distmeta.engine.lifts import Lift
+from distmeta.methods.estimators.base import State
+from distmeta.methods.learners.base import Fast, Learner, Stage
+from distmeta.models.network import Network
+from distmeta.models.random import mix_seed
+
+Tensors = tuple[Tensor, ...]
+Key = tuple[Any, ...]
+_PREDICTION = -1
+"""Stream of the random layers in predictions; inner step k has stream k + 1, the start draws from the seed itself."""
+
+
+class TaskState(NamedTuple):
+    """A state: what learners adapt, and the running statistics of the network, by name."""
+
+    fast: Fast
+    buffers: Params
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment of adaptation.
+
+    Attributes:
+        key: Segments with equal keys run the same operations.
+        function: (meta, state before, inputs) -> state after; pure.
+        inputs: A pytree of the other tensors that it reads.
+        k: Number of inner steps after it.
+    """
+
+    key: Key
+    function: Callable[[Params, State, Any], State]
+    inputs: Any
+    k: int
+
+
+class Segments:
+    """Makes the segments of a learner, and the networks of tasks.
+
+    Args:
+        learner: Whose adaptation.
+        lift: Takes a function of one task to many (`distmeta.engine.lifts`).
+
+    Attributes:
+        buffers: Names of the running statistics among the meta-parameters: every task starts from these.
+    """
+
+    def __init__(self, learner: Learner, lift: Lift) -> None:
+        self._learner, self._lift = learner, lift
+        self.buffers = frozenset(learner.backbone.buffers())
+
+    def stages(self, episodes: Episode) -> Sequence[Stage]:
+        """What each inner step does; none where the tasks lack a role, so that the meta-parameters are scored."""
+        roles = self._learner.roles
+        if not all(role in episodes.roles for role in roles):
+            return ()
+        return self._learner.stages({role: episodes[role].inputs.shape[1] for role in roles})
+
+    def of_walk(self, meta: Params, episodes: Episode, stages: Sequence[Stage], *, fuse: bool) -> Iterator[Segment]:
+        """The segments of adaptation in order; with `fuse`, the start and the first inner step are one."""
+        if not (fuse and stages):
+            yield self.start(episodes)
+        for k, stage in enumerate(stages):
+            if k == 0 and fuse:
+                yield self._start_and_step(meta, episodes, stage)
+            else:
+                yield self.step(meta, episodes, stage, k)
+
+    def start(self, episodes: Episode) -> Segment:
+        task = episodes.only(self._learner.roles)
+
+        def start(meta: Params, _: State, inputs: Tensors) -> State:
+            return self._lift(partial(self._start_one, meta))(task.rebuild(inputs))
+
+        return Segment(("start", task.form), start, task.tensors(), 0)
+
+    def step(self, meta: Params, episodes: Episode, stage: Stage, k: int) -> Segment:
+        """Inner step `k`."""
+        batch, scalars, seeds = _stage_inputs(meta, episodes, stage, k)
+        function = partial(self._lifted_step, batch, stage.kind)
+        return Segment(("step", stage.kind, *batch), function, (batch.tensors(), scalars, seeds), k + 1)
+
+    def network(self, buffers: Params, task: Episode, *, training: bool) -> Network:
+        """The network that predicts for a task."""
+        seed = None if task.seeds is None else mix_seed(task.seeds, _PREDICTION)
+        return Network(self._learner.backbone, buffers, seed, training=training)
+
+    def buffers_of(self, meta: Params) -> Params:
+        """The running statistics among meta-parameters."""
+        return {name: meta[name] for name in meta if name in self.buffers}
+
+    def params_of(self, meta: Params) -> Params:
+        """Meta-parameters without running statistics."""
+        return {name: meta[name] for name in meta if name not in self.buffers} if self.buffers else meta
+
+    def without_unused_seeds(self, episodes: Episode) -> Episode:
+        """The episodes without seeds, unless the network draws from them."""
+        return episodes if self._learner.backbone.is_random else Episode(episodes.roles)
+
+    def _start_and_step(self, meta: Params, episodes: Episode, stage: Stage) -> Segment:
+        task = episodes.only(self._learner.roles)
+        batch, scalars, seeds = _stage_inputs(meta, episodes, stage, 0)
+
+        def start_and_step(meta: Params, _: State, inputs: Any) -> State:
+            task_tensors, batch_tensors, scalars, seeds = inputs
+
+            def one(task: Episode, batch: Batch, seed: Tensor | None) -> TaskState:
+                return self._step_one(meta, scalars, stage.kind, self._start_one(meta, task), batch, seed)
+
+            return self._lift(one)(task.rebuild(task_tensors), batch.rebuild(batch_tensors), seeds)
+
+        inputs = (task.tensors(), batch.tensors(), scalars, seeds)
+        return Segment(("start_and_step", stage.kind, task.form, *batch), start_and_step, inputs, 1)
+
+    def _lifted_step(self, batch: Batch, kind: int, meta: Params, state: State, inputs: Any) -> State:
+        tensors, scalars, seeds = inputs
+        step = partial(self._step_one, meta, scalars, kind)
+        return self._lift(step)(state, batch.rebuild(tensors), seeds)
+
+    def _start_one(self, meta: Params, task: Episode) -> TaskState:
+        net = Network(self._learner.backbone, self.buffers_of(meta), task.seeds)
+        fast = self._learner.start(net, self.params_of(meta), task)
+        return TaskState(fast, net.buffers)
+
+    def _step_one(
+        self, meta: Params, scalars: Tensor, kind: int, state: TaskState, batch: Batch, seed: Tensor | None
+    ) -> TaskState:
+        net = Network(self._learner.backbone, state.buffers, seed)
+        fast = self._learner.advance(net, self.params_of(meta), state.fast, batch, kind, scalars)
+        return TaskState(fast, net.buffers)
+
+
+def _stage_inputs(meta: Params, episodes: Episode, stage: Stage, k: int) -> tuple[Batch, Tensor, Tensor | None]:
+    """The examples, the scalars and the seeds [T] of an inner step."""
+    batch = stage.select(episodes, axis=1)
+    scalars = next(iter(meta.values())).new_tensor(stage.scalars)
+    return batch, scalars, None if episodes.seeds is None else mix_seed(episodes.seeds, k + 1)
