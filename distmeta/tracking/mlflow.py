@@ -182,7 +182,8 @@ class MlflowTracker(Tracker):
         def send() -> None:
             call("model", experiment_id, run_id, str(staged), name)
 
-        self._sender.upload(Upload(f"model {name}", staged, send))
+        # Saving a model takes a second, which the driver spends on pictures.
+        self._sender.upload(Upload(f"model {name}", staged, send), at_once=True)
 
     @override
     def address(self) -> str | None:

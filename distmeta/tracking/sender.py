@@ -80,7 +80,7 @@ class Sender:
         # Types of items that cannot be sent: a server may be available while its artifact store is not.
         self._unavailable: set[type] = set()
         self._lock = threading.Lock()
-        self._closing, self._stop = threading.Event(), threading.Event()
+        self._closing, self._stop, self._wake = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="distmeta-tracking", daemon=True)
         self._thread.start()
 
@@ -89,12 +89,13 @@ class Sender:
         with self._lock:
             self._points.extend(points)
 
-    def upload(self, item: Upload, *, replace: bool = False) -> list[Upload]:
+    def upload(self, item: Upload, *, replace: bool = False, at_once: bool = False) -> list[Upload]:
         """Queue an upload without waiting.
 
         Args:
             item: The upload.
             replace: Remove queued uploads of the same name.
+            at_once: Do not wait for the end of the interval, unless the store is unavailable.
 
         Returns:
             The uploads removed; never the first in the queue, because it may be in progress.
@@ -103,7 +104,9 @@ class Sender:
             queued = list(self._uploads)
             replaced = [other for other in queued[1:] if replace and other.name == item.name]
             self._uploads = deque([*(other for other in queued if other not in replaced), item])
-            return replaced
+        if at_once and not self._unavailable:
+            self._wake.set()
+        return replaced
 
     def pending(self) -> list[MetricPoint]:
         """Points that the store has not confirmed, including rejected ones."""
@@ -118,15 +121,20 @@ class Sender:
     def close(self, timeout_s: float) -> Unsent:
         """Send what is queued for at most `timeout_s` seconds, end the thread and return what was not sent."""
         self._closing.set()
+        self._wake.set()
         self._thread.join(timeout_s)
         self._stop.set()
         with self._lock:
             return Unsent([*self._rejected.points, *self._points], [*self._rejected.uploads, *self._uploads])
 
     def _run(self) -> None:
-        wait_s = self._interval_s
+        wait_s, retries_last = self._interval_s, False
         while not self._stop.is_set():
-            (self._stop if self._closing.is_set() else self._closing).wait(wait_s)
+            if not self._closing.is_set():
+                self._wake.wait(wait_s)
+                self._wake.clear()
+            elif retries_last:
+                self._stop.wait(wait_s)
             closing = self._closing.is_set()
             if self._send():
                 if closing:
@@ -134,6 +142,7 @@ class Sender:
                 wait_s = self._interval_s
             else:
                 wait_s = _CLOSING_RETRY_S if closing else min(self._max_wait_s, 2.0 * wait_s)
+            retries_last = closing
 
     def _send(self) -> bool:
         """Send all that is queued. Return False if the store is unavailable."""

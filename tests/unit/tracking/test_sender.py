@@ -70,9 +70,9 @@ def store() -> FakeStore:
 def make_sender(store: FakeStore) -> Iterator[MakeSender]:
     senders: list[Sender] = []
 
-    def build(batch_size: int = 1000) -> Sender:
+    def build(batch_size: int = 1000, interval_s: float = 0.01) -> Sender:
         is_outage = lambda error: isinstance(error, ConnectionError)  # noqa: E731
-        senders.append(Sender(store.write, is_outage, interval_s=0.01, max_wait_s=0.05, batch_size=batch_size))
+        senders.append(Sender(store.write, is_outage, interval_s=interval_s, max_wait_s=0.05, batch_size=batch_size))
         return senders[-1]
 
     yield build
@@ -232,3 +232,13 @@ def test_put_does_not_wait_for_a_blocked_store(make_sender: MakeSender, store: F
 
 def assert_set(event: threading.Event) -> None:
     assert event.wait(TIMEOUT_S)
+
+
+def test_an_urgent_upload_does_not_wait_for_the_end_of_the_interval(store: FakeStore, make_sender: MakeSender) -> None:
+    sender = make_sender(interval_s=10 * TIMEOUT_S)
+    sender.put(points(1))
+    sender.upload(store.upload("picture"))
+    assert store.uploads == []
+    sender.upload(store.upload("model"), at_once=True)
+    store.wait_for(lambda: store.uploads == ["picture", "model"])
+    assert store.steps == [1]

@@ -9,6 +9,7 @@ import pytest
 
 from distmeta.core.errors import UserError
 from distmeta.tracking.uris import (
+    absolute_uri,
     artifact_folder,
     inner_path,
     is_server,
@@ -116,3 +117,20 @@ def test_uris_that_cannot_be_used(
     with pytest.raises(UserError) as caught:
         tracking_uri(configured, file)
     assert line in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "absolute"),
+    [
+        ("sqlite:///mlflow.db", "sqlite:///{here}/mlflow.db"),
+        ("sqlite:///a/../b.db?timeout=3", "sqlite:///{here}/a/../b.db?timeout=3"),
+        ("sqlite:////srv/mlflow.db", "sqlite:////srv/mlflow.db"),
+        ("http://host:5000", "http://host:5000"),
+        ("postgresql://me@host/runs", "postgresql://me@host/runs"),
+    ],
+)
+def test_paths_of_sqlite_files_are_made_absolute(
+    uri: str, absolute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute_uri(uri) == absolute.format(here=tmp_path)
