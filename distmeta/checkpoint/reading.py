@@ -43,7 +43,7 @@ def load(path: str | os.PathLike[str], which: Which = "latest") -> Checkpoint:
 
     Args:
         path: Folder of a checkpoint or of a run; a local path or an fsspec URL.
-        which: For a run: the newest checkpoint, the one before it, or the best by score (the newest if none has one).
+        which: For a run: the newest checkpoint, the one before it, or the best by score.
 
     Raises:
         UserError: There is no checkpoint, it is damaged, its format or configuration is unknown, or the store does not
@@ -185,8 +185,13 @@ def _find(folder: Folder, which: Which) -> Folder:
         raise _not_found(folder)
     if which == "previous":
         return previous(folder)
-    best = best_step(folder) if which == "best" else None
-    return by_step[max(by_step) if best is None else best]
+    if which == "latest":
+        return by_step[max(by_step)]
+    best = best_step(folder)
+    if best is None:
+        what = "no checkpoint has a validation score"
+        raise UserError(what, where=folder.shown, allowed="the latest one, or a run with evaluation.every")
+    return by_step[best]
 
 
 def previous(run: Folder) -> Folder:

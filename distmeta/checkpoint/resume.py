@@ -16,6 +16,7 @@ _MAY_DIFFER = (
     "tracking.",
     "train.budget_s",
     "train.log_every",
+    "train.patience",
     "outer.nonfinite",
 )
 """Fields that may differ between a run and its resumption, because they do not change the meta-parameters."""

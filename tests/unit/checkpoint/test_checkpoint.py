@@ -145,9 +145,10 @@ def test_latest_and_best(tmp_path: Path) -> None:
     assert [(s.step, s.best) for s in checkpoint.summaries(tmp_path)] == [(2, True), (5, False), (6, False)]
 
 
-def test_without_scores_the_best_checkpoint_is_the_latest(tmp_path: Path) -> None:
+def test_without_scores_no_checkpoint_is_the_best(tmp_path: Path) -> None:
     save_steps(make_config(tmp_path), {1: None, 2: None})
-    assert checkpoint.load(tmp_path / "run-1", "best").step == 2
+    with pytest.raises(UserError, match=r"run-1: no checkpoint has a validation score; allowed: the latest one"):
+        checkpoint.load(tmp_path / "run-1", "best")
 
 
 def test_steps_sort_as_numbers(tmp_path: Path) -> None:
