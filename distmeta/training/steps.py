@@ -199,6 +199,12 @@ class Asynchronous(Procedure):
         results: list[Result] = []
         num_tasks = 0
         for result in self._results:
+            if result.value.carries:
+                raise UserError(
+                    "the estimator keeps a state for each shard, but asynchronous shards have no successors",
+                    where="outer.staleness",
+                    allowed="null, or an estimator without a state",
+                )
             tasks_of_shard = len(self._running.pop(result.shard).specs)
             verdict = self.server.push(result.value)
             if verdict is Verdict.ACCEPTED:

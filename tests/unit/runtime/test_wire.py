@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from distmeta.core.types import Params, Report, Snapshot, Update
+from distmeta.core.types import Params, Report, Shard, Snapshot, TaskSpec, Update, Work
 from distmeta.runtime.compression import Compressor, Kind, decompress
 from distmeta.runtime.wire import (
     ALIGNMENT_BYTES,
@@ -22,9 +22,11 @@ from distmeta.runtime.wire import (
     ResultWire,
     decode_params,
     decode_result,
+    decode_shard,
     decode_snapshot,
     decode_value,
     encode_params,
+    encode_request,
     encode_snapshot,
     encode_value,
     join_grad,
@@ -208,3 +210,21 @@ def test_a_group_is_summed_in_the_order_of_its_shards() -> None:
     assert (total.version, total.shard, total.count, total.update.weight, total.finite) == (7, 16, 4, 4.0, True)
     assert total.update.grad["x"].item() == 0.0  # ((1 + 2^-24) + 2^-24) - 1 in float32
     assert decode_value(sum_reports([*reports[:3], replace(reports[3], finite=False)])).finite is False
+
+
+def test_statistics_vectors_and_states_arrive_as_they_were_sent() -> None:
+    buffers, extra, carry = {"mean": torch.rand(3)}, {"direction": torch.rand(2)}, {"age": torch.arange(4)}
+    snapshot = decode_snapshot(encode_snapshot(Snapshot(3, make_params(), buffers, extra), 1))
+    assert (bits(snapshot.buffers), bits(snapshot.extra)) == (bits(buffers), bits(extra))
+    report = Report(3, 1, Update(make_params(), 2.0, {"loss": 1.0}, buffers), carries={1: carry})
+    arrived = decode_value(encode_value(report))
+    assert bits(arrived.update.buffers) == bits(buffers)
+    assert {shard: bits(state) for shard, state in arrived.carries.items()} == {1: bits(carry)}
+    other = replace(report, shard=2, carries={2: carry})
+    total = decode_value(sum_reports([encode_value(report), encode_value(other)]))
+    assert sorted(total.carries) == [1, 2]
+    assert torch.equal(total.update.buffers["mean"], 2 * buffers["mean"])
+    shard = Shard(1, (TaskSpec(0, 5, "train"),), carry)
+    request = encode_request((1, 1), Work("update"), shard, None)
+    assert not request.shard.carry
+    assert (decode_shard(request), bits(decode_shard(request).carry)) == (shard, bits(carry))

@@ -231,3 +231,32 @@ def test_an_asynchronous_duplicate_is_an_error() -> None:
 
     with pytest.raises(DistmetaError, match=r"^step 0: the update of shard 1 is duplicate$"):
         make_procedure(FakeExecutor(twice), staleness=1).step(UPDATE)
+
+
+def test_an_estimator_with_a_state_is_refused_in_asynchronous_mode() -> None:
+    def compute(call: Call) -> Report:
+        return replace(constant_update(call), carries={call.shard.index: {"age": torch.zeros(4)}})
+
+    procedure = make_procedure(FakeExecutor(compute), staleness=1)
+    with pytest.raises(UserError, match=r"^outer\.staleness: the estimator keeps a state"):
+        procedure.step(UPDATE)
+
+
+def test_the_state_of_a_shard_goes_on_with_the_next_shard_of_its_index() -> None:
+    def compute(call: Call) -> Report:
+        before = call.shard.carry.get("age", torch.zeros(len(call.shard.specs)))
+        return replace(constant_update(call), carries={call.shard.index: {"age": before + 1}})
+
+    first = make_procedure(FakeExecutor(compute))
+    for _ in range(2):
+        first.step(UPDATE)
+    state = first.state_dict()
+    assert sorted(name for name in state if name.startswith("carry/")) == [f"carry/{i}/age" for i in range(3)]
+    second = make_procedure(FakeExecutor(compute))
+    second.load_state_dict(state)
+    for procedure in (first, second):
+        procedure.step(UPDATE)
+    assert torch.equal(torch.as_tensor(second.state_dict()["carry/1/age"]), torch.full((4,), 3.0))
+    assert torch.equal(torch.as_tensor(first.state_dict()["carry/1/age"]), torch.full((4,), 3.0))
+    with pytest.raises(UserError, match="'carry/x/age' is no carry"):
+        second.load_state_dict({**state, "carry/x/age": torch.zeros(1)})
