@@ -31,6 +31,8 @@ from distmeta.tasks.base import TaskSource
 from distmeta.training import train
 from distmeta.training.result import TrainResult
 
+pytestmark = pytest.mark.thorough  # whole runs
+
 UNLABELLED = "unlabelled"
 HERE = Path(__file__)
 
