@@ -6,6 +6,7 @@ python tests/golden/compare.py COMMIT
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -35,9 +36,26 @@ def checked_out(commit: str, folder: Path) -> Path:
     return folder
 
 
+SCORE_TOLERANCE = 1e-6
+"""Scores of equal meta-parameters may differ so much: how they are computed is no part of a run's identity."""
+
+
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Names of the golden runs that both have and whose digests or scores differ."""
-    return [name for name in before.keys() & after.keys() if before[name] != after[name]]
+    """Names of the golden runs that both have and whose digests differ, or whose scores do by more than a rounding."""
+    return [
+        name
+        for name in before.keys() & after.keys()
+        if before[name]["digest"] != after[name]["digest"]
+        or score_difference(before[name], after[name]) > SCORE_TOLERANCE
+    ]
+
+
+def score_difference(before: dict[str, Any], after: dict[str, Any]) -> float:
+    """The largest difference between two runs' scores; infinite if they have others."""
+    old, new = before["scores"], after["scores"]
+    if {name: len(curve) for name, curve in old.items()} != {name: len(curve) for name, curve in new.items()}:
+        return math.inf
+    return max((abs(x - y) for name in old for x, y in zip(old[name], new[name], strict=True)), default=0.0)
 
 
 def main(commit: str) -> int:
@@ -46,12 +64,13 @@ def main(commit: str) -> int:
         home = Path(scratch)
         before = outcomes(checked_out(commit, home / "base"), home / "home-base")
         after = outcomes(_ROOT, home / "home")
-    different = differences(before, after)
+    different, both = differences(before, after), before.keys() & after.keys()
     for name in sorted(before.keys() | after.keys()):
         old, new = (found[name]["digest"][:16] if name in found else "-" * 16 for found in (before, after))
-        verdict = "differs" if name in different else "equal" if name in before and name in after else "only one"
-        print(f"{name:16} {old}  {new}  {verdict}")
-    return len(different) if before.keys() & after.keys() else 1
+        verdict = "differs" if name in different else "equal" if name in both else "only one"
+        size = score_difference(before[name], after[name]) if name in both else 0.0
+        print(f"{name:16} {old}  {new}  {verdict}{f', scores by {size:.0e}' if size else ''}")
+    return len(different) if both else 1
 
 
 if __name__ == "__main__":
