@@ -102,7 +102,7 @@ class Outcome:
 def run_case(name: str, folder: Path) -> Outcome:
     """Train a golden run below `folder`."""
     config = CASES[name].model_copy(update={"checkpoint": CheckpointConfig(path=str(folder))})
-    with mock.patch("distmeta.training.run.keep_pictures", return_value=[]):  # drawing takes longer than training
+    with mock.patch("distmeta.training.loop.keep_pictures", return_value=[]):  # drawing takes longer than training
         result = train(config, quiet=True)
     norm = global_norm(checkpoints.load(result.checkpoint).averaged)
     scores = {f"{score.protocol}/{score.metric}": list(score.mean) for score in result.scores}

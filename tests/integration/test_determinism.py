@@ -31,7 +31,7 @@ KEPT = 8
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these runs."""
-    monkeypatch.setattr("distmeta.training.run.keep_pictures", lambda *arguments: [])
+    monkeypatch.setattr("distmeta.training.loop.keep_pictures", lambda *arguments: [])
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from distmeta.config import (
 )
 from distmeta.methods import fomaml
 from distmeta.program.scoring import ShardScores
+from distmeta.training import loop, train
 from distmeta.training import run as module
-from distmeta.training import train
 
 from ...fakes_training import Call, Compute, FakeExecutor, FakeTracker, constant_update
 
@@ -79,7 +79,7 @@ class Driver:
         }
         return RunConfig(name="loop", **{**defaults, **sections})
 
-    def train(self, config: RunConfig | None = None, **options: Any) -> module.TrainResult:
+    def train(self, config: RunConfig | None = None, **options: Any) -> loop.TrainResult:
         executor, tracker = FakeExecutor(self.compute, self.workers), FakeTracker()
         self.executors.append(executor)
         self.trackers.append(tracker)
@@ -90,7 +90,7 @@ class Driver:
 
         self.monkeypatch.setattr(module, "build_executor", lambda *arguments, **settings: executor)
         self.monkeypatch.setattr(module, "build_tracker", lambda config: tracker)
-        self.monkeypatch.setattr(module, "keep_pictures", keep)
+        self.monkeypatch.setattr(loop, "keep_pictures", keep)
         return train(config or self.config(), quiet=True, **options)
 
     def saved(self, name: str = "loop") -> dict[int, float | None]:

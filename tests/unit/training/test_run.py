@@ -27,6 +27,7 @@ from distmeta.core.tensors import digest
 from distmeta.engine.auto import Choice
 from distmeta.runtime.executor import Incident
 from distmeta.tracking.base import MetricPoint
+from distmeta.training import loop
 from distmeta.training import run as module
 
 from ...fakes_training import Call, FakeTracker, constant_update
@@ -147,7 +148,7 @@ class Clock(SimpleNamespace):
 
 
 def test_a_budget_ends_the_run_as_the_last_step_would(driver: Driver) -> None:
-    driver.monkeypatch.setattr(module, "time", Clock())
+    driver.monkeypatch.setattr(loop, "time", Clock())
     config = driver.config(
         train=TrainConfig(steps=50, tasks_per_step=6, log_every=50, budget_s=4.0),
         evaluation=EvaluationConfig(every=50, final_tasks=0),
@@ -164,13 +165,13 @@ def test_a_budget_ends_the_run_as_the_last_step_would(driver: Driver) -> None:
     assert metrics["system/data_wait_share"] == pytest.approx(2 * 0.25)
 
 
-def resumable(driver: Driver, steps: int = 4) -> module.TrainResult:
+def resumable(driver: Driver, steps: int = 4) -> loop.TrainResult:
     """A run of some steps that goes on for seven."""
     return driver.train(driver.config(steps=steps))
 
 
 def test_a_resumed_run_continues_steps_times_and_counts(driver: Driver) -> None:
-    driver.monkeypatch.setattr(module, "time", Clock())
+    driver.monkeypatch.setattr(loop, "time", Clock())
     first = resumable(driver)
     result = driver.train(driver.config(steps=7), resume=True)
     assert (first.train_s, result.train_s, result.steps) == (4.0, 7.0, 7)
