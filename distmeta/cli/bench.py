@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from distmeta.core.collector import resume as resume_collector
 from distmeta.core.errors import UserError
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -28,4 +29,5 @@ def bench(context: typer.Context) -> None:
     if str(_CHECKOUT) not in sys.path:
         sys.path.insert(0, str(_CHECKOUT))
     commands = importlib.import_module("benchmarks.commands")
+    resume_collector()  # or the graphs of a contender would be garbage that stays
     commands.app(context.args, prog_name="distmeta bench", standalone_mode=False)

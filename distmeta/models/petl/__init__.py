@@ -1,0 +1,1 @@
+"""Large backbones with few tunable parameters. The only room that imports `transformers` and `peft`."""

@@ -1,0 +1,107 @@
+"""Products with frozen weights that may be partitioned over the ranks of a group.
+
+A partitioned weight (DeepSpeed, ZeRO-3) is in one piece only while it is used. Autograd would keep the piece that is
+gone by the time of the backward pass; here the backward pass is the same operation with the weight transposed, which
+gathers it anew, and so is the backward pass of that: every order of derivatives gathers what it needs.
+
+Frozen weights get no gradient. All ranks must make the same calls in the same order, because each call is a gathering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from typing_extensions import override
+
+
+@dataclass
+class Counter:
+    """Counts the gatherings of this process, to compare ranks with each other."""
+
+    count: int = 0
+
+
+gatherings = Counter()
+
+
+def is_partitioned(weight: Tensor) -> bool:
+    """Whether DeepSpeed holds the weight in pieces."""
+    return hasattr(weight, "ds_status")
+
+
+@contextmanager
+def whole(weight: Any) -> Iterator[Tensor]:
+    """A frozen weight in one piece, for the block."""
+    if not is_partitioned(weight):
+        yield weight
+        return
+    gatherings.count += 1
+    weight.all_gather()
+    try:
+        yield weight.data
+    finally:
+        weight.partition()
+
+
+def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x @ weight.T + bias`: [..., I] -> [..., O] for a weight [O, I]."""
+    if not is_partitioned(weight):
+        return functional.linear(x, weight, bias)
+    y: Tensor = _Product.apply(x, _Hidden(weight), False)  # type: ignore[no-untyped-call]
+    return y if bias is None else y + bias
+
+
+def frozen_embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """Rows of a weight: int64 [...] -> [..., D] for a weight [V, D]."""
+    with whole(weight) as table:
+        return functional.embedding(ids, table)
+
+
+@dataclass(frozen=True)
+class _Hidden:
+    """A weight that autograd does not see among the arguments."""
+
+    weight: Tensor
+
+
+class _Product(torch.autograd.Function):
+    """`x @ weight.T`, or `x @ weight` if it is transposed, for a partitioned weight."""
+
+    generate_vmap_rule: ClassVar[bool] = False
+
+    @override
+    @staticmethod
+    def forward(x: Tensor, hidden: _Hidden, transposed: bool) -> Tensor:
+        with whole(hidden.weight) as weight:
+            return x @ (weight if transposed else weight.T)
+
+    @override
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, _Hidden, bool], output: Tensor) -> None:
+        _, ctx.hidden, ctx.transposed = inputs
+
+    @override
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _Product.apply(grads[0], ctx.hidden, not ctx.transposed), None, None  # type: ignore[no-untyped-call]
+
+    @override
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        y: Tensor = _Product.apply(tangents[0], ctx.hidden, ctx.transposed)  # type: ignore[no-untyped-call]
+        return y
+
+    @override
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, None, None], *arguments: Any) -> tuple[Tensor, int | None]:
+        """All tasks in one product."""
+        x, hidden, transposed = arguments
+        x = x if in_dims[0] is None else x.movedim(in_dims[0], 0)
+        y: Tensor = _Product.apply(x, hidden, transposed)  # type: ignore[no-untyped-call]
+        return y, None if in_dims[0] is None else 0
