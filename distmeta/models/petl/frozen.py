@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,11 +49,11 @@ def whole(weight: Any) -> Iterator[Tensor]:
         weight.partition()
 
 
-def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x @ weight.T + bias`: [..., I] -> [..., O] for a weight [O, I]."""
+def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, transposed: bool = False) -> Tensor:
+    """`x @ weight.T + bias`: [..., I] -> [..., O] for a weight [O, I], or [I, O] where it is `transposed`."""
     if not is_partitioned(weight):
-        return functional.linear(x, weight, bias)
-    y: Tensor = _Product.apply(x, _Hidden(weight), False)  # type: ignore[no-untyped-call]
+        return functional.linear(x, weight.T if transposed else weight, bias)
+    y: Tensor = _Product.apply(x, _Hidden(weight), transposed)  # type: ignore[no-untyped-call]
     return y if bias is None else y + bias
 
 
@@ -72,8 +72,6 @@ class _Hidden:
 
 class _Product(torch.autograd.Function):
     """`x @ weight.T`, or `x @ weight` if it is transposed, for a partitioned weight."""
-
-    generate_vmap_rule: ClassVar[bool] = False
 
     @override
     @staticmethod

@@ -1,0 +1,127 @@
+"""The layers of a loaded network, made functions of the call's parameters. Its classes and names stay as they are.
+
+    y = edits(layer(edits(x)))
+
+A site is the forward of one linear layer with what is added before and behind it. All other modules with weights read
+those that are tuned from the call, and keep the rest.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from distmeta.models.petl.attention import BLOCK
+from distmeta.models.petl.call import Call, current
+from distmeta.models.petl.families import block_of, role_of
+from distmeta.models.petl.frozen import frozen_embedding, frozen_linear, is_partitioned
+
+Before = Callable[[Call, Tensor], Tensor]
+After = Callable[[Call, Tensor, Tensor], Tensor]
+"""(call, input of the layer, output so far) -> output."""
+
+
+class Site:
+    """The forward of one linear layer.
+
+    Args:
+        path: Its name in the network.
+        layer: The layer.
+
+    Attributes:
+        path: Its name.
+        before, after: What is added, in order.
+        num_inputs, num_outputs: Sizes of the layer.
+    """
+
+    def __init__(self, path: str, layer: Any) -> None:
+        self.path, self._layer = path, layer
+        self.before: list[Before] = []
+        self.after: list[After] = []
+        # A Conv1D of `transformers` is a linear layer whose weight is [inputs, outputs].
+        self._transposed = not isinstance(layer, nn.Linear)
+        sizes = tuple(layer.weight.shape)
+        self.num_inputs, self.num_outputs = sizes if self._transposed else sizes[::-1]
+        self._weight, self._bias = f"{path}.weight", f"{path}.bias"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        call, layer = current(), self._layer
+        for edit in self.before:
+            x = edit(call, x)
+        weight = call.params.get(self._weight, layer.weight)
+        bias = call.params.get(self._bias, layer.bias)
+        y = frozen_linear(x, weight, bias, transposed=self._transposed)
+        for edit_after in self.after:
+            y = edit_after(call, x, y)
+        return y
+
+
+def share(module: nn.Module, copies: dict[int, nn.Module] | None = None) -> nn.Module:
+    """A copy of a tree of modules that has the same tensors."""
+    copies = {} if copies is None else copies
+    if id(module) not in copies:
+        copied = copies[id(module)] = copy.copy(module)
+        copied.__dict__["_parameters"] = dict(module._parameters)
+        copied.__dict__["_buffers"] = dict(module._buffers)
+        children = module._modules.items()
+        copied.__dict__["_modules"] = {name: child and share(child, copies) for name, child in children}
+    return copies[id(module)]
+
+
+def make_sites(network: nn.Module) -> dict[str, Site]:
+    """Replace the forward of every linear layer of the network. Returns the sites by name."""
+    sites: dict[str, Site] = {}
+    for path, layer in network.named_modules():
+        layer.__dict__[BLOCK] = block_of(f"{path}.")
+        if isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D":
+            sites[path] = Site(path, layer)
+            layer.__dict__["forward"] = sites[path]
+        elif type(layer) is nn.Embedding:
+            layer.__dict__["forward"] = _Embedding(path, layer)
+    return sites
+
+
+def read_from_call(network: nn.Module, tuned: Collection[str]) -> None:
+    """Let modules other than linear layers and embeddings read their tuned weights from the call."""
+    for path, module in network.named_modules():
+        prefix = f"{path}." if path else ""
+        names = {name: prefix + name for name in module._parameters if prefix + name in tuned}
+        if names and not isinstance(module.forward, Site | _Embedding):
+            module.__dict__["forward"] = _Tuned(module, names)
+
+
+def named_roles(sites: Mapping[str, Site]) -> dict[str, str]:
+    """The roles of the layers that have one, by name."""
+    return {path: role for path in sites if (role := role_of(path)) is not None}
+
+
+class _Embedding:
+    """The forward of a table of embeddings."""
+
+    def __init__(self, path: str, layer: nn.Embedding) -> None:
+        self._name, self._layer = f"{path}.weight", layer
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        return frozen_embedding(ids, current().params.get(self._name, self._layer.weight))
+
+
+class _Tuned:
+    """The forward of any module: that of a copy which has the call's weights."""
+
+    def __init__(self, module: nn.Module, names: dict[str, str]) -> None:
+        self._module, self._names = copy.copy(module), names
+        self._module.__dict__.pop("forward", None)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        params, module = current().params, copy.copy(self._module)
+        own = {name: params[full] for name, full in self._names.items() if full in params}
+        module.__dict__["_parameters"] = {**self._module._parameters, **own}
+        return module.forward(*arguments, **options)
+
+
+def has_partitioned(network: nn.Module) -> bool:
+    """Whether any weight is held in pieces."""
+    return any(is_partitioned(weight) for weight in network.parameters())
