@@ -29,7 +29,8 @@ from distmeta.models.petl.call import Call, running
 from distmeta.models.petl.families import block_of, num_blocks
 from distmeta.models.petl.load import load_network
 from distmeta.models.petl.parts import PARTS, Own, Part, Shape
-from distmeta.models.petl.sites import make_sites, read_from_call, share
+from distmeta.models.petl.sites import make_sites, read_from_call
+from distmeta.models.share import share
 
 
 class Transformer(Backbone):
