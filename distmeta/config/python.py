@@ -78,6 +78,7 @@ class PythonTasks(OwnCode):
     max_examples: int = Field(1, ge=1)
     has_classes: ClassVar[bool] = True
     has_images: ClassVar[bool] = True
+    has_texts: ClassVar[bool] = True
     changes_outputs: ClassVar[bool] = False
 
 

@@ -81,12 +81,27 @@ class TaskSource(ABC):
         splits = {spec.split for spec in specs}
         if len(splits) != 1:
             raise ValueError(f"one split is needed to make episodes together, not {sorted(splits)}")
+        split = splits.pop()
+        existing = self.roles(split)
         for role in roles:
-            if role not in self.train_outputs:
-                raise UserError(f"there is no role '{role}'", where="tasks", allowed=", ".join(self.train_outputs))
+            if role not in existing:
+                raise UserError(f"there is no role '{role}'", where="tasks", allowed=", ".join(existing))
         seeds = np.array([spec.seed for spec in specs], dtype=np.uint64)
-        batches = self.batches(splits.pop(), seeds, roles)
-        return Episode({role: batches[role] for role in roles}, torch.from_numpy(seeds.astype(np.int64)))
+        batches = self.batches(split, seeds, roles)
+        chosen = {role: batches[role] for role in roles}
+        return Episode(chosen, torch.from_numpy(seeds.astype(np.int64)), self.lengths(chosen))
+
+    def roles(self, split: str) -> tuple[str, ...]:
+        """The roles that tasks of a split can have: by default, those of training tasks."""
+        return tuple(self.train_outputs)
+
+    def lengths(self, batches: Mapping[str, Batch]) -> tuple[int, ...] | None:
+        """The length that each of T tasks is padded to by itself (`Episode.lengths`); None if they are not padded.
+
+        Args:
+            batches: The examples by role, padded to the longest task.
+        """
+        return None
 
     @abstractmethod
     def batches(self, split: str, seeds: Uint64, roles: Sequence[str]) -> Mapping[str, Batch]:
