@@ -35,6 +35,7 @@ class _FewShot(Frozen):
     has_classes: ClassVar[bool] = True
     has_images: ClassVar[bool] = True
     has_texts: ClassVar[bool] = False
+    has_numbers: ClassVar[bool] = True
 
     @property
     def changes_outputs(self) -> bool:
@@ -95,6 +96,7 @@ class TextTasks(_FewShot):
 
     has_images: ClassVar[bool] = False
     has_texts: ClassVar[bool] = True
+    has_numbers: ClassVar[bool] = False
     rotations: ClassVar[bool] = False
     source: Literal["texts"] = "texts"
     store: Text
@@ -154,6 +156,7 @@ class SinusoidTasks(Frozen):
     has_classes: ClassVar[bool] = False
     has_images: ClassVar[bool] = False
     has_texts: ClassVar[bool] = False
+    has_numbers: ClassVar[bool] = True
     changes_outputs: ClassVar[bool] = False
 
     @property
@@ -198,6 +201,7 @@ class TableTasks(Frozen):
     has_classes: ClassVar[bool] = False
     has_images: ClassVar[bool] = False
     has_texts: ClassVar[bool] = False
+    has_numbers: ClassVar[bool] = True
     changes_outputs: ClassVar[bool] = False
 
     @property

@@ -131,6 +131,19 @@ class Episode:
 
 
 @dataclass(frozen=True)
+class TokenIds:
+    """The token ids of texts: of what tasks contain, or of what a network knows.
+
+    Attributes:
+        count: Ids are below it.
+        pad_id: Id of padding, which no text contains.
+    """
+
+    count: int
+    pad_id: int
+
+
+@dataclass(frozen=True)
 class TaskSpec:
     """A task as sent to workers, which build its episode from this alone.
 

@@ -26,7 +26,7 @@ from distmeta.config.tasks import TextTasks
 from distmeta.core import seeding
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64
-from distmeta.core.types import Batch, Episode
+from distmeta.core.types import Batch, Episode, TokenIds
 from distmeta.data.manifest import Kind
 from distmeta.data.splits import OUTSIDE_CLASS
 from distmeta.data.store import ClassStore
@@ -84,6 +84,7 @@ class TextSource(StoreSource):
         self.input_shape = (config.buckets[-1],)
         tokenizer = self.load_tokenizer()
         self.pad_id, self.vocab_size = tokenizer.pad_id, tokenizer.vocab_size
+        self.tokens = TokenIds(tokenizer.vocab_size, tokenizer.pad_id)
         self._encoded = encoded_texts(store, tokenizer)
         self._outside = self._outside_rows(config) if config.outside else {}
 

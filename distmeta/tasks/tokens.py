@@ -96,7 +96,8 @@ class EncodedTexts:
             ends = ids[cut]
             ends[:, longest - len(self._closing) : longest] = self._closing
             ids[cut] = ends
-        return ids
+        padded: Ids = ids
+        return padded
 
 
 def encoded_texts(store: ClassStore, tokenizer: Tokenizer) -> EncodedTexts:

@@ -22,7 +22,7 @@ from distmeta.config.models import TransformerConfig
 from distmeta.config.petl import MamConfig, PetlPart
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix
-from distmeta.core.types import Params
+from distmeta.core.types import Params, TokenIds
 from distmeta.models.base import Backbone, Frame
 from distmeta.models.heads import init_heads, with_heads
 from distmeta.models.petl.call import Call, running
@@ -68,7 +68,7 @@ class Transformer(Backbone):
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"two parts have parameter '{twice}'", where="model.petl", allowed="one of each kind")
         read_from_call(self.network, {name for part in self._parts for name in part.makes if isinstance(part, Own)})
-        self._pad = self._pad_id()
+        self.tokens = None if self._is_of_pixels else TokenIds(int(settings.vocab_size), self._pad_id())
         self._offset = sum(
             part.length for part in config.petl if part.kind == "prefix" and not part.gate and not self._is_of_pixels
         )
@@ -86,7 +86,7 @@ class Transformer(Backbone):
     def features(self, params: Mapping[str, Tensor], inputs: Tensor, frame: Frame) -> Tensor:
         self._move_to(inputs.device)
         call = Call(params)
-        keep = None if self._is_of_pixels else inputs != self._pad
+        keep = None if self.tokens is None else inputs != self.tokens.pad_id
         call.mask = None if keep is None else self._mask(keep)
         for part in self._parts:
             part.begin(call)
