@@ -88,7 +88,9 @@ class EncodedTexts:
         """
         sizes = np.minimum(self.sizes[rows], longest)[..., None]
         places = np.arange(length)
-        ids = self._ids[self._starts[rows][..., None] + np.minimum(places, sizes - 1)].astype(np.int64)
+        ids: npt.NDArray[np.int64] = self._ids[self._starts[rows][..., None] + np.minimum(places, sizes - 1)].astype(
+            np.int64
+        )
         ids[places >= sizes] = self.pad_id
         cut = self.sizes[rows] > longest
         if self._closing and bool(cut.any()):
@@ -109,10 +111,10 @@ def encoded_texts(store: ClassStore, tokenizer: Tokenizer) -> EncodedTexts:
     folder = data_home() / "tokens"
     path = folder / f"{store.name[:80]}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.arrow"
     closing = tokenizer.closing()
-    if (found := _open(path, store, tokenizer, closing)) is not None:
+    if (found := _open(path, store, tokenizer, closing, report=False)) is not None:
         return found
     with locked(folder / f".{path.stem}.lock"):
-        if (found := _open(path, store, tokenizer, closing)) is not None:
+        if (found := _open(path, store, tokenizer, closing, report=True)) is not None:
             return found
         _LOG.info("encoding the texts of '%s'", store.name)
         try:
@@ -122,14 +124,17 @@ def encoded_texts(store: ClassStore, tokenizer: Tokenizer) -> EncodedTexts:
         return EncodedTexts(path, store.num_examples, tokenizer.pad_id, closing)
 
 
-def _open(path: Path, store: ClassStore, tokenizer: Tokenizer, closing: tuple[int, ...]) -> EncodedTexts | None:
+def _open(
+    path: Path, store: ClassStore, tokenizer: Tokenizer, closing: tuple[int, ...], *, report: bool
+) -> EncodedTexts | None:
     """The mapped file; None if it must be made, or made again."""
     try:
         return EncodedTexts(path, store.num_examples, tokenizer.pad_id, closing)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, pa.ArrowException) as error:
-        _LOG.warning("%s is damaged and is made again: %s", path, error)
+        if report:
+            _LOG.warning("%s is damaged and is made again: %s", path, error)
         return None
 
 

@@ -99,15 +99,14 @@ def read_clinc150(source: Path, options: ImportOptions) -> ClassData:
     folder = _folder(source, "clinc150", _CLINC_NAME)
     data = _parse(_Clinc, folder / _CLINC_NAME, "lists of [text, intent] for train, val, test, oos_train, ...")
     inside = [*data.train, *data.val, *data.test]
-    outside = [*data.oos_train, *data.oos_val, *data.oos_test]
+    pairs = [*inside, *data.oos_train, *data.oos_val, *data.oos_test]
     where = str(folder / _CLINC_NAME)
-    if any((intent == OUTSIDE_CLASS) != (row >= len(inside)) for row, (_, intent) in enumerate([*inside, *outside])):
+    if not pairs:
+        raise UserError("holds no text", where=where)
+    if any((intent == OUTSIDE_CLASS) != (row >= len(inside)) for row, (_, intent) in enumerate(pairs)):
         what, allowed = "out-of-scope texts are among the others, or others among them", f"'{OUTSIDE_CLASS}' in oos_*"
         raise UserError(what, where=where, allowed=allowed)
-    columns = dict(zip(("text", "intent"), zip(*inside, *outside, strict=True), strict=True))
-    if not columns:
-        raise UserError("holds no text", where=where)
-    frame = Frame(where, len(inside) + len(outside), columns)
+    frame = Frame(where, len(pairs), {"text": [text for text, _ in pairs], "intent": [intent for _, intent in pairs]})
     texts = examples_of(frame, ["text"], np.arange(frame.num_rows), size=None, grey=None)
     splits = {"domain": _domain_lists(folder / _DOMAINS_NAME)}
     files = (_CLINC_NAME, _DOMAINS_NAME)

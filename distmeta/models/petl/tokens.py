@@ -253,7 +253,7 @@ def _from_hub(name: str) -> Tokenizer:
     except ImportError as error:
         raise _missing(name, "transformers") from error
     try:
-        loaded: Any = AutoTokenizer.from_pretrained(name)  # type: ignore[no-untyped-call]
+        loaded: Any = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, ImportError) as error:
         first = reason(error).strip().split("\n")[0]
         raise UserError(f"no tokenizer '{name}': {first}", where=_FIELD, allowed=_ALLOWED) from error
