@@ -15,6 +15,7 @@ published.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -160,13 +161,13 @@ def _published(path: Path, name: str) -> dict[str, dict[str, list[str]]]:
 
 
 def _folder(source: Path, name: str, first: str) -> Path:
-    return source / name if (source / name / first).is_file() else source
+    return source / name if os.path.isfile(source / name / first) else source
 
 
 def _splits_path(folder: Path) -> Path | None:
     """The file of the class splits: beside the texts, or in the folder `intents` beside theirs."""
     paths = (folder / SPLITS_NAME, folder.resolve().parent / "intents" / SPLITS_NAME)
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def _parse(model: type[Content], path: Path, allowed: str, key: str | None = None) -> Content:
