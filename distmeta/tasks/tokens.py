@@ -43,6 +43,7 @@ class EncodedTexts:
         path: The file.
         num_texts: M.
         pad_id: Id of padding.
+        vocab_size: All ids are below it.
         closing: Ids of the special tokens that end every text.
 
     Attributes:
@@ -54,7 +55,7 @@ class EncodedTexts:
         OSError: There is no such file.
     """
 
-    def __init__(self, path: Path, num_texts: int, pad_id: int, closing: tuple[int, ...]) -> None:
+    def __init__(self, path: Path, num_texts: int, pad_id: int, vocab_size: int, closing: tuple[int, ...]) -> None:
         reader = pa.ipc.open_file(pa.memory_map(os.fsencode(path), "r"))
         if reader.num_record_batches != 1 or reader.schema.names != [_COLUMN]:
             raise ValueError(f"it holds {reader.num_record_batches} batches of {reader.schema.names}")
@@ -69,11 +70,13 @@ class EncodedTexts:
         self.pad_id = pad_id
         if self.sizes.min(initial=1) < 1 or bool((self._ids == pad_id).any()):
             raise ValueError("it holds texts without tokens, or padding")
-        self._path, self._closing = path, closing
+        if self._ids.min(initial=0) < 0 or self._ids.max(initial=0) >= vocab_size:
+            raise ValueError(f"it holds ids that are not in 0 to {vocab_size - 1}")
+        self._path, self._vocab_size, self._closing = path, vocab_size, closing
 
-    def __reduce__(self) -> tuple[Callable[..., EncodedTexts], tuple[Path, int, int, tuple[int, ...]]]:
+    def __reduce__(self) -> tuple[Callable[..., EncodedTexts], tuple[Path, int, int, int, tuple[int, ...]]]:
         """Pickle as a path: the receiving process maps the file itself."""
-        return EncodedTexts, (self._path, len(self.sizes), self.pad_id, self._closing)
+        return EncodedTexts, (self._path, len(self.sizes), self.pad_id, self._vocab_size, self._closing)
 
     def padded(self, rows: Ids, length: int, longest: int) -> npt.NDArray[np.int64]:
         """The ids of some texts, padded on the right.
@@ -88,7 +91,8 @@ class EncodedTexts:
         """
         sizes = np.minimum(self.sizes[rows], longest)[..., None]
         places = np.arange(length)
-        ids = self._ids[self._starts[rows][..., None] + np.minimum(places, sizes - 1)].astype(np.int64)
+        positions = self._starts[rows][..., None] + np.minimum(places, sizes - 1)
+        ids: npt.NDArray[np.int64] = self._ids[positions].astype(np.int64)
         ids[places >= sizes] = self.pad_id
         cut = self.sizes[rows] > longest
         if self._closing and bool(cut.any()):
@@ -110,27 +114,30 @@ def encoded_texts(store: ClassStore, tokenizer: Tokenizer) -> EncodedTexts:
     folder = data_home() / "tokens"
     path = folder / f"{store.name[:80]}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.arrow"
     closing = tokenizer.closing()
-    if (found := _open(path, store, tokenizer, closing)) is not None:
+    if (found := _open(path, store, tokenizer, closing, report=False)) is not None:
         return found
     with locked(folder / f".{path.stem}.lock"):
-        if (found := _open(path, store, tokenizer, closing)) is not None:
+        if (found := _open(path, store, tokenizer, closing, report=True)) is not None:
             return found
         _LOG.info("encoding the texts of '%s'", store.name)
         try:
             _write(path, _encode(store, tokenizer))
         except OSError as error:
             raise UserError(f"cannot be written: {reason(error)}", where=str(path)) from error
-        return EncodedTexts(path, store.num_examples, tokenizer.pad_id, closing)
+        return EncodedTexts(path, store.num_examples, tokenizer.pad_id, tokenizer.vocab_size, closing)
 
 
-def _open(path: Path, store: ClassStore, tokenizer: Tokenizer, closing: tuple[int, ...]) -> EncodedTexts | None:
+def _open(
+    path: Path, store: ClassStore, tokenizer: Tokenizer, closing: tuple[int, ...], *, report: bool
+) -> EncodedTexts | None:
     """The mapped file; None if it must be made, or made again."""
     try:
-        return EncodedTexts(path, store.num_examples, tokenizer.pad_id, closing)
+        return EncodedTexts(path, store.num_examples, tokenizer.pad_id, tokenizer.vocab_size, closing)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, pa.ArrowException) as error:
-        _LOG.warning("%s is damaged and is made again: %s", path, error)
+        if report:
+            _LOG.warning("%s is damaged and is made again: %s", path, error)
         return None
 
 

@@ -15,6 +15,7 @@ published.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -99,15 +100,14 @@ def read_clinc150(source: Path, options: ImportOptions) -> ClassData:
     folder = _folder(source, "clinc150", _CLINC_NAME)
     data = _parse(_Clinc, folder / _CLINC_NAME, "lists of [text, intent] for train, val, test, oos_train, ...")
     inside = [*data.train, *data.val, *data.test]
-    outside = [*data.oos_train, *data.oos_val, *data.oos_test]
+    pairs = [*inside, *data.oos_train, *data.oos_val, *data.oos_test]
     where = str(folder / _CLINC_NAME)
-    if any((intent == OUTSIDE_CLASS) != (row >= len(inside)) for row, (_, intent) in enumerate([*inside, *outside])):
+    if not pairs:
+        raise UserError("holds no text", where=where)
+    if any((intent == OUTSIDE_CLASS) != (row >= len(inside)) for row, (_, intent) in enumerate(pairs)):
         what, allowed = "out-of-scope texts are among the others, or others among them", f"'{OUTSIDE_CLASS}' in oos_*"
         raise UserError(what, where=where, allowed=allowed)
-    columns = dict(zip(("text", "intent"), zip(*inside, *outside, strict=True), strict=True))
-    if not columns:
-        raise UserError("holds no text", where=where)
-    frame = Frame(where, len(inside) + len(outside), columns)
+    frame = Frame(where, len(pairs), {"text": [text for text, _ in pairs], "intent": [intent for _, intent in pairs]})
     texts = examples_of(frame, ["text"], np.arange(frame.num_rows), size=None, grey=None)
     splits = {"domain": _domain_lists(folder / _DOMAINS_NAME)}
     files = (_CLINC_NAME, _DOMAINS_NAME)
@@ -161,13 +161,13 @@ def _published(path: Path, name: str) -> dict[str, dict[str, list[str]]]:
 
 
 def _folder(source: Path, name: str, first: str) -> Path:
-    return source / name if (source / name / first).is_file() else source
+    return source / name if os.path.isfile(source / name / first) else source
 
 
 def _splits_path(folder: Path) -> Path | None:
     """The file of the class splits: beside the texts, or in the folder `intents` beside theirs."""
     paths = (folder / SPLITS_NAME, folder.resolve().parent / "intents" / SPLITS_NAME)
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def _parse(model: type[Content], path: Path, allowed: str, key: str | None = None) -> Content:

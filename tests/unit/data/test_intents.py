@@ -110,7 +110,11 @@ def _change(file: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
 BAD: list[tuple[str, Callable[[Path], Any], str]] = [
     ("clinc150", lambda root: (root / "clinc150/domains.json").unlink(), "domains.json: cannot be read: No such file"),
     ("clinc150", lambda root: (root / "clinc150/data_full.json").write_text("{"), "data_full.json: is not JSON"),
-    ("clinc150", _change("clinc150/data_full.json", lambda data: data | {"val": [["x"]]}), "json: val.0: Field requir"),
+    (
+        "clinc150",
+        _change("clinc150/data_full.json", lambda data: data | {"val": [["x"]]}),
+        "json: val.0.1: Field requir",
+    ),
     ("clinc150", _change("clinc150/data_full.json", lambda data: [1]), "data_full.json: it: Input should be"),
     (
         "clinc150",

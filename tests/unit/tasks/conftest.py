@@ -11,7 +11,7 @@ import pytest
 from distmeta.data.store import ClassStore, write_store
 
 COUNTS = (6, 9, 7, 6, 8, 6, 10, 6, 6, 7, 6, 6)
-OUTSIDE_TEXTS = 40
+OUTSIDE_TEXTS = 28
 SIDE = 4
 SPLITS = {"mixed": {"train": [7, 0, 2, 5, 9, 11], "val": [1, 4, 6], "test": [3, 8, 10]}}
 StoreMaker = Callable[..., ClassStore]
