@@ -23,6 +23,7 @@ class MlpConfig(Frozen):
 
     kind: Literal["mlp"] = "mlp"
     needs_images: ClassVar[bool] = False
+    has_frozen: ClassVar[bool] = False
     hidden: tuple[PositiveCount, ...] = Field((40, 40), max_length=1000)
 
     def count_parameters(self, num_inputs: int, num_outputs: int) -> int:
@@ -49,6 +50,7 @@ class Conv4Config(Frozen):
 
     kind: Literal["conv4"] = "conv4"
     needs_images: ClassVar[bool] = True
+    has_frozen: ClassVar[bool] = False
     filters: int = Field(64, gt=0, le=4096)
     downsample: Literal["stride", "pool"] = "stride"
     norm: Literal["batch", "support"] = "batch"
@@ -69,6 +71,7 @@ class ResNet12Config(Frozen):
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     norm: Literal["running", "batch"] = "running"
     needs_images: ClassVar[bool] = True
+    has_frozen: ClassVar[bool] = False
 
 
 ModelConfig = Annotated[

@@ -65,6 +65,7 @@ class PythonModel(OwnCode):
     kind: Literal["python"] = "python"
     head: Text | None = None
     needs_images: ClassVar[bool] = False
+    has_frozen: ClassVar[bool] = True
 
 
 class PythonTasks(OwnCode):

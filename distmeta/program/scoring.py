@@ -105,12 +105,13 @@ class Scorer:
         """Score T tasks with meta-parameters and running statistics."""
         if is_compiled(self._config):
             meta, episodes = canonical(meta), episodes.map(lambda tensor: tensor.contiguous())
+        size = chunk_of(self._config) or self._lanes.chunk(episodes.num_tasks)
         scores: dict[str, dict[str, Curve]] = {}
         points: dict[str, tuple[int, ...]] = {}
         with library_precision(self._config.matmul):
             for protocol, ops in self._ops.items():
                 points[protocol] = scored_points(ops.num_steps(episodes))
-                parts = self._score_chunks(protocol, meta, list(chunks(episodes, chunk_of(self._config))))
+                parts = self._score_chunks(protocol, meta, list(chunks(episodes, size)))
                 scores[protocol] = {
                     name: np.concatenate([part[name].double().cpu().numpy() for part in parts]) for name in parts[0]
                 }

@@ -16,8 +16,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.nn import functional
 from typing_extensions import override
+
+from distmeta.core.errors import PeerError
 
 
 @dataclass
@@ -42,9 +45,14 @@ def whole(weight: Any) -> Iterator[Tensor]:
         yield weight
         return
     gatherings.count += 1
-    weight.all_gather()
+    with temporarily_clear_interpreter_stack():  # a buffer made inside a transform of torch.func would belong to it
+        try:
+            weight.all_gather()
+        except RuntimeError as error:
+            raise PeerError(f"a frozen weight could not be gathered from the other ranks ({error})") from error
+        table = weight.data
     try:
-        yield weight.data
+        yield table
     finally:
         weight.partition()
 

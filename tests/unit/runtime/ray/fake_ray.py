@@ -6,6 +6,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -96,12 +97,12 @@ class FakeRay:
     _running: FakeActor | None = None
 
     def remote(self, **_: Any) -> Callable[[type], Any]:
-        def create(cls: type) -> FakeActor:
+        def create(cls: type, *args: Any) -> FakeActor:
             number = len(self.actors)
-            self.actors.append(FakeActor(self, cls(), number, self.nodes[number % len(self.nodes)]))
+            self.actors.append(FakeActor(self, cls(*args), number, self.nodes[number % len(self.nodes)]))
             return self.actors[-1]
 
-        return lambda cls: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: create(cls)))
+        return lambda cls: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=partial(create, cls)))
 
     def get_runtime_context(self) -> Any:
         assert self._running is not None

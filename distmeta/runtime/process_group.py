@@ -1,0 +1,119 @@
+"""The process group of a worker's ranks (`torch.distributed`): Gloo on CPUs, with NCCL beside it on GPUs.
+
+Rank 0 opens a store at a free port of its own node; the others find each other through it. Weights travel in the
+default group, results of tasks in a second one, so that a result is never taken for a weight.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from distmeta.core.errors import PeerError
+
+Value = TypeVar("Value")
+
+
+def open_store(host: str, world: int, timeout_s: float) -> dist.TCPStore:
+    """Open the store of a group on this node, at a free port."""
+    return dist.TCPStore(host, 0, world, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
+
+
+class ProcessGroup:
+    """A rank of a process group; makes its process one of several ranks.
+
+    Args:
+        rank: Number of this process.
+        world: Number of ranks.
+        host: Address of the store.
+        port: Its port.
+        device: Device that weights are gathered on.
+        store: The store, in the process that opened it.
+        join_timeout_s: Seconds in which all ranks must have come.
+        timeout_s: Seconds of any later exchange.
+
+    Raises:
+        PeerError: They have not.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        world: int,
+        host: str,
+        port: int,
+        device: str,
+        store: dist.TCPStore | None,
+        *,
+        join_timeout_s: float,
+        timeout_s: float,
+    ) -> None:
+        os.environ |= {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "LOCAL_RANK": "0",  # each process sees its own device only
+            "MASTER_ADDR": host,
+            "MASTER_PORT": str(port),
+        }
+        if device == "cpu":
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        try:
+            if store is None:
+                timeout = timedelta(seconds=join_timeout_s)
+                store = dist.TCPStore(host, port, world, is_master=False, timeout=timeout, wait_for_workers=False)
+            _meet(store, rank, world, join_timeout_s)
+            backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
+            timeout = timedelta(seconds=timeout_s)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+            self._results = dist.new_group(backend="gloo", timeout=timeout)
+        except (RuntimeError, OSError) as error:  # torch's errors of the network are RuntimeErrors
+            raise PeerError(_first_line(error)) from error
+        self._world = world
+
+    def gather(self, value: Any) -> list[Any]:
+        """Exchange a pytree with all ranks: their values in order, tensors on the CPU.
+
+        Raises:
+            PeerError: A rank is lost, or does not call this in time.
+        """
+        # A copy: a tensor that is a view would travel with all that it is a view of.
+        local = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().cpu().clone(), value)
+        values: list[Any] = [None] * self._world
+        guarded(lambda: dist.all_gather_object(values, local, group=self._results))
+        return values
+
+    def close(self) -> None:
+        """Leave the group."""
+        dist.destroy_process_group()
+
+
+def guarded(exchange: Callable[[], Value]) -> Value:
+    """Call an exchange between ranks.
+
+    Raises:
+        PeerError: It failed, which is seldom the fault of the rank that sees it.
+    """
+    try:
+        return exchange()
+    except RuntimeError as error:
+        raise PeerError(f"an exchange with the other ranks failed ({_first_line(error)})") from error
+
+
+def _meet(store: dist.TCPStore, rank: int, world: int, timeout_s: float) -> None:
+    """Wait for all ranks at the store, where a rank that does not come is named."""
+    store.set(f"rank/{rank}", "here")
+    for other in range(world):
+        try:
+            store.wait([f"rank/{other}"], timedelta(seconds=timeout_s))
+        except RuntimeError as error:
+            raise PeerError(f"rank {other} of {world} did not come within {timeout_s:g} s") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
