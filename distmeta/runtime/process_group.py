@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import TCPStore
 from torch.utils import _pytree as pytree
 
 from distmeta.core.errors import PeerError
@@ -20,9 +21,9 @@ from distmeta.core.errors import PeerError
 Value = TypeVar("Value")
 
 
-def open_store(host: str, world: int, timeout_s: float) -> dist.TCPStore:
+def open_store(host: str, world: int, timeout_s: float) -> TCPStore:
     """Open the store of a group on this node, at a free port."""
-    return dist.TCPStore(host, 0, world, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
+    return TCPStore(host, 0, world, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
 
 
 class ProcessGroup:
@@ -49,7 +50,7 @@ class ProcessGroup:
         host: str,
         port: int,
         device: str,
-        store: dist.TCPStore | None,
+        store: TCPStore | None,
         *,
         join_timeout_s: float,
         timeout_s: float,
@@ -66,7 +67,7 @@ class ProcessGroup:
         try:
             if store is None:
                 timeout = timedelta(seconds=join_timeout_s)
-                store = dist.TCPStore(host, port, world, is_master=False, timeout=timeout, wait_for_workers=False)
+                store = TCPStore(host, port, world, is_master=False, timeout=timeout, wait_for_workers=False)
             _meet(store, rank, world, join_timeout_s)
             backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
             timeout = timedelta(seconds=timeout_s)
@@ -105,7 +106,7 @@ def guarded(exchange: Callable[[], Value]) -> Value:
         raise PeerError(f"an exchange with the other ranks failed ({_first_line(error)})") from error
 
 
-def _meet(store: dist.TCPStore, rank: int, world: int, timeout_s: float) -> None:
+def _meet(store: TCPStore, rank: int, world: int, timeout_s: float) -> None:
     """Wait for all ranks at the store, where a rank that does not come is named."""
     store.set(f"rank/{rank}", "here")
     for other in range(world):

@@ -23,6 +23,7 @@ from distmeta.config import (
     RunConfig,
     RuntimeConfig,
     SinusoidTasks,
+    ToleranceConfig,
     TrackingConfig,
     TrainConfig,
 )
@@ -35,7 +36,7 @@ from distmeta.runtime.ray.worker_group import WorkerGroup
 from distmeta.training import TrainResult, train
 
 from .. import fakes
-from ..fakes import FakeRecipe, make_shards
+from ..fakes import FakeRecipe, make_params, make_shards
 
 pytest.importorskip("deepspeed", reason="frozen weights in parts need DeepSpeed")
 pytestmark = pytest.mark.xdist_group("ray")
@@ -180,12 +181,14 @@ def test_two_ranks_give_the_bits_of_one(ray_cluster: None, base: RunConfig, undi
     assert result.scores == undisturbed.scores
 
 
+@pytest.mark.thorough
 def test_chunks_of_vmap_give_the_bits_of_one(ray_cluster: None, base: RunConfig) -> None:
     changes = ("engine.strategy=vmap", "engine.chunk=2")
     digest = run(base, "vmap-one", *changes, "runtime.executor=local").digest
     assert run(base, "vmap-two", *changes, "runtime.ranks=2").digest == digest
 
 
+@pytest.mark.thorough
 def test_ranks_killed_in_mid_step_change_no_bit(
     ray_cluster: None, base: RunConfig, undisturbed: TrainResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +206,26 @@ def test_ranks_killed_in_mid_step_change_no_bit(
     result = run(base, "bereft", "runtime.ranks=2")
     assert result.digest == undisturbed.digest
     assert (result.counts["worker_died"], result.counts["restarts"]) == (2, 2)
+
+
+def test_a_stopped_rank_is_found_and_its_worker_replaced(ray_cluster: None) -> None:
+    tolerance = ToleranceConfig(heartbeat_timeout_s=2.0)
+    executor = RayExecutor(RuntimeConfig(workers=1, ranks=2, tolerance=tolerance), FakeRecipe(seconds=0.01))
+    try:
+        executor.ready()
+        location = executor._worker_group.workers[0].ranks[1].location
+        assert location is not None
+        os.kill(location.pid, signal.SIGSTOP)
+        while not executor.counts["silent"]:
+            results = list(executor.map(Work("update"), Snapshot(0, make_params()), make_shards(3)))
+            assert sorted(result.shard for result in results) == [0, 1, 2]
+        executor.ready()
+        silent = next(each for each in executor.incidents() if each.kind == "silent")
+        assert silent.detail.startswith("rank 1: no heartbeat for 2 s")
+        with pytest.raises(ProcessLookupError):
+            os.kill(location.pid, 0)
+    finally:
+        executor.close()
 
 
 def test_ranks_that_do_not_fit_are_refused(ray_cluster: None) -> None:

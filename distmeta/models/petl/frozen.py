@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ class _Hidden:
 class _Product(torch.autograd.Function):
     """`x @ weight.T`, or `x @ weight` if it is transposed, for a partitioned weight."""
 
-    generate_vmap_rule: ClassVar[bool] = False
+    generate_vmap_rule = False
 
     @override
     @staticmethod

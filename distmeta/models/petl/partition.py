@@ -10,6 +10,9 @@ layer norms) stay whole on every rank, because gathering them costs more than th
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -71,7 +74,8 @@ def _deepspeed_init() -> Any:
     """DeepSpeed's conversion of parameters. It joins the process group that this process is in."""
     os.environ.setdefault("LOCAL_RANK", "0")
     try:
-        import deepspeed
+        with _without("mlflow"):  # DeepSpeed's tuner would load all of it, in every rank, to log to it
+            import deepspeed
     except ImportError as error:
         raise UserError(
             f"frozen weights in parts need DeepSpeed ({error})",
@@ -81,6 +85,19 @@ def _deepspeed_init() -> Any:
     # A reduction through shared memory, which DeepSpeed would compile at its first use; nothing here reduces.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed.zero.Init
+
+
+@contextmanager
+def _without(library: str) -> Iterator[None]:
+    """Let a library that is not loaded look as if it were not installed."""
+    if library in sys.modules:
+        yield
+        return
+    sys.modules[library] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[library]
 
 
 def _settings(group: Ranks) -> dict[str, Any]:

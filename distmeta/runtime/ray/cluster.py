@@ -144,12 +144,12 @@ def insufficient_capacity(config: RuntimeConfig) -> UserError:
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     resources = resources_of(config)
     listed = ", ".join(f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}s free" for name in resources)
-    each = " and ".join(f"{amount:g} {name}s" for name, amount in resources.items())
-    each = each if config.ranks == 1 else f"{config.ranks} ranks of {each}"
+    ranks = "" if config.ranks == 1 else f"{config.ranks} ranks of "
+    each = ranks + " and ".join(f"{amount:g} {name}s" for name, amount in resources.items())
     return UserError(
         f"not enough resources for {config.min_workers} workers of {each} each; the cluster has {listed}",
         where="runtime.workers",
-        allowed="fewer workers or ranks, or smaller runtime.cpus_per_worker and runtime.gpus_per_worker",
+        allowed="fewer workers, or smaller runtime.cpus_per_worker and runtime.gpus_per_worker",
     )
 
 

@@ -21,7 +21,7 @@ from distmeta.runtime.ray.startup import phase_of
 from distmeta.runtime.wire import ShardRequest, SnapshotWire
 
 if TYPE_CHECKING:
-    import torch.distributed as dist
+    from torch._C._distributed_c10d import TCPStore
 
 JOIN_TIMEOUT_S = 60.0
 
@@ -36,7 +36,7 @@ class RankActor(WorkerActor):
     def __init__(self, worker: int) -> None:
         super().__init__()
         self._index, self._rank = worker, 0
-        self._store: dist.TCPStore | None = None
+        self._store: TCPStore | None = None
 
     def open_store(self, num_ranks: int) -> tuple[str, int]:
         """Open the group's store on this node (rank 0). Returns host and port."""
