@@ -127,4 +127,9 @@ class RuntimeConfig(Frozen):
                 f"runtime.ranks {self.ranks} needs runtime.threads_per_worker 1: ranks make the same calls in the "
                 f"same order, which {self.threads_per_worker} threads do not"
             )
+        if self.ranks > 1 and self.device != "cpu" and (self.device != "cuda" or self.gpus_per_worker < 1.0):
+            raise ValueError(
+                f"runtime.ranks {self.ranks} on '{self.device}' needs a GPU for each rank; "
+                "allowed: runtime.device 'cuda' and runtime.gpus_per_worker 1"
+            )
         return self

@@ -5,9 +5,28 @@ A process sets `current` before it builds its program; without, it is the only r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from distmeta.core.errors import PeerError
+
+
+@contextmanager
+def exchange(what: str) -> Iterator[None]:
+    """A block in which this rank exchanges data with the others.
+
+    Raises:
+        PeerError: It fails as exchanges do (torch raises a RuntimeError): the fault is seldom that of this rank.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise PeerError(f"{what} failed ({line})") from error
 
 
 def _alone(value: Any) -> list[Any]:

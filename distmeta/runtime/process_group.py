@@ -7,9 +7,8 @@ default group, results of tasks in a second one, so that a result is never taken
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
@@ -17,8 +16,7 @@ from torch._C._distributed_c10d import TCPStore
 from torch.utils import _pytree as pytree
 
 from distmeta.core.errors import PeerError
-
-Value = TypeVar("Value")
+from distmeta.core.ranks import exchange
 
 
 def open_store(host: str, world: int, timeout_s: float) -> TCPStore:
@@ -64,7 +62,7 @@ class ProcessGroup:
         }
         if device == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
-        try:
+        with exchange("joining the process group"):
             if store is None:
                 timeout = timedelta(seconds=join_timeout_s)
                 store = TCPStore(host, port, world, is_master=False, timeout=timeout, wait_for_workers=False)
@@ -73,8 +71,6 @@ class ProcessGroup:
             timeout = timedelta(seconds=timeout_s)
             dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
             self._results = dist.new_group(backend="gloo", timeout=timeout)
-        except (RuntimeError, OSError) as error:  # torch's errors of the network are RuntimeErrors
-            raise PeerError(_first_line(error)) from error
         self._world = world
 
     def gather(self, value: Any) -> list[Any]:
@@ -86,24 +82,13 @@ class ProcessGroup:
         # A copy: a tensor that is a view would travel with all that it is a view of.
         local = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().cpu().clone(), value)
         values: list[Any] = [None] * self._world
-        guarded(lambda: dist.all_gather_object(values, local, group=self._results))
+        with exchange("exchanging results of tasks with the ranks"):
+            dist.all_gather_object(values, local, group=self._results)
         return values
 
     def close(self) -> None:
         """Leave the group."""
         dist.destroy_process_group()
-
-
-def guarded(exchange: Callable[[], Value]) -> Value:
-    """Call an exchange between ranks.
-
-    Raises:
-        PeerError: It failed, which is seldom the fault of the rank that sees it.
-    """
-    try:
-        return exchange()
-    except RuntimeError as error:
-        raise PeerError(f"an exchange with the other ranks failed ({_first_line(error)})") from error
 
 
 def _meet(store: TCPStore, rank: int, world: int, timeout_s: float) -> None:
@@ -114,7 +99,3 @@ def _meet(store: TCPStore, rank: int, world: int, timeout_s: float) -> None:
             store.wait([f"rank/{other}"], timedelta(seconds=timeout_s))
         except RuntimeError as error:
             raise PeerError(f"rank {other} of {world} did not come within {timeout_s:g} s") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

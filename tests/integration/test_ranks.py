@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +98,18 @@ class Comparison:
         }
         for order in (1, 2):
             expected, actual = (meta_gradient(net, meta, xs, ys, order) for net in (whole, divided))
-            found[f"order {order}"] = max(
-                ((actual[name] - expected[name]).norm() / expected[name].norm()).item() for name in meta
-            )
+            found[f"order {order}"] = error_of(actual, expected)
+        found["orders differ"] = error_of(meta_gradient(whole, meta, xs, ys, 1), expected)
+        in_memory = FrozenNet(shape, heads, torch.float32, replace(ranks.current, offload="cpu"))
+        expected, actual = (meta_gradient(net, meta, xs, ys, 2) for net in (divided, in_memory))
+        found["offload"] = all(torch.equal(actual[name], expected[name]) for name in meta)
         found["gatherings"] = gatherings.count
         return ranks.current.gather(found)
+
+
+def error_of(actual: Params, expected: Params) -> float:
+    """The largest relative error of a tensor."""
+    return max(((actual[name] - expected[name]).norm() / expected[name].norm()).item() for name in expected)
 
 
 def meta_gradient(net: Any, meta: Params, xs: Tensor, ys: Tensor, order: int) -> Params:
@@ -140,6 +147,8 @@ def test_two_ranks_hold_half_and_have_the_exact_meta_gradients(ray_cluster: None
         resident, all_bytes = found["bytes"]
         assert found["entries"] == [128, 0, 0, 0]
         assert 0.5 < resident / all_bytes < 0.52
+        assert found["offload"]
+        assert found["orders differ"] > 1e-2
         assert found["order 1"] < 1e-5
         assert found["order 2"] < 1e-5
 
@@ -175,24 +184,20 @@ def undisturbed(base: RunConfig) -> TrainResult:
     return run(base, "undisturbed", "runtime.executor=local")
 
 
-def test_two_ranks_give_the_bits_of_one(ray_cluster: None, base: RunConfig, undisturbed: TrainResult) -> None:
-    result = run(base, "two", "runtime.ranks=2")
-    assert result.digest == undisturbed.digest
-    assert result.scores == undisturbed.scores
-
-
-@pytest.mark.thorough
-def test_chunks_of_vmap_give_the_bits_of_one(ray_cluster: None, base: RunConfig) -> None:
+def test_two_ranks_give_the_bits_of_one(ray_cluster: None, base: RunConfig) -> None:
+    """Three tasks a shard in chunks of two: the second rank has a smaller one."""
     changes = ("engine.strategy=vmap", "engine.chunk=2")
-    digest = run(base, "vmap-one", *changes, "runtime.executor=local").digest
-    assert run(base, "vmap-two", *changes, "runtime.ranks=2").digest == digest
+    one = run(base, "one", *changes, "runtime.executor=local")
+    two = run(base, "two", *changes, "runtime.ranks=2")
+    assert two.digest == one.digest
+    assert two.scores == one.scores
 
 
 @pytest.mark.thorough
 def test_ranks_killed_in_mid_step_change_no_bit(
     ray_cluster: None, base: RunConfig, undisturbed: TrainResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First one rank of the worker, later both."""
+    """First one rank of the worker, later both. Three tasks a shard: the second rank repeats one for the others."""
     submit, count = WorkerGroup.submit, 0
 
     def kill_after_submitting(self: WorkerGroup, worker: Any, *args: Any, **kwargs: Any) -> None:
@@ -208,6 +213,7 @@ def test_ranks_killed_in_mid_step_change_no_bit(
     assert (result.counts["worker_died"], result.counts["restarts"]) == (2, 2)
 
 
+@pytest.mark.thorough
 def test_a_stopped_rank_is_found_and_its_worker_replaced(ray_cluster: None) -> None:
     tolerance = ToleranceConfig(heartbeat_timeout_s=2.0)
     executor = RayExecutor(RuntimeConfig(workers=1, ranks=2, tolerance=tolerance), FakeRecipe(seconds=0.01))

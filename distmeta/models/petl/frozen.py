@@ -20,7 +20,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.nn import functional
 from typing_extensions import override
 
-from distmeta.core.errors import PeerError
+from distmeta.core.ranks import exchange
 
 
 @dataclass
@@ -46,10 +46,8 @@ def whole(weight: Any) -> Iterator[Tensor]:
         return
     gatherings.count += 1
     with temporarily_clear_interpreter_stack():  # a buffer made inside a transform of torch.func would belong to it
-        try:
+        with exchange("gathering a frozen weight from the ranks"):
             weight.all_gather()
-        except RuntimeError as error:
-            raise PeerError(f"a frozen weight could not be gathered from the other ranks ({error})") from error
         table = weight.data
     try:
         yield table

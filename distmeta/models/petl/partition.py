@@ -19,7 +19,7 @@ from torch import nn
 
 from distmeta.core import ranks
 from distmeta.core.errors import UserError
-from distmeta.core.ranks import Ranks
+from distmeta.core.ranks import Ranks, exchange
 from distmeta.models.petl.frozen import is_partitioned
 
 MIN_ENTRIES = 1 << 14
@@ -39,7 +39,8 @@ def partition(module: nn.Module, group: Ranks | None = None, min_entries: int = 
         min_entries: Weights with fewer entries stay whole.
 
     Raises:
-        UserError: DeepSpeed is not installed.
+        UserError: DeepSpeed is not installed, or cannot keep weights in files on this machine.
+        PeerError: A rank is lost.
     """
     group = ranks.current if group is None else group
     weights = [
@@ -50,8 +51,12 @@ def partition(module: nn.Module, group: Ranks | None = None, min_entries: int = 
     if group.world == 1 or not weights:
         return
     init = _deepspeed_init()
-    # The list holds the module's own parameters, which are converted in place.
-    init(module=nn.ParameterList(weights), config_dict_or_path=_settings(group), mem_efficient_linear=False)
+    if group.offload == "nvme":
+        _check_files()
+    settings = _settings(group)
+    with exchange("dividing frozen weights among the ranks"):
+        # The list holds the module's own parameters, which are converted in place.
+        init(module=nn.ParameterList(weights), config_dict_or_path=settings, mem_efficient_linear=False)
     for weight in weights:
         weight.requires_grad_(False)
 
@@ -85,6 +90,22 @@ def _deepspeed_init() -> Any:
     # A reduction through shared memory, which DeepSpeed would compile at its first use; nothing here reduces.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed.zero.Init
+
+
+def _check_files() -> None:
+    """Check that DeepSpeed can read and write files beside its computation.
+
+    Raises:
+        UserError: It cannot.
+    """
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        raise UserError(
+            "DeepSpeed cannot build its operation 'async_io' on this machine",
+            where="runtime.partition.offload",
+            allowed="cpu or none, or the package libaio-dev and a C++ compiler on each node",
+        )
 
 
 @contextmanager

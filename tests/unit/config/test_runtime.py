@@ -30,6 +30,8 @@ def test_anything_else_is_refused(value: object) -> None:
     [
         ({"ranks": 2, "executor": "local"}, "runtime.ranks 2 needs runtime.executor 'ray'"),
         ({"ranks": 2, "threads_per_worker": 2}, "runtime.ranks 2 needs runtime.threads_per_worker 1"),
+        ({"ranks": 2, "device": "cuda", "gpus_per_worker": 0.5}, "on 'cuda' needs a GPU for each rank"),
+        ({"ranks": 2, "device": "cuda:1", "gpus_per_worker": 1}, "on 'cuda:1' needs a GPU for each rank"),
         ({"partition": {"offload": "nvme"}}, "partition.nvme_path is the folder"),
         ({"partition": {"nvme_path": "/x"}}, "partition.nvme_path is the folder"),
     ],
