@@ -10,6 +10,7 @@ import os
 from datetime import timedelta
 from typing import Any
 
+import psutil
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
@@ -22,6 +23,17 @@ from distmeta.core.ranks import exchange
 def open_store(host: str, world: int, timeout_s: float) -> TCPStore:
     """Open the store of a group on this node, at a free port."""
     return TCPStore(host, 0, world, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
+
+
+def use_interface_of(address: str) -> None:
+    """Let Gloo and NCCL use the network interface with this address of the node, unless the environment names one.
+
+    Gloo would take the one that the host's name resolves to, which on many machines is the loopback's.
+    """
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address == address for each in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")
 
 
 class ProcessGroup:

@@ -15,7 +15,7 @@ from distmeta.core import ranks
 from distmeta.core.ranks import Ranks
 from distmeta.runtime.compression import Compression
 from distmeta.runtime.executor import Recipe
-from distmeta.runtime.process_group import ProcessGroup, open_store
+from distmeta.runtime.process_group import ProcessGroup, open_store, use_interface_of
 from distmeta.runtime.ray.actor import Location, WorkerActor
 from distmeta.runtime.ray.startup import phase_of
 from distmeta.runtime.wire import ShardRequest, SnapshotWire
@@ -51,6 +51,7 @@ class RankActor(WorkerActor):
         """Become a rank of the group; exchanges between ranks may take `timeout_s`."""
         self._rank = rank
         with phase_of("process group", self._index, rank):
+            use_interface_of(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
             group = ProcessGroup(
                 rank,
                 num_ranks,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from distmeta.core import ranks
 from distmeta.core.errors import PeerError, UserError, WorkerError
 from distmeta.core.types import Snapshot, Work
 from distmeta.runtime.executor import Recipe
-from distmeta.runtime.process_group import ProcessGroup, open_store
+from distmeta.runtime.process_group import ProcessGroup, open_store, use_interface_of
 from distmeta.runtime.ray import rank as rank_module
 from distmeta.runtime.ray import worker_group as worker_group_module
 from distmeta.runtime.ray.executor import RayExecutor
@@ -260,6 +262,15 @@ def test_a_peers_failure_stays_one_within_a_phase() -> None:
         phase_of("model", 0, 1),
     ):
         raise PeerError("gone")
+
+
+def test_the_interface_is_that_of_the_nodes_address_unless_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = {"eth0": [SimpleNamespace(address="10.0.0.1")], "lo": [SimpleNamespace(address="127.0.0.1")]}
+    monkeypatch.setattr("psutil.net_if_addrs", lambda: addresses)
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")
+    use_interface_of("10.0.0.1")
+    assert (os.environ["GLOO_SOCKET_IFNAME"], os.environ["NCCL_SOCKET_IFNAME"]) == ("eth0", "ib0")
 
 
 def test_a_rank_that_does_not_come_is_named() -> None:
