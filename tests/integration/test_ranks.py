@@ -80,8 +80,8 @@ class Comparison:
         import sys
 
         from distmeta.core import ranks
-        from distmeta.models.petl.frozen import gatherings
-        from distmeta.models.petl.partition import resident_bytes
+        from distmeta.models.petl.frozen import frozen_embedding, gatherings
+        from distmeta.models.petl.partition import partition, resident_bytes
 
         sys.path.insert(0, self.folder)
         from frozen_net import FrozenNet
@@ -103,6 +103,16 @@ class Comparison:
         in_memory = FrozenNet(shape, heads, torch.float32, replace(ranks.current, offload="cpu"))
         expected, actual = (meta_gradient(net, meta, xs, ys, 2) for net in (divided, in_memory))
         found["offload"] = all(torch.equal(actual[name], expected[name]) for name in meta)
+        table = torch.nn.Embedding(200, 100).requires_grad_(False)
+        plain = table.weight.detach().clone()
+        partition(table)  # of the values of rank 0
+
+        def picked(scale: Tensor, ids: Tensor) -> Tensor:
+            return (scale * frozen_embedding(ids, table.weight)).sum()
+
+        rows = torch.arange(12).reshape(3, 4) + ranks.current.rank
+        slopes = torch.vmap(torch.func.grad(picked), in_dims=(None, 0))(torch.ones(()), rows)
+        found["rows"] = (table.weight.numel(), slopes, plain[rows].sum((1, 2)) if ranks.current.rank == 0 else None)
         found["gatherings"] = gatherings.count
         return ranks.current.gather(found)
 
@@ -142,6 +152,10 @@ def test_two_ranks_hold_half_and_have_the_exact_meta_gradients(ray_cluster: None
     finally:
         executor.close()
     first, second = result.value
+    (left, slopes, expected), (_, others, _) = first["rows"], second["rows"]
+    assert left == 0
+    torch.testing.assert_close(slopes, expected)
+    assert not torch.equal(slopes, others)
     assert first["gatherings"] == second["gatherings"] > 0
     for found in (first, second):
         resident, all_bytes = found["bytes"]

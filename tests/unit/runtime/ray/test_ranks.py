@@ -21,6 +21,7 @@ from distmeta.runtime.ray import rank as rank_module
 from distmeta.runtime.ray import worker_group as worker_group_module
 from distmeta.runtime.ray.executor import RayExecutor
 from distmeta.runtime.ray.startup import CHECKS, PHASES, StartUp, phase_of
+from distmeta.server.tree import FAN_IN, sum_group
 
 from ....fakes import FakeProgram, FakeRecipe, bits, expected_bits, make_params, make_shards
 from .fake_ray import FakeActor, FakeRay, install
@@ -121,6 +122,21 @@ def test_all_ranks_compute_every_shard_in_the_same_order_and_one_reports(fake: F
         fake.run(fake.queue.popleft())
     assert [method for number, method in fake.calls if number == 0] == ["follow"] * 5
     assert (executor.counts["restarts"], executor.counts["retries"]) == (0, 0)
+
+
+def test_two_workers_of_two_ranks_double_late_shards_and_sum_groups_near_them(fake: FakeRay, build: Build) -> None:
+    executor = build(workers=2, speculate=True, aggregate="node")
+    executor.ready()
+    assert len(fake.placements) == 2
+    params = {name: tensor for name, tensor in make_params().items() if tensor.is_floating_point()}
+    snapshot, shards = Snapshot(3, params), make_shards(2 * FAN_IN)
+    results = {result.shard: result.value for result in executor.map(UPDATE, snapshot, shards)}
+    assert {first: report.count for first, report in results.items()} == {0: FAN_IN, FAN_IN: FAN_IN}
+    program = FakeRecipe().build()
+    for first, report in results.items():
+        updates = [program.run(UPDATE, snapshot, shard).update for shard in shards[first : first + FAN_IN]]
+        assert bits(report.update.grad) == bits(sum_group(updates).grad)
+    assert {method for _, method in fake.calls} >= {"run_split", "follow", "sum"}
 
 
 @pytest.mark.parametrize(("number", "method"), [(1, "run"), (0, "follow")])
