@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +40,7 @@ from .. import fakes
 from ..fakes import FakeRecipe, make_params, make_shards
 
 pytest.importorskip("deepspeed", reason="frozen weights in parts need DeepSpeed")
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.thorough]
 
 NET = Path(__file__).with_name("frozen_net.py")
 STEPS = 4
@@ -53,10 +54,11 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def _this_module_by_value() -> Iterator[None]:
     """Workers cannot import the tests."""
-    for module in (fakes, __import__("sys").modules[__name__]):
+    modules = (fakes, sys.modules[__name__])
+    for module in modules:
         cloudpickle.register_pickle_by_value(module)
     yield
-    for module in (fakes, __import__("sys").modules[__name__]):
+    for module in modules:
         cloudpickle.unregister_pickle_by_value(module)
 
 
@@ -77,8 +79,6 @@ class Comparison:
         return {"data_wait_s": 0.0, "compute_s": 0.0}
 
     def run(self, work: Work, snapshot: Snapshot, shard: Shard) -> list[dict[str, Any]]:
-        import sys
-
         from distmeta.core import ranks
         from distmeta.models.petl.frozen import frozen_embedding, gatherings
         from distmeta.models.petl.partition import partition, resident_bytes
@@ -207,7 +207,6 @@ def test_two_ranks_give_the_bits_of_one(ray_cluster: None, base: RunConfig) -> N
     assert two.scores == one.scores
 
 
-@pytest.mark.thorough
 def test_ranks_killed_in_mid_step_change_no_bit(
     ray_cluster: None, base: RunConfig, undisturbed: TrainResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,7 +226,6 @@ def test_ranks_killed_in_mid_step_change_no_bit(
     assert (result.counts["worker_died"], result.counts["restarts"]) == (2, 2)
 
 
-@pytest.mark.thorough
 def test_a_stopped_rank_is_found_and_its_worker_replaced(ray_cluster: None) -> None:
     tolerance = ToleranceConfig(heartbeat_timeout_s=2.0)
     executor = RayExecutor(RuntimeConfig(workers=1, ranks=2, tolerance=tolerance), FakeRecipe(seconds=0.01))
