@@ -1,7 +1,8 @@
 """Few-shot intents: frozen features, LoRA from a plain start, and meta-learned LoRA, on the published class splits.
 
-Five class splits of ProtAugment (Dopierre et al. 2021), 5 ways, 5 queries a class, 600 test episodes, tested at the best
-validation score. One training for each split and seed; every row is tested with 1 and with 5 shots on the same episodes.
+Five class splits of ProtAugment (Dopierre et al. 2021), 5 ways, 5 queries a class, 600 test episodes, tested at the
+best validation score. One training for each split and seed; every row is tested with 1 and with 5 shots on the same
+episodes.
 DIR/intents_STORE.json keeps what is finished, so a run that is cut off goes on.
 
     python -m benchmarks.methods.intents --store banking77

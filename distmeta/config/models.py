@@ -26,6 +26,7 @@ class MlpConfig(Frozen):
     needs_images: ClassVar[bool] = False
     takes_texts: ClassVar[bool] = False
     takes_numbers: ClassVar[bool] = True
+    has_frozen: ClassVar[bool] = False
     hidden: tuple[PositiveCount, ...] = Field((40, 40), max_length=1000)
 
     def count_parameters(self, num_inputs: int, num_outputs: int) -> int:
@@ -54,6 +55,7 @@ class Conv4Config(Frozen):
     needs_images: ClassVar[bool] = True
     takes_texts: ClassVar[bool] = False
     takes_numbers: ClassVar[bool] = True
+    has_frozen: ClassVar[bool] = False
     filters: int = Field(64, gt=0, le=4096)
     downsample: Literal["stride", "pool"] = "stride"
     norm: Literal["batch", "support"] = "batch"
@@ -76,6 +78,7 @@ class ResNet12Config(Frozen):
     needs_images: ClassVar[bool] = True
     takes_texts: ClassVar[bool] = False
     takes_numbers: ClassVar[bool] = True
+    has_frozen: ClassVar[bool] = False
 
 
 class TransformerConfig(Frozen):
