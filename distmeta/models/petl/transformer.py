@@ -19,17 +19,18 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from distmeta.config.models import TransformerConfig
-from distmeta.config.petl import MamConfig, PetlPart
+from distmeta.config.petl import MamConfig, PetlPart, PrefixConfig
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix
 from distmeta.core.types import Params
 from distmeta.models.base import Backbone, Frame
 from distmeta.models.heads import init_heads, with_heads
 from distmeta.models.petl.call import Call, running
+from distmeta.models.petl.exchange import read_peft
 from distmeta.models.petl.families import block_of, num_blocks
 from distmeta.models.petl.load import load_network
 from distmeta.models.petl.parts import PARTS, Own, Part, Shape
-from distmeta.models.petl.sites import make_sites, read_from_call, share
+from distmeta.models.petl.sites import make_sites, padding_position, read_from_call, share
 
 
 class Transformer(Backbone):
@@ -42,6 +43,10 @@ class Transformer(Backbone):
         dtype: Type of weights and parts.
 
     Attributes:
+        config: The configuration.
+        dtype: Type of weights and parts.
+        parts: The tunable parts.
+        shape: What they know of the network.
         network: The network, whose frozen weights may be moved or partitioned, but not exchanged.
 
     Raises:
@@ -51,35 +56,35 @@ class Transformer(Backbone):
     def __init__(
         self, config: TransformerConfig, input_shape: tuple[int, ...], heads: Mapping[str, int], dtype: torch.dtype
     ) -> None:
-        self._config, self._dtype, self.heads = config, dtype, dict(heads)
+        self.config, self.dtype, self.heads = config, dtype, dict(heads)
         self.network = share(load_network(config.pretrained, config.architecture, dtype))
         settings: Any = self.network.config  # what transformers knows of the network
         self._settings = settings
         self.num_features = int(settings.hidden_size)
+        self._offset = 0 if self._is_of_pixels else sum(map(_positions_of, config.petl))
         self._check_input(input_shape)
         sites = make_sites(self.network)
         self._num_blocks = num_blocks(list(sites))
         heads_of_keys = getattr(settings, "num_key_value_heads", None) or settings.num_attention_heads
         size = getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads
-        shape = Shape(sites, self._num_blocks, settings.num_attention_heads, heads_of_keys, size)
-        self._parts = self._make_parts(shape)
-        names = [name for part in self._parts for name in part.makes]
+        self.shape = Shape(sites, self._num_blocks, settings.num_attention_heads, heads_of_keys, size)
+        self.parts = self._make_parts(self.shape)
+        names = [name for part in self.parts for name in part.makes]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"two parts have parameter '{twice}'", where="model.petl", allowed="one of each kind")
-        read_from_call(self.network, {name for part in self._parts for name in part.makes if isinstance(part, Own)})
+        read_from_call(self.network, {name for part in self.parts for name in part.makes if isinstance(part, Own)})
         self._pad = self._pad_id()
-        self._offset = sum(
-            part.length for part in config.petl if part.kind == "prefix" and not part.gate and not self._is_of_pixels
-        )
 
     @override
     def init(self, seed: int) -> Params:
-        """Parts by seed and name, heads as those of other networks."""
+        """Parts by seed and name or from a folder of peft, heads as those of other networks."""
         params: Params = {}
-        for part in self._parts:
-            params |= part.init(seed, self._dtype)
+        for part in self.parts:
+            params |= part.init(seed, self.dtype)
+        if self.config.init_from is not None:
+            params |= read_peft(self, self.config.init_from, "model.init_from")
         rng = torch.Generator().manual_seed(mix(seed, "head"))
-        return params | init_heads(self, seed, rng, self._dtype)
+        return params | init_heads(self, seed, rng, self.dtype)
 
     @override
     def features(self, params: Mapping[str, Tensor], inputs: Tensor, frame: Frame) -> Tensor:
@@ -87,7 +92,7 @@ class Transformer(Backbone):
         call = Call(params)
         keep = None if self._is_of_pixels else inputs != self._pad
         call.mask = None if keep is None else self._mask(keep)
-        for part in self._parts:
+        for part in self.parts:
             part.begin(call)
         with running(call):
             hidden = self._hidden(inputs)
@@ -98,7 +103,7 @@ class Transformer(Backbone):
         """`all`, `body` and `adapter` (all parts), every head, kinds of parts, and blocks (`block0`, ...)."""
         kinds: dict[str, tuple[str, ...]] = {}
         blocks: dict[str, tuple[str, ...]] = {}
-        for part in self._parts:
+        for part in self.parts:
             kinds[part.kind] = (*kinds.get(part.kind, ()), *part.makes)
             for name in part.makes:
                 block = block_of(name)
@@ -110,22 +115,22 @@ class Transformer(Backbone):
     @property
     def frozen(self) -> dict[str, nn.Parameter]:
         """Weights that no part tunes, by name."""
-        tuned = {name for part in self._parts for name in part.makes}
+        tuned = {name for part in self.parts for name in part.makes}
         return {name: weight for name, weight in self.network.named_parameters() if name not in tuned}
 
     @property
     def share_tuned(self) -> float:
         """Number of tunable parameters without heads, divided by the number of the network's weights."""
-        tuned = sum(tensor.numel() for part in self._parts for tensor in part.init(0, self._dtype).values())
+        tuned = sum(tensor.numel() for part in self.parts for tensor in part.init(0, self.dtype).values())
         return tuned / sum(weight.numel() for weight in self.network.parameters())
 
     @property
     def _is_of_pixels(self) -> bool:
-        return self._config.inputs == "pixels"
+        return self.config.inputs == "pixels"
 
     def _make_parts(self, shape: Shape) -> list[Part]:
         parts: list[Part] = []
-        for position, config in enumerate(self._config.petl):
+        for position, config in enumerate(self.config.petl):
             where = f"model.petl.{position}"
             for single in config.parts() if isinstance(config, MamConfig) else (config,):
                 parts.append(self._make_part(single, shape, where))
@@ -145,13 +150,20 @@ class Transformer(Backbone):
         """The last hidden states [B, L, D]."""
         options: dict[str, Any] = {}
         if self._is_of_pixels:
-            return self.network(pixel_values=inputs.to(self._dtype)).last_hidden_state  # type: ignore[no-any-return]
+            return self.network(pixel_values=inputs.to(self.dtype)).last_hidden_state  # type: ignore[no-any-return]
         if self._offset and self._takes("position_ids"):
-            # Keys of a prefix count as positions before the text, as in the paper's code.
-            options["position_ids"] = torch.arange(inputs.shape[-1], device=inputs.device)[None] + self._offset
+            options["position_ids"] = self._positions(inputs)
         if self._takes("use_cache"):
             options["use_cache"] = False
         return self.network(input_ids=inputs, **options).last_hidden_state  # type: ignore[no-any-return]
+
+    def _positions(self, inputs: Tensor) -> Tensor:
+        """Positions of tokens: keys of a prefix count as positions before the text, as in the paper's code."""
+        padding = padding_position(self.network)
+        if padding is None:
+            return torch.arange(inputs.shape[-1], device=inputs.device)[None] + self._offset
+        is_text = (inputs != padding).long()
+        return (is_text.cumsum(-1) + self._offset) * is_text + padding
 
     def _takes(self, name: str) -> bool:
         return name in inspect.signature(type(self.network).forward).parameters
@@ -162,11 +174,11 @@ class Transformer(Backbone):
         if self._is_decoder:
             length = keep.shape[-1]
             seen = seen & torch.ones(length, length, dtype=torch.bool, device=keep.device).tril()
-        zero = torch.zeros((), dtype=self._dtype, device=keep.device)
-        return torch.where(seen, zero, torch.finfo(self._dtype).min)
+        zero = torch.zeros((), dtype=self.dtype, device=keep.device)
+        return torch.where(seen, zero, torch.finfo(self.dtype).min)
 
     def _pooled(self, hidden: Tensor, keep: Tensor | None) -> Tensor:
-        pooling = self._config.pooling
+        pooling = self.config.pooling
         if pooling == "cls":
             pooled = hidden[:, 0]
         elif keep is None:
@@ -178,12 +190,12 @@ class Transformer(Backbone):
             positions = torch.arange(keep.shape[-1], device=keep.device)
             last = torch.where(keep, positions, 0).amax(-1)
             pooled = (hidden * (positions == last[:, None]).to(hidden.dtype)[..., None]).sum(1)
-        return nn.functional.normalize(pooled, dim=-1) if self._config.normalise else pooled
+        return nn.functional.normalize(pooled, dim=-1) if self.config.normalise else pooled
 
     @property
     def _is_decoder(self) -> bool:
         """Whether tokens see only what comes before them."""
-        config = self._config.attention
+        config = self.config.attention
         if config != "auto":
             return config == "causal"
         layers = [module for module in self.network.modules() if hasattr(module, "is_causal")]
@@ -205,14 +217,18 @@ class Transformer(Backbone):
             raise UserError(what, where="model.kind", allowed="tasks.source 'texts', or model.inputs 'pixels'")
         longest = getattr(settings, "max_position_embeddings", None)
         window = getattr(settings, "sliding_window", None)
+        padding = padding_position(self.network)
+        taken = self._offset + (0 if padding is None else padding + 1)
         for limit in (longest, window):
-            if limit is not None and shape[0] > limit:
-                what = f"the network takes {limit} tokens, but the tasks have up to {shape[0]}"
-                raise UserError(what, where="tasks.buckets", allowed=f"at most {limit}")
+            if limit is not None and shape[0] > limit - taken:
+                what = f"the network takes {limit - taken} tokens, but the tasks have up to {shape[0]}"
+                if self._offset:
+                    what += f" (its prefix has {self._offset} of its positions)"
+                raise UserError(what, where="tasks.buckets", allowed=f"at most {limit - taken}")
 
     def _pad_id(self) -> int:
-        if self._config.pad_id is not None:
-            return self._config.pad_id
+        if self.config.pad_id is not None:
+            return self.config.pad_id
         pad = getattr(self._settings, "pad_token_id", None)
         return 0 if pad is None or pad < 0 else int(pad)
 
@@ -220,3 +236,8 @@ class Transformer(Backbone):
         weight = next(self.network.parameters())
         if weight.device != device and not hasattr(weight, "ds_status"):
             self.network.to(device)
+
+
+def _positions_of(part: PetlPart) -> int:
+    """Positions before the text that a part has: keys that share the softmax of the text."""
+    return part.length if isinstance(part, PrefixConfig | MamConfig) and not part.gate else 0
