@@ -100,7 +100,7 @@ class Transformer(Backbone):
 
     @override
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """`all`, `body` and `adapter` (all parts), every head, kinds of parts, and blocks (`block0`, ...)."""
+        """`all`, `body` (all parts), every head, kinds of parts (`lora`, ...), and blocks (`block0`, ..., `outside`)."""
         kinds: dict[str, tuple[str, ...]] = {}
         blocks: dict[str, tuple[str, ...]] = {}
         for part in self.parts:
@@ -109,8 +109,7 @@ class Transformer(Backbone):
                 block = block_of(name)
                 key = "outside" if block is None else f"block{block}"
                 blocks[key] = (*blocks.get(key, ()), name)
-        adapter = tuple(name for names in blocks.values() for name in names)
-        return with_heads(self, blocks, adapter=adapter, **kinds)
+        return with_heads(self, blocks, **kinds)
 
     @property
     def frozen(self) -> dict[str, nn.Parameter]:
