@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from distmeta.models.petl.attention import BLOCK
 from distmeta.models.petl.call import Call, current
@@ -91,7 +92,8 @@ def read_from_call(network: nn.Module, tuned: Collection[str]) -> None:
         prefix = f"{path}." if path else ""
         names = {name: prefix + name for name in module._parameters if prefix + name in tuned}
         if names and not isinstance(module.forward, Site | _Embedding):
-            module.__dict__["forward"] = _Tuned(module, names)
+            is_norm = type(module) is nn.LayerNorm
+            module.__dict__["forward"] = _LayerNorm(path, module) if is_norm else _Tuned(module, names)
 
 
 def named_roles(sites: Mapping[str, Site]) -> dict[str, str]:
@@ -114,6 +116,24 @@ class _Embedding:
 
     def __call__(self, ids: Tensor) -> Tensor:
         return frozen_embedding(ids, current().params.get(self._name, self._layer.weight))
+
+
+class _LayerNorm:
+    """The forward of a layer norm whose weights are tuned.
+
+    torch's own is wrong where tasks have weights of their own: its batching rule for the backward pass takes mean and
+    deviation as constants, so that second derivatives under `vmap` are off by some percent. Without weights it is exact.
+    """
+
+    def __init__(self, path: str, layer: nn.LayerNorm) -> None:
+        self._weight, self._bias, self._layer = f"{path}.weight", f"{path}.bias", layer
+
+    def __call__(self, x: Tensor) -> Tensor:
+        params, layer = current().params, self._layer
+        y = functional.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
+        if layer.weight is not None:
+            y = y * params.get(self._weight, layer.weight)
+        return y if layer.bias is None else y + params.get(self._bias, layer.bias)
 
 
 class _Tuned:
