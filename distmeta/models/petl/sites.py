@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional
 
+from distmeta.models.layers import layer_norm
 from distmeta.models.petl.attention import BLOCK
 from distmeta.models.petl.call import Call, current
 from distmeta.models.petl.families import block_of, role_of
@@ -119,21 +119,14 @@ class _Embedding:
 
 
 class _LayerNorm:
-    """The forward of a layer norm whose weights are tuned.
-
-    torch's own is wrong where tasks have weights of their own: its batching rule for the backward pass takes mean and
-    deviation as constants, so that second derivatives under `vmap` are off by some percent. Without weights it is exact.
-    """
+    """The forward of a layer norm whose weights are tuned."""
 
     def __init__(self, path: str, layer: nn.LayerNorm) -> None:
         self._weight, self._bias, self._layer = f"{path}.weight", f"{path}.bias", layer
 
     def __call__(self, x: Tensor) -> Tensor:
         params, layer = current().params, self._layer
-        y = functional.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
-        if layer.weight is not None:
-            y = y * params.get(self._weight, layer.weight)
-        return y if layer.bias is None else y + params.get(self._bias, layer.bias)
+        return layer_norm(x, layer, params.get(self._weight, layer.weight), params.get(self._bias, layer.bias))
 
 
 class _Tuned:

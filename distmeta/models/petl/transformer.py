@@ -100,7 +100,7 @@ class Transformer(Backbone):
 
     @override
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """`all`, `body` (all parts), every head, kinds of parts (`lora`, ...), and blocks (`block0`, ..., `outside`)."""
+        """`all`, `body` (all parts), heads, kinds of parts (`lora`, ...), and blocks (`block0`, ..., `outside`)."""
         kinds: dict[str, tuple[str, ...]] = {}
         blocks: dict[str, tuple[str, ...]] = {}
         for part in self.parts:
