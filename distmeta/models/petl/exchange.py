@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from distmeta.models.petl.transformer import Transformer
 
 HEADS, README = "heads.safetensors", "README.md"
-_MAX_CONFIG_BYTES, _MAX_WEIGHTS_BYTES = 2**20, 2**36
+_MAX_CONFIG_BYTES = 2**20
 
 
 def export_peft(
@@ -133,7 +133,8 @@ def _read(folder: str, where: str) -> tuple[dict[str, Any], Params]:
         raise UserError(what, where=where, allowed=f"{WEIGHTS}, as peft's save_pretrained writes by default")
     try:
         settings = json.loads(read_file(path / CONFIG, _MAX_CONFIG_BYTES))
-        tensors = from_bytes(read_file(path / WEIGHTS, _MAX_WEIGHTS_BYTES))
+        weights = path / WEIGHTS
+        tensors = from_bytes(read_file(weights, weights.stat().st_size if weights.is_file() else 0))
     except (ValueError, RecursionError, SafetensorError) as error:
         raise UserError(
             f"'{folder}' cannot be read: {error}", where=where, allowed="an intact folder of peft"
