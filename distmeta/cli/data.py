@@ -128,12 +128,14 @@ def list_(as_json: JsonOption = False) -> None:
 @app.command("inspect")
 def inspect(
     name_or_path: Annotated[str, typer.Argument(metavar="NAME_OR_PATH", help="A store's name, or its folder.")],
-    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of images to this PNG file.")] = None,
-    per_class: Annotated[int, typer.Option(min=1, max=100, help="Images of a class on the sheet.")] = 10,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet: images to this PNG file, texts to this .txt file.")
+    ] = None,
+    per_class: Annotated[int, typer.Option(min=1, max=100, help="Examples of a class on the sheet.")] = 10,
     verify: Annotated[bool, typer.Option("--verify", help="Read all examples and check their digest.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Describe a store: counts, class splits, pixel statistics, where it came from."""
+    """Describe a store: counts, class splits, statistics of its examples, where it came from."""
     store = open_store(name_or_path)
     if verify:
         store.verify()

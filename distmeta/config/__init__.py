@@ -24,7 +24,7 @@ from distmeta.config.python import (
 )
 from distmeta.config.run import RunConfig
 from distmeta.config.runtime import RuntimeConfig, ToleranceConfig
-from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, VectorTasks
+from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TextTasks, VectorTasks
 from distmeta.config.tracking import TrackingConfig
 from distmeta.config.train import TrainConfig
 
@@ -55,6 +55,7 @@ __all__ = [
     "StoreTasks",
     "TableTasks",
     "Term",
+    "TextTasks",
     "ToleranceConfig",
     "TrackingConfig",
     "TrainConfig",

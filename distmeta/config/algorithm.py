@@ -55,17 +55,24 @@ class GradientConfig(Frozen):
     Attributes:
         phases: Phases of inner steps, in order.
         learned_lr: Inner rates are meta-parameters, one for each parameter entry (Meta-SGD, Li et al. 2017).
-        head: The last layer starts from the meta-parameters (`meta`), or from zeros (`fresh`: fine-tuning after joint
-            training).
+        head: The last layer starts from the meta-parameters (`meta`), from zeros (`fresh`: fine-tuning after joint
+            training), or such that it classifies by distance to the class means of the support set's features
+            (`prototypes`: Proto-MAML, Triantafillou et al. 2020, section 4).
+        scale: Factor of the squared distances to class means.
     """
 
     kind: Literal["gradient"] = "gradient"
     phases: tuple[Phase, ...] = Field((Phase(),), min_length=1, max_length=1000)
     learned_lr: bool = False
-    head: Literal["meta", "fresh"] = "meta"
+    head: Literal["meta", "fresh", "prototypes"] = "meta"
+    scale: PositiveFloat = 1.0
 
-    needs_classes: ClassVar[bool] = False
     is_stepwise: ClassVar[bool] = True
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether the tasks must be classification."""
+        return self.head == "prototypes"
 
     @property
     def keeps_outputs(self) -> bool:
@@ -93,9 +100,14 @@ class GradientConfig(Frozen):
 
 
 class PrototypeConfig(Frozen):
-    """Classify by squared Euclidean distance to class means in feature space (Snell et al. 2017)."""
+    """Classify by squared Euclidean distance to class means in feature space (Snell et al. 2017).
+
+    Attributes:
+        scale: Factor of the squared distances (an inverse temperature, for features of length 1).
+    """
 
     kind: Literal["prototype"] = "prototype"
+    scale: PositiveFloat = 1.0
 
     needs_classes: ClassVar[bool] = True
     is_stepwise: ClassVar[bool] = False

@@ -47,6 +47,8 @@ PositiveCount = Annotated[int, Field(gt=0, le=10**12)]
 NonNegativeCount = Annotated[int, Field(ge=0, le=10**12)]
 Tasks = Annotated[int, Field(gt=0, le=MAX_TASKS)]
 Examples = Annotated[int, Field(gt=0, le=1_000_000)]
+Length = Annotated[int, Field(ge=4, le=1_000_000)]
+"""Tokens of a text, of which two or three may be special ones."""
 Ways = Annotated[int, Field(ge=2, le=1_000_000)]
 Range = tuple[Annotated[float, Field(ge=-1e9, le=1e9)], Annotated[float, Field(ge=-1e9, le=1e9)]]
 InnerSteps = Annotated[int, Field(ge=0, le=100_000)]

@@ -24,6 +24,8 @@ class MlpConfig(Frozen):
 
     kind: Literal["mlp"] = "mlp"
     needs_images: ClassVar[bool] = False
+    takes_texts: ClassVar[bool] = False
+    takes_numbers: ClassVar[bool] = True
     hidden: tuple[PositiveCount, ...] = Field((40, 40), max_length=1000)
 
     def count_parameters(self, num_inputs: int, num_outputs: int) -> int:
@@ -50,6 +52,8 @@ class Conv4Config(Frozen):
 
     kind: Literal["conv4"] = "conv4"
     needs_images: ClassVar[bool] = True
+    takes_texts: ClassVar[bool] = False
+    takes_numbers: ClassVar[bool] = True
     filters: int = Field(64, gt=0, le=4096)
     downsample: Literal["stride", "pool"] = "stride"
     norm: Literal["batch", "support"] = "batch"
@@ -70,6 +74,8 @@ class ResNet12Config(Frozen):
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     norm: Literal["running", "batch"] = "running"
     needs_images: ClassVar[bool] = True
+    takes_texts: ClassVar[bool] = False
+    takes_numbers: ClassVar[bool] = True
 
 
 class TransformerConfig(Frozen):
@@ -105,6 +111,14 @@ class TransformerConfig(Frozen):
 
     @property
     def needs_images(self) -> bool:
+        return self.inputs == "pixels"
+
+    @property
+    def takes_texts(self) -> bool:
+        return self.inputs == "tokens"
+
+    @property
+    def takes_numbers(self) -> bool:
         return self.inputs == "pixels"
 
     @model_validator(mode="after")

@@ -93,7 +93,8 @@ def _change_class(node: dict[str, Any], section: type[BaseModel] | None) -> None
         return
     kept = {name: value for name, value in node.items() if name in section.model_fields}
     node.clear()
-    node.update(section().model_dump(mode="json") | kept)
+    # Without the fields that have no default: other overrides may give them, and the validation asks for them.
+    node.update(section.model_construct().model_dump(mode="json") | kept)
 
 
 def _tag_fields(annotation: Any) -> set[str]:

@@ -65,6 +65,8 @@ class PythonModel(OwnCode):
     kind: Literal["python"] = "python"
     head: Text | None = None
     needs_images: ClassVar[bool] = False
+    takes_texts: ClassVar[bool] = True
+    takes_numbers: ClassVar[bool] = True
 
 
 class PythonTasks(OwnCode):
@@ -78,6 +80,8 @@ class PythonTasks(OwnCode):
     max_examples: int = Field(1, ge=1)
     has_classes: ClassVar[bool] = True
     has_images: ClassVar[bool] = True
+    has_texts: ClassVar[bool] = True
+    has_numbers: ClassVar[bool] = True
     changes_outputs: ClassVar[bool] = False
 
 

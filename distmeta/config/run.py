@@ -78,6 +78,13 @@ class RunConfig(Frozen):
             raise ValueError(
                 f"model.kind '{self.model.kind}' needs images, but tasks.source '{tasks.source}' has numbers; use 'mlp'"
             )
+        takes_numbers = self.model.takes_numbers and tasks.has_numbers
+        if not (takes_numbers or (self.model.takes_texts and tasks.has_texts)):
+            given = "numbers" if tasks.has_numbers else "texts"
+            raise ValueError(
+                f"model.kind '{self.model.kind}' does not take {given}, which tasks.source '{tasks.source}' has; "
+                "'transformer' goes with 'texts'"
+            )
         if learner.needs_classes and not tasks.has_classes:
             raise ValueError(
                 f"algorithm.learner.kind '{learner.kind}' needs classes, "

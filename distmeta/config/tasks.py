@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
+from typing_extensions import override
 
 from distmeta.config.base import Frozen
-from distmeta.config.bounds import Examples, Range, Text, Ways
+from distmeta.config.bounds import Examples, Length, Range, Text, Ways
 from distmeta.config.python import PythonTasks
 
 
@@ -32,6 +34,8 @@ class _FewShot(Frozen):
 
     has_classes: ClassVar[bool] = True
     has_images: ClassVar[bool] = True
+    has_texts: ClassVar[bool] = False
+    has_numbers: ClassVar[bool] = True
 
     @property
     def changes_outputs(self) -> bool:
@@ -78,6 +82,44 @@ class VectorTasks(_FewShot):
     standardise: bool = False
 
 
+class TextTasks(_FewShot):
+    """Tasks from an Arrow class store of texts, as the token ids of a tokenizer.
+
+    Attributes:
+        store: Name of a store (`distmeta data list`) or path of its folder.
+        split_set: Name of the class split in the store's manifest; None takes the only one.
+        tokenizer: `minilm`, `words` or `words:SIZE` (words of the training classes), a folder with `tokenizer.json`, or
+            a name on the Hugging Face hub.
+        buckets: Lengths in tokens that tasks are padded to, ascending. Longer texts are cut to the last one.
+        outside: Whether evaluation tasks have a role `outside`: texts of the out-of-scope class.
+    """
+
+    has_images: ClassVar[bool] = False
+    has_texts: ClassVar[bool] = True
+    has_numbers: ClassVar[bool] = False
+    rotations: ClassVar[bool] = False
+    source: Literal["texts"] = "texts"
+    store: Text
+    split_set: Text | None = None
+    tokenizer: Text = "minilm"
+    buckets: tuple[Length, ...] = Field((16, 32, 64), min_length=1, max_length=64)
+    outside: bool = False
+
+    @field_validator("buckets")
+    @classmethod
+    def _buckets_ascend(cls, buckets: tuple[int, ...]) -> tuple[int, ...]:
+        if any(left >= right for left, right in pairwise(buckets)):
+            raise ValueError(f"{list(buckets)} does not ascend; allowed: each bucket longer than the one before")
+        return buckets
+
+    @property
+    @override
+    def max_examples(self) -> int:
+        """Texts of a training or an evaluation task, whichever has more."""
+        outside = self.way * self.eval_queries if self.outside else 0
+        return max(super().max_examples, self.way * (self.shots + self.eval_queries) + outside)
+
+
 class GlyphTasks(_FewShot):
     """Procedurally drawn characters: an unlimited number of classes, no download.
 
@@ -113,6 +155,8 @@ class SinusoidTasks(Frozen):
 
     has_classes: ClassVar[bool] = False
     has_images: ClassVar[bool] = False
+    has_texts: ClassVar[bool] = False
+    has_numbers: ClassVar[bool] = True
     changes_outputs: ClassVar[bool] = False
 
     @property
@@ -156,6 +200,8 @@ class TableTasks(Frozen):
 
     has_classes: ClassVar[bool] = False
     has_images: ClassVar[bool] = False
+    has_texts: ClassVar[bool] = False
+    has_numbers: ClassVar[bool] = True
     changes_outputs: ClassVar[bool] = False
 
     @property
@@ -164,9 +210,13 @@ class TableTasks(Frozen):
         return self.shots + max(self.queries, self.eval_queries)
 
 
+ClassTasks = StoreTasks | VectorTasks | TextTasks | GlyphTasks
+"""Few-shot classification, whatever the examples are."""
+
 TasksConfig = Annotated[
     Annotated[
-        StoreTasks | GlyphTasks | SinusoidTasks | VectorTasks | TableTasks | PythonTasks, Field(discriminator="source")
+        StoreTasks | GlyphTasks | SinusoidTasks | VectorTasks | TextTasks | TableTasks | PythonTasks,
+        Field(discriminator="source"),
     ],
     BeforeValidator(PythonTasks.of),
 ]

@@ -10,7 +10,7 @@ build the latter, learners are written for the former, and the engine converts b
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -62,10 +62,13 @@ class Episode:
     Attributes:
         roles: Examples by role.
         seeds: int64 [T] seeds of the tasks' own random draws (none for one task: []); None if nothing draws.
+        lengths: For T tasks whose inputs [T, B, L] are padded on the right to the longest of them: the length that each
+            task is padded to by itself, a function of the task alone. None if the tasks are not padded.
     """
 
     roles: Mapping[str, Batch]
     seeds: Tensor | None = None
+    lengths: tuple[int, ...] | None = None
 
     def __getitem__(self, role: str) -> Batch:
         return self.roles[role]
@@ -80,12 +83,31 @@ class Episode:
 
     def only(self, roles: Collection[str]) -> Episode:
         """The same tasks without other roles."""
-        return Episode({role: batch for role, batch in self.roles.items() if role in roles}, self.seeds)
+        return Episode({role: batch for role, batch in self.roles.items() if role in roles}, self.seeds, self.lengths)
+
+    def select(self, tasks: Sequence[int]) -> Episode:
+        """Some of the T tasks, in the given order. Padded tasks of one length are cut to it and have no `lengths`.
+
+        Args:
+            tasks: Positions on the task axis.
+        """
+        rows = list(tasks)
+        chosen = self.map(lambda tensor: tensor[rows])
+        if self.lengths is None:
+            return chosen
+        lengths = tuple(self.lengths[task] for task in rows)
+        if len(set(lengths)) != 1:
+            return replace(chosen, lengths=lengths)
+        roles = {
+            role: Batch(**{**batch, "inputs": batch.inputs[..., : lengths[0]].contiguous()})
+            for role, batch in chosen.roles.items()
+        }
+        return Episode(roles, chosen.seeds)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Episode:
-        """Apply `function` to every tensor, e.g. to select a task or to move to a device."""
+        """Apply `function` to every tensor, e.g. to move to a device; `lengths` stay as they are (see `select`)."""
         roles = {role: batch.map(function) for role, batch in self.roles.items()}
-        return Episode(roles, None if self.seeds is None else function(self.seeds))
+        return Episode(roles, None if self.seeds is None else function(self.seeds), self.lengths)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors in a fixed order, the inverse of `rebuild`."""
@@ -99,13 +121,26 @@ class Episode:
 
     @property
     def form(self) -> tuple[Any, ...]:
-        """Everything but the tensors, hashable: the static part of a key of compiled graphs."""
+        """Names of roles and tensors, hashable: the static part of a key of compiled graphs. Without `lengths`."""
         return (self.seeds is not None, *((role, *batch) for role, batch in self.roles.items()))
 
     @property
     def num_tasks(self) -> int:
         """T, if the episode has a task axis."""
         return int(self.tensors()[0].shape[0])
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """The token ids of texts: of what tasks contain, or of what a network knows.
+
+    Attributes:
+        count: Ids are below it.
+        pad_id: Id of padding, which no text contains.
+    """
+
+    count: int
+    pad_id: int
 
 
 @dataclass(frozen=True)

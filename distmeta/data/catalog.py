@@ -2,7 +2,8 @@
 
 Environment:
     DISTMETA_HOME: Holds `stores/` and `raw/` (default: `~/.cache/distmeta`).
-    DISTMETA_DATA: Raw files of benchmark data sets (`omniglot/`, `cifar100/`), which are imported at first use.
+    DISTMETA_DATA: Raw files of benchmark data sets (`omniglot/`, `cifar100/`, `banking77/`, ...), which are imported at
+        first use.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ def open_store(name_or_path: str | os.PathLike[str]) -> ClassStore:
         allowed = nearest(name, {*importable, *list_stores()})
         raise UserError(f"no data '{name}'", where=str(stores_home()), allowed=allowed)
     raw = _raw_folder(name)
-    with _locked(stores_home() / f".{name}.lock"):
+    with locked(stores_home() / f".{name}.lock"):
         if not _is_store(target):
             _LOG.info("importing %s from %s", name, raw)
             import_store(name, raw)
@@ -217,7 +218,7 @@ def open_table(name_or_path: str | os.PathLike[str], options: ImportOptions) -> 
         raise UserError(f"cannot be read: {reason(error)}", where=str(path)) from error
     key = hashlib.sha256(json.dumps([digest, asdict(options)]).encode()).hexdigest()[:12]
     name = f"{re.sub(r'[^A-Za-z0-9]+', '-', path.stem)[:80].strip('-') or 'table'}-{key}"
-    with _locked(stores_home() / f".{name}.lock"):
+    with locked(stores_home() / f".{name}.lock"):
         if not _is_store(stores_home() / name):
             _LOG.info("importing %s", path)
             import_store("regression", path, name=name, options=options)
@@ -259,8 +260,11 @@ def _importer_options(kind: str, options: ImportOptions) -> dict[str, Any]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file; the system releases it when the process dies.
+
+    Args:
+        path: The file, which is created; it belongs to what is imported or made.
 
     Raises:
         UserError: The file cannot be written.
@@ -279,5 +283,5 @@ def _wait_for_lock(file: IO[str], path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        _LOG.info("waiting for another process that imports this data (%s)", path)
+        _LOG.info("waiting for another process that makes this data (%s)", path)
         fcntl.flock(file, fcntl.LOCK_EX)

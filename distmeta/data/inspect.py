@@ -1,4 +1,4 @@
-"""Summary of a store's contents, and a contact sheet of its images."""
+"""Summary of a store's contents, and a contact sheet of its images or texts."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ _SAMPLE_BYTES = 64 << 20  # fewer examples of large images
 _MAX_NUMBERS = 32  # of an example, whose statistics are shown
 _MAX_SHEET_PIXELS = 100_000_000
 _MAX_SHEET_CLASSES = 12
+_MAX_SHEET_CHARACTERS = 300  # of one text
+_TEXT_SUFFIXES = (".txt", ".md")
 _GAP_PIXELS = 2
 _MIN_TILE_PIXELS = 56  # smaller images are enlarged by an integer factor
 _BACKGROUND_GREY = 96
@@ -68,22 +70,28 @@ def summary(store: ClassStore) -> dict[str, Any]:
 
 
 def contact_sheet(store: ClassStore, path: Path, *, per_class: int = 10) -> None:
-    """Write a PNG with one row of images for each of up to 12 evenly spaced classes.
+    """Write some examples of each of up to 12 evenly spaced classes: rows of images as a PNG, or texts as a text file.
 
     Args:
-        store: A store of images.
-        path: The PNG file to write.
-        per_class: Maximum number of images of a class.
+        store: A store of images or texts.
+        path: The file to write: a PNG, or `.txt` or `.md` for texts.
+        per_class: Maximum number of examples of a class.
 
     Raises:
-        UserError: The store holds texts or images of other than 1 or 3 channels, the sheet would be too large, or it
-            cannot be written.
+        UserError: The store holds numbers or images of other than 1 or 3 channels, the file is of the wrong kind, the
+            sheet would be too large, or it cannot be written.
     """
+    if store.kind == "text":
+        if path.suffix.lower() not in _TEXT_SUFFIXES:
+            what, allowed = f"data '{store.name}' holds text examples", f"a file {' or '.join(_TEXT_SUFFIXES)}"
+            raise UserError(what, where=str(path), allowed=allowed)
+        _write(path, _text_sheet(store, per_class).encode())
+        return
     images = store.images
     if store.shape[0] not in (1, 3):
         what = f"holds images of {store.shape[0]} channels"
         raise UserError(what, where=f"data '{store.name}'", allowed="1 or 3 channels for a contact sheet")
-    classes = np.unique(np.linspace(0, len(store.class_names) - 1, _MAX_SHEET_CLASSES).astype(np.int64)).tolist()
+    classes = _sheet_classes(store)
     _, height, width = store.shape
     scale = max(1, -(-_MIN_TILE_PIXELS // max(height, width)))
     step_y, step_x = height * scale + _GAP_PIXELS, width * scale + _GAP_PIXELS
@@ -102,11 +110,33 @@ def contact_sheet(store: ClassStore, path: Path, *, per_class: int = 10) -> None
             sheet.paste(picture, (_GAP_PIXELS + column * step_x, _GAP_PIXELS + row * step_y))
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
+    _write(path, buffer.getvalue())
+
+
+def _sheet_classes(store: ClassStore) -> list[int]:
+    last = len(store.class_names) - 1
+    return [int(index) for index in np.unique(np.linspace(0, last, _MAX_SHEET_CLASSES).astype(np.int64))]
+
+
+def _text_sheet(store: ClassStore, per_class: int) -> str:
+    """One heading for each class, and one line for each text."""
+    lines = []
+    for index in _sheet_classes(store):
+        start, stop = (int(offset) for offset in store.class_offsets[index : index + 2])
+        lines += [f"# {store.class_names[index]} ({stop - start} texts)", ""]
+        for row in range(start, min(stop, start + per_class)):
+            text = " ".join(store.texts[row].as_py().split())
+            lines.append(f"- {text if len(text) <= _MAX_SHEET_CHARACTERS else text[:_MAX_SHEET_CHARACTERS] + '...'}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the folder cannot be made: {reason(error)}", where=str(path.parent)) from error
-    write_file(path, buffer.getvalue())
+    write_file(path, content)
 
 
 def _spread(values: Sequence[int]) -> dict[str, float]:

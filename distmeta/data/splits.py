@@ -22,6 +22,8 @@ OMNIGLOT_CLASSES = 1623
 DEFAULT_FRACTIONS = (0.64, 0.16, 0.2)
 OTHER_NAMES = {"validation": "val", "valid": "val", "dev": "val"}
 """Names of splits in data of other libraries."""
+OUTSIDE_CLASS = "oos"
+"""Name of the class of out-of-scope texts, which is in no split."""
 
 
 def omniglot(seed: int = 0) -> SplitSets:

@@ -12,13 +12,14 @@ on the worker nor on the number of lanes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from distmeta.config import EngineConfig
 from distmeta.core.types import Episode, Params, Update
+from distmeta.engine.chunks import cut, in_order
 from distmeta.engine.graphs.compiled import CompiledEstimator, CompiledOps, GraphCache, canonical
 from distmeta.engine.lanes import Lanes
 from distmeta.engine.ops import AutogradOps, EagerOps
@@ -87,7 +88,8 @@ class Engine:
         self._lanes.close()
 
     def _update(self, meta: Params, episodes: Episode, moment: Moment) -> tuple[Update, Params]:
-        parts = list(zip(chunks(episodes, self._chunk), _moments(moment, episodes.num_tasks, self._chunk), strict=True))
+        chunks = cut(episodes, self._chunk)
+        parts = [(chunk.episodes, chunk.moment(moment)) for chunk in chunks]
         self._prepare(meta, parts)
         estimates = self._lanes.map(lambda part: self._estimate(meta, *part), parts)
         grad, buffers = estimates[0].grad, _summed(estimates[0].buffers)
@@ -95,7 +97,7 @@ class Engine:
             grad = {name: tensor + estimate.grad[name] for name, tensor in grad.items()}
             buffers = {name: tensor + estimate.buffers[name].sum(0) for name, tensor in buffers.items()}
         grad = {name: tensor.contiguous() for name, tensor in grad.items()}
-        carry = {name: torch.cat([each.carry[name] for each in estimates]) for name in estimates[0].carry}
+        carry = {name: in_order(chunks, [each.carry[name] for each in estimates]) for name in estimates[0].carry}
         return Update(grad, float(episodes.num_tasks), _sum_metrics(estimates), buffers), carry
 
     def _prepare(self, meta: Params, parts: Sequence[tuple[Episode, Moment]]) -> None:
@@ -125,14 +127,6 @@ def _sum_metrics(estimates: Sequence[Estimate]) -> dict[str, float]:
     names = list(estimates[0].metrics)
     values = torch.cat([torch.stack([each.metrics[name] for name in names]) for each in estimates], 1).double()
     return dict(zip(names, torch.cumsum(values, 1)[:, -1].tolist(), strict=True))
-
-
-def _moments(moment: Moment, num_tasks: int, size: int | None) -> Iterator[Moment]:
-    """The moment of each chunk."""
-    for begin, end in _spans(num_tasks, size):
-        seeds = None if moment.seeds is None else moment.seeds[begin:end]
-        carry = {name: tensor[begin:end] for name, tensor in (moment.carry or {}).items()}
-        yield Moment(moment.version, seeds, carry, moment.extra)
 
 
 def is_compiled(config: EngineConfig) -> bool:
@@ -168,15 +162,3 @@ def lift_of(strategy: str) -> str:
 def chunk_of(config: EngineConfig) -> int | None:
     """Number of tasks in a chunk; None for the whole shard."""
     return 1 if config.strategy in ONE_TASK_CHUNKS else config.chunk
-
-
-def chunks(episodes: Episode, size: int | None) -> Iterator[Episode]:
-    """Split a shard into chunks of `size` tasks; the last one may be smaller."""
-    for begin, end in _spans(episodes.num_tasks, size):
-        yield episodes.map(lambda tensor, begin=begin, end=end: tensor[begin:end])  # type: ignore[misc]
-
-
-def _spans(count: int, size: int | None) -> Iterator[tuple[int, int]]:
-    size = size or count
-    for begin in range(0, count, size):
-        yield begin, min(begin + size, count)

@@ -10,7 +10,7 @@ import torch
 from distmeta.config import RunConfig, Term
 from distmeta.core.errors import UserError
 from distmeta.core.tensors import all_finite
-from distmeta.core.types import QUERY, Params
+from distmeta.core.types import QUERY, Params, TokenIds
 from distmeta.methods.estimators import build_estimator
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners import build_learner
@@ -70,6 +70,7 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
     """
     settings, heads = config.algorithm, _train_heads(config, tasks)
     backbone = build_backbone(config.model, tasks.input_shape, heads, dtype_of(config))
+    _check_tokens(backbone.tokens, tasks.tokens)
     learner = build_learner(settings.learner, backbone, tasks.objective)
     terms = tuple(_outer_term(term, i, tasks, backbone) for i, term in enumerate(settings.terms))
     _check_terms(terms, learner)
@@ -176,6 +177,18 @@ def _check_terms(terms: Sequence[OuterTerm], learner: Learner) -> None:
                 where=f"algorithm.terms.{position}.at",
                 allowed="last, or a learner with a head (gradient)",
             )
+
+
+def _check_tokens(known: TokenIds | None, given: TokenIds | None) -> None:
+    """Check that the network knows the token ids of the tasks."""
+    if known is None or given is None:
+        return
+    if given.count > known.count:
+        what = f"its {given.count} token ids are more than the {known.count} that the network knows"
+        raise UserError(what, where="tasks.tokenizer", allowed="the network's own tokenizer")
+    if given.pad_id != known.pad_id:
+        what = f"the network takes token {known.pad_id} for padding, but the tokenizer pads with {given.pad_id}"
+        raise UserError(what, where="model.pad_id", allowed=str(given.pad_id))
 
 
 def _field_of_evaluation(config: RunConfig) -> str:

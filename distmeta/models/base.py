@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from distmeta.core.types import Params
+from distmeta.core.types import Params, TokenIds
 
 HEAD = "head"
 TRANSDUCTIVE, INDUCTIVE = "transductive", "inductive"
@@ -59,6 +59,7 @@ class Backbone(ABC):
         is_random: Whether it draws random numbers (dropout), from the seeds of tasks.
         has_head: Whether it has linear heads; without, the features of the body are the outputs.
         limits: What cannot be done with it, and why: keys are `second_order`, `vmap` and `compile`.
+        tokens: Token ids that it knows, if its inputs are texts.
     """
 
     heads: Mapping[str, int]
@@ -69,6 +70,7 @@ class Backbone(ABC):
     is_random: bool = False
     has_head: bool = True
     limits: Mapping[str, str] = MappingProxyType({})
+    tokens: TokenIds | None = None
 
     @property
     def num_outputs(self) -> int:

@@ -30,6 +30,7 @@ from distmeta.models.base import HEAD, INDUCTIVE, TRANSDUCTIVE, Backbone, Frame
 from distmeta.models.heads import init_heads, with_heads
 from distmeta.models.layers import ExactLayerNorm, RunningNorm, SeededDropout, current_frame, frame_of_call
 from distmeta.models.probe import find_limits, is_row_wise, require_pure
+from distmeta.models.share import PerThread
 
 Make = Callable[[tuple[int, ...], int], nn.Module]
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -93,6 +94,7 @@ class ModuleBackbone(Backbone):
         torch.backends.cuda.enable_mem_efficient_sdp(False)
         self.heads = dict(heads)
         parts = self._parts = self._take_apart(seed=0)
+        self._body = PerThread(parts.body)
         norms = [module for module in parts.body.modules() if isinstance(module, RunningNorm)]
         dropouts = [module for module in parts.body.modules() if isinstance(module, SeededDropout) and module.p]
         self.is_random = bool(dropouts)
@@ -142,7 +144,7 @@ class ModuleBackbone(Backbone):
     def features(self, params: Mapping[str, Tensor], inputs: Tensor, frame: Frame) -> Tensor:
         values = {name: params[name] for name in self._parts.params if not self._is_of_head(name)} | self._parts.frozen
         with frame_of_call(frame, by_batch=self.protocol == TRANSDUCTIVE):
-            features: Tensor = functional_call(self._parts.body, values, (inputs,))
+            features: Tensor = functional_call(self._body.module, values, (inputs,))
         return features
 
     @override

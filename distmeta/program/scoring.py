@@ -19,7 +19,8 @@ import torch
 
 from distmeta.config import EngineConfig
 from distmeta.core.types import Episode, Params
-from distmeta.engine.engine import chunk_of, chunks, is_compiled, make_ops
+from distmeta.engine.chunks import cut, in_order
+from distmeta.engine.engine import chunk_of, is_compiled, make_ops
 from distmeta.engine.graphs.compiled import canonical
 from distmeta.engine.lanes import Lanes
 from distmeta.engine.ops import EagerOps
@@ -110,9 +111,10 @@ class Scorer:
         with library_precision(self._config.matmul):
             for protocol, ops in self._ops.items():
                 points[protocol] = scored_points(ops.num_steps(episodes))
-                parts = self._score_chunks(protocol, meta, list(chunks(episodes, chunk_of(self._config))))
+                chunks = cut(episodes, chunk_of(self._config))
+                parts = self._score_chunks(protocol, meta, [chunk.episodes for chunk in chunks])
                 scores[protocol] = {
-                    name: np.concatenate([part[name].double().cpu().numpy() for part in parts]) for name in parts[0]
+                    name: in_order(chunks, [part[name] for part in parts]).double().cpu().numpy() for name in parts[0]
                 }
         return ShardScores(points, scores)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from distmeta.config.python import PythonTasks
-from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, VectorTasks
+from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, TextTasks, VectorTasks
 from distmeta.core.code import instance_of
 from distmeta.tasks.base import TaskSource
 from distmeta.tasks.prefetch import Prefetcher
@@ -28,6 +28,13 @@ def _vectors(config: VectorTasks, seed: int, dtype: torch.dtype) -> TaskSource:
     from distmeta.tasks.images import VectorSource
 
     return VectorSource(config, open_store(config.store), seed, dtype)
+
+
+def _texts(config: TextTasks, seed: int, dtype: torch.dtype) -> TaskSource:
+    from distmeta.data.catalog import open_store
+    from distmeta.tasks.texts import TextSource
+
+    return TextSource(config, open_store(config.store), seed, dtype)
 
 
 def _table(config: TableTasks, seed: int, dtype: torch.dtype) -> TaskSource:
@@ -58,6 +65,7 @@ def _python(config: PythonTasks, seed: int, dtype: torch.dtype) -> TaskSource:
 SOURCES: dict[str, Callable[[Any, int, torch.dtype], TaskSource]] = {
     "images": _images,
     "vectors": _vectors,
+    "texts": _texts,
     "table": _table,
     "glyphs": _glyphs,
     "sinusoid": _sinusoid,

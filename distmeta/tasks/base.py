@@ -11,7 +11,7 @@ import torch
 
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64, mix
-from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, Shard, TaskSpec
+from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, Shard, TaskSpec, TokenIds
 
 SPLITS = ("train", "val", "test")
 
@@ -25,12 +25,14 @@ class TaskSignature:
         num_outputs: Outputs of an adapted learner (the number of ways; 1 for scalar regression).
         train_outputs: Outputs that each role of training tasks needs, by role: `train_way`, or all training classes.
         objective: Name of the tasks' loss (`cross_entropy`, `mse`).
+        tokens: Token ids of the examples; None if they are no texts.
     """
 
     input_shape: tuple[int, ...]
     num_outputs: int
     train_outputs: dict[str, int]
     objective: str
+    tokens: TokenIds | None = None
 
 
 class TaskSource(ABC):
@@ -42,6 +44,7 @@ class TaskSource(ABC):
         train_outputs: Outputs that each role of training tasks needs, by role: the roles that there are.
         objective: Name of the tasks' own loss.
         seed: The run's seed.
+        tokens: Token ids of the examples; None if they are no texts.
     """
 
     input_shape: tuple[int, ...]
@@ -49,10 +52,12 @@ class TaskSource(ABC):
     train_outputs: Mapping[str, int]
     objective: str
     seed: int
+    tokens: TokenIds | None = None
 
     @property
     def signature(self) -> TaskSignature:
-        return TaskSignature(self.input_shape, self.num_outputs, dict(self.train_outputs), self.objective)
+        train_outputs = dict(self.train_outputs)
+        return TaskSignature(self.input_shape, self.num_outputs, train_outputs, self.objective, self.tokens)
 
     def specs(self, split: str, step: int, count: int) -> tuple[TaskSpec, ...]:
         """Specs of the `count` tasks of a step: a pure function of (seed, split, step, index)."""
@@ -81,12 +86,27 @@ class TaskSource(ABC):
         splits = {spec.split for spec in specs}
         if len(splits) != 1:
             raise ValueError(f"one split is needed to make episodes together, not {sorted(splits)}")
+        split = splits.pop()
+        existing = self.roles(split)
         for role in roles:
-            if role not in self.train_outputs:
-                raise UserError(f"there is no role '{role}'", where="tasks", allowed=", ".join(self.train_outputs))
+            if role not in existing:
+                raise UserError(f"there is no role '{role}'", where="tasks", allowed=", ".join(existing))
         seeds = np.array([spec.seed for spec in specs], dtype=np.uint64)
-        batches = self.batches(splits.pop(), seeds, roles)
-        return Episode({role: batches[role] for role in roles}, torch.from_numpy(seeds.astype(np.int64)))
+        batches = self.batches(split, seeds, roles)
+        chosen = {role: batches[role] for role in roles}
+        return Episode(chosen, torch.from_numpy(seeds.astype(np.int64)), self.lengths(chosen))
+
+    def roles(self, split: str) -> tuple[str, ...]:
+        """The roles that tasks of a split can have: by default, those of training tasks."""
+        return tuple(self.train_outputs)
+
+    def lengths(self, batches: Mapping[str, Batch]) -> tuple[int, ...] | None:
+        """The length that each of T tasks is padded to by itself (`Episode.lengths`); None if they are not padded.
+
+        Args:
+            batches: The examples by role, padded to the longest task.
+        """
+        return None
 
     @abstractmethod
     def batches(self, split: str, seeds: Uint64, roles: Sequence[str]) -> Mapping[str, Batch]:

@@ -1,6 +1,6 @@
 """N-way K-shot classification episodes, independent of the examples.
 
-Subclasses choose classes and examples and load the images or vectors; this module arranges them into episodes. All
+Subclasses choose classes and examples and load images, vectors or texts; this module arranges them into episodes. All
 tasks of a shard are drawn in one vectorised call, each from its own seed.
 
 Shapes: T tasks, W ways, K shots, Q queries per class, E = K + Q, N = W * K support examples.
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from typing_extensions import override
 
-from distmeta.config.tasks import GlyphTasks, StoreTasks, VectorTasks
+from distmeta.config.tasks import ClassTasks
 from distmeta.core import seeding
 from distmeta.core.seeding import Uint64
 from distmeta.core.types import QUERY, SOURCE, SUPPORT, Batch
@@ -34,7 +34,7 @@ class FewShotSource(TaskSource):
         config: Ways, shots and queries.
         seed: The run's seed.
         dtype: Type of the inputs, float32 or float64.
-        input_shape: (channels, height, width) of an image, (D,) of a vector.
+        input_shape: (channels, height, width) of an image, (D,) of a vector, (L,) of a text.
         num_source_classes: Outputs of role `source`: the classes of the training split.
     """
 
@@ -42,7 +42,7 @@ class FewShotSource(TaskSource):
 
     def __init__(
         self,
-        config: StoreTasks | VectorTasks | GlyphTasks,
+        config: ClassTasks,
         seed: int,
         dtype: torch.dtype,
         input_shape: tuple[int, ...],
@@ -100,7 +100,7 @@ class FewShotSource(TaskSource):
         """Load the inputs of classes and examples [T, N]: [T, N, *input_shape]; of images, values in [0, 1]."""
 
 
-def task_size(config: StoreTasks | VectorTasks | GlyphTasks, split: str) -> tuple[int, int, int]:
+def task_size(config: ClassTasks, split: str) -> tuple[int, int, int]:
     """Ways, shots and queries per class of the tasks of a split."""
     if split == "train":
         return config.train_way or config.way, config.train_shots or config.shots, config.queries

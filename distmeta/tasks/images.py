@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from typing_extensions import override
 
-from distmeta.config.tasks import GlyphTasks, StoreTasks, VectorTasks
+from distmeta.config.tasks import ClassTasks, StoreTasks, TextTasks, VectorTasks
 from distmeta.core import seeding
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64
@@ -43,7 +43,9 @@ class StoreSource(FewShotSource):
 
     kind: Kind = "image"
 
-    def __init__(self, config: StoreTasks | VectorTasks, store: ClassStore, seed: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: StoreTasks | VectorTasks | TextTasks, store: ClassStore, seed: int, dtype: torch.dtype
+    ) -> None:
         if store.kind != self.kind:
             allowed = f"a store of {self.kind}s"
             if store.kind in SOURCE_OF:
@@ -60,7 +62,7 @@ class StoreSource(FewShotSource):
             self._check_split(config, split)
         super().__init__(config, seed, dtype, store.shape, len(self._splits["train"]) * self._turns)
 
-    def _check_split(self, config: StoreTasks | VectorTasks, split: str) -> None:
+    def _check_split(self, config: StoreTasks | VectorTasks | TextTasks, split: str) -> None:
         """Check the numbers of classes and examples. An empty val or test split is an error only when it is used."""
         way, shots, queries = task_size(config, split)
         indices = self._splits.setdefault(split, np.zeros(0, dtype=np.int64))
@@ -77,7 +79,7 @@ class StoreSource(FewShotSource):
             f"tasks: {shots} shots and {queries} queries of data '{self._store.name}', split '{split}'",
         )
 
-    def _check_way(self, config: StoreTasks | VectorTasks | GlyphTasks, split: str, way: int) -> None:
+    def _check_way(self, config: ClassTasks, split: str, way: int) -> None:
         num_classes = len(self._splits[split]) * self._turns
         if way > num_classes:
             field = "tasks.train_way" if split == "train" and config.train_way else "tasks.way"

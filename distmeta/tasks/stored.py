@@ -14,7 +14,7 @@ import numpy.typing as npt
 from distmeta.core.errors import UserError
 from distmeta.data.store import ClassStore
 
-SOURCE_OF = {"image": "images", "vector": "vectors", "table": "table"}
+SOURCE_OF = {"image": "images", "vector": "vectors", "text": "texts", "table": "table"}
 """`tasks.source` for each kind of store."""
 _BLOCK_ROWS = 1 << 16
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from distmeta.config import EngineConfig, Phase
 from distmeta.core.types import Episode, Params
-from distmeta.engine.engine import chunks, one_by_one
+from distmeta.engine.chunks import cut
+from distmeta.engine.engine import one_by_one
 from distmeta.methods.learners.base import Learner
 
 from . import networks
@@ -45,7 +46,7 @@ STEP = 1e-6
 
 def mean_loss(learner: Learner, meta: Params, episodes: Episode) -> float:
     ops = one_by_one(learner, terms_of(episodes))
-    tasks = chunks(episodes, 1)
+    tasks = [chunk.episodes for chunk in cut(episodes, 1)]
     return float(np.mean([float(ops.score(meta, ops.adapt(meta, task), task).metrics["loss"]) for task in tasks]))
 
 

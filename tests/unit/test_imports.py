@@ -155,6 +155,9 @@ def library_faults(root: Path) -> list[str]:
             "ray": found.file.startswith("distmeta/runtime/ray/") or found.file == "distmeta/cli/submit.py",
             "mlflow": unit == "tracking" or found.file in SCRIPTS,
             "deepspeed": name.startswith("zero3"),
+            "transformers": found.file.startswith("distmeta/models/petl/"),
+            "tokenizers": found.file.startswith("distmeta/models/petl/"),
+            "peft": found.file.startswith("distmeta/models/petl/"),
             "torch": not torch_free(found.source),
         }
         if found.file == "distmeta/__init__.py":  # loaded with every part of the package
@@ -230,6 +233,7 @@ def test_package(check):
         (library_faults, "runtime/executor.py", "import ray", "not the place for ray"),
         (library_faults, "cli/ui.py", "from mlflow import server", "not the place for mlflow"),
         (library_faults, "models/big.py", "import deepspeed.comm", "not the place for deepspeed"),
+        (library_faults, "tasks/a.py", "def f():\n    import tokenizers", "not the place for tokenizers"),
         (library_faults, "data/b.py", "def f():\n    from torch import nn", "not the place for torch"),
         (library_faults, "__init__.py", "import torch", "not the place for torch"),
         (pickle_faults, "training/a.py", "import pickle", "no pickle"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from distmeta.data.importers import cifar, folder, groups, omniglot, saved, table
+from distmeta.data.importers import cifar, folder, groups, intents, omniglot, saved, table
 from distmeta.data.importers.base import ClassData, Importer, ImportOptions
 
 IMPORTERS: dict[str, Importer] = {
     "omniglot": omniglot.IMPORTER,
     "cifar_fs": cifar.CIFAR_FS,
     "fc100": cifar.FC100,
+    "banking77": intents.BANKING77,
+    "clinc150": intents.CLINC150,
     "images": folder.IMPORTER,
     "table": table.IMPORTER,
     "hf": saved.IMPORTER,

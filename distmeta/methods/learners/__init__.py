@@ -21,7 +21,7 @@ def _gradient(config: GradientConfig, backbone: Backbone, objective: str, where:
 
 
 def _prototype(config: PrototypeConfig, backbone: Backbone, objective: str, where: str) -> Learner:
-    return PrototypeLearner(backbone, backbone.num_outputs)
+    return PrototypeLearner(backbone, backbone.num_outputs, config.scale)
 
 
 def _python(config: PythonLearner, backbone: Backbone, objective: str, where: str) -> Learner:

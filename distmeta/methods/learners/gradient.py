@@ -5,7 +5,8 @@
 
 A phase sets which parameter groups move, for how many steps, at which rate and with which optimizer. MAML (Finn et al.
 2017, arXiv 1703.03400) moves all parameters, ANIL (Raghu et al. 2020, arXiv 1909.09157) the head, Meta-SGD (Li et al.
-2017, arXiv 1707.09835) all parameters with learned rates, one for each entry.
+2017, arXiv 1707.09835) all parameters with learned rates, one for each entry. Proto-MAML (Triantafillou et al. 2020,
+arXiv 1903.03096) starts from a head that classifies by distance to the class means.
 
 Everything is differentiable with respect to `meta`, Adam's moments included. Where no phase moves the body and every
 step uses the whole of one role, its features are computed once for all steps (exact: they do not change).
@@ -32,6 +33,7 @@ from distmeta.config import GradientConfig, Phase
 from distmeta.core.errors import UserError, nearest
 from distmeta.core.types import Batch, Episode, Params
 from distmeta.methods.learners.base import Learner, Stage
+from distmeta.methods.learners.prototype import class_means, linear_form
 from distmeta.methods.objectives import Objective, find_objective
 from distmeta.models.base import HEAD, Backbone
 from distmeta.models.network import Network
@@ -100,7 +102,8 @@ class GradientLearner(Learner):
         moved = frozenset(name for phase in used for name in phase.rates)
         heads = dict.fromkeys(phase.config.head for phase in used) or {HEAD: None}
         head_names = frozenset(name for head in heads for name in backbone.head_names(head))
-        self.fresh = head_names if config.head == "fresh" else frozenset()
+        self.fresh = frozenset() if config.head == "meta" else head_names
+        self._scale = config.scale if config.head == "prototypes" else None
         self._moved = tuple(name for name in groups["all"] if name in moved | self.fresh)
         self._uses_adam = any(phase.config.optimizer == "adam" for phase in used)
         self._uses_anchor = any(phase.config.l2sp for phase in used)
@@ -123,10 +126,12 @@ class GradientLearner(Learner):
 
     @override
     def start(self, net: Network, meta: Params, task: Episode) -> FastWeights:
-        """The meta-parameters that some phase moves; zeros for a fresh head."""
+        """The meta-parameters that some phase moves; a head of its own for the task."""
         moved = {name: meta[name] for name in self._moved if name not in self.fresh}
-        features = net.features(meta, task[self.roles[0]].inputs) if self._keeps_features else None
-        moved |= self._zeros(meta)
+        needs_features = self._keeps_features or self._scale is not None
+        features = net.features(meta, task[self.roles[0]].inputs) if needs_features else None
+        moved |= self._fresh_heads(meta, features, task)
+        features = features if self._keeps_features else None
         zeros = {name: torch.zeros_like(tensor) for name, tensor in moved.items()} if self._uses_adam else {}
         return FastWeights(moved, zeros, zeros, dict(moved) if self._uses_anchor else {}, features)
 
@@ -214,13 +219,18 @@ class GradientLearner(Learner):
             for name, tensor in meta.items()
         }
 
-    def _zeros(self, meta: Params) -> Params:
-        """The fresh head; the tasks set its number of outputs. The meta-parameters need not have one."""
-        like, zeros = next(iter(meta.values())), Params()
-        for head, outputs in self.backbone.heads.items():
+    def _fresh_heads(self, meta: Params, features: Tensor | None, task: Episode) -> Params:
+        """Heads that start anew; the tasks set their number of outputs. The meta-parameters need not have them."""
+        like, heads = next(iter(meta.values())), Params()
+        for head, outputs in self.backbone.heads.items() if self.fresh else ():
             weight, bias = self.backbone.head_names(head)
-            zeros[weight], zeros[bias] = like.new_zeros(outputs, self.backbone.num_features), like.new_zeros(outputs)
-        return {name: tensor for name, tensor in zeros.items() if name in self.fresh}
+            if self._scale is not None and features is not None:
+                means = class_means(features, task[self.roles[0]], outputs)
+                heads[weight], heads[bias] = linear_form(means, self._scale)
+            else:
+                heads[weight] = like.new_zeros(outputs, self.backbone.num_features)
+                heads[bias] = like.new_zeros(outputs)
+        return {name: tensor for name, tensor in heads.items() if name in self.fresh}
 
 
 def _phase(

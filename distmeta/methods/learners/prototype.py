@@ -1,7 +1,7 @@
 """Prototypical networks (Snell, Swersky & Zemel 2017, arXiv 1703.05175).
 
     prototype_c = mean of the support features of class c
-    logits_c(x) = - |feature(x) - prototype_c|^2
+    logits_c(x) = - scale * |feature(x) - prototype_c|^2            (scale 1 in the paper)
 
 There are no inner steps (K = 0) and no parameters for a class, so training may use a larger way than evaluation.
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from distmeta.core.types import Episode, Params
+from distmeta.core.types import Batch, Episode, Params
 from distmeta.methods.learners.base import Learner
 from distmeta.models.base import HEAD, Backbone
 from distmeta.models.network import Network
@@ -35,11 +35,12 @@ class PrototypeLearner(Learner):
     Args:
         backbone: The network; its head is not used.
         num_classes: C.
+        scale: Factor of the squared distances.
     """
 
-    def __init__(self, backbone: Backbone, num_classes: int) -> None:
+    def __init__(self, backbone: Backbone, num_classes: int, scale: float = 1.0) -> None:
         super().__init__(backbone)
-        self._num_classes = num_classes
+        self._num_classes, self._scale = num_classes, scale
 
     @override
     def init(self, seed: int) -> Params:
@@ -50,12 +51,7 @@ class PrototypeLearner(Learner):
     @override
     def start(self, net: Network, meta: Params, task: Episode) -> Prototypes:
         """The class means of the support features."""
-        targets = task.support.targets
-        assert targets is not None
-        features = net.features(meta, task.support.inputs)
-        classes = torch.arange(self._num_classes, device=features.device)
-        is_member = (targets[None, :] == classes[:, None]).to(features.dtype)
-        return Prototypes(is_member @ features / is_member.sum(1, keepdim=True))
+        return Prototypes(class_means(net.features(meta, task.support.inputs), task.support, self._num_classes))
 
     @override
     def predict(
@@ -63,5 +59,21 @@ class PrototypeLearner(Learner):
     ) -> Tensor:
         """Logits [B, C]: negative squared distances, up to a constant for each input."""
         features = net.features(meta, inputs, task.support.inputs)
-        # |f - p|^2 without |f|^2, which is the same for all classes and cancels in the softmax.
-        return 2 * features @ fast.means.T - fast.means.square().sum(1)
+        weight, bias = linear_form(fast.means, self._scale)
+        return features @ weight.T + bias
+
+
+def class_means(features: Tensor, support: Batch, num_classes: int) -> Tensor:
+    """Means [C, D] of the features [N, D] of each class."""
+    assert support.targets is not None
+    classes = torch.arange(num_classes, device=features.device)
+    is_member = (support.targets[None, :] == classes[:, None]).to(features.dtype)
+    return is_member @ features / is_member.sum(1, keepdim=True)
+
+
+def linear_form(means: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Weight [C, D] and bias [C] of the linear layer that gives `-scale * |f - mean|^2`.
+
+    It is without `-scale * |f|^2`, which is the same for all classes and cancels in the softmax.
+    """
+    return 2 * scale * means, -scale * means.square().sum(1)

@@ -30,7 +30,7 @@ def load_network(
 ) -> nn.Module:
     """A network without heads, ready for use as a function: no dropout, attention by its definition.
 
-    It is loaded once in a process, and must not be changed (`distmeta.models.petl.sites.share` copies it).
+    It is loaded once in a process, and must not be changed (`distmeta.models.share` copies it).
 
     Args:
         pretrained: A folder, a name on the hub, or a name in `PACKAGES`; None makes a network of random weights.

@@ -61,18 +61,6 @@ class Site:
         return y
 
 
-def share(module: nn.Module, copies: dict[int, nn.Module] | None = None) -> nn.Module:
-    """A copy of a tree of modules that has the same tensors."""
-    copies = {} if copies is None else copies
-    if id(module) not in copies:
-        copied = copies[id(module)] = copy.copy(module)
-        copied.__dict__["_parameters"] = dict(module._parameters)
-        copied.__dict__["_buffers"] = dict(module._buffers)
-        children = module._modules.items()
-        copied.__dict__["_modules"] = {name: child and share(child, copies) for name, child in children}
-    return copies[id(module)]
-
-
 def make_sites(network: nn.Module) -> dict[str, Site]:
     """Replace the forward of every linear layer of the network. Returns the sites by name."""
     sites: dict[str, Site] = {}

@@ -22,7 +22,7 @@ from distmeta.config.models import TransformerConfig
 from distmeta.config.petl import MamConfig, PetlPart, PrefixConfig
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix
-from distmeta.core.types import Params
+from distmeta.core.types import Params, TokenIds
 from distmeta.models.base import Backbone, Frame
 from distmeta.models.heads import init_heads, with_heads
 from distmeta.models.petl.call import Call, running
@@ -30,7 +30,8 @@ from distmeta.models.petl.exchange import read_peft
 from distmeta.models.petl.families import block_of, num_blocks
 from distmeta.models.petl.load import load_network
 from distmeta.models.petl.parts import PARTS, Own, Part, Shape
-from distmeta.models.petl.sites import make_sites, padding_position, read_from_call, share
+from distmeta.models.petl.sites import make_sites, padding_position, read_from_call
+from distmeta.models.share import share
 
 
 class Transformer(Backbone):
@@ -73,7 +74,7 @@ class Transformer(Backbone):
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"two parts have parameter '{twice}'", where="model.petl", allowed="one of each kind")
         read_from_call(self.network, {name for part in self.parts for name in part.makes if isinstance(part, Own)})
-        self._pad = self._pad_id()
+        self.tokens = None if self._is_of_pixels else TokenIds(int(settings.vocab_size), self._pad_id())
 
     @override
     def init(self, seed: int) -> Params:
@@ -84,13 +85,14 @@ class Transformer(Backbone):
         if self.config.init_from is not None:
             params |= read_peft(self, self.config.init_from, "model.init_from")
         rng = torch.Generator().manual_seed(mix(seed, "head"))
-        return params | init_heads(self, seed, rng, self.dtype)
+        params |= init_heads(self, seed, rng, self.dtype)
+        return {name: params[name] for name in self.groups()["all"]}
 
     @override
     def features(self, params: Mapping[str, Tensor], inputs: Tensor, frame: Frame) -> Tensor:
         self._move_to(inputs.device)
         call = Call(params)
-        keep = None if self._is_of_pixels else inputs != self._pad
+        keep = None if self.tokens is None else inputs != self.tokens.pad_id
         call.mask = None if keep is None else self._mask(keep)
         for part in self.parts:
             part.begin(call)

@@ -15,6 +15,7 @@ from distmeta.config import (
     SinusoidTasks,
     StoreTasks,
     TableTasks,
+    TextTasks,
     VectorTasks,
 )
 from distmeta.config.base import allowed_types, annotation_of, discriminator_of, section_for, to_user_error
@@ -89,7 +90,15 @@ def test_checks_of_several_sections_keep_their_message() -> None:
 
 def test_types_and_discriminators_of_unions() -> None:
     union = RunConfig.model_fields["tasks"].annotation
-    assert allowed_types(union) == [StoreTasks, GlyphTasks, SinusoidTasks, VectorTasks, TableTasks, PythonTasks]
+    assert allowed_types(union) == [
+        StoreTasks,
+        GlyphTasks,
+        SinusoidTasks,
+        VectorTasks,
+        TextTasks,
+        TableTasks,
+        PythonTasks,
+    ]
     assert allowed_types(int | None) == [int]
     assert discriminator_of(MlpConfig) == ("kind", "mlp")
     assert discriminator_of(OuterConfig) is None

@@ -19,6 +19,7 @@ from distmeta.config import (
     RunConfig,
     SinusoidTasks,
     Term,
+    TextTasks,
     TrackingConfig,
 )
 from distmeta.config.load import load_config, to_yaml
@@ -120,6 +121,16 @@ def test_an_override_of_the_class_comes_first_and_keeps_what_both_know(plain: st
     config = load_config(plain, ["tasks.source=sinusoid", "model.kind=mlp", "model.hidden=[3]"])
     assert config.tasks == SinusoidTasks(shots=1, queries=15, eval_queries=15)
     assert config.model == MlpConfig(hidden=(3,))
+
+
+def test_an_override_may_choose_a_class_that_has_fields_without_a_default(plain: str) -> None:
+    overrides = ["tasks.split_set=01", "tasks.source=texts", "model.kind=mlp"]
+    config = load_config(plain, [*overrides, "tasks.store=banking77"])
+    assert config.tasks == TextTasks(store="banking77", split_set="01")
+    # The store of images is a store too, whose name is kept.
+    assert load_config(plain, overrides).tasks == TextTasks(store="omniglot", split_set="01")
+    with pytest.raises(UserError, match=r"tasks.table: a value is required"):
+        load_config(plain, ["tasks.source=table", "model.kind=mlp"])
 
 
 @pytest.mark.parametrize(

@@ -55,5 +55,39 @@ def test_only_keeps_roles_in_their_order(episode: Episode) -> None:
     assert kept.seeds is episode.seeds and kept.support is episode.support
 
 
+def padded(episode: Episode, lengths: tuple[int, ...]) -> Episode:
+    return Episode(episode.roles, episode.seeds, lengths)
+
+
+def test_lengths_are_kept_and_are_no_part_of_the_form(episode: Episode) -> None:
+    long = padded(episode, (2, 3))
+    assert long.form == episode.form and len(long.tensors()) == len(episode.tensors())
+    assert long.map(torch.clone).lengths == long.only((SUPPORT,)).lengths == (2, 3)
+    assert long.rebuild(long.tensors()).lengths == (2, 3)
+    assert episode.map(torch.clone).lengths is None
+
+
+def test_select_takes_tasks_in_the_given_order(episode: Episode) -> None:
+    chosen = episode.select([1, 0, 1])
+    assert chosen.lengths is None and chosen.form == episode.form
+    for before, after in zip(episode.tensors(), chosen.tensors(), strict=True):
+        assert torch.equal(after, before[[1, 0, 1]])
+
+
+def test_select_cuts_tasks_of_one_length_to_it(episode: Episode) -> None:
+    long = padded(episode, (2, 3))
+    mixed = long.select([1, 0])
+    assert mixed.lengths == (3, 2)
+    assert torch.equal(mixed.support.inputs, episode.support.inputs.flip(0))
+    short = long.select([0, 0])
+    assert short.lengths is None
+    assert list(short.query) == ["inputs", "targets", "mask"]
+    assert torch.equal(short.query.inputs, episode.query.inputs[[0, 0], :, :2])
+    assert short.query.inputs.is_contiguous()
+    assert torch.equal(short.query["mask"], episode.query["mask"][[0, 0]])
+    assert torch.equal(short.seeds, episode.seeds[[0, 0]])
+    assert torch.equal(long.support.inputs, episode.support.inputs), "the episode itself is unchanged"
+
+
 def test_a_report_covers_consecutive_shards() -> None:
     assert list(Report(0, 4, Update({}, 1.0), count=3).shards) == [4, 5, 6]

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from distmeta.cli.data import app
 from distmeta.core.errors import UserError
 from distmeta.data.inspect import contact_sheet, summary
 from distmeta.data.store import ClassStore, write_store
@@ -25,9 +27,27 @@ def test_summary_of_images(store: ClassStore) -> None:
 def test_summary_of_texts(tmp_path: Path) -> None:
     words = write_store(tmp_path / "words", ["a", "bb", "cccc"], class_names=["x"], class_counts=[3])
     assert summary(words)["characters"] == {"min": 1, "median": 2.0, "max": 4}
-    with pytest.raises(UserError, match="holds text examples"):
+    with pytest.raises(UserError, match=r"sheet.png: data 'words' holds text examples; allowed: a file .txt or .md"):
         contact_sheet(words, tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_contact_sheet_of_texts(tmp_path: Path) -> None:
+    names = [f"class {index:02d}" for index in range(30)]
+    texts = [f"{name}:\n text {example} {'x' * 300}" for name in names for example in range(3)]
+    store = write_store(tmp_path / "many", texts, class_names=names, class_counts=[3] * 30)
+    contact_sheet(store, tmp_path / "new" / "sheet.txt", per_class=2)
+    lines = (tmp_path / "new" / "sheet.txt").read_text(encoding="utf-8").splitlines()
+    heads = [line for line in lines if line.startswith("# ")]
+    assert len(heads) == 12
+    assert (heads[0], heads[-1]) == ("# class 00 (3 texts)", "# class 29 (3 texts)")
+    shown = [line for line in lines if line.startswith("- ")]
+    assert len(shown) == 24
+    assert shown[0].startswith("- class 00: text 0 xxx") and shown[0].endswith("x...")
+    assert shown[-1].startswith("- class 29: text 1 ")
+    shown_by_command = CliRunner().invoke(app, ["inspect", str(store.path), "--sheet", str(tmp_path / "b.md")])
+    assert shown_by_command.exit_code == 0
+    assert (tmp_path / "b.md").read_text(encoding="utf-8").count("\n- ") == 36
 
 
 def test_contact_sheet_shows_classes_in_rows(store: ClassStore, tmp_path: Path) -> None:

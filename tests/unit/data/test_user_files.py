@@ -143,6 +143,33 @@ def test_an_image_that_is_a_path_is_never_opened(tmp_path: Path) -> None:
     rejected("hf", tmp_path / "paths", r"paths, row 0, column 'image': holds no bytes of an image")
 
 
+# Tables of texts
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet", "arrow"])
+def test_texts_of_every_kind_of_table(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"mail.{suffix}"
+    texts = ['two\nlines, "quoted"', "grüße 你好", "007"]
+    table = pa.table({"body": texts, "topic": ["b", "a", "b"]})
+    if suffix == "parquet":
+        pq.write_table(table, path)
+    elif suffix == "arrow":
+        with pa.ipc.new_file(str(path), table.schema) as writer:
+            writer.write_table(table)
+    elif suffix == "jsonl":
+        path.write_text("\n".join(map(json.dumps, table.to_pylist())), encoding="utf-8")
+    else:
+        rows = [["body", "topic"], *([row["body"], row["topic"]] for row in table.to_pylist())]
+        quoted = [[f'"{value.replace(chr(34), 2 * chr(34))}"' for value in row] for row in rows]
+        path.write_text("\n".join(({"csv": ",", "tsv": "\t"}[suffix]).join(row) for row in quoted), encoding="utf-8")
+    shown = command("table", path, "--text-column", "body", "--label-column", "topic")
+    assert (shown["kind"], shown["num_classes"], shown["num_examples"]) == ("text", 2, 3)
+    store = import_dataset("again", path, inputs="body", label="topic")
+    assert store.class_names == ["a", "b"]
+    assert store.texts.to_pylist() == [texts[1], texts[0], texts[2]]
+    assert store.texts.type == pa.large_string()
+
+
 # Tables of vectors
 
 

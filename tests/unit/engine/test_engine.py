@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from distmeta.core.types import QUERY, SUPPORT, Batch, Episode
-from distmeta.engine.engine import chunks
+from distmeta.engine.chunks import cut
 from distmeta.engine.lifts import LIFTS
 
 
@@ -17,7 +17,7 @@ def episodes() -> Episode:
 
 @pytest.mark.parametrize(("size", "counts"), [(None, [5]), (1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (9, [5])])
 def test_chunks_cover_the_tasks_in_order(episodes: Episode, size: int | None, counts: list[int]) -> None:
-    parts = list(chunks(episodes, size))
+    parts = [chunk.episodes for chunk in cut(episodes, size)]
     assert [chunk.num_tasks for chunk in parts] == counts
     assert torch.equal(torch.cat([chunk.support.inputs for chunk in parts]), episodes.support.inputs)
     assert all(chunk.support.targets is None for chunk in parts)
@@ -34,7 +34,7 @@ def test_both_lifts_take_a_function_of_one_task_to_many(episodes: Episode) -> No
 
     factors = torch.full((5,), 2.0)
     together = LIFTS["vmap"](task)({"a": factors, "none": None}, episodes)
-    one_by_one = [LIFTS["loop"](task)({"a": factors[:1], "none": None}, chunk) for chunk in chunks(episodes, 1)]
+    one_by_one = [LIFTS["loop"](task)({"a": factors[:1], "none": None}, chunk.episodes) for chunk in cut(episodes, 1)]
     for name, values in together.items():
         assert torch.equal(values, torch.cat([part[name] for part in one_by_one]))
     assert together["sum"].tolist() == [0.0, 3.0, 6.0, 9.0, 12.0]

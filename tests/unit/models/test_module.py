@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -229,3 +230,21 @@ def test_a_head_can_be_named() -> None:
     with pytest.raises(UserError, match=r"model\.head: the module has no linear layer 'fc'; allowed: 0, 2"):
         ModuleBackbone(make, (4,), {"head": WAY}, torch.float32, head="fc")
     assert ModuleBackbone(make, (4,), {"head": WAY}, torch.float32, head="2").num_features == 6
+
+
+@pytest.mark.parametrize("kind", [Sequence, lambda *_: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, WAY))])
+def test_threads_call_a_network_at_once_with_their_own_weights(kind: Make) -> None:
+    shape = (3, 4) if kind is Sequence else (4,)
+    network = ModuleBackbone(kind, shape, {"head": WAY}, torch.float32, limits={})
+    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    weights = [network.init(seed) for seed in range(4)]
+
+    def outputs(seed: int) -> Tensor:
+        with torch.no_grad():
+            return Network(network)(weights[seed], x)
+
+    expected = [outputs(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(200):
+            for found, wanted in zip(pool.map(outputs, range(4)), expected, strict=True):
+                assert torch.equal(found, wanted)

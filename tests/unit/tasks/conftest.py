@@ -11,6 +11,7 @@ import pytest
 from distmeta.data.store import ClassStore, write_store
 
 COUNTS = (6, 9, 7, 6, 8, 6, 10, 6, 6, 7, 6, 6)
+OUTSIDE_TEXTS = 28
 SIDE = 4
 SPLITS = {"mixed": {"train": [7, 0, 2, 5, 9, 11], "val": [1, 4, 6], "test": [3, 8, 10]}}
 StoreMaker = Callable[..., ClassStore]
@@ -45,6 +46,21 @@ def vectors(tmp_path: Path) -> ClassStore:
     return write_store(
         tmp_path / "vectors", np.array(rows, dtype=np.float32), class_names=names, class_counts=COUNTS, splits=SPLITS
     )
+
+
+def text_of(index: int, example: int) -> str:
+    """Class in 4 and example in 6 words `a` (0) and `b` (1), then a number of `z` that differs from text to text."""
+    bits = "".join("ab"[number >> place & 1] for number, width in ((index, 4), (example, 6)) for place in range(width))
+    return " ".join(bits) + " z" * ((5 * index + 3 * example) % 29)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> ClassStore:
+    """A store of texts that say their class and example; 2 + 10 to 38 tokens each. Class `oos` is in no split."""
+    counts = (*COUNTS, OUTSIDE_TEXTS)
+    names = [*(f"class{index:02d}" for index in range(len(COUNTS))), "oos"]
+    rows = [text_of(index, example) for index, count in enumerate(counts) for example in range(count)]
+    return write_store(tmp_path / "texts", rows, class_names=names, class_counts=counts, splits=SPLITS)
 
 
 @pytest.fixture

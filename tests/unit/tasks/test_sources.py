@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
 
-from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, VectorTasks
+from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, TextTasks, VectorTasks
 from distmeta.core.errors import UserError
 from distmeta.core.types import QUERY, SUPPORT, Episode
 from distmeta.data.store import ClassStore
 from distmeta.tasks import SOURCES, TaskSource, build_source
+from distmeta.tasks.texts import OUTSIDE, TextSource
 
 FEW_SHOT = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 4}
 ROWS = {"shots": 2, "queries": 3, "eval_queries": 4}
+WORDS = {"tokenizer": "words", "buckets": (16, 24, 32)}
 CONFIGS: dict[str, Callable[[Path], TasksConfig]] = {
     "images": lambda home: StoreTasks(store=str(home / "small"), **FEW_SHOT),
     "images, rotations": lambda home: StoreTasks(store=str(home / "small"), rotations=True, train_way=8, **FEW_SHOT),
     "vectors": lambda home: VectorTasks(store=str(home / "vectors"), **FEW_SHOT),
     "vectors, standardise": lambda home: VectorTasks(store=str(home / "vectors"), standardise=True, **FEW_SHOT),
+    "texts": lambda home: TextTasks(store=str(home / "texts"), **WORDS, **FEW_SHOT),
+    "texts, outside": lambda home: TextTasks(store=str(home / "texts"), outside=True, **WORDS, **FEW_SHOT),
     "table": lambda home: TableTasks(table=str(home / "table"), **ROWS),
     "table, standardise": lambda home: TableTasks(table=str(home / "table"), standardise=True, **ROWS),
     "glyphs": lambda _: GlyphTasks(size=16, **FEW_SHOT),
@@ -29,7 +36,9 @@ CONFIGS: dict[str, Callable[[Path], TasksConfig]] = {
 
 
 @pytest.fixture(params=CONFIGS)
-def config(request: pytest.FixtureRequest, store: ClassStore, vectors: ClassStore, table: ClassStore) -> TasksConfig:
+def config(
+    request: pytest.FixtureRequest, store: ClassStore, vectors: ClassStore, texts: ClassStore, table: ClassStore
+) -> TasksConfig:
     return CONFIGS[request.param](store.path.parent)
 
 
@@ -39,7 +48,19 @@ def build(config: TasksConfig, seed: int = 0, dtype: torch.dtype = torch.float32
 
 def same(left: Episode, right: Episode) -> bool:
     pairs = zip(left.tensors(), right.tensors(), strict=True)
-    return all(torch.equal(a, b) and a.dtype == b.dtype for a, b in pairs)
+    return left.lengths == right.lengths and all(torch.equal(a, b) and a.dtype == b.dtype for a, b in pairs)
+
+
+def padded(episode: Episode, source: TaskSource) -> Episode:
+    """The episode with token ids padded to the largest bucket, whatever its length."""
+    if not isinstance(source, TextSource):
+        return episode
+
+    def pad(tensor: Tensor) -> Tensor:
+        width = source.input_shape[0] - tensor.shape[-1]
+        return functional.pad(tensor, (0, width), value=source.pad_id) if tensor.ndim == 3 else tensor
+
+    return replace(episode.map(pad), lengths=None)
 
 
 def test_every_source_has_a_row() -> None:
@@ -49,7 +70,7 @@ def test_every_source_has_a_row() -> None:
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_task_depends_on_its_own_spec_alone(config: TasksConfig, split: str) -> None:
     source = build(config)
-    specs, roles = source.specs(split, step=3, count=5), tuple(source.train_outputs)
+    specs, roles = source.specs(split, step=3, count=5), source.roles(split)
     together = source.episodes(specs, roles)
     again = build(config).episodes(specs, roles)
     assert together.num_tasks == 5
@@ -57,10 +78,9 @@ def test_a_task_depends_on_its_own_spec_alone(config: TasksConfig, split: str) -
     assert len(set(together.seeds.tolist())) == 5
     assert same(together, again)
     for index, spec in enumerate(specs):
-        expected = together.map(lambda tensor, index=index: tensor[index : index + 1])
-        assert same(source.episodes([spec], roles), expected)
+        assert same(source.episodes([spec], roles).select([0]), together.select([index]))
     reversed_order = source.episodes(specs[::-1], roles)
-    assert same(reversed_order, together.map(lambda tensor: tensor.flip(0)))
+    assert same(reversed_order.select(range(5)), together.select(range(4, -1, -1)))
 
 
 def test_steps_splits_tasks_and_seeds_differ(config: TasksConfig) -> None:
@@ -75,12 +95,17 @@ def test_steps_splits_tasks_and_seeds_differ(config: TasksConfig) -> None:
 def test_inputs_are_finite_and_have_the_requested_dtype_and_shape(config: TasksConfig, dtype: torch.dtype) -> None:
     source = build(config, dtype=dtype)
     for split in ("train", "test"):
-        episode = source.episodes(source.specs(split, 0, 3), tuple(source.train_outputs))
+        episode = source.episodes(source.specs(split, 0, 3), source.roles(split))
+        is_text = isinstance(source, TextSource)
+        assert (episode.lengths is not None) == is_text
         for role, batch in episode.roles.items():
-            assert batch.inputs.dtype == dtype
-            assert batch.inputs.shape[2:] == source.input_shape
+            assert batch.inputs.dtype == (torch.int64 if is_text else dtype)
+            assert batch.inputs.shape[2:] == ((max(episode.lengths or ()),) if is_text else source.input_shape)
             assert batch.inputs.is_contiguous()
             assert bool(batch.inputs.isfinite().all())
+            if role == OUTSIDE:
+                assert batch.targets is None
+                continue
             assert batch.targets is not None
             assert batch.targets.shape[:2] == batch.inputs.shape[:2]
             assert batch.targets.dtype == (dtype if source.objective == "mse" else torch.int64)
@@ -91,12 +116,12 @@ def test_inputs_are_finite_and_have_the_requested_dtype_and_shape(config: TasksC
 def test_a_role_is_the_same_whatever_is_built_beside_it(config: TasksConfig) -> None:
     source = build(config)
     for split in ("train", "val", "test"):
-        specs, roles = source.specs(split, 0, 2), tuple(source.train_outputs)
+        specs, roles = source.specs(split, 0, 2), source.roles(split)
         every = source.episodes(specs, roles)
         assert list(every.roles) == list(roles)
         assert list(source.episodes(specs).roles) == [SUPPORT, QUERY]
         for role in roles:
-            assert same(source.episodes(specs, (role,)), every.only((role,)))
+            assert same(padded(source.episodes(specs, (role,)), source), padded(every.only((role,)), source))
 
 
 def test_roles_come_in_the_order_in_which_they_are_asked_for(config: TasksConfig) -> None:
