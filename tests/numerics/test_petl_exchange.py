@@ -55,29 +55,17 @@ ROWS: dict[str, tuple[str, tuple[Part, ...]]] = {
 TOKEN_ROWS = [row for row in ROWS if not row.startswith("vit")]
 
 
-def hidden_states(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Last hidden states, padding left out."""
+def features_of(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Mean of the last hidden states, padding left out."""
     if inputs.is_floating_point():
-        return model(pixel_values=inputs).last_hidden_state  # type: ignore[no-any-return]
-    keep = inputs != 0
-    return model(input_ids=inputs, attention_mask=keep.long()).last_hidden_state * keep[..., None]  # type: ignore[no-any-return]
+        return model(pixel_values=inputs).last_hidden_state.mean(1)  # type: ignore[no-any-return]
+    keep = (inputs != 0).long()
+    hidden = model(input_ids=inputs, attention_mask=keep).last_hidden_state
+    return (hidden * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)  # type: ignore[no-any-return]
 
 
-def own_hidden_states(network: Transformer, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-    """The same of our network, token by token: features of texts that are cut behind each token say less."""
-    kept: list[Tensor] = []
-    pooled = network._pooled
-
-    def keep_hidden(hidden: Tensor, keep: Tensor | None) -> Tensor:
-        kept.append(hidden if keep is None else hidden * keep[..., None])
-        return pooled(hidden, keep)
-
-    network.__dict__["_pooled"] = keep_hidden
-    try:
-        network.features(params, inputs, Frame())
-    finally:
-        del network.__dict__["_pooled"]
-    return kept[0]
+def own_features(network: Transformer, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    return network.features(params, inputs, Frame())
 
 
 def loaded(network: Transformer, folder: Path, **options: Any) -> Any:
@@ -86,7 +74,7 @@ def loaded(network: Transformer, folder: Path, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_peft_computes_the_hidden_states_of_an_exported_folder(row: str, tmp_path: Path) -> None:
+def test_peft_computes_the_features_of_an_exported_folder(row: str, tmp_path: Path) -> None:
     family, parts = ROWS[row]
     network = transformer(family, *parts, dtype=torch.float32)
     params, inputs = (
@@ -96,9 +84,9 @@ def test_peft_computes_the_hidden_states_of_an_exported_folder(row: str, tmp_pat
     files = export_peft(network, params, tmp_path / "out", {"run": "a | b"})
     assert files == ["README.md", "adapter_config.json", "adapter_model.safetensors", "heads.safetensors"]
     with torch.no_grad():
-        expected = own_hidden_states(network, params, inputs)
-        actual = hidden_states(loaded(network, tmp_path / "out"), inputs)
-        without = hidden_states(base_network(network), inputs)
+        expected = own_features(network, params, inputs)
+        actual = features_of(loaded(network, tmp_path / "out"), inputs)
+        without = features_of(base_network(network), inputs)
     assert float((actual - expected).abs().max()) < 1e-5
     assert float((without - expected).abs().max()) > 1e-2  # the folder matters
 
@@ -135,9 +123,9 @@ def test_folders_that_peft_wrote_are_read(row: str, tmp_path: Path) -> None:
     params = transformer(family, *parts, init_from=str(tmp_path / "second")).init(0)
     inputs = examples(family, 4)
     with torch.no_grad():
-        actual, expected = own_hidden_states(network, params, inputs), hidden_states(model, inputs)
+        actual, expected = own_features(network, params, inputs), features_of(model, inputs)
     assert float((actual - expected).abs().max()) < 1e-9
-    assert float((own_hidden_states(network, network.init(0), inputs) - expected).abs().max()) > 1e-3
+    assert float((own_features(network, network.init(0), inputs) - expected).abs().max()) > 1e-3
 
 
 def peft_modules(network: Transformer, params: Params) -> tuple[Any, dict[str, Tensor]]:
@@ -207,7 +195,7 @@ def test_parts_are_the_modules_of_peft(family: str, part: Part) -> None:
     params = {name: tensor.requires_grad_() for name, tensor in perturbed(network.init(0)).items()}
     model, ours = peft_modules(network, params)
     inputs = texts(4)
-    expected, actual = hidden_states(model, inputs), own_hidden_states(network, params, inputs)
+    expected, actual = features_of(model, inputs), own_features(network, params, inputs)
     # Norms of Llama compute in float32.
     exactness = 1e-6 if family == "llama" else 1e-12
     assert float((actual - expected).detach().abs().max()) < exactness
@@ -230,8 +218,8 @@ def test_parameters_of_a_task_are_exported_with_their_head(tmp_path: Path) -> No
     assert not torch.equal(fast["head.weight"], meta["head.weight"])
     export_peft(network, fast, tmp_path)
     with torch.no_grad():
-        expected = own_hidden_states(network, fast, task.query.inputs)
-        actual = hidden_states(loaded(network, tmp_path), task.query.inputs)
+        expected = own_features(network, fast, task.query.inputs)
+        actual = features_of(loaded(network, tmp_path), task.query.inputs)
     assert float((actual - expected).abs().max()) < 1e-12
     assert torch.equal(load_file(tmp_path / "heads.safetensors")["head.weight"], fast["head.weight"])
 

@@ -44,10 +44,7 @@ class Transformer(Backbone):
         dtype: Type of weights and parts.
 
     Attributes:
-        config: The configuration.
-        dtype: Type of weights and parts.
-        parts: The tunable parts.
-        shape: What they know of the network.
+        shape: What parts know of the network.
         network: The network, whose frozen weights may be moved or partitioned, but not exchanged.
 
     Raises:
@@ -57,7 +54,7 @@ class Transformer(Backbone):
     def __init__(
         self, config: TransformerConfig, input_shape: tuple[int, ...], heads: Mapping[str, int], dtype: torch.dtype
     ) -> None:
-        self.config, self.dtype, self.heads = config, dtype, dict(heads)
+        self._config, self._dtype, self.heads = config, dtype, dict(heads)
         self.network = share(load_network(config.pretrained, config.architecture, dtype))
         settings: Any = self.network.config  # what transformers knows of the network
         self._settings = settings
@@ -69,23 +66,23 @@ class Transformer(Backbone):
         heads_of_keys = getattr(settings, "num_key_value_heads", None) or settings.num_attention_heads
         size = getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads
         self.shape = Shape(sites, self._num_blocks, settings.num_attention_heads, heads_of_keys, size)
-        self.parts = self._make_parts(self.shape)
-        names = [name for part in self.parts for name in part.makes]
+        self._parts = self._make_parts(self.shape)
+        names = [name for part in self._parts for name in part.makes]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"two parts have parameter '{twice}'", where="model.petl", allowed="one of each kind")
-        read_from_call(self.network, {name for part in self.parts for name in part.makes if isinstance(part, Own)})
+        read_from_call(self.network, {name for part in self._parts for name in part.makes if isinstance(part, Own)})
         self.tokens = None if self._is_of_pixels else TokenIds(int(settings.vocab_size), self._pad_id())
 
     @override
     def init(self, seed: int) -> Params:
         """Parts by seed and name or from a folder of peft, heads as those of other networks."""
         params: Params = {}
-        for part in self.parts:
-            params |= part.init(seed, self.dtype)
-        if self.config.init_from is not None:
-            params |= read_peft(self, self.config.init_from, "model.init_from")
+        for part in self._parts:
+            params |= part.init(seed, self._dtype)
+        if self._config.init_from is not None:
+            params |= read_peft(self, self._config.init_from, "model.init_from")
         rng = torch.Generator().manual_seed(mix(seed, "head"))
-        params |= init_heads(self, seed, rng, self.dtype)
+        params |= init_heads(self, seed, rng, self._dtype)
         return {name: params[name] for name in self.groups()["all"]}
 
     @override
@@ -94,7 +91,7 @@ class Transformer(Backbone):
         call = Call(params)
         keep = None if self.tokens is None else inputs != self.tokens.pad_id
         call.mask = None if keep is None else self._mask(keep)
-        for part in self.parts:
+        for part in self._parts:
             part.begin(call)
         with running(call):
             hidden = self._hidden(inputs)
@@ -105,7 +102,7 @@ class Transformer(Backbone):
         """`all`, `body` (all parts), heads, kinds of parts (`lora`, ...), and blocks (`block0`, ..., `outside`)."""
         kinds: dict[str, tuple[str, ...]] = {}
         blocks: dict[str, tuple[str, ...]] = {}
-        for part in self.parts:
+        for part in self._parts:
             kinds[part.kind] = (*kinds.get(part.kind, ()), *part.makes)
             for name in part.makes:
                 block = block_of(name)
@@ -114,24 +111,39 @@ class Transformer(Backbone):
         return with_heads(self, blocks, **kinds)
 
     @property
+    def config(self) -> TransformerConfig:
+        """The network and its parts."""
+        return self._config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of weights and parts."""
+        return self._dtype
+
+    @property
+    def parts(self) -> list[Part]:
+        """The tunable parts."""
+        return self._parts
+
+    @property
     def frozen(self) -> dict[str, nn.Parameter]:
         """Weights that no part tunes, by name."""
-        tuned = {name for part in self.parts for name in part.makes}
+        tuned = {name for part in self._parts for name in part.makes}
         return {name: weight for name, weight in self.network.named_parameters() if name not in tuned}
 
     @property
     def share_tuned(self) -> float:
         """Number of tunable parameters without heads, divided by the number of the network's weights."""
-        tuned = sum(tensor.numel() for part in self.parts for tensor in part.init(0, self.dtype).values())
+        tuned = sum(tensor.numel() for part in self._parts for tensor in part.init(0, self._dtype).values())
         return tuned / sum(weight.numel() for weight in self.network.parameters())
 
     @property
     def _is_of_pixels(self) -> bool:
-        return self.config.inputs == "pixels"
+        return self._config.inputs == "pixels"
 
     def _make_parts(self, shape: Shape) -> list[Part]:
         parts: list[Part] = []
-        for position, config in enumerate(self.config.petl):
+        for position, config in enumerate(self._config.petl):
             where = f"model.petl.{position}"
             for single in config.parts() if isinstance(config, MamConfig) else (config,):
                 parts.append(self._make_part(single, shape, where))
@@ -151,7 +163,7 @@ class Transformer(Backbone):
         """The last hidden states [B, L, D]."""
         options: dict[str, Any] = {}
         if self._is_of_pixels:
-            return self.network(pixel_values=inputs.to(self.dtype)).last_hidden_state  # type: ignore[no-any-return]
+            return self.network(pixel_values=inputs.to(self._dtype)).last_hidden_state  # type: ignore[no-any-return]
         if self._offset and self._takes("position_ids"):
             options["position_ids"] = self._positions(inputs)
         if self._takes("use_cache"):
@@ -175,11 +187,11 @@ class Transformer(Backbone):
         if self._is_decoder:
             length = keep.shape[-1]
             seen = seen & torch.ones(length, length, dtype=torch.bool, device=keep.device).tril()
-        zero = torch.zeros((), dtype=self.dtype, device=keep.device)
-        return torch.where(seen, zero, torch.finfo(self.dtype).min)
+        zero = torch.zeros((), dtype=self._dtype, device=keep.device)
+        return torch.where(seen, zero, torch.finfo(self._dtype).min)
 
     def _pooled(self, hidden: Tensor, keep: Tensor | None) -> Tensor:
-        pooling = self.config.pooling
+        pooling = self._config.pooling
         if pooling == "cls":
             pooled = hidden[:, 0]
         elif keep is None:
@@ -191,12 +203,12 @@ class Transformer(Backbone):
             positions = torch.arange(keep.shape[-1], device=keep.device)
             last = torch.where(keep, positions, 0).amax(-1)
             pooled = (hidden * (positions == last[:, None]).to(hidden.dtype)[..., None]).sum(1)
-        return nn.functional.normalize(pooled, dim=-1) if self.config.normalise else pooled
+        return nn.functional.normalize(pooled, dim=-1) if self._config.normalise else pooled
 
     @property
     def _is_decoder(self) -> bool:
         """Whether tokens see only what comes before them."""
-        config = self.config.attention
+        config = self._config.attention
         if config != "auto":
             return config == "causal"
         layers = [module for module in self.network.modules() if hasattr(module, "is_causal")]
@@ -228,8 +240,8 @@ class Transformer(Backbone):
                 raise UserError(what, where="tasks.buckets", allowed=f"at most {limit - taken}")
 
     def _pad_id(self) -> int:
-        if self.config.pad_id is not None:
-            return self.config.pad_id
+        if self._config.pad_id is not None:
+            return self._config.pad_id
         pad = getattr(self._settings, "pad_token_id", None)
         return 0 if pad is None or pad < 0 else int(pad)
 

@@ -84,7 +84,8 @@ def test_a_further_head_has_its_own_outputs_and_changes_no_other_parameter(name:
     assert torch.equal(network(two)(params, inputs), network(one)(one.init(0), inputs))
 
 
-@pytest.mark.parametrize("name", ROWS)
+# Transformers record nothing on the way.
+@pytest.mark.parametrize("name", [name for name in ROWS if "transformer" not in name])
 def test_taps_are_the_outputs_of_the_blocks(name: str) -> None:
     config, shape, _ = ROWS[name]
     backbone = build_backbone(config, shape, {HEAD: 4}, torch.float64)
