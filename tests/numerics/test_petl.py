@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from distmeta.config import EngineConfig, Phase
+from distmeta.config import Phase
 from distmeta.core.types import Episode, Params
 from distmeta.engine.ops import EagerOps
 from distmeta.methods.estimators.base import Estimator
@@ -91,19 +91,19 @@ def test_features_are_those_of_the_equations(name: str) -> None:
         assert float((network.features(network.init(0), ids, Frame()) - expected).abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize("engine", [LOOP, VMAP], ids=["loop", "vmap"])
 @pytest.mark.parametrize("estimator", [FIRST_ORDER, EXACT], ids=["first order", "second order"])
 @pytest.mark.parametrize("name", PARTS)
-def test_meta_gradients_are_those_of_the_equations(name: str, estimator: Estimator, engine: EngineConfig) -> None:
+def test_meta_gradients_are_those_of_the_equations(name: str, estimator: Estimator) -> None:
     network = transformer("bert", *PARTS[name])
     meta, episodes = perturbed(network.init(0)), tasks("bert")
     support, query = ((batch.inputs, batch.targets) for batch in (episodes.support, episodes.query))
     expected = reference.meta_gradient(
         reference_of(network), meta, support, query, LR, STEPS, second_order=estimator is EXACT
     )
-    actual = mean_gradient(learner_of(network), estimator, meta, episodes, engine)
-    assert relative_error(actual, expected) < 1e-10
-    assert worst_relative_error(actual, expected) < 1e-9
+    for engine in (LOOP, VMAP):
+        actual = mean_gradient(learner_of(network), estimator, meta, episodes, engine)
+        assert relative_error(actual, expected) < 1e-10
+        assert worst_relative_error(actual, expected) < 1e-9
 
 
 def test_orders_differ() -> None:
@@ -139,7 +139,11 @@ def test_parts_leave_the_network_as_it_was_until_they_are_trained(family: str, n
     assert (float(difference.abs().max()) < 1e-12) != is_exception
 
 
-@pytest.mark.parametrize(("family", "name", "part"), FAMILY_KINDS, ids=IDS)
+@pytest.mark.parametrize(
+    ("family", "name", "part"),
+    [pytest.param(*row, marks=() if row[0] == "bert" else pytest.mark.thorough) for row in FAMILY_KINDS],
+    ids=IDS,
+)
 def test_meta_gradients_are_those_of_central_differences(family: str, name: str, part: dict[str, Any]) -> None:
     network = transformer(family, with_gelu(part))
     if family == "llama":
@@ -175,7 +179,10 @@ class _Norm:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "vit", "roberta"])
-@pytest.mark.parametrize("name", ["lora", "mam", "prefix, made", "ia3", "full"])
+@pytest.mark.parametrize(
+    "name",
+    ["full", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("lora", "mam", "prefix, made", "ia3"))],
+)
 def test_strategies_agree_in_all_families(family: str, name: str) -> None:
     part = kind_for(family, name)
     assert part is not None
@@ -186,7 +193,9 @@ def test_strategies_agree_in_all_families(family: str, name: str) -> None:
     assert relative_error(together, loop) < (1e-5 if family == "llama" else 1e-11)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ("lora", "full") else pytest.mark.thorough) for name in KINDS]
+)
 def test_a_task_has_the_same_bits_in_whatever_company(name: str, one_thread: None) -> None:
     # In a chunk of as many tasks, as chunks of a run are. Alone it is rounded otherwise: BLAS chooses kernels by the
     # number of rows, in the products of all tasks with a shared weight.
