@@ -10,7 +10,7 @@ build the latter, learners are written for the former, and the engine converts b
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -56,19 +56,32 @@ class Batch(dict[str, Tensor]):
 
 
 @dataclass(frozen=True)
+class TextSizes:
+    """How large a task of texts is: a function of the task alone.
+
+    Attributes:
+        length: Tokens that each of its texts is padded to.
+        places: Tokens that all texts of a role fit into, end to end, by role.
+    """
+
+    length: int
+    places: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
 class Episode:
     """A task, or T stacked tasks.
 
     Attributes:
         roles: Examples by role.
         seeds: int64 [T] seeds of the tasks' own random draws (none for one task: []); None if nothing draws.
-        lengths: For T tasks whose inputs [T, B, L] are padded on the right to the longest of them: the length that each
-            task is padded to by itself, a function of the task alone. None if the tasks are not padded.
+        sizes: For T tasks of texts [T, B, L] that are padded on the right to the longest of them: how large each task
+            is by itself. None if the examples are no texts.
     """
 
     roles: Mapping[str, Batch]
     seeds: Tensor | None = None
-    lengths: tuple[int, ...] | None = None
+    sizes: tuple[TextSizes, ...] | None = None
 
     def __getitem__(self, role: str) -> Batch:
         return self.roles[role]
@@ -83,31 +96,30 @@ class Episode:
 
     def only(self, roles: Collection[str]) -> Episode:
         """The same tasks without other roles."""
-        return Episode({role: batch for role, batch in self.roles.items() if role in roles}, self.seeds, self.lengths)
+        return Episode({role: batch for role, batch in self.roles.items() if role in roles}, self.seeds, self.sizes)
 
     def select(self, tasks: Sequence[int]) -> Episode:
-        """Some of the T tasks, in the given order. Padded tasks of one length are cut to it and have no `lengths`.
+        """Some of the T tasks, in the given order. Texts are cut to the length of the longest of these tasks.
 
         Args:
             tasks: Positions on the task axis.
         """
         rows = list(tasks)
         chosen = self.map(lambda tensor: tensor[rows])
-        if self.lengths is None:
+        if self.sizes is None:
             return chosen
-        lengths = tuple(self.lengths[task] for task in rows)
-        if len(set(lengths)) != 1:
-            return replace(chosen, lengths=lengths)
+        sizes = tuple(self.sizes[task] for task in rows)
+        longest = max(size.length for size in sizes)
         roles = {
-            role: Batch(**{**batch, "inputs": batch.inputs[..., : lengths[0]].contiguous()})
+            role: Batch(**{**batch, "inputs": batch.inputs[..., :longest].contiguous()})
             for role, batch in chosen.roles.items()
         }
-        return Episode(roles, chosen.seeds)
+        return Episode(roles, chosen.seeds, sizes)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Episode:
-        """Apply `function` to every tensor, e.g. to move to a device; `lengths` stay as they are (see `select`)."""
+        """Apply `function` to every tensor, e.g. to move to a device; `sizes` stay as they are (see `select`)."""
         roles = {role: batch.map(function) for role, batch in self.roles.items()}
-        return Episode(roles, None if self.seeds is None else function(self.seeds), self.lengths)
+        return Episode(roles, None if self.seeds is None else function(self.seeds), self.sizes)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors in a fixed order, the inverse of `rebuild`."""
@@ -121,8 +133,9 @@ class Episode:
 
     @property
     def form(self) -> tuple[Any, ...]:
-        """Names of roles and tensors, hashable: the static part of a key of compiled graphs. Without `lengths`."""
-        return (self.seeds is not None, *((role, *batch) for role, batch in self.roles.items()))
+        """Everything but the tensors, hashable: the static part of a key of compiled graphs."""
+        sizes = tuple(dict.fromkeys(self.sizes or ()))
+        return (self.seeds is not None, sizes, *((role, *batch) for role, batch in self.roles.items()))
 
     @property
     def num_tasks(self) -> int:

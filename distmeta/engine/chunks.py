@@ -1,7 +1,7 @@
 """Chunks of a shard: tasks that are computed together.
 
-Tasks of texts that differ in length are never in one chunk, and each is padded to its own length: its bits depend on
-the task alone.
+Tasks of texts that differ in size are never in one chunk, and each has its own size in it: its bits depend on the task
+alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from distmeta.core.types import Episode
+from distmeta.core.types import Episode, TextSizes
 from distmeta.methods.estimators.base import Moment
 
 
@@ -38,15 +38,13 @@ class Chunk:
 
 def cut(episodes: Episode, size: int | None) -> list[Chunk]:
     """Cut a shard into chunks of at most `size` tasks; None for no limit."""
-    if episodes.lengths is None:
+    if episodes.sizes is None:
         spans = list(_spans(range(episodes.num_tasks), size))
         return [Chunk(tasks, episodes.map(partial(_rows_of, tasks))) for tasks in spans]
-    groups: dict[int, list[int]] = {}
-    for task, length in enumerate(episodes.lengths):
-        groups.setdefault(length, []).append(task)
-    return [
-        Chunk(tasks, episodes.select(tasks)) for _, group in sorted(groups.items()) for tasks in _spans(group, size)
-    ]
+    groups: dict[TextSizes, list[int]] = {}
+    for task, sizes in enumerate(episodes.sizes):
+        groups.setdefault(sizes, []).append(task)
+    return [Chunk(tasks, episodes.select(tasks)) for group in groups.values() for tasks in _spans(group, size)]
 
 
 def in_order(chunks: Sequence[Chunk], parts: Sequence[Tensor]) -> Tensor:

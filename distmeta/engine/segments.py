@@ -7,7 +7,7 @@ task's network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from distmeta.models.random import mix_seed
 
 Tensors = tuple[Tensor, ...]
 Key = tuple[Any, ...]
+Places = Mapping[int, int]
 _PREDICTION = -1
 """Stream of the random layers in predictions; inner step k has stream k + 1, the start draws from the seed itself."""
 
@@ -94,13 +95,15 @@ class Segments:
     def step(self, meta: Params, episodes: Episode, stage: Stage, k: int) -> Segment:
         """Inner step `k`."""
         batch, scalars, seeds = _stage_inputs(meta, episodes, stage, k)
-        function = partial(self._lifted_step, batch, stage.kind)
-        return Segment(("step", stage.kind, *batch), function, (batch.tensors(), scalars, seeds), k + 1)
+        places = _places_of_stage(episodes, stage)
+        function = partial(self._lifted_step, batch, stage.kind, places)
+        key = ("step", stage.kind, *places.items(), *batch)
+        return Segment(key, function, (batch.tensors(), scalars, seeds), k + 1)
 
     def network(self, buffers: Params, task: Episode, *, training: bool) -> Network:
         """The network that predicts for a task."""
         seed = None if task.seeds is None else mix_seed(task.seeds, _PREDICTION)
-        return Network(self._learner.backbone, buffers, seed, training=training)
+        return Network(self._learner.backbone, buffers, seed, training=training, places=_places(task))
 
     def buffers_of(self, meta: Params) -> Params:
         """The running statistics among meta-parameters."""
@@ -112,39 +115,64 @@ class Segments:
 
     def without_unused_seeds(self, episodes: Episode) -> Episode:
         """The episodes without seeds, unless the network draws from them."""
-        return episodes if self._learner.backbone.is_random else Episode(episodes.roles)
+        return episodes if self._learner.backbone.is_random else Episode(episodes.roles, sizes=episodes.sizes)
 
     def _start_and_step(self, meta: Params, episodes: Episode, stage: Stage) -> Segment:
         task = episodes.only(self._learner.roles)
         batch, scalars, seeds = _stage_inputs(meta, episodes, stage, 0)
+        places = _places_of_stage(episodes, stage)
 
         def start_and_step(meta: Params, _: State, inputs: Any) -> State:
             task_tensors, batch_tensors, scalars, seeds = inputs
 
             def one(task: Episode, batch: Batch, seed: Tensor | None) -> TaskState:
-                return self._step_one(meta, scalars, stage.kind, self._start_one(meta, task), batch, seed)
+                return self._step_one(meta, scalars, stage.kind, places, self._start_one(meta, task), batch, seed)
 
             return self._lift(one)(task.rebuild(task_tensors), batch.rebuild(batch_tensors), seeds)
 
         inputs = (task.tensors(), batch.tensors(), scalars, seeds)
         return Segment(("start_and_step", stage.kind, task.form, *batch), start_and_step, inputs, 1)
 
-    def _lifted_step(self, batch: Batch, kind: int, meta: Params, state: State, inputs: Any) -> State:
+    def _lifted_step(self, batch: Batch, kind: int, places: Places, meta: Params, state: State, inputs: Any) -> State:
         tensors, scalars, seeds = inputs
-        step = partial(self._step_one, meta, scalars, kind)
+        step = partial(self._step_one, meta, scalars, kind, places)
         return self._lift(step)(state, batch.rebuild(tensors), seeds)
 
     def _start_one(self, meta: Params, task: Episode) -> TaskState:
-        net = Network(self._learner.backbone, self.buffers_of(meta), task.seeds)
+        net = Network(self._learner.backbone, self.buffers_of(meta), task.seeds, places=_places(task))
         fast = self._learner.start(net, self.params_of(meta), task)
         return TaskState(fast, net.buffers)
 
     def _step_one(
-        self, meta: Params, scalars: Tensor, kind: int, state: TaskState, batch: Batch, seed: Tensor | None
+        self,
+        meta: Params,
+        scalars: Tensor,
+        kind: int,
+        places: Places,
+        state: TaskState,
+        batch: Batch,
+        seed: Tensor | None,
     ) -> TaskState:
-        net = Network(self._learner.backbone, state.buffers, seed)
+        net = Network(self._learner.backbone, state.buffers, seed, places=places)
         fast = self._learner.advance(net, self.params_of(meta), state.fast, batch, kind, scalars)
         return TaskState(fast, net.buffers)
+
+
+def _places(task: Episode) -> Places:
+    """Tokens that the texts of each role fit into, end to end, by the number of texts."""
+    places: dict[int, int] = {}
+    for role, count in task.sizes[0].places if task.sizes else ():
+        if role in task.roles:
+            texts = len(task[role].inputs)
+            places[texts] = max(count, places.get(texts, 0))
+    return places
+
+
+def _places_of_stage(episodes: Episode, stage: Stage) -> Places:
+    """The same for an inner step that uses all texts of its role; nothing is known of some of them."""
+    known = dict(episodes.sizes[0].places) if episodes.sizes and stage.rows is None else {}
+    texts = episodes[stage.role].inputs.shape[1]
+    return {texts: known[stage.role]} if stage.role in known else {}
 
 
 def _stage_inputs(meta: Params, episodes: Episode, stage: Stage, k: int) -> tuple[Batch, Tensor, Tensor | None]:

@@ -30,6 +30,7 @@ class Frame:
         buffers: Running statistics; layers replace the entries that they move.
         seed: int64 [], seed of the random layers.
         taps: Outputs of layers by name, recorded by `tap`; None if nobody asks for them.
+        places: Tokens that the texts of the pass fit into, end to end; None if that is not known.
     """
 
     training: bool = True
@@ -37,6 +38,7 @@ class Frame:
     buffers: Params = field(default_factory=dict)
     seed: Tensor | None = None
     taps: Params | None = None
+    places: int | None = None
 
     def tap(self, name: str, x: Tensor) -> Tensor:
         """Record the output of a layer; returns it."""

@@ -24,6 +24,7 @@ class Network:
         buffers: Running statistics.
         seed: int64 [], seed of the random layers; None if it has none.
         training: Whether random layers draw and running statistics move.
+        places: Tokens that texts fit into, end to end, by the number of texts.
 
     Attributes:
         backbone: The network.
@@ -38,13 +39,14 @@ class Network:
         seed: Tensor | None = None,
         *,
         training: bool = True,
+        places: Mapping[int, int] | None = None,
     ) -> None:
         self.backbone, self.buffers, self.taps = backbone, buffers or {}, Params()
-        self._seed, self._training = seed, training
+        self._seed, self._training, self._places = seed, training, places or {}
 
     def fork(self) -> Network:
         """A copy, for code whose values must not leak into this one (`torch.func.grad`)."""
-        return Network(self.backbone, dict(self.buffers), self._seed, training=self._training)
+        return Network(self.backbone, dict(self.buffers), self._seed, training=self._training, places=self._places)
 
     def features(
         self, params: Mapping[str, Tensor], inputs: Tensor, context: Tensor | None = None, *, tapped: bool = False
@@ -60,7 +62,8 @@ class Network:
         Returns:
             [B, D].
         """
-        frame = Frame(self._training, context, dict(self.buffers), self._seed, {} if tapped else None)
+        places = self._places.get(len(inputs)) if self._places else None
+        frame = Frame(self._training, context, dict(self.buffers), self._seed, {} if tapped else None, places)
         features = self.backbone.features(params, inputs, frame)
         self.buffers, self.taps = frame.buffers, frame.taps or {}
         return features

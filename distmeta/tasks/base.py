@@ -11,7 +11,7 @@ import torch
 
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64, mix
-from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, Shard, TaskSpec, TokenIds
+from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, Shard, TaskSpec, TextSizes, TokenIds
 
 SPLITS = ("train", "val", "test")
 
@@ -94,14 +94,14 @@ class TaskSource(ABC):
         seeds = np.array([spec.seed for spec in specs], dtype=np.uint64)
         batches = self.batches(split, seeds, roles)
         chosen = {role: batches[role] for role in roles}
-        return Episode(chosen, torch.from_numpy(seeds.astype(np.int64)), self.lengths(chosen))
+        return Episode(chosen, torch.from_numpy(seeds.astype(np.int64)), self.sizes(chosen))
 
     def roles(self, split: str) -> tuple[str, ...]:
         """The roles that tasks of a split can have: by default, those of training tasks."""
         return tuple(self.train_outputs)
 
-    def lengths(self, batches: Mapping[str, Batch]) -> tuple[int, ...] | None:
-        """The length that each of T tasks is padded to by itself (`Episode.lengths`); None if they are not padded.
+    def sizes(self, batches: Mapping[str, Batch]) -> tuple[TextSizes, ...] | None:
+        """How large each of T tasks of texts is by itself (`Episode.sizes`); None if the examples are no texts.
 
         Args:
             batches: The examples by role, padded to the longest task.

@@ -1,8 +1,9 @@
 """Few-shot tasks over a class store of texts, as token ids.
 
 A task is as long as the smallest bucket that holds its own longest text, of all roles that are built; a shard is padded
-to its longest task, and `Episode.lengths` says how long each task is. Texts are drawn as images are, so that the same
-seeds give the same classes and examples whatever the tokenizer.
+to its longest task. `Episode.sizes` says how long each task is, and into how many places its texts fit end to end:
+most places of padded texts are padding, and networks of texts need not compute them. Texts are drawn as images are, so
+that the same seeds give the same classes and examples whatever the tokenizer.
 
 Out of scope: the texts of class `oos`, which is in no split, are the role `outside` of evaluation tasks. Validation
 draws from the class's even rows and testing from its odd ones, so that a threshold is not chosen on texts that it is
@@ -26,7 +27,7 @@ from distmeta.config.tasks import TextTasks
 from distmeta.core import seeding
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64
-from distmeta.core.types import Batch, Episode, TokenIds
+from distmeta.core.types import Batch, Episode, TextSizes, TokenIds
 from distmeta.data.manifest import Kind
 from distmeta.data.splits import OUTSIDE_CLASS
 from distmeta.data.store import ClassStore
@@ -153,21 +154,34 @@ class TextSource(StoreSource):
         return tuple(buckets[np.minimum(np.searchsorted(buckets, longest), len(buckets) - 1)].tolist())
 
     @override
-    def lengths(self, batches: Mapping[str, Batch]) -> tuple[int, ...]:
-        return self._lengths([self._sizes(batch) for batch in batches.values()])
+    def sizes(self, batches: Mapping[str, Batch]) -> tuple[TextSizes, ...]:
+        counts = {role: self._counts(batch) for role, batch in batches.items()}
+        places = {role: [places_for(int(total)) for total in each.sum(axis=1)] for role, each in counts.items()}
+        return tuple(
+            TextSizes(length, tuple((role, of_tasks[task]) for role, of_tasks in places.items()))
+            for task, length in enumerate(self._lengths(list(counts.values())))
+        )
 
-    def _sizes(self, batch: Batch) -> Ids:
-        sizes: Ids = (batch.inputs != self.pad_id).sum(dim=-1).numpy()
-        return sizes
+    def _counts(self, batch: Batch) -> Ids:
+        counts: Ids = (batch.inputs != self.pad_id).sum(dim=-1).numpy()
+        return counts
 
     def count_tokens(self, episode: Episode) -> TokenCount:
         """Count the tokens of an episode of T tasks, and the places of its texts.
 
-        A task whose length is known counts as long as it is by itself, not as long as the longest task.
+        The places are those that a network computes which lays texts end to end.
         """
-        tokens = places = 0
-        for batch in episode.roles.values():
-            num_tasks, num_texts, width = batch.inputs.shape
-            tokens += int((batch.inputs != self.pad_id).sum())
-            places += num_texts * (width * num_tasks if episode.lengths is None else sum(episode.lengths))
+        tokens = sum(int((batch.inputs != self.pad_id).sum()) for batch in episode.roles.values())
+        places = sum(count for sizes in episode.sizes or () for role, count in sizes.places if role in episode.roles)
         return TokenCount(tokens, places)
+
+
+def places_for(tokens: int) -> int:
+    """The number of places for texts of so many tokens: one of few numbers, at most half as many again.
+
+    32, 64, 96, 128, 192, 256, 384, 512, 768, ...
+    """
+    if tokens <= 96:
+        return max(32, -(-tokens // 32) * 32)
+    power = 1 << (tokens - 1).bit_length()
+    return power * 3 // 4 if tokens <= power * 3 // 4 else power

@@ -32,13 +32,15 @@ class Call:
 
     Attributes:
         params: Tunable parameters by name.
-        mask: [B, 1, L or 1, L] what is added to attention logits; None where everything is seen.
+        mask: What is added to attention logits (`distmeta.models.petl.texts`); None where everything is seen.
+        window: Length of the blocks of queries that see three blocks of keys; None where all see all.
         prefixes: Prefixes by block.
         scratch: Inputs of parts that end with a parallel adapter, by part.
     """
 
     params: Params
     mask: Tensor | None = None
+    window: int | None = None
     prefixes: dict[int, Prefix] = field(default_factory=dict)
     scratch: dict[object, Tensor] = field(default_factory=dict)
 

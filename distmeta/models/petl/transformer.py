@@ -31,6 +31,7 @@ from distmeta.models.petl.families import block_of, num_blocks
 from distmeta.models.petl.load import load_network
 from distmeta.models.petl.parts import PARTS, Own, Part, Shape
 from distmeta.models.petl.sites import make_sites, padding_position, read_from_call
+from distmeta.models.petl.texts import lay_out
 from distmeta.models.share import share
 
 
@@ -59,9 +60,16 @@ class Transformer(Backbone):
         settings: Any = self.network.config  # what transformers knows of the network
         self._settings = settings
         self.num_features = int(settings.hidden_size)
+        # Keys of a prefix count as positions before the text, as in the paper's code.
         self._offset = 0 if self._is_of_pixels else sum(map(_positions_of, config.petl))
         self._check_input(input_shape)
         sites = make_sites(self.network)
+        self._parts: list[Part] = []
+        self.tokens = None if self._is_of_pixels else TokenIds(int(settings.vocab_size), self._pad_id())
+        self._is_decoder = self._find_causal()
+        first = self._find_first_position()
+        self._packs = first is not None
+        self._first_position = (first or 0) + self._offset
         self._num_blocks = num_blocks(list(sites))
         heads_of_keys = getattr(settings, "num_key_value_heads", None) or settings.num_attention_heads
         size = getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads
@@ -71,7 +79,6 @@ class Transformer(Backbone):
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"two parts have parameter '{twice}'", where="model.petl", allowed="one of each kind")
         read_from_call(self.network, {name for part in self._parts for name in part.makes if isinstance(part, Own)})
-        self.tokens = None if self._is_of_pixels else TokenIds(int(settings.vocab_size), self._pad_id())
 
     @override
     def init(self, seed: int) -> Params:
@@ -88,14 +95,14 @@ class Transformer(Backbone):
     @override
     def features(self, params: Mapping[str, Tensor], inputs: Tensor, frame: Frame) -> Tensor:
         self._move_to(inputs.device)
-        call = Call(params)
-        keep = None if self.tokens is None else inputs != self.tokens.pad_id
-        call.mask = None if keep is None else self._mask(keep)
-        for part in self._parts:
-            part.begin(call)
-        with running(call):
-            hidden = self._hidden(inputs)
-        return self._pooled(hidden, keep)
+        if self.tokens is None:
+            hidden = self._run(Call(params), pixel_values=inputs.to(self._dtype))
+            return self._scaled(hidden[:, 0] if self._config.pooling == "cls" else hidden.mean(1))
+        places = frame.places if self._packs else None
+        texts = lay_out(inputs, self.tokens.pad_id, places, causal=self._is_decoder, dtype=self._dtype)
+        call = Call(params, texts.mask, texts.window)
+        positions = {"position_ids": texts.positions + self._first_position} if self._packs else {}
+        return self._scaled(texts.pool(self._run(call, input_ids=texts.ids, **positions), self._config.pooling))
 
     @override
     def groups(self) -> dict[str, tuple[str, ...]]:
@@ -159,60 +166,48 @@ class Transformer(Backbone):
                 raise UserError("the network has no biases", where=where, allowed="another kind of part")
         return Own(config.kind, names, self.network)
 
-    def _hidden(self, inputs: Tensor) -> Tensor:
+    def _run(self, call: Call, **inputs: Tensor) -> Tensor:
         """The last hidden states [B, L, D]."""
-        options: dict[str, Any] = {}
-        if self._is_of_pixels:
-            return self.network(pixel_values=inputs.to(self._dtype)).last_hidden_state  # type: ignore[no-any-return]
-        if self._offset and self._takes("position_ids"):
-            options["position_ids"] = self._positions(inputs)
-        if self._takes("use_cache"):
-            options["use_cache"] = False
-        return self.network(input_ids=inputs, **options).last_hidden_state  # type: ignore[no-any-return]
-
-    def _positions(self, inputs: Tensor) -> Tensor:
-        """Positions of tokens: keys of a prefix count as positions before the text, as in the paper's code."""
-        padding = padding_position(self.network)
-        if padding is None:
-            return torch.arange(inputs.shape[-1], device=inputs.device)[None] + self._offset
-        is_text = (inputs != padding).long()
-        return (is_text.cumsum(-1) + self._offset) * is_text + padding
+        for part in self._parts:
+            part.begin(call)
+        options = {"use_cache": False} if self._takes("use_cache") else {}
+        with running(call):
+            hidden: Tensor = self.network(**inputs, **options).last_hidden_state
+        return hidden
 
     def _takes(self, name: str) -> bool:
         return name in inspect.signature(type(self.network).forward).parameters
 
-    def _mask(self, keep: Tensor) -> Tensor:
-        """What is added to attention logits: [B, 1, 1, L], or [B, 1, L, L] for a decoder."""
-        seen = keep[:, None, None, :]
-        if self._is_decoder:
-            length = keep.shape[-1]
-            seen = seen & torch.ones(length, length, dtype=torch.bool, device=keep.device).tril()
-        zero = torch.zeros((), dtype=self._dtype, device=keep.device)
-        return torch.where(seen, zero, torch.finfo(self._dtype).min)
+    def _scaled(self, features: Tensor) -> Tensor:
+        return nn.functional.normalize(features, dim=-1) if self._config.normalise else features
 
-    def _pooled(self, hidden: Tensor, keep: Tensor | None) -> Tensor:
-        pooling = self._config.pooling
-        if pooling == "cls":
-            pooled = hidden[:, 0]
-        elif keep is None:
-            pooled = hidden.mean(1)
-        elif pooling == "mean":
-            weights = keep.to(hidden.dtype)[..., None]
-            pooled = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
-        else:
-            positions = torch.arange(keep.shape[-1], device=keep.device)
-            last = torch.where(keep, positions, 0).amax(-1)
-            pooled = (hidden * (positions == last[:, None]).to(hidden.dtype)[..., None]).sum(1)
-        return nn.functional.normalize(pooled, dim=-1) if self._config.normalise else pooled
-
-    @property
-    def _is_decoder(self) -> bool:
+    def _find_causal(self) -> bool:
         """Whether tokens see only what comes before them."""
-        config = self._config.attention
-        if config != "auto":
-            return config == "causal"
-        layers = [module for module in self.network.modules() if hasattr(module, "is_causal")]
-        return any(bool(layer.is_causal) for layer in layers)
+        if self._config.attention != "auto":
+            return self._config.attention == "causal"
+        return any(bool(module.is_causal) for module in self.network.modules() if hasattr(module, "is_causal"))
+
+    def _find_first_position(self) -> int | None:
+        """Position of a text's first token; None if the network does not work on texts laid end to end.
+
+        Networks count from 0 or from behind the id of padding; what they compute for texts in rows tells.
+        """
+        if self.tokens is None or not self._takes("position_ids"):
+            return None
+        pad_id = self.tokens.pad_id
+        token = min(id_ for id_ in range(3) if id_ != pad_id)
+        ids = torch.full((2, 3), token)
+        ids[0, 2] = pad_id
+        rows = lay_out(ids, pad_id, None, causal=self._is_decoder, dtype=self._dtype)
+        texts = lay_out(ids, pad_id, 6, causal=self._is_decoder, dtype=self._dtype)
+        with torch.no_grad():
+            expected = rows.pool(self._run(Call({}, rows.mask), input_ids=rows.ids), "mean")
+            for first in (0, pad_id + 1):
+                positions = texts.positions + first
+                hidden = self._run(Call({}, texts.mask), input_ids=texts.ids, position_ids=positions)
+                if torch.allclose(texts.pool(hidden, "mean"), expected, rtol=1e-3, atol=1e-4):
+                    return first
+        return None
 
     def _check_input(self, shape: tuple[int, ...]) -> None:
         """Check examples against what the network takes."""

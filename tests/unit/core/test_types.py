@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distmeta.core.types import QUERY, SOURCE, SUPPORT, Batch, Episode, Report, Update
+from distmeta.core.types import QUERY, SOURCE, SUPPORT, Batch, Episode, Report, TextSizes, Update
 
 
 @pytest.fixture
@@ -55,32 +55,36 @@ def test_only_keeps_roles_in_their_order(episode: Episode) -> None:
     assert kept.seeds is episode.seeds and kept.support is episode.support
 
 
-def padded(episode: Episode, lengths: tuple[int, ...]) -> Episode:
-    return Episode(episode.roles, episode.seeds, lengths)
+SHORT, LONG = TextSizes(2, ((SUPPORT, 4),)), TextSizes(3, ((SUPPORT, 6),))
 
 
-def test_lengths_are_kept_and_are_no_part_of_the_form(episode: Episode) -> None:
-    long = padded(episode, (2, 3))
-    assert long.form == episode.form and len(long.tensors()) == len(episode.tensors())
-    assert long.map(torch.clone).lengths == long.only((SUPPORT,)).lengths == (2, 3)
-    assert long.rebuild(long.tensors()).lengths == (2, 3)
-    assert episode.map(torch.clone).lengths is None
+def padded(episode: Episode) -> Episode:
+    return Episode(episode.roles, episode.seeds, (SHORT, LONG))
+
+
+def test_sizes_are_kept_and_belong_to_the_form(episode: Episode) -> None:
+    long = padded(episode)
+    assert long.form != episode.form and len(long.tensors()) == len(episode.tensors())
+    assert long.select([0]).form == long.select([0, 0]).form != long.select([1]).form
+    assert long.map(torch.clone).sizes == long.only((SUPPORT,)).sizes == (SHORT, LONG)
+    assert long.rebuild(long.tensors()).sizes == (SHORT, LONG)
+    assert episode.map(torch.clone).sizes is None
 
 
 def test_select_takes_tasks_in_the_given_order(episode: Episode) -> None:
     chosen = episode.select([1, 0, 1])
-    assert chosen.lengths is None and chosen.form == episode.form
+    assert chosen.sizes is None and chosen.form == episode.form
     for before, after in zip(episode.tensors(), chosen.tensors(), strict=True):
         assert torch.equal(after, before[[1, 0, 1]])
 
 
-def test_select_cuts_tasks_of_one_length_to_it(episode: Episode) -> None:
-    long = padded(episode, (2, 3))
+def test_select_cuts_texts_to_the_longest_task(episode: Episode) -> None:
+    long = padded(episode)
     mixed = long.select([1, 0])
-    assert mixed.lengths == (3, 2)
+    assert mixed.sizes == (LONG, SHORT)
     assert torch.equal(mixed.support.inputs, episode.support.inputs.flip(0))
     short = long.select([0, 0])
-    assert short.lengths is None
+    assert short.sizes == (SHORT, SHORT)
     assert list(short.query) == ["inputs", "targets", "mask"]
     assert torch.equal(short.query.inputs, episode.query.inputs[[0, 0], :, :2])
     assert short.query.inputs.is_contiguous()

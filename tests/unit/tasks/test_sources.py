@@ -48,7 +48,7 @@ def build(config: TasksConfig, seed: int = 0, dtype: torch.dtype = torch.float32
 
 def same(left: Episode, right: Episode) -> bool:
     pairs = zip(left.tensors(), right.tensors(), strict=True)
-    return left.lengths == right.lengths and all(torch.equal(a, b) and a.dtype == b.dtype for a, b in pairs)
+    return left.sizes == right.sizes and all(torch.equal(a, b) and a.dtype == b.dtype for a, b in pairs)
 
 
 def padded(episode: Episode, source: TaskSource) -> Episode:
@@ -60,7 +60,7 @@ def padded(episode: Episode, source: TaskSource) -> Episode:
         width = source.input_shape[0] - tensor.shape[-1]
         return functional.pad(tensor, (0, width), value=source.pad_id) if tensor.ndim == 3 else tensor
 
-    return replace(episode.map(pad), lengths=None)
+    return replace(episode.map(pad), sizes=None)
 
 
 def test_every_source_has_a_row() -> None:
@@ -97,10 +97,11 @@ def test_inputs_are_finite_and_have_the_requested_dtype_and_shape(config: TasksC
     for split in ("train", "test"):
         episode = source.episodes(source.specs(split, 0, 3), source.roles(split))
         is_text = isinstance(source, TextSource)
-        assert (episode.lengths is not None) == is_text
+        assert (episode.sizes is not None) == is_text
+        longest = max((size.length for size in episode.sizes or ()), default=0)
         for role, batch in episode.roles.items():
             assert batch.inputs.dtype == (torch.int64 if is_text else dtype)
-            assert batch.inputs.shape[2:] == ((max(episode.lengths or ()),) if is_text else source.input_shape)
+            assert batch.inputs.shape[2:] == ((longest,) if is_text else source.input_shape)
             assert batch.inputs.is_contiguous()
             assert bool(batch.inputs.isfinite().all())
             if role == OUTSIDE:

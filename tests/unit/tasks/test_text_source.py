@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from distmeta.config.base import to_user_error
 from distmeta.config.tasks import StoreTasks, TextTasks
 from distmeta.core.errors import UserError
-from distmeta.core.types import SOURCE, Batch, TaskSpec
+from distmeta.core.types import SOURCE, Batch, Episode, TaskSpec
 from distmeta.data.catalog import import_store
 from distmeta.data.store import ClassStore, write_store
 from distmeta.models.petl.tokens import MINILM_PACKAGE, load_tokenizer
@@ -83,19 +83,24 @@ def test_texts_are_drawn_as_images_are(texts: ClassStore, store: ClassStore) -> 
         assert torch.equal(pictures[role].targets, words[role].targets)
 
 
+def lengths_of(episode: Episode) -> list[int]:
+    assert episode.sizes is not None
+    return [size.length for size in episode.sizes]
+
+
 def test_an_episode_is_padded_to_its_longest_task_and_each_task_has_its_own_length(texts: ClassStore) -> None:
     source = source_of(texts, way=2, shots=1, queries=1, eval_queries=1, buckets=(24, 32, 48))
     specs = source.specs("train", 0, 40)
     episode = source.episodes(specs)
-    assert episode.lengths is not None and set(episode.lengths) == {24, 32, 48}
+    assert set(lengths_of(episode)) == {24, 32, 48}
     assert episode.support.inputs.shape[-1] == episode.query.inputs.shape[-1] == 48
     every = torch.cat([episode.support.inputs, episode.query.inputs], dim=1)
     needed = (every != source.pad_id).sum(-1).amax(-1).tolist()
-    assert list(episode.lengths) == [min(b for b in (24, 32, 48) if b >= size) for size in needed]
+    assert lengths_of(episode) == [min(b for b in (24, 32, 48) if b >= size) for size in needed]
     for index, spec in enumerate(specs):
         alone = source.episodes([spec])
-        assert alone.lengths == (episode.lengths[index],)
-        assert alone.support.inputs.shape[-1] == episode.lengths[index]
+        assert episode.sizes is not None and alone.sizes == (episode.sizes[index],)
+        assert alone.support.inputs.shape[-1] == lengths_of(episode)[index]
         assert torch.equal(alone.support.inputs, episode.select([index]).support.inputs)
         assert torch.equal(alone.query.inputs, episode.select([index]).query.inputs)
 
@@ -108,7 +113,7 @@ def test_a_task_is_the_same_alone_and_among_others(shared: TextSource, seeds: li
     together = shared.episodes(specs, roles)
     for index, spec in enumerate(specs):
         alone, chosen = shared.episodes([spec], roles).select([0]), together.select([index])
-        assert chosen.lengths is None
+        assert chosen.sizes == alone.sizes
         assert all(torch.equal(a, b) for a, b in zip(alone.tensors(), chosen.tensors(), strict=True))
 
 
@@ -137,7 +142,7 @@ def test_long_texts_are_cut_and_keep_their_closing_token(texts: ClassStore) -> N
     source, whole = source_of(texts, buckets=(8, 14)), source_of(texts)
     specs = source.specs("test", 0, 30)
     cut, full = source.episodes(specs), whole.episodes(specs)
-    assert source.input_shape == (14,) and set(cut.lengths or ()) == {14}
+    assert source.input_shape == (14,) and set(lengths_of(cut)) == {14}
     closing = load_tokenizer("words", lambda: [""]).closing()
     assert len(closing) == 1
     num_cut = 0
@@ -168,7 +173,11 @@ def test_tokens_and_padding_are_counted(texts: ClassStore) -> None:
     count = source.count_tokens(episode)
     masks = [(batch.inputs != source.pad_id).sum() for batch in episode.roles.values()]
     assert count.tokens == int(sum(masks))
-    assert count.places == sum((6 + 9) * length for length in episode.lengths)
+    assert count.places == sum(places for size in episode.sizes or () for _, places in size.places)
+    for index, size in enumerate(episode.sizes or ()):
+        for role, places in size.places:
+            tokens = int((episode[role].inputs[index] != source.pad_id).sum())
+            assert tokens <= places <= max(32, 1.5 * tokens)
     assert count.padding == pytest.approx(1 - count.tokens / count.places)
     parts = [source.count_tokens(episode.select([task])) for task in range(7)]
     assert (sum(part.tokens for part in parts), sum(part.places for part in parts)) == (count.tokens, count.places)
