@@ -6,13 +6,14 @@ Shapes: T tasks, N examples, L tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distmeta.config.models import TransformerConfig
-from distmeta.core.types import QUERY, SUPPORT, Batch, Episode
+from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, TextSizes
 from distmeta.models import build_backbone
 from distmeta.models.base import HEAD
 from distmeta.models.petl.transformer import Transformer
@@ -116,6 +117,12 @@ def tasks(family: str, tasks: int = 2, shots: int = 1, queries: int = 2, seed: i
         return Batch(examples(family, tasks, WAY * count, seed=seed), labels)
 
     return Episode({SUPPORT: batch(shots, 2 * seed), QUERY: batch(queries, 2 * seed + 1)})
+
+
+def end_to_end(episodes: Episode) -> Episode:
+    """The same tasks of texts, which networks may lay end to end: a few places more than tokens."""
+    counts = {role: int((batch.inputs != 0).sum((1, 2)).max()) + 3 for role, batch in episodes.roles.items()}
+    return replace(episodes, sizes=(TextSizes(LENGTH, tuple(counts.items())),) * episodes.num_tasks)
 
 
 def base_network(network: Transformer) -> nn.Module:

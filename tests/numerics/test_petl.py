@@ -19,7 +19,7 @@ from distmeta.models.petl.transformer import Transformer
 
 from .. import petl_reference as reference
 from ..adapting import walk
-from .petl_problems import FAMILIES, KINDS, base_network, examples, kind_for, tasks, texts, transformer
+from .petl_problems import FAMILIES, KINDS, base_network, end_to_end, examples, kind_for, tasks, texts, transformer
 from .problems import (
     EXACT,
     FIRST_ORDER,
@@ -95,13 +95,14 @@ def test_features_are_those_of_the_equations(name: str) -> None:
 @pytest.mark.parametrize("name", PARTS)
 def test_meta_gradients_are_those_of_the_equations(name: str, estimator: Estimator) -> None:
     network = transformer("bert", *PARTS[name])
+    assert network._packs  # whose texts are laid end to end if their sizes are known
     meta, episodes = perturbed(network.init(0)), tasks("bert")
     support, query = ((batch.inputs, batch.targets) for batch in (episodes.support, episodes.query))
     expected = reference.meta_gradient(
         reference_of(network), meta, support, query, LR, STEPS, second_order=estimator is EXACT
     )
-    for engine in (LOOP, VMAP):
-        actual = mean_gradient(learner_of(network), estimator, meta, episodes, engine)
+    for engine, laid in ((LOOP, episodes), (VMAP, episodes), (VMAP, end_to_end(episodes))):
+        actual = mean_gradient(learner_of(network), estimator, meta, laid, engine)
         assert relative_error(actual, expected) < 1e-10
         assert worst_relative_error(actual, expected) < 1e-9
 
