@@ -14,6 +14,7 @@ _MAY_DIFFER = (
     "evaluation.",
     "checkpoint.",
     "tracking.",
+    "model.init_from",
     "train.budget_s",
     "train.log_every",
     "train.patience",

@@ -90,6 +90,8 @@ class TransformerConfig(Frozen):
         architecture: Fields of its configuration in transformers: `model_type` and sizes for a random network, what
             differs for a pre-trained one.
         petl: Tunable parts. The meta-parameters are these and the heads.
+        init_from: A folder of the package peft (safetensors) with initial values of the LoRA, IA3 or prefix parts; None
+            draws them.
         inputs: Token ids, or pixels.
         attention: Whether tokens see only those before them; `auto` asks the network.
         pooling: Features of a text: mean over its tokens, first token (`cls`), last token (`last`).
@@ -101,6 +103,7 @@ class TransformerConfig(Frozen):
     pretrained: Text | None = None
     architecture: dict[Text, bool | Integer | float | Text | tuple[Integer, ...] | None] = Field({}, max_length=1000)
     petl: tuple[PetlPart, ...] = Field((LoraConfig(),), min_length=1, max_length=10)
+    init_from: Text | None = None
     inputs: Literal["tokens", "pixels"] = "tokens"
     attention: Literal["auto", "causal", "full"] = "auto"
     pooling: Literal["mean", "cls", "last"] = "mean"
