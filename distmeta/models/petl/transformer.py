@@ -52,6 +52,8 @@ class Transformer(Backbone):
         UserError: The network or a part cannot be made.
     """
 
+    isolates_tasks = True
+
     def __init__(
         self, config: TransformerConfig, input_shape: tuple[int, ...], heads: Mapping[str, int], dtype: torch.dtype
     ) -> None:
