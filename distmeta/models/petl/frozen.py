@@ -16,8 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.nn import functional
 from typing_extensions import override
+
+from distmeta.core.ranks import exchange
 
 
 @dataclass
@@ -42,9 +45,12 @@ def whole(weight: Any) -> Iterator[Tensor]:
         yield weight
         return
     gatherings.count += 1
-    weight.all_gather()
+    with temporarily_clear_interpreter_stack():  # a buffer made inside a transform of torch.func would belong to it
+        with exchange("gathering a frozen weight from the ranks"):
+            weight.all_gather()
+        table = weight.data
     try:
-        yield weight.data
+        yield table
     finally:
         weight.partition()
 
@@ -72,6 +78,8 @@ class _Hidden:
 
 class _Product(torch.autograd.Function):
     """`x @ weight.T`, or `x @ weight` if it is transposed, for a partitioned weight."""
+
+    generate_vmap_rule = False
 
     @override
     @staticmethod
