@@ -2,7 +2,8 @@
 
 The classes of a split are unseen: a test task has five intents that none of the training tasks had. BANKING77 is one
 domain, whose intents are close to each other; CLINC150 has ten. Needs `distmeta[text]`, and the raw files below
-$DISTMETA_DATA (or `distmeta data fetch`, which brings no class splits of ProtAugment: then split_set is `random`).
+$DISTMETA_DATA. (`distmeta data fetch` brings no class splits of ProtAugment: `--set tasks.split_set=null` then takes a
+random one.)
 
     distmeta train jobs/intents.py:lora_protonet
     distmeta train jobs/intents.py:lora_protonet --set tasks.store=clinc150 --set tasks.split_set="'02'"
