@@ -61,6 +61,7 @@ class AdaptAndPredict(PythonModel):
         if not (params or {}).get("confidences"):
             return np.asarray(predictor(query_inputs))
         confidences, classes = predictor.confidences(query_inputs), predictor.classes
+        assert classes is not None  # without classes there are no confidences
         labels = classes[confidences.argmax(1)]
         return {"labels": labels.tolist(), "classes": classes.tolist(), "confidences": confidences.tolist()}
 
