@@ -142,13 +142,24 @@ class EagerOps(TaskOps):
             state = visit.state
         return state
 
-    def predict(self, meta: Params, state: State, episodes: Episode, inputs: Tensor) -> Tensor:
-        """Outputs [T, B, O] for inputs [T, B, ...]."""
+    def predict(
+        self, meta: Params, state: State, episodes: Episode, inputs: Tensor, places: int | None = None
+    ) -> Tensor:
+        """Outputs [T, B, O] for inputs [T, B, ...].
+
+        Args:
+            meta: Meta-parameters.
+            state: The state after adaptation.
+            episodes: T tasks.
+            inputs: [T, B, ...].
+            places: Tokens that the B texts of each task fit into, end to end; None if that is not known.
+        """
+        known = {} if places is None else {inputs.shape[1]: places}
         episodes = self._segments.without_unused_seeds(episodes.only(self._learner.roles))
 
         def predict(meta: Params, state: State, tensors: Tensors) -> Tensor:
             def one(meta: Params, state: TaskState, task: Episode, inputs: Tensor) -> Tensor:
-                net = self._segments.network(state.buffers, task, training=self._training)
+                net = self._segments.network(state.buffers, task, training=self._training, places=known)
                 return self._learner.predict(net, self._segments.params_of(meta), state.fast, task, inputs)
 
             tasks = episodes.rebuild(tensors[:-1])
@@ -156,7 +167,7 @@ class EagerOps(TaskOps):
             return outputs
 
         tensors = (*episodes.tensors(), inputs)
-        outputs: Tensor = self._run(("predict", episodes.form), predict, meta, state, tensors)
+        outputs: Tensor = self._run(("predict", episodes.form, places), predict, meta, state, tensors)
         return outputs
 
     def num_operations(self, meta: Params, episodes: Episode) -> int:

@@ -38,6 +38,17 @@ class Texts:
     pool: Callable[[Tensor, str], Tensor]
 
 
+def places_for(tokens: int) -> int:
+    """The number of places for texts of so many tokens: one of few numbers, at most half as many again.
+
+    32, 64, 96, 128, 192, 256, 384, 512, 768, ...
+    """
+    if tokens <= 96:
+        return max(32, -(-tokens // 32) * 32)
+    power = 1 << (tokens - 1).bit_length()
+    return power * 3 // 4 if tokens <= power * 3 // 4 else power
+
+
 def lay_out(ids: Tensor, pad_id: int, places: int | None, *, causal: bool, dtype: torch.dtype) -> Texts:
     """Lay out texts.
 
