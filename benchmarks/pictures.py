@@ -25,9 +25,7 @@ def grouped(points: Iterable[tuple[str, Point]]) -> dict[str, list[Point]]:
     return curves
 
 
-def ratio_bars(
-    path: Path, rows: Mapping[str, Mapping[str, float]], title: str, base: str = "the plain loop"
-) -> None:
+def ratio_bars(path: Path, rows: Mapping[str, Mapping[str, float]], title: str, base: str = "the plain loop") -> None:
     """Draw a group of bars for each row: row -> contender -> speed as a multiple of that of a base."""
     from matplotlib.figure import Figure
 

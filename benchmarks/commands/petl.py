@@ -12,7 +12,8 @@ from distmeta.cli.output import JsonOption
 from distmeta.core.errors import DistmetaError
 
 _ROWS = "\n\n".join(
-    f"- {name}{'' if name in DEFAULT_ROWS else ' (not by default)'}: {problem.about}" for name, problem in PROBLEMS.items()
+    f"- {name}{'' if name in DEFAULT_ROWS else ' (not by default)'}: {problem.about}"
+    for name, problem in PROBLEMS.items()
 )
 PETL_HELP = f"""Verify that all meta-gradients agree, then time them in turn; then measure memory.
 

@@ -1,7 +1,7 @@
 """Rows of `distmeta bench petl` that need more than one process or another machine: named with the reason without them.
 
-    group   resident bytes per rank and step time of a worker whose frozen weights are divided over ranks (ZeRO-3),
-            beside those of a worker with a whole copy
+group   resident bytes per rank and step time of a worker whose frozen weights are divided over ranks (ZeRO-3),
+        beside those of a worker with a whole copy
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from typing import Any
 
 import torch
@@ -88,6 +89,7 @@ def by_peft(workload: Workload, attention: str = "eager") -> Run:
 def _classifier(workload: Workload, attention: str) -> PlainClassifier:
     peft: Any = importlib.import_module("peft")
     transformers: Any = importlib.import_module("transformers")
+    transformers.utils.logging.disable_progress_bar()
     model, values = workload.config.model, next(iter(workload.meta.values()))
     assert isinstance(model, TransformerConfig)
     (part,) = model.petl
@@ -103,7 +105,10 @@ def _classifier(workload: Workload, attention: str) -> PlainClassifier:
         network.load_state_dict(load_network(None, model.architecture, values.dtype).state_dict())
     settings = peft.LoraConfig(r=part.rank, lora_alpha=part.alpha, target_modules=list(part.targets))
     way, num_features = workload.meta["head.weight"].shape
-    net = PlainClassifier(peft.get_peft_model(network, settings), num_features, way, pad_id_of(workload)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that transformers will rename
+        adapted = peft.get_peft_model(network, settings)
+    net = PlainClassifier(adapted, num_features, way, pad_id_of(workload)).eval()
     net.to(device=values.device, dtype=values.dtype)
     named = dict(net.named_parameters())
     with torch.no_grad():
