@@ -92,10 +92,13 @@ def _local_config(recorded: Mapping[str, Any], source: str) -> RunConfig:
     runtime = recorded.get("runtime")
     kept = {name: runtime[name] for name in _ROUNDING if name in runtime} if isinstance(runtime, Mapping) else {}
     local = {"runtime": {"executor": "local", **kept}, "tracking": {"kind": "none"}}
+    sections = {name: value for name, value in recorded.items() if name not in _LOCAL_SECTIONS}
+    model = sections.get("model")
+    if isinstance(model, Mapping) and "init_from" in model:
+        # The checkpoint has the values; the folder of initial ones need not exist any more.
+        sections["model"] = {**model, "init_from": None}
     try:
-        return RunConfig.model_validate(
-            {**{name: value for name, value in recorded.items() if name not in _LOCAL_SECTIONS}, **local}
-        )
+        return RunConfig.model_validate({**sections, **local})
     except ValidationError as error:
         raise to_user_error(error, RunConfig, source=source) from error
 

@@ -14,13 +14,14 @@ _MAY_DIFFER = (
     "evaluation.",
     "checkpoint.",
     "tracking.",
+    "model.init_from",
     "train.budget_s",
     "train.log_every",
     "train.patience",
     "outer.nonfinite",
 )
 """Fields that may differ between a run and its resumption, because they do not change the meta-parameters."""
-_MUST_MATCH = ("runtime.shard_size", "runtime.device")
+_MUST_MATCH = ("runtime.shard_size", "runtime.device", "runtime.ranks")
 """Exceptions among `_MAY_DIFFER`: they change the rounding of sums."""
 _CHOSEN_BY_ENGINE = ("engine.strategy", "engine.chunk", "engine.memory")
 """Fields that a run with `engine.strategy: auto` or `measured` takes from its checkpoint, which has the choice."""

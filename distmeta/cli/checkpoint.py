@@ -1,20 +1,24 @@
-"""`distmeta checkpoint`: look at checkpoints."""
+"""`distmeta checkpoint`: look at checkpoints, and give what they hold to others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distmeta.cli.output import WHICH, JsonOption, print_json, print_table, which_option
+from distmeta.core.errors import UserError
 
 if TYPE_CHECKING:
     from distmeta.checkpoint import Checkpoint
 
 app = typer.Typer(
-    name="checkpoint", no_args_is_help=True, help="Look at checkpoints: their digests, what they hold, which there are."
+    name="checkpoint",
+    no_args_is_help=True,
+    help="Look at checkpoints: their digests, what they hold, which there are; export them.",
 )
 
 _PathArgument = Annotated[
@@ -75,6 +79,39 @@ def list_(
         print_json({"checkpoints": rows})
     else:
         print_table([{**row, "digest": row["digest"][:12], "best": "best" if row["best"] else ""} for row in rows])
+
+
+@app.command()
+def export(
+    path: _PathArgument,
+    peft: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder to write for the package peft; new, or empty.", dir_okay=True)
+    ],
+    which: _WhichOption = "latest",
+    as_json: JsonOption = False,
+) -> None:
+    """Write the LoRA, IA3 or prefix parameters of a transformer as a folder that the package peft loads."""
+    found = _load(path, which)
+    from distmeta.methods.build import dtype_of
+    from distmeta.models import build_backbone
+    from distmeta.models.base import HEAD
+
+    config, signature = found.config, found.signature
+    if config.model.kind != "transformer":
+        what = f"its network is of kind '{config.model.kind}', which has no parts of the package peft"
+        raise UserError(what, where=path, allowed="a checkpoint with model.kind 'transformer'")
+    from distmeta.models.petl.exchange import export_peft
+    from distmeta.models.petl.transformer import Transformer
+
+    heads = {HEAD: signature.num_outputs}
+    network = build_backbone(config.model, signature.input_shape, heads, dtype_of(config))
+    assert isinstance(network, Transformer)
+    facts = {"run": config.name, "steps": found.step, "validation score": found.score, "digest": found.digest}
+    files = export_peft(network, found.averaged, peft, {key: fact for key, fact in facts.items() if fact is not None})
+    if as_json:
+        print_json({"checkpoint": found.path, "step": found.step, "folder": str(peft), "files": files})
+    else:
+        typer.echo(f"{peft}: {', '.join(files)}")
 
 
 def _load(path: str, which: str) -> Checkpoint:

@@ -23,7 +23,7 @@ from distmeta.config.python import (
     PythonTasks,
 )
 from distmeta.config.run import RunConfig
-from distmeta.config.runtime import RuntimeConfig, ToleranceConfig
+from distmeta.config.runtime import PartitionConfig, RuntimeConfig, ToleranceConfig
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TextTasks, VectorTasks
 from distmeta.config.tracking import TrackingConfig
 from distmeta.config.train import TrainConfig
@@ -41,6 +41,7 @@ __all__ = [
     "GradientConfig",
     "MlpConfig",
     "OuterConfig",
+    "PartitionConfig",
     "Phase",
     "PrototypeConfig",
     "PythonEstimator",

@@ -26,6 +26,7 @@ class MlpConfig(Frozen):
     needs_images: ClassVar[bool] = False
     takes_texts: ClassVar[bool] = False
     takes_numbers: ClassVar[bool] = True
+    has_frozen: ClassVar[bool] = False
     hidden: tuple[PositiveCount, ...] = Field((40, 40), max_length=1000)
 
     def count_parameters(self, num_inputs: int, num_outputs: int) -> int:
@@ -54,6 +55,7 @@ class Conv4Config(Frozen):
     needs_images: ClassVar[bool] = True
     takes_texts: ClassVar[bool] = False
     takes_numbers: ClassVar[bool] = True
+    has_frozen: ClassVar[bool] = False
     filters: int = Field(64, gt=0, le=4096)
     downsample: Literal["stride", "pool"] = "stride"
     norm: Literal["batch", "support"] = "batch"
@@ -76,6 +78,7 @@ class ResNet12Config(Frozen):
     needs_images: ClassVar[bool] = True
     takes_texts: ClassVar[bool] = False
     takes_numbers: ClassVar[bool] = True
+    has_frozen: ClassVar[bool] = False
 
 
 class TransformerConfig(Frozen):
@@ -87,6 +90,8 @@ class TransformerConfig(Frozen):
         architecture: Fields of its configuration in transformers: `model_type` and sizes for a random network, what
             differs for a pre-trained one.
         petl: Tunable parts. The meta-parameters are these and the heads.
+        init_from: A folder of the package peft (safetensors) with initial values of the LoRA, IA3 or prefix parts; None
+            draws them.
         inputs: Token ids, or pixels.
         attention: Whether tokens see only those before them; `auto` asks the network.
         pooling: Features of a text: mean over its tokens, first token (`cls`), last token (`last`).
@@ -98,6 +103,7 @@ class TransformerConfig(Frozen):
     pretrained: Text | None = None
     architecture: dict[Text, bool | Integer | float | Text | tuple[Integer, ...] | None] = Field({}, max_length=1000)
     petl: tuple[PetlPart, ...] = Field((LoraConfig(),), min_length=1, max_length=10)
+    init_from: Text | None = None
     inputs: Literal["tokens", "pixels"] = "tokens"
     attention: Literal["auto", "causal", "full"] = "auto"
     pooling: Literal["mean", "cls", "last"] = "mean"

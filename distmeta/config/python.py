@@ -67,6 +67,7 @@ class PythonModel(OwnCode):
     needs_images: ClassVar[bool] = False
     takes_texts: ClassVar[bool] = True
     takes_numbers: ClassVar[bool] = True
+    has_frozen: ClassVar[bool] = True
 
 
 class PythonTasks(OwnCode):

@@ -101,3 +101,18 @@ class RunConfig(Frozen):
                 "use algorithm.estimator.kind 'displacement', or 'backprop' with order 1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _ranks_have_what_to_hold(self) -> Self:
+        ranks, strategy = self.runtime.ranks, self.engine.strategy
+        if ranks > 1 and not self.model.has_frozen:
+            raise ValueError(
+                f"runtime.ranks {ranks} divides frozen weights, of which model.kind '{self.model.kind}' has none; "
+                "allowed: 1 (more workers compute more tasks at a time)"
+            )
+        if ranks > 1 and strategy not in ("auto", "loop", "vmap"):
+            raise ValueError(
+                f"engine.strategy '{strategy}' cannot gather the weights that runtime.ranks {ranks} divides; "
+                "allowed: auto, loop, vmap"
+            )
+        return self

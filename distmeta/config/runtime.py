@@ -36,6 +36,24 @@ class ToleranceConfig(Frozen):
     aggregate: Literal["auto", "driver", "node"] = "auto"
 
 
+class PartitionConfig(Frozen):
+    """Where each rank of a worker keeps its part of the frozen weights. Does not change the result.
+
+    Attributes:
+        offload: On the worker's device (`none`), in main memory (`cpu`), or in files (`nvme`).
+        nvme_path: Folder of these files, on a disk of each worker's node.
+    """
+
+    offload: Literal["none", "cpu", "nvme"] = "none"
+    nvme_path: Text | None = None
+
+    @model_validator(mode="after")
+    def _files_have_a_folder(self) -> Self:
+        if (self.offload == "nvme") != (self.nvme_path is not None):
+            raise ValueError("partition.nvme_path is the folder of partition.offload 'nvme'; set both or neither")
+        return self
+
+
 class RuntimeConfig(Frozen):
     """Where shards are computed. None of these fields changes the result, except `shard_size` and `device`.
 
@@ -45,6 +63,9 @@ class RuntimeConfig(Frozen):
             workers and adds others up to MAX when the cluster has room. It continues with fewer when workers are lost.
         cpus_per_worker: CPUs that Ray reserves for each actor.
         gpus_per_worker: GPUs that Ray reserves for each actor; fractions share one.
+        ranks: Number of actors of each worker, which hold a frozen backbone in parts (DeepSpeed ZeRO-3) and compute
+            every shard together.
+        partition: Where each of them keeps its part.
         threads_per_worker: Number of threads of a worker, each of which computes one chunk of tasks at a time.
         shard_size: Number of tasks in a shard, which one worker computes and sums.
         address: Address of a running Ray cluster; None takes RAY_ADDRESS, or starts a local cluster.
@@ -56,6 +77,8 @@ class RuntimeConfig(Frozen):
     workers: int | str = 2
     cpus_per_worker: float = Field(1.0, gt=0.0, le=10_000.0)
     gpus_per_worker: float = Field(0.0, ge=0.0, le=1000.0)
+    ranks: int = Field(1, gt=0, le=1024)
+    partition: PartitionConfig = PartitionConfig()
     threads_per_worker: int = Field(1, gt=0, le=1024)
     shard_size: Tasks = 16
     address: Text | None = None
@@ -93,4 +116,20 @@ class RuntimeConfig(Frozen):
     def _gpus_are_used(self) -> Self:
         if self.gpus_per_worker and self.device == "cpu":
             raise ValueError("runtime.gpus_per_worker reserves a GPU but runtime.device is 'cpu'; set it to 'cuda'")
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_make_the_same_calls(self) -> Self:
+        if self.ranks > 1 and self.executor != "ray":
+            raise ValueError(f"runtime.ranks {self.ranks} needs runtime.executor 'ray'; allowed here: 1")
+        if self.ranks > 1 and self.threads_per_worker > 1:
+            raise ValueError(
+                f"runtime.ranks {self.ranks} needs runtime.threads_per_worker 1: ranks make the same calls in the "
+                f"same order, which {self.threads_per_worker} threads do not"
+            )
+        if self.ranks > 1 and self.device != "cpu" and (self.device != "cuda" or self.gpus_per_worker < 1.0):
+            raise ValueError(
+                f"runtime.ranks {self.ranks} on '{self.device}' needs a GPU for each rank; "
+                "allowed: runtime.device 'cuda' and runtime.gpus_per_worker 1"
+            )
         return self

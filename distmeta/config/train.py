@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from distmeta.config.base import Frozen
-from distmeta.config.bounds import PositiveCount, Seconds, Tasks
+from distmeta.config.bounds import NonNegativeCount, PositiveCount, Seconds, Tasks
 
 
 class TrainConfig(Frozen):
     """The outer loop.
 
     Attributes:
-        steps: Outer steps.
+        steps: Outer steps; 0 evaluates the initial meta-parameters.
         tasks_per_step: Number of tasks of one outer step (the meta-batch size).
         budget_s: Stop once the outer steps have taken this many seconds; evaluation and start-up do not count.
         log_every: Outer steps between two logs of the training metrics.
@@ -18,7 +18,7 @@ class TrainConfig(Frozen):
             None: off.
     """
 
-    steps: PositiveCount = 1000
+    steps: NonNegativeCount = 1000
     tasks_per_step: Tasks = 32
     budget_s: Seconds | None = None
     log_every: PositiveCount = 10

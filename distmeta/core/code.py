@@ -14,7 +14,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, Protocol
 
-from distmeta.core.errors import UserError, nearest
+from distmeta.core.errors import DistmetaError, UserError, nearest
 from distmeta.core.files import read_file
 
 MAX_CODE_BYTES = 16 << 20
@@ -94,7 +94,7 @@ def instance_of(kind: Any, code: Target, where: str, *arguments: Any) -> Any:
     make = load_target(code.target, code.sha256, where)
     try:
         made = make(*arguments, **code.options)
-    except UserError:
+    except DistmetaError:
         raise
     except Exception as error:  # whatever the user's own code raises
         raise UserError(f"{code.target} raises {type(error).__name__}: {error}", where=where) from error

@@ -41,5 +41,9 @@ class WorkerError(DistmetaError):
     """A shard could not be computed: the program raised, or its workers died repeatedly."""
 
 
+class PeerError(WorkerError):
+    """A rank of a worker cannot go on without another one, which is lost or does not answer."""
+
+
 def _shorten(text: str) -> str:
     return text if len(text) <= _LONGEST_PART else f"{text[:_LONGEST_PART]}..."

@@ -42,7 +42,7 @@ class Engine:
         estimator: How the outer signal is computed from adapted tasks.
         terms: The outer loss.
         config: Strategy, chunk, memory, matmul. `auto` and `measured` run as `loop` until a strategy has been chosen.
-        lanes: Number of threads that compute chunks.
+        lanes: Threads that compute chunks, or their number.
     """
 
     def __init__(
@@ -51,15 +51,15 @@ class Engine:
         estimator: Estimator,
         terms: Sequence[OuterTerm],
         config: EngineConfig,
-        lanes: int = 1,
+        lanes: Lanes | int = 1,
     ) -> None:
         self._chunk, self._matmul = chunk_of(config), config.matmul
-        self._lanes = Lanes(lanes)
+        self._lanes = lanes if isinstance(lanes, Lanes) else Lanes(lanes)
         lift = lift_of(config.strategy)
         self._ops = EagerOps(learner, lift, terms, config.memory)
         self._is_compiled = is_compiled(config)
         if self._is_compiled:
-            graphs = GraphCache(lanes, config.matmul)
+            graphs = GraphCache(self._lanes.count, config.matmul)
             compiled_ops = CompiledOps(learner, lift, terms, config.memory, graphs)
             unrolled = EagerOps(learner, lift, terms, "unrolled")
             estimator = CompiledEstimator(estimator, unrolled, compiled_ops, graphs)
@@ -88,7 +88,7 @@ class Engine:
         self._lanes.close()
 
     def _update(self, meta: Params, episodes: Episode, moment: Moment) -> tuple[Update, Params]:
-        chunks = cut(episodes, self._chunk)
+        chunks = cut(episodes, self._chunk or self._lanes.chunk(episodes.num_tasks))
         parts = [(chunk.episodes, chunk.moment(moment)) for chunk in chunks]
         self._prepare(meta, parts)
         estimates = self._lanes.map(lambda part: self._estimate(meta, *part), parts)

@@ -37,6 +37,10 @@ class Lanes:
         self.count = count
         self._pool: ThreadPoolExecutor | None = None
 
+    def chunk(self, num_tasks: int) -> int:
+        """Number of tasks in a chunk of a shard, where the configuration leaves it open."""
+        return num_tasks
+
     def map(self, function: Callable[[In], Out], items: Iterable[In]) -> list[Out]:
         """`function` of every item, in the order of the items. The first exception is raised."""
         inputs = list(items)

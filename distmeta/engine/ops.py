@@ -152,11 +152,12 @@ class EagerOps(TaskOps):
         episodes = self._segments.without_unused_seeds(episodes.only(self._learner.roles))
 
         def predict(meta: Params, state: State, tensors: Tensors) -> Tensor:
-            def one(state: TaskState, task: Episode, inputs: Tensor) -> Tensor:
+            def one(meta: Params, state: TaskState, task: Episode, inputs: Tensor) -> Tensor:
                 net = self._segments.network(state.buffers, task, training=self._training)
                 return self._learner.predict(net, self._segments.params_of(meta), state.fast, task, inputs)
 
-            outputs: Tensor = self._lift(one)(state, episodes.rebuild(tensors[:-1]), tensors[-1])
+            tasks = episodes.rebuild(tensors[:-1])
+            outputs: Tensor = self._segments.each(one, meta, episodes.num_tasks, state, tasks, tensors[-1])
             return outputs
 
         tensors = (*episodes.tensors(), inputs)
@@ -219,14 +220,14 @@ class EagerOps(TaskOps):
         """Loss [T] of the terms at a place, and the scores."""
         terms = terms_at(self._terms, at)
 
-        def loss(state: TaskState | None, task: Episode) -> tuple[Tensor, Metrics, Params]:
+        def loss(meta: Params, state: TaskState | None, task: Episode) -> tuple[Tensor, Metrics, Params]:
             buffers = self._segments.buffers_of(meta) if state is None else state.buffers
             net = self._segments.network(buffers, task, training=self._training)
             fast = None if state is None else state.fast
             losses, metrics = outer_loss(self._learner, net, self._segments.params_of(meta), fast, task, terms)
             return losses, metrics, net.buffers
 
-        losses, metrics, buffers = self._lift(loss)(state, episodes)
+        losses, metrics, buffers = self._segments.each(loss, meta, episodes.num_tasks, state, episodes)
         return losses, Scores(metrics, buffers)
 
     def _recomputes(self, stages: Sequence[Stage]) -> bool:

@@ -66,6 +66,14 @@ class Segments:
     def __init__(self, learner: Learner, lift: Lift) -> None:
         self._learner, self._lift = learner, lift
         self.buffers = frozenset(learner.backbone.buffers())
+        self._isolates = learner.backbone.isolates_tasks
+
+    def each(self, function: Callable[..., Any], meta: Params, num_tasks: int, *arguments: Any) -> Any:
+        """`function(meta, *arguments)`, written for one task, of T tasks."""
+        if not self._isolates:
+            return self._lift(partial(function, meta))(*arguments)
+        own = {name: tensor.expand(num_tasks, *tensor.shape) for name, tensor in meta.items()}
+        return self._lift(function)(own, *arguments)
 
     def stages(self, episodes: Episode) -> Sequence[Stage]:
         """What each inner step does; none where the tasks lack a role, so that the meta-parameters are scored."""
@@ -88,7 +96,7 @@ class Segments:
         task = episodes.only(self._learner.roles)
 
         def start(meta: Params, _: State, inputs: Tensors) -> State:
-            return self._lift(partial(self._start_one, meta))(task.rebuild(inputs))
+            return self.each(self._start_one, meta, episodes.num_tasks, task.rebuild(inputs))
 
         return Segment(("start", task.form), start, task.tensors(), 0)
 
@@ -125,18 +133,21 @@ class Segments:
         def start_and_step(meta: Params, _: State, inputs: Any) -> State:
             task_tensors, batch_tensors, scalars, seeds = inputs
 
-            def one(task: Episode, batch: Batch, seed: Tensor | None) -> TaskState:
-                return self._step_one(meta, scalars, stage.kind, places, self._start_one(meta, task), batch, seed)
+            def one(meta: Params, task: Episode, batch: Batch, seed: Tensor | None) -> TaskState:
+                return step(meta, self._start_one(meta, task), batch, seed)
 
-            return self._lift(one)(task.rebuild(task_tensors), batch.rebuild(batch_tensors), seeds)
+            step = partial(self._step_one, scalars, stage.kind, places)
+            return self.each(
+                one, meta, episodes.num_tasks, task.rebuild(task_tensors), batch.rebuild(batch_tensors), seeds
+            )
 
         inputs = (task.tensors(), batch.tensors(), scalars, seeds)
         return Segment(("start_and_step", stage.kind, task.form, *batch), start_and_step, inputs, 1)
 
     def _lifted_step(self, batch: Batch, kind: int, places: Places, meta: Params, state: State, inputs: Any) -> State:
         tensors, scalars, seeds = inputs
-        step = partial(self._step_one, meta, scalars, kind, places)
-        return self._lift(step)(state, batch.rebuild(tensors), seeds)
+        step = partial(self._step_one, scalars, kind, places)
+        return self.each(step, meta, len(tensors[0]), state, batch.rebuild(tensors), seeds)
 
     def _start_one(self, meta: Params, task: Episode) -> TaskState:
         net = Network(self._learner.backbone, self.buffers_of(meta), task.seeds, places=_places(task))
@@ -145,10 +156,10 @@ class Segments:
 
     def _step_one(
         self,
-        meta: Params,
         scalars: Tensor,
         kind: int,
         places: Places,
+        meta: Params,
         state: TaskState,
         batch: Batch,
         seed: Tensor | None,

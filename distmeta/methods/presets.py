@@ -66,9 +66,21 @@ def reptile(lr: float = 1e-3, steps: int = 5, batch: int = 10, eval_steps: int =
     )
 
 
-def protonet() -> AlgorithmConfig:
+def protonet(scale: float = 1.0) -> AlgorithmConfig:
     """Prototypical networks (Snell et al. 2017, arXiv 1703.05175). Use it with a larger `tasks.train_way`."""
-    return AlgorithmConfig(method="protonet", learner=PrototypeConfig(), estimator=BackpropConfig())
+    return AlgorithmConfig(method="protonet", learner=PrototypeConfig(scale=scale), estimator=BackpropConfig())
+
+
+def proto_maml(
+    lr: float = 0.1, steps: int = 1, order: Literal[1, 2] = 2, scale: float = 1.0, eval_steps: int | None = None
+) -> AlgorithmConfig:
+    """Proto-MAML: MAML whose head starts from the class means (Triantafillou et al. 2020, arXiv 1903.03096)."""
+    return AlgorithmConfig(
+        method="proto_maml",
+        learner=GradientConfig(phases=(Phase(lr=lr, steps=steps),), head="prototypes", scale=scale),
+        estimator=BackpropConfig(order=order),
+        evaluate=EvaluateConfig(steps=eval_steps),
+    )
 
 
 def pretrain(
@@ -96,6 +108,7 @@ METHODS: dict[str, Callable[..., AlgorithmConfig]] = {
     "meta_sgd": meta_sgd,
     "reptile": reptile,
     "protonet": protonet,
+    "proto_maml": proto_maml,
     "pretrain": pretrain,
 }
 

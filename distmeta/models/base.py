@@ -62,6 +62,8 @@ class Backbone(ABC):
         has_head: Whether it has linear heads; without, the features of the body are the outputs.
         limits: What cannot be done with it, and why: keys are `second_order`, `vmap` and `compile`.
         tokens: Token ids that it knows, if its inputs are texts.
+        isolates_tasks: Whether products with meta-parameters are made task by task under `vmap`, so that the bits of a
+            task do not depend on how many there are.
     """
 
     heads: Mapping[str, int]
@@ -73,6 +75,7 @@ class Backbone(ABC):
     has_head: bool = True
     limits: Mapping[str, str] = MappingProxyType({})
     tokens: TokenIds | None = None
+    isolates_tasks: bool = False
 
     @property
     def num_outputs(self) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from typing_extensions import override
 
 from distmeta.models.base import Frame
@@ -59,6 +60,29 @@ def current_frame() -> Frame:
 def _call() -> _Call:
     assert _current.call is not None, "a layer is called outside of its network"
     return _current.call
+
+
+def layer_norm(x: Tensor, layer: nn.LayerNorm, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Layer norm (Ba et al. 2016) with these weights, exact to any order under `vmap`.
+
+    torch's own is wrong where tasks have weights of their own: its batching rule for the backward pass takes mean and
+    deviation as constants, so second derivatives are off by some percent. Without weights it is exact.
+    """
+    y = functional.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+class ExactLayerNorm(nn.LayerNorm):
+    """Layer norm by `layer_norm`, with the weights of torch's layer."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__(norm.normalized_shape, norm.eps, elementwise_affine=False)
+        self.weight, self.bias = norm.weight, norm.bias
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        return layer_norm(input, self, self.weight, self.bias)
 
 
 class RunningNorm(nn.Module):

@@ -28,7 +28,7 @@ from distmeta.core.seeding import mix
 from distmeta.core.types import Params
 from distmeta.models.base import HEAD, INDUCTIVE, TRANSDUCTIVE, Backbone, Frame
 from distmeta.models.heads import init_heads, with_heads
-from distmeta.models.layers import RunningNorm, SeededDropout, current_frame, frame_of_call
+from distmeta.models.layers import ExactLayerNorm, RunningNorm, SeededDropout, current_frame, frame_of_call
 from distmeta.models.probe import find_limits, is_row_wise, require_pure
 from distmeta.models.share import PerThread
 
@@ -232,7 +232,7 @@ def _without(module: nn.Module, name: str) -> nn.Module:
 
 
 def _replace_layers(module: nn.Module, dtype: torch.dtype, where: str) -> Params:
-    """Replace batch norm and dropout within a module; refuse what cannot be. Returns the running statistics."""
+    """Replace norms and dropout within a module; refuse what cannot be. Returns the running statistics."""
     buffers: Params = {}
     for path, layer in list(module.named_modules()):
         replacement: nn.Module | None = None
@@ -242,6 +242,8 @@ def _replace_layers(module: nn.Module, dtype: torch.dtype, where: str) -> Params
                 raise UserError(what, where=where, allowed="a momentum, such as 0.1")
             replacement = RunningNorm(layer, path)
             buffers |= replacement.initial(layer.num_features, dtype)
+        elif type(layer) is nn.LayerNorm:
+            replacement = ExactLayerNorm(layer)
         elif type(layer) in _DROPOUTS:
             replacement = SeededDropout(layer.p, _DROPOUTS[type(layer)])
         elif isinstance(layer, nn.RNNBase | nn.MultiheadAttention) and layer.dropout > 0.0:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distmeta.config import CheckpointConfig, EngineConfig, RunConfig, TrackingConfig
-from distmeta.core import code
+from distmeta.core import code, ranks
 from distmeta.core.errors import UserError
 from distmeta.core.types import Episode, Params, Report, Shard, Snapshot, TaskSpec, Work
 from distmeta.engine.auto import Choice, choose_by_shapes
@@ -22,6 +22,7 @@ from distmeta.engine.engine import Engine, lift_of
 from distmeta.engine.lanes import Lanes, lanes_for
 from distmeta.engine.measured import choose_by_time
 from distmeta.engine.precision import check_policy
+from distmeta.engine.ranks import RankLanes
 from distmeta.methods.build import build_algorithm, dtype_of
 from distmeta.methods.estimators.base import Moment
 from distmeta.program.scoring import Scorer, ShardScores
@@ -75,7 +76,7 @@ class MetaProgram:
         _check_strategy(config.engine, self.algorithm.learner.backbone.limits)
         self._engines: dict[EngineConfig, Engine] = {}
         self._scorers: dict[EngineConfig, Scorer] = {}
-        self._lanes = Lanes(lanes_of(config))
+        self._lanes = RankLanes(ranks.current) if ranks.current.world > 1 else Lanes(lanes_of(config))
         self._prefetcher = Prefetcher(self.episodes, pinned=config.runtime.device != "cpu")
         self._timing = {"data_wait_s": 0.0, "compute_s": 0.0}
         self._on_device: tuple[Snapshot, Params] | None = None  # the last snapshot and its copy on the device
@@ -149,7 +150,8 @@ class MetaProgram:
     def _engine(self, config: EngineConfig) -> Engine:
         if config not in self._engines:
             algorithm = self.algorithm
-            lanes = lanes_of(self._config)
+            # Ranks share the lanes' order of calls; threads of an engine are its own.
+            lanes = self._lanes if ranks.current.world > 1 else lanes_of(self._config)
             self._engines[config] = Engine(algorithm.learner, algorithm.estimator, algorithm.terms, config, lanes)
         return self._engines[config]
 

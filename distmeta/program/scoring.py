@@ -106,12 +106,13 @@ class Scorer:
         """Score T tasks with meta-parameters and running statistics."""
         if is_compiled(self._config):
             meta, episodes = canonical(meta), episodes.map(lambda tensor: tensor.contiguous())
+        size = chunk_of(self._config) or self._lanes.chunk(episodes.num_tasks)
         scores: dict[str, dict[str, Curve]] = {}
         points: dict[str, tuple[int, ...]] = {}
         with library_precision(self._config.matmul):
             for protocol, ops in self._ops.items():
                 points[protocol] = scored_points(ops.num_steps(episodes))
-                chunks = cut(episodes, chunk_of(self._config))
+                chunks = cut(episodes, size)
                 parts = self._score_chunks(protocol, meta, [chunk.episodes for chunk in chunks])
                 scores[protocol] = {
                     name: in_order(chunks, [part[name] for part in parts]).double().cpu().numpy() for name in parts[0]

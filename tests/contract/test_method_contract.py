@@ -51,6 +51,7 @@ ROWS = (
     Row("meta_sgd"),
     Row("reptile", {"eval_steps": 14, "batch": 4}, {"train_shots": 4}, {"eval_steps": 14, "batch": 4}),
     Row("protonet", {}, {"train_way": 7}, None),
+    Row("proto_maml", {"steps": 2, "scale": 0.1}, {"train_way": 4}, None),
     Row("pretrain", {"steps": 4}, {}, {"steps": 4, "lr": 0.01, "groups": ("all",), "fresh": False}),
 )
 

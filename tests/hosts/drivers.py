@@ -25,7 +25,7 @@ from .raylets import ROOT, Cluster
 JOB = ROOT / "jobs" / "sinusoid.py:maml"
 RUN_TIMEOUT_S = 240.0
 
-_AT_WORK = re.compile(r"ray::\w+\.run\b")
+_AT_WORK = re.compile(r"ray::\w+\.(run|follow)\b")
 
 
 def sinusoid(folder: Path, name: str, *changes: str) -> RunConfig:

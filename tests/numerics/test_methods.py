@@ -52,6 +52,17 @@ def network(request: pytest.FixtureRequest) -> Network:
     return backbone, lambda: networks.Conv4(4, 4, WAY, pool=False), perturbed(backbone.init(0)), episodes
 
 
+class Body(nn.Module):
+    """The body of a network as a module."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net.body(x)
+
+
 def support_loss(net: nn.Module, task: Episode, rows: list[int] | slice = slice(None)) -> Tensor:
     return F.cross_entropy(net(task.support.inputs[rows]), task.support.targets[rows])
 
@@ -179,6 +190,38 @@ def test_protonet_classifies_by_distance_to_class_means(network: Network) -> Non
     for estimator in (EXACT, FIRST_ORDER):
         grads = mean_gradient(learner, estimator, meta, episodes)
         assert worst_relative_error(grads, mean_over_tasks(expected)) < TOLERANCE
+
+
+@pytest.mark.parametrize("groups", ["head", "all"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_head_of_prototypes_is_adapted_and_differentiated_through(groups: str, order: int, network: Network) -> None:
+    """Proto-MAML against its definition: the head is a function of the meta-parameters, whatever the order."""
+    backbone, make, full, episodes = network
+    meta = {name: tensor for name, tensor in full.items() if not name.startswith("head")}
+    learner = gradient(backbone, Phase(groups=(groups,), lr=0.2, steps=2), head="prototypes", scale=0.3)
+    expected = []
+    for task in single_tasks(episodes):
+        net, support, query = make(), task.support, task.query
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in meta.items()}
+        features = functional_call(Body(net), {f"net.{name}": leaf for name, leaf in leaves.items()}, support.inputs)
+        means = torch.stack([features[support.targets == label].mean(0) for label in range(WAY)])
+        fast = leaves | {"head.weight": 0.6 * means, "head.bias": -0.3 * means.square().sum(1)}
+        moving = [name for name in fast if groups == "all" or name.startswith("head")]
+        for _ in range(2):
+            fast = {name: tensor.clone() for name, tensor in fast.items()}  # the head is a parameter of its own
+            loss = F.cross_entropy(functional_call(net, fast, (support.inputs,)), support.targets)
+            inner = torch.autograd.grad(
+                loss, [fast[name] for name in moving], create_graph=order == 2, retain_graph=True
+            )
+            fast = fast | {name: fast[name] - 0.2 * g for name, g in zip(moving, inner, strict=True)}
+        outputs = functional_call(net, fast, (query.inputs,))
+        loss = F.cross_entropy(outputs, query.targets)
+        grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        expected.append(dict(zip(leaves, grads, strict=True)))
+        predicted = predict(learner, meta, adapt(learner, meta, support), support, query.inputs)
+        torch.testing.assert_close(predicted, outputs, rtol=1e-10, atol=1e-11)
+    signal = mean_gradient(learner, EXACT if order == 2 else FIRST_ORDER, meta, episodes)
+    assert worst_relative_error(signal, mean_over_tasks(expected)) < TOLERANCE
 
 
 def test_joint_training_is_the_plain_gradient_and_ignores_the_support_set(network: Network) -> None:

@@ -114,8 +114,10 @@ class GradientLearner(Learner):
 
     @override
     def init(self, seed: int) -> Params:
-        """The backbone's parameters and, for Meta-SGD, a rate for each entry of those that move."""
+        """The backbone's parameters without heads from class means; for Meta-SGD, a rate for each entry that moves."""
         params = self.backbone.init(seed)
+        if self._scale is not None:
+            params = {name: tensor for name, tensor in params.items() if name not in self.fresh}
         for phase in self._phases:
             params |= {
                 rate: torch.full_like(params[name], phase.rates[name])

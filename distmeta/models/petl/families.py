@@ -61,6 +61,17 @@ def num_blocks(paths: Sequence[str]) -> int:
     return max((block for path in paths if (block := block_of(path)) is not None), default=-1) + 1
 
 
+def check_blocks(blocks: Sequence[int] | None, count: int, where: str) -> None:
+    """Check that a network of `count` blocks has these.
+
+    Raises:
+        UserError: It does not.
+    """
+    for block in blocks or ():
+        if block >= count:
+            raise UserError(f"there is no block {block}", where=where, allowed=f"0 to {count - 1}")
+
+
 def find_layers(paths: Sequence[str], targets: Sequence[str], blocks: Sequence[int] | None, where: str) -> list[str]:
     """The layers that targets name, in the order of the network.
 
@@ -77,11 +88,7 @@ def find_layers(paths: Sequence[str], targets: Sequence[str], blocks: Sequence[i
         if not any(_is_named(path, target) for path in paths):
             what = f"the network has no linear layer '{target}'"
             raise UserError(what, where=f"{where}.{position}", allowed=nearest(target, names_of(paths)))
-    count = num_blocks(paths)
-    for block in blocks or ():
-        if block >= count:
-            where_blocks = f"{where.rpartition('.')[0]}.layers"
-            raise UserError(f"there is no block {block}", where=where_blocks, allowed=f"0 to {count - 1}")
+    check_blocks(blocks, num_blocks(paths), f"{where.rpartition('.')[0]}.layers")
     return [
         path
         for path in paths

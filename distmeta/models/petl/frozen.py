@@ -16,8 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.nn import functional
 from typing_extensions import override
+
+from distmeta.core.ranks import exchange
 
 
 @dataclass
@@ -35,6 +38,11 @@ def is_partitioned(weight: Tensor) -> bool:
     return hasattr(weight, "ds_status")
 
 
+def shape_of(weight: Any) -> tuple[int, ...]:
+    """The shape of a weight in one piece."""
+    return tuple(weight.ds_shape if is_partitioned(weight) else weight.shape)
+
+
 @contextmanager
 def whole(weight: Any) -> Iterator[Tensor]:
     """A frozen weight in one piece, for the block."""
@@ -42,9 +50,12 @@ def whole(weight: Any) -> Iterator[Tensor]:
         yield weight
         return
     gatherings.count += 1
-    weight.all_gather()
+    with temporarily_clear_interpreter_stack():  # a buffer made inside a transform of torch.func would belong to it
+        with exchange("gathering a frozen weight from the ranks"):
+            weight.all_gather()
+        table = weight.data
     try:
-        yield weight.data
+        yield table
     finally:
         weight.partition()
 
@@ -59,8 +70,10 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, tran
 
 def frozen_embedding(ids: Tensor, weight: Tensor) -> Tensor:
     """Rows of a weight: int64 [...] -> [..., D] for a weight [V, D]."""
-    with whole(weight) as table:
-        return functional.embedding(ids, table)
+    if not is_partitioned(weight):
+        return functional.embedding(ids, weight)
+    rows: Tensor = _Rows.apply(ids, _Hidden(weight))  # type: ignore[no-untyped-call]
+    return rows
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,8 @@ class _Hidden:
 
 class _Product(torch.autograd.Function):
     """`x @ weight.T`, or `x @ weight` if it is transposed, for a partitioned weight."""
+
+    generate_vmap_rule = False
 
     @override
     @staticmethod
@@ -103,3 +118,33 @@ class _Product(torch.autograd.Function):
         x = x if in_dims[0] is None else x.movedim(in_dims[0], 0)
         y: Tensor = _Product.apply(x, hidden, transposed)  # type: ignore[no-untyped-call]
         return y, None if in_dims[0] is None else 0
+
+
+class _Rows(torch.autograd.Function):
+    """Rows of a partitioned weight. A function of its own, since transforms of torch.func must not see the pieces."""
+
+    generate_vmap_rule = False
+
+    @override
+    @staticmethod
+    def forward(ids: Tensor, hidden: _Hidden) -> Tensor:
+        with whole(hidden.weight) as table:
+            return functional.embedding(ids, table)
+
+    @override
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, _Hidden], output: Tensor) -> None:
+        return
+
+    @override
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
+        return None, None
+
+    @override
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, None], *arguments: Any) -> tuple[Tensor, int | None]:
+        ids, hidden = arguments
+        ids = ids if in_dims[0] is None else ids.movedim(in_dims[0], 0)
+        rows: Tensor = _Rows.apply(ids, hidden)  # type: ignore[no-untyped-call]
+        return rows, None if in_dims[0] is None else 0

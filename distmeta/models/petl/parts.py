@@ -12,6 +12,7 @@ import math
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from distmeta.config.petl import AdapterConfig, Ia3Config, LoraConfig, PrefixCon
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix
 from distmeta.models.petl.call import Call, Prefix
-from distmeta.models.petl.families import block_of, find_layers, role_of
+from distmeta.models.petl.families import block_of, check_blocks, find_layers, role_of
+from distmeta.models.petl.frozen import whole
 from distmeta.models.petl.sites import Site
 
 Make = Callable[[torch.Generator], Tensor]
@@ -75,14 +77,21 @@ class Part(ABC):
 
 
 class Lora(Part):
-    """`y + alpha / r * (x A^T) B^T`, A [r, I] as in the package peft (uniform, Kaiming), B [O, r] zero."""
+    """`y + alpha / r * (x A^T) B^T`, A [r, I] as in the package peft (uniform, Kaiming), B [O, r] zero.
+
+    Attributes:
+        config: Its configuration.
+        paths: Layers that have it.
+    """
 
     kind = "lora"
 
     def __init__(self, config: LoraConfig, shape: Shape, where: str) -> None:
         super().__init__()
         scale = config.alpha / config.rank
-        for path in find_layers(list(shape.sites), config.targets, config.layers, f"{where}.targets"):
+        self.config = config
+        self.paths = find_layers(list(shape.sites), config.targets, config.layers, f"{where}.targets")
+        for path in self.paths:
             site, down, up = shape.sites[path], f"{path}.lora_A", f"{path}.lora_B"
             self.makes[down] = _uniform((config.rank, site.num_inputs), 1 / math.sqrt(site.num_inputs))
             self.makes[up] = _constant((site.num_outputs, config.rank), 0.0)
@@ -103,6 +112,7 @@ class Adapter(Part):
 
     def __init__(self, config: AdapterConfig, shape: Shape, where: str) -> None:
         super().__init__()
+        check_blocks(config.layers, shape.num_blocks, f"{where}.layers")
         self._scale = config.scale
         self._activation = functional.relu if config.activation == "relu" else functional.gelu
         for at in config.at:
@@ -154,18 +164,21 @@ class Ia3(Part):
 
 
 class PrefixPart(Part):
-    """Keys and values [V, H, D] of each block, or the network that makes them."""
+    """Keys and values [V, H, D] of each block, or the network that makes them.
+
+    Attributes:
+        config: Its configuration.
+        blocks: Blocks that have it.
+    """
 
     kind = "prefix"
 
     def __init__(self, config: PrefixConfig, shape: Shape, where: str) -> None:
         super().__init__()
-        self._shape, self._config = shape, config
+        self._shape, self.config = shape, config
         blocks = tuple(range(shape.num_blocks)) if config.layers is None else config.layers
-        if wrong := [block for block in blocks if block >= shape.num_blocks]:
-            allowed = f"0 to {shape.num_blocks - 1}"
-            raise UserError(f"there is no block {wrong[0]}", where=f"{where}.layers", allowed=allowed)
-        self._blocks = blocks
+        check_blocks(blocks, shape.num_blocks, f"{where}.layers")
+        self.blocks = blocks
         width = shape.num_key_heads * shape.head_size
         entries = (config.length, shape.num_key_heads, shape.head_size)
         if config.hidden is not None:
@@ -184,20 +197,27 @@ class PrefixPart(Part):
 
     @override
     def begin(self, call: Call) -> None:
-        made = self._made(call.params) if self._config.hidden is not None else None
-        for i, block in enumerate(self._blocks):
+        made = self._made(call.params) if self.config.hidden is not None else None
+        for i, block in enumerate(self.blocks):
             if made is None:
                 keys, values = (call.params[f"prefix.{block}.{end}"] for end in ("keys", "values"))
             else:
                 keys, values = made[:, 2 * i], made[:, 2 * i + 1]
-            gate = call.params[f"prefix.{block}.gate"] if self._config.gate else None
+            gate = call.params[f"prefix.{block}.gate"] if self.config.gate else None
             call.prefixes[block] = Prefix(keys, values, gate)
+
+    def keys_and_values(self, params: Mapping[str, Tensor]) -> Tensor:
+        """[V, 2 * blocks, H, D]: keys and values of each block in turn."""
+        if self.config.hidden is not None:
+            return self._made(params)
+        names = [f"prefix.{block}.{end}" for block in self.blocks for end in ("keys", "values")]
+        return torch.stack([params[name] for name in names], dim=1)
 
     def _made(self, params: Mapping[str, Tensor]) -> Tensor:
         """Keys and values of all blocks: [V, 2 * blocks, H, D]."""
         hidden = params["prefix.embedding"] @ params["prefix.down.weight"].T + params["prefix.down.bias"]
         made = torch.tanh(hidden) @ params["prefix.up.weight"].T + params["prefix.up.bias"]
-        return made.reshape(self._config.length, -1, self._shape.num_key_heads, self._shape.head_size)
+        return made.reshape(self.config.length, -1, self._shape.num_key_heads, self._shape.head_size)
 
 
 class Own(Part):
@@ -214,7 +234,7 @@ class Own(Part):
         self.kind = kind
         weights = dict(network.named_parameters())
         for name in names:
-            self.makes[name] = lambda _, name=name: weights[name].detach().clone()  # type: ignore[misc]
+            self.makes[name] = partial(_value_of, weights[name])
 
 
 def _spans(shape: Shape, at: str, blocks: Sequence[int] | None, where: str) -> list[tuple[Site, Site]]:
@@ -234,6 +254,11 @@ def _spans(shape: Shape, at: str, blocks: Sequence[int] | None, where: str) -> l
         allowed = "a network of a family in distmeta.models.petl.families, and blocks that it has"
         raise UserError(f"the network has no {at} part that is known", where=f"{where}.at", allowed=allowed)
     return spans
+
+
+def _value_of(weight: Tensor, _: torch.Generator) -> Tensor:
+    with whole(weight) as values:
+        return values.detach().clone()
 
 
 def _keep(name: str) -> Callable[[Call, Tensor], Tensor]:

@@ -14,10 +14,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from distmeta.core import ranks
+from distmeta.models.layers import layer_norm
 from distmeta.models.petl.attention import BLOCK
 from distmeta.models.petl.call import Call, current
 from distmeta.models.petl.families import block_of, role_of
-from distmeta.models.petl.frozen import frozen_embedding, frozen_linear, is_partitioned
+from distmeta.models.petl.frozen import frozen_embedding, frozen_linear, shape_of
 
 Before = Callable[[Call, Tensor], Tensor]
 After = Callable[[Call, Tensor, Tensor], Tensor]
@@ -35,6 +37,7 @@ class Site:
         path: Its name.
         before, after: What is added, in order.
         num_inputs, num_outputs: Sizes of the layer.
+        is_transposed: Whether its weight is [inputs, outputs].
     """
 
     def __init__(self, path: str, layer: Any) -> None:
@@ -42,9 +45,9 @@ class Site:
         self.before: list[Before] = []
         self.after: list[After] = []
         # A Conv1D of `transformers` is a linear layer whose weight is [inputs, outputs].
-        self._transposed = not isinstance(layer, nn.Linear)
-        sizes = tuple(layer.weight.shape)
-        self.num_inputs, self.num_outputs = sizes if self._transposed else sizes[::-1]
+        self.is_transposed = not isinstance(layer, nn.Linear)
+        sizes = shape_of(layer.weight)
+        self.num_inputs, self.num_outputs = sizes if self.is_transposed else sizes[::-1]
         self._weight, self._bias = f"{path}.weight", f"{path}.bias"
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -53,7 +56,7 @@ class Site:
             x = edit(call, x)
         weight = call.params.get(self._weight, layer.weight)
         bias = call.params.get(self._bias, layer.bias)
-        y = frozen_linear(x, weight, bias, transposed=self._transposed)
+        y = frozen_linear(x, weight, bias, transposed=self.is_transposed)
         for edit_after in self.after:
             y = edit_after(call, x, y)
         return y
@@ -64,7 +67,7 @@ def make_sites(network: nn.Module) -> dict[str, Site]:
     sites: dict[str, Site] = {}
     for path, layer in network.named_modules():
         layer.__dict__[BLOCK] = block_of(f"{path}.")
-        if isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D":
+        if _is_linear(layer):
             sites[path] = Site(path, layer)
             layer.__dict__["forward"] = sites[path]
         elif type(layer) is nn.Embedding:
@@ -78,12 +81,20 @@ def read_from_call(network: nn.Module, tuned: Collection[str]) -> None:
         prefix = f"{path}." if path else ""
         names = {name: prefix + name for name in module._parameters if prefix + name in tuned}
         if names and not isinstance(module.forward, Site | _Embedding):
-            module.__dict__["forward"] = _Tuned(module, names)
+            is_norm = type(module) is nn.LayerNorm
+            module.__dict__["forward"] = _LayerNorm(path, module) if is_norm else _Tuned(module, names)
 
 
 def named_roles(sites: Mapping[str, Site]) -> dict[str, str]:
     """The roles of the layers that have one, by name."""
     return {path: role for path in sites if (role := role_of(path)) is not None}
+
+
+def padding_position(network: nn.Module) -> int | None:
+    """The position of padding, behind which those of texts begin (RoBERTa and its kin); None if they begin at 0."""
+    tables = (getattr(module, "position_embeddings", None) for module in network.modules())
+    rows = (table.padding_idx for table in tables if isinstance(table, nn.Embedding))
+    return next((row for row in rows if row is not None), None)
 
 
 class _Embedding:
@@ -94,6 +105,17 @@ class _Embedding:
 
     def __call__(self, ids: Tensor) -> Tensor:
         return frozen_embedding(ids, current().params.get(self._name, self._layer.weight))
+
+
+class _LayerNorm:
+    """The forward of a layer norm whose weights are tuned."""
+
+    def __init__(self, path: str, layer: nn.LayerNorm) -> None:
+        self._weight, self._bias, self._layer = f"{path}.weight", f"{path}.bias", layer
+
+    def __call__(self, x: Tensor) -> Tensor:
+        params, layer = current().params, self._layer
+        return layer_norm(x, layer, params.get(self._weight, layer.weight), params.get(self._bias, layer.bias))
 
 
 class _Tuned:
@@ -110,6 +132,15 @@ class _Tuned:
         return module.forward(*arguments, **options)
 
 
-def has_partitioned(network: nn.Module) -> bool:
-    """Whether any weight is held in pieces."""
-    return any(is_partitioned(weight) for weight in network.parameters())
+def divide(network: nn.Module) -> None:
+    """Divide the weights of linear layers and embeddings among the ranks of this worker; other modules keep theirs."""
+    if ranks.current.world == 1:
+        return
+    from distmeta.models.petl.partition import partition
+
+    layers = [layer for layer in network.modules() if _is_linear(layer) or type(layer) is nn.Embedding]
+    partition(nn.ParameterList([layer.weight for layer in layers]))
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"

@@ -11,6 +11,7 @@ derivative).
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,17 +20,19 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from distmeta.config.models import TransformerConfig
-from distmeta.config.petl import MamConfig, PetlPart
+from distmeta.config.petl import MamConfig, PetlPart, PrefixConfig
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix
 from distmeta.core.types import Params, TokenIds
 from distmeta.models.base import Backbone, Frame
 from distmeta.models.heads import init_heads, with_heads
 from distmeta.models.petl.call import Call, running
+from distmeta.models.petl.exchange import read_peft
 from distmeta.models.petl.families import block_of, num_blocks
+from distmeta.models.petl.frozen import shape_of
 from distmeta.models.petl.load import load_network
 from distmeta.models.petl.parts import PARTS, Own, Part, Shape
-from distmeta.models.petl.sites import make_sites, read_from_call
+from distmeta.models.petl.sites import divide, make_sites, padding_position, read_from_call
 from distmeta.models.petl.texts import lay_out
 from distmeta.models.share import share
 
@@ -44,35 +47,39 @@ class Transformer(Backbone):
         dtype: Type of weights and parts.
 
     Attributes:
+        shape: What parts know of the network.
         network: The network, whose frozen weights may be moved or partitioned, but not exchanged.
 
     Raises:
         UserError: The network or a part cannot be made.
     """
 
+    isolates_tasks = True
+
     def __init__(
         self, config: TransformerConfig, input_shape: tuple[int, ...], heads: Mapping[str, int], dtype: torch.dtype
     ) -> None:
         self._config, self._dtype, self.heads = config, dtype, dict(heads)
         self.network = share(load_network(config.pretrained, config.architecture, dtype))
+        divide(self.network)
         settings: Any = self.network.config  # what transformers knows of the network
         self._settings = settings
         self.num_features = int(settings.hidden_size)
+        # Keys of a prefix count as positions before the text, as in the paper's code.
+        self._offset = 0 if self._is_of_pixels else sum(map(_positions_of, config.petl))
         self._check_input(input_shape)
         sites = make_sites(self.network)
         self._parts: list[Part] = []
         self.tokens = None if self._is_of_pixels else TokenIds(int(settings.vocab_size), self._pad_id())
         self._is_decoder = self._find_causal()
         first = self._find_first_position()
-        # Keys of a prefix count as positions before the text, as in the paper's code.
-        prefixed = sum(part.length for part in config.petl if part.kind == "prefix" and not part.gate)
         self._packs = first is not None
-        self._first_position = (first or 0) + prefixed
+        self._first_position = (first or 0) + self._offset
         self._num_blocks = num_blocks(list(sites))
         heads_of_keys = getattr(settings, "num_key_value_heads", None) or settings.num_attention_heads
         size = getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads
-        shape = Shape(sites, self._num_blocks, settings.num_attention_heads, heads_of_keys, size)
-        self._parts = self._make_parts(shape)
+        self.shape = Shape(sites, self._num_blocks, settings.num_attention_heads, heads_of_keys, size)
+        self._parts = self._make_parts(self.shape)
         names = [name for part in self._parts for name in part.makes]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"two parts have parameter '{twice}'", where="model.petl", allowed="one of each kind")
@@ -80,12 +87,15 @@ class Transformer(Backbone):
 
     @override
     def init(self, seed: int) -> Params:
-        """Parts by seed and name, heads as those of other networks."""
+        """Parts by seed and name or from a folder of peft, heads as those of other networks."""
         params: Params = {}
         for part in self._parts:
             params |= part.init(seed, self._dtype)
+        if self._config.init_from is not None:
+            params |= read_peft(self, self._config.init_from, "model.init_from")
         rng = torch.Generator().manual_seed(mix(seed, "head"))
-        return params | init_heads(self, seed, rng, self._dtype)
+        params |= init_heads(self, seed, rng, self._dtype)
+        return {name: params[name] for name in self.groups()["all"]}
 
     @override
     def features(self, params: Mapping[str, Tensor], inputs: Tensor, frame: Frame) -> Tensor:
@@ -101,7 +111,7 @@ class Transformer(Backbone):
 
     @override
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """`all`, `body` and `adapter` (all parts), every head, kinds of parts, and blocks (`block0`, ...)."""
+        """`all`, `body` (all parts), heads, kinds of parts (`lora`, ...), and blocks (`block0`, ..., `outside`)."""
         kinds: dict[str, tuple[str, ...]] = {}
         blocks: dict[str, tuple[str, ...]] = {}
         for part in self._parts:
@@ -110,8 +120,22 @@ class Transformer(Backbone):
                 block = block_of(name)
                 key = "outside" if block is None else f"block{block}"
                 blocks[key] = (*blocks.get(key, ()), name)
-        adapter = tuple(name for names in blocks.values() for name in names)
-        return with_heads(self, blocks, adapter=adapter, **kinds)
+        return with_heads(self, blocks, **kinds)
+
+    @property
+    def config(self) -> TransformerConfig:
+        """The network and its parts."""
+        return self._config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of weights and parts."""
+        return self._dtype
+
+    @property
+    def parts(self) -> list[Part]:
+        """The tunable parts."""
+        return self._parts
 
     @property
     def frozen(self) -> dict[str, nn.Parameter]:
@@ -123,7 +147,7 @@ class Transformer(Backbone):
     def share_tuned(self) -> float:
         """Number of tunable parameters without heads, divided by the number of the network's weights."""
         tuned = sum(tensor.numel() for part in self._parts for tensor in part.init(0, self._dtype).values())
-        return tuned / sum(weight.numel() for weight in self.network.parameters())
+        return tuned / sum(math.prod(shape_of(weight)) for weight in self.network.parameters())
 
     @property
     def _is_of_pixels(self) -> bool:
@@ -206,10 +230,14 @@ class Transformer(Backbone):
             raise UserError(what, where="model.kind", allowed="tasks.source 'texts', or model.inputs 'pixels'")
         longest = getattr(settings, "max_position_embeddings", None)
         window = getattr(settings, "sliding_window", None)
+        padding = padding_position(self.network)
+        taken = self._offset + (0 if padding is None else padding + 1)
         for limit in (longest, window):
-            if limit is not None and shape[0] > limit:
-                what = f"the network takes {limit} tokens, but the tasks have up to {shape[0]}"
-                raise UserError(what, where="tasks.buckets", allowed=f"at most {limit}")
+            if limit is not None and shape[0] > limit - taken:
+                what = f"the network takes {limit - taken} tokens, but the tasks have up to {shape[0]}"
+                if self._offset:
+                    what += f" (its prefix has {self._offset} of its positions)"
+                raise UserError(what, where="tasks.buckets", allowed=f"at most {limit - taken}")
 
     def _pad_id(self) -> int:
         if self._config.pad_id is not None:
@@ -221,3 +249,8 @@ class Transformer(Backbone):
         weight = next(self.network.parameters())
         if weight.device != device and not hasattr(weight, "ds_status"):
             self.network.to(device)
+
+
+def _positions_of(part: PetlPart) -> int:
+    """Positions before the text that a part has: keys that share the softmax of the text."""
+    return part.length if isinstance(part, PrefixConfig | MamConfig) and not part.gate else 0

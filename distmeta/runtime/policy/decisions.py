@@ -16,6 +16,7 @@ FailureKind = Literal[
     "worker_died",
     "node_lost",
     "out_of_memory",
+    "peer_lost",
     "timed_out",
     "silent",
     "object_lost",
@@ -26,6 +27,7 @@ FailureKind = Literal[
 """What failed:
 
 - `worker_died`: the worker's process ended; `node_lost`: with its node; `out_of_memory`: it was killed for its memory;
+- `peer_lost`: a rank of the worker could not go on without another one;
 - `timed_out`: a shard, or the start of a worker, took too long; `silent`: heartbeats were not answered;
 - `object_lost`: Ray lost an object;
 - `program_raised`: the program raised an exception; `user_error`: one that the user has to fix;

@@ -46,11 +46,13 @@ class Location:
         node_id: Ray's id of the node.
         host: Address of the node.
         pid: Id of the process.
+        gpus: Ids of its GPUs.
     """
 
     node_id: str
     host: str
     pid: int
+    gpus: str = ""
 
 
 class WorkerActor:
@@ -63,7 +65,8 @@ class WorkerActor:
     def locate(self) -> Location:
         """The first answer of an actor: Ray had the resources for it, and its process runs."""
         node_id: str = ray.get_runtime_context().get_node_id()
-        return Location(node_id, ray.util.get_node_ip_address(), os.getpid())  # type: ignore[no-untyped-call]
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        return Location(node_id, ray.util.get_node_ip_address(), os.getpid(), gpus)  # type: ignore[no-untyped-call]
 
     def start(
         self, index: int, recipe: Recipe, threads: int, compression: Compression, device: str = "cpu"

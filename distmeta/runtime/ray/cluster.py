@@ -132,7 +132,7 @@ def wait_for_capacity(config: RuntimeConfig, cluster: Cluster, timeout_s: float)
         UserError: They have not after `timeout_s`.
     """
     deadline = time.monotonic() + (min(timeout_s, LOCAL_PLACEMENT_TIMEOUT_S) if cluster.started else timeout_s)
-    while _capacity(_resources(config)) < config.min_workers:
+    while _capacity(resources_of(config)) < config.min_workers * config.ranks:
         if time.monotonic() > deadline:
             raise insufficient_capacity(config)
         time.sleep(_CAPACITY_POLL_S)
@@ -142,9 +142,10 @@ def insufficient_capacity(config: RuntimeConfig) -> UserError:
     """Make the error for a cluster without resources for the initial workers."""
     free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    resources = _resources(config)
+    resources = resources_of(config)
     listed = ", ".join(f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}s free" for name in resources)
-    each = " and ".join(f"{amount:g} {name}s" for name, amount in resources.items())
+    ranks = "" if config.ranks == 1 else f"{config.ranks} ranks of "
+    each = ranks + " and ".join(f"{amount:g} {name}s" for name, amount in resources.items())
     return UserError(
         f"not enough resources for {config.min_workers} workers of {each} each; the cluster has {listed}",
         where="runtime.workers",
@@ -152,8 +153,8 @@ def insufficient_capacity(config: RuntimeConfig) -> UserError:
     )
 
 
-def _resources(config: RuntimeConfig) -> dict[str, float]:
-    """What Ray reserves for each worker."""
+def resources_of(config: RuntimeConfig) -> dict[str, float]:
+    """What Ray reserves for each actor."""
     resources = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
     return {name: amount for name, amount in resources.items() if amount > 0}
 
@@ -240,7 +241,7 @@ def _probe(host: str, port: int) -> None:
 
 def _start_local(config: RuntimeConfig, object_store_bytes: int) -> None:
     """Start a cluster on this machine with resources for all workers, even if they share cores."""
-    num_cpus = math.ceil(config.max_workers * config.cpus_per_worker)
+    num_cpus = math.ceil(config.max_workers * config.ranks * config.cpus_per_worker)
     # Ray runs workers at a lower priority than other processes; here they do the machine's main work.
     environment = {**_worker_environment(config.threads_per_worker), "RAY_worker_niceness": "0"}
     with _environment_variables(environment), _loopback(), quiet("ray._private.authentication"):

@@ -6,7 +6,7 @@ import re
 
 from ray.exceptions import GetTimeoutError, NodeDiedError, ObjectLostError, OutOfMemoryError, RayError, RayTaskError
 
-from distmeta.core.errors import DistmetaError, UserError, WorkerError
+from distmeta.core.errors import DistmetaError, PeerError, UserError, WorkerError
 from distmeta.runtime.policy.decisions import Failure, FailureKind, driver_error
 
 _NODE_LOST = re.compile(r"\bnode (has )?died|\bnode .* marked dead", re.IGNORECASE)
@@ -30,6 +30,8 @@ def _kind(error: RayError, text: str) -> FailureKind:
         return "object_lost"
     if isinstance(cause, OutOfMemoryError) or "running low on memory" in text:
         return "out_of_memory"
+    if isinstance(cause, PeerError):
+        return "peer_lost"
     if isinstance(error, RayTaskError):
         return "user_error" if isinstance(cause, UserError) else "program_raised"
     return "node_lost" if isinstance(cause, NodeDiedError) or _NODE_LOST.search(text) else "worker_died"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -34,8 +35,9 @@ from distmeta.runtime.ray.call import CallState
 from distmeta.runtime.ray.cluster import OBJECT_STORE_BYTES, connect, insufficient_capacity, wait_for_capacity
 from distmeta.runtime.ray.errors import failure_of
 from distmeta.runtime.ray.groups import ReportGroups
+from distmeta.runtime.ray.remote_call import START_CALLS, RemoteCall
 from distmeta.runtime.ray.supervisor import START_TIMEOUT_S, Supervisor
-from distmeta.runtime.ray.worker_group import RemoteCall, WorkerGroup
+from distmeta.runtime.ray.worker_group import WorkerGroup
 from distmeta.runtime.ray.worker_handle import WorkerHandle
 from distmeta.runtime.wire import ReportWire, ResultWire, decode_result, encode_snapshot
 
@@ -112,7 +114,9 @@ class RayExecutor(Executor):
             num_placed = sum(worker.state in ("starting", "ready") for worker in workers)
             if num_placed < min_workers and time.monotonic() - started > timeout_s:
                 if self._owns_cluster:
-                    raise WorkerError(f"{min_workers - num_placed} workers did not start in {timeout_s:g} s")
+                    delays = [worker.start_up.delay(time.monotonic()) for worker in workers if worker.start_up]
+                    missing = f"{min_workers - num_placed} workers did not start in {timeout_s:g} s"
+                    raise WorkerError("; ".join([missing, *delays[:1]]))
                 raise insufficient_capacity(self._config)
             num_usable = sum(worker.state != "excluded" for worker in workers)
             self._is_ready = self.num_workers >= min(min_workers, num_usable)
@@ -213,23 +217,25 @@ class RayExecutor(Executor):
         return results
 
     def _handle_error(self, call: RemoteCall, error: RayError, running: ShardKey | None) -> None:
+        rank = call.rank
+        if failure_of(call.worker.index, error).kind == "peer_lost":
+            rank, error = self._worker_group.lost_rank(call.worker) or (rank, error)
         failure = failure_of(call.worker.index, error)
+        failure = replace(failure, detail=call.worker.name_of(rank) + failure.detail)
         # All calls of a worker fail when it dies; the shard that it was running is to blame.
         is_own = isinstance(error, RayTaskError) or failure.kind == "object_lost" or running is None
         is_sum = call.kind == "sum"
         if is_sum and call.key is not None and self._call.aggregator is not None:
             self._call.aggregator.retry(call.key)
-        key = call.key if is_own else running
+        # The other ranks' answers do not count: the shard that rank 0 has not answered yet is to blame.
+        key = call.key if is_own and call.kind != "follow" else running
         self._supervisor.handle_failure(call.worker, failure, error, key, reported=is_own and is_sum)
 
     def _handle_answer(self, call: RemoteCall, value: Any) -> list[Result]:
         worker = call.worker
-        if call.kind == "locate" and worker.state == "pending":
-            worker.location = value
-            worker.enter("starting", time.monotonic())
-        elif call.kind == "start":
-            worker.location = value
-            self._on_started(worker)
+        if call.kind in START_CALLS:
+            if self._worker_group.advance(call, value):
+                self._on_started(worker)
         elif call.kind == "sum" and call.key is not None and self._call.aggregator is not None:
             results = self._call.aggregator.add_sum(call.key, value)
             self.counts["groups"] += len(results)
@@ -241,6 +247,9 @@ class RayExecutor(Executor):
     def _on_started(self, worker: WorkerHandle) -> None:
         worker.enter("ready", time.monotonic())
         self._schedule.add_worker(worker.index, worker.node_id)
+        if worker.start_up is not None:
+            detail = f"{len(worker.ranks)} ranks have started: {worker.start_up.summary()}"
+            self.record(Incident("started", worker.index, worker.node, None, detail))
         if self._is_ready:
             self.record(Incident("joined", worker.index, worker.node, None, "is ready"))
 

@@ -128,22 +128,25 @@ class Supervisor:
             self._record_failure(worker, failure, key, "retry")
 
     def _check_worker(self, worker: WorkerHandle, now: float) -> None:
-        if self._worker_group.is_silent(worker):
+        silent = self._worker_group.silent_rank(worker)
+        if silent is not None:
             limit = f"{self._tolerance.heartbeat_timeout_s:g} s (runtime.tolerance.heartbeat_timeout_s)"
-            self.handle_failure(worker, Failure("silent", worker.index, f"no heartbeat for {limit}"), None, None)
+            failure = Failure("silent", worker.index, f"{worker.name_of(silent)}no heartbeat for {limit}")
+            self.handle_failure(worker, failure, None, None)
         elif self._worker_group.is_overdue(worker, self._tolerance.shard_timeout_s):
             limit = f"{self._tolerance.shard_timeout_s:g} s (runtime.tolerance.shard_timeout_s)"
             failure = Failure("timed_out", worker.index, f"no answer within {limit}")
             self.handle_failure(worker, failure, None, worker.queue[0])
         elif worker.state == "starting" and now - worker.state_since > START_TIMEOUT_S:
-            failure = Failure("timed_out", worker.index, f"did not start within {START_TIMEOUT_S:g} s")
+            delay = f": {worker.start_up.delay(now)}" if worker.start_up else ""
+            failure = Failure("timed_out", worker.index, f"did not start within {START_TIMEOUT_S:g} s{delay}")
             self.handle_failure(worker, failure, None, None)
 
     def _drain_nodes(self) -> None:
         """Let workers on nodes that are being drained finish their shard, then restart them elsewhere."""
         draining = self._worker_group.draining_nodes()
         for worker in self._worker_group.workers:
-            if worker.state == "ready" and worker.node_id in draining:
+            if worker.state == "ready" and worker.node_ids & draining:
                 worker.state = "draining"
                 for key in self._schedule.drain_worker(worker.index):
                     self._worker_group.cancel(worker, key)
@@ -170,7 +173,9 @@ class Supervisor:
     ) -> None:
         """Stop a worker that failed, then restart or exclude it. Its queued shards are assigned to others."""
         self._schedule.remove_worker(worker.index)
-        self._worker_group.stop(worker, force=failure.kind in ("silent", "timed_out"))
+        # A rank that waits for another one in an exchange may not respond to Ray either.
+        force = failure.kind in ("silent", "timed_out") or len(worker.ranks) > 1
+        self._worker_group.stop(worker, force=force)
         self._on_worker_lost(worker.index)
         worker.failures.append(failure)
         decision = on_worker_failure(worker.failures, self._limits, num_others)

@@ -1,18 +1,19 @@
 """The Ray actors of a run: creates, asks and stops them. What to do about failures is decided elsewhere.
 
 Each worker is an actor of its own, not a bundle of a placement group: workers need not run at the same time, and an
-autoscaler looks for actors that wait for resources.
+autoscaler looks for actors that wait for resources. Only the ranks of one worker (`runtime.ranks`), which cannot work
+without each other, have a placement group. All are asked for a shard, in the same order; rank 0's answer counts.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray._private.state import state as cluster_state
+from ray.exceptions import RayActorError, RayError
 
 from distmeta.config import RuntimeConfig
 from distmeta.core.types import Work
@@ -21,40 +22,17 @@ from distmeta.runtime.executor import Recipe
 from distmeta.runtime.policy.estimates import ShardKey
 from distmeta.runtime.policy.schedule import Assignment
 from distmeta.runtime.ray.actor import HEARTBEAT, WorkerActor, kill_process
-from distmeta.runtime.ray.cluster import Cluster
-from distmeta.runtime.ray.worker_handle import WorkerHandle
+from distmeta.runtime.ray.cluster import Cluster, resources_of
+from distmeta.runtime.ray.placement import in_bundle, release, reserve
+from distmeta.runtime.ray.rank import RankActor
+from distmeta.runtime.ray.remote_call import CallKind, RemoteCall
+from distmeta.runtime.ray.worker_handle import RankHandle, WorkerHandle
 from distmeta.runtime.wire import ReportWire, encode_request
 
-CallKind = Literal["locate", "start", "heartbeat", "shard", "sum"]
-
 FETCH_TIMEOUT_S = 30.0
+LOST_RANK_TIMEOUT_S = 3.0
+LOST_RANK_POLL_S = 0.05
 _MANY_CALLS = 8
-
-
-@dataclass(frozen=True)
-class RemoteCall:
-    """A call of an actor's method whose answer is expected, or has arrived.
-
-    Attributes:
-        worker: The worker that was called.
-        actor: Its actor at that time.
-        kind: What was called.
-        ref: Ray's reference to the answer.
-        key: The shard, or the first shard of the group to sum.
-        grad: Ray's reference to the shard's gradient, if that is an object of its own.
-    """
-
-    worker: WorkerHandle
-    actor: Any
-    kind: CallKind
-    ref: Any
-    key: ShardKey | None = None
-    grad: Any = None
-
-    @property
-    def is_current(self) -> bool:
-        """Whether the worker still has the actor that was called."""
-        return self.actor is self.worker.actor
 
 
 class WorkerGroup:
@@ -82,6 +60,7 @@ class WorkerGroup:
         self._clock = clock
         self.workers = [WorkerHandle(index) for index in range(config.max_workers)]
         self._heartbeat_timeout_s = config.tolerance.heartbeat_timeout_s
+        self._config = config
         self._start_args = (recipe, config.threads_per_worker, compression, config.device)
         environment = cluster.worker_environment(config.threads_per_worker)
         self._options = {
@@ -98,11 +77,49 @@ class WorkerGroup:
         return [worker for worker in self.workers if worker.is_active]
 
     def create(self, worker: WorkerHandle) -> None:
-        """Create a worker's actor. It answers `locate` once Ray has the resources, and `start` when it is ready."""
+        """Create a worker's actors. They answer `locate` once Ray has the resources, and `start` when ready."""
         decorate: Any = ray.remote(concurrency_groups={HEARTBEAT: 1})  # type: ignore[call-overload]
-        worker.created(decorate(WorkerActor).options(**self._options).remote(), self._clock())
-        self._expect(worker, "locate", worker.actor.locate.remote())
-        self._expect(worker, "start", worker.actor.start.remote(worker.index, *self._start_args))
+        now, num_ranks = self._clock(), self._config.ranks
+        if num_ranks > 1:
+            placement = reserve(resources_of(self._config), num_ranks)
+            places = [{**self._options, "scheduling_strategy": in_bundle(placement, i)} for i in range(num_ranks)]
+            actors = [decorate(RankActor).options(**place).remote(worker.index) for place in places]
+            worker.created(actors, now, placement)
+        else:
+            worker.created([decorate(WorkerActor).options(**self._options).remote()], now)
+        for rank in worker.ranks:
+            self._expect(worker, rank, "locate", rank.actor.locate.remote())
+        if num_ranks == 1:
+            self._start(worker)
+
+    def advance(self, call: RemoteCall, value: Any) -> bool:
+        """Take the answer of one of `START_CALLS`, and begin the next phase of the start when all ranks have answered.
+
+        Returns:
+            Whether the worker is ready.
+        """
+        worker, now = call.worker, self._clock()
+        if call.kind in ("locate", "start"):
+            call.rank.location = value
+        rank = worker.ranks.index(call.rank)
+        if worker.start_up is not None and not worker.start_up.answer(rank, now):
+            return False
+        if call.kind == "locate" and worker.state == "pending":
+            worker.enter("starting", now)
+        if worker.start_up is None:
+            return call.kind == "start"
+        if call.kind == "locate":
+            worker.sort_ranks()
+            self._expect(worker, worker.ranks[0], "open_store", worker.actor.open_store.remote(len(worker.ranks)))
+        elif call.kind == "open_store":
+            host, port = value
+            others = (self._config.device, self._config.partition, self._config.tolerance.shard_timeout_s)
+            for number, each in enumerate(worker.ranks):
+                ref = each.actor.join.remote(number, len(worker.ranks), host, port, *others)
+                self._expect(worker, each, "join", ref)
+        elif call.kind == "join":
+            self._start(worker)
+        return call.kind == "start"
 
     def submit(
         self,
@@ -126,19 +143,23 @@ class WorkerGroup:
         """
         worker.enqueue(key, self._clock())
         request = encode_request(key, work, assignment.shard, assignment.upcoming)
+        first, *others = worker.ranks
         if split_grad:
-            ref, grad = worker.actor.run_split.options(num_returns=2).remote(request, snapshot)
-            self._expect(worker, "shard", ref, key, grad)
+            ref, grad = first.actor.run_split.options(num_returns=2).remote(request, snapshot)
+            self._expect(worker, first, "shard", ref, key, grad)
         else:
-            self._expect(worker, "shard", worker.actor.run.remote(request, snapshot), key)
+            self._expect(worker, first, "shard", first.actor.run.remote(request, snapshot), key)
+        for rank in others:
+            self._expect(worker, rank, "follow", rank.actor.follow.remote(request, snapshot), key)
 
     def submit_sum(self, worker: WorkerHandle, key: ShardKey, reports: list[ReportWire], grads: list[Any]) -> None:
         """Ask a worker for the sum of a group, whose first shard `key` names; `grads` are Ray's references."""
-        self._expect(worker, "sum", worker.actor.sum.remote(reports, *grads), key)
+        self._expect(worker, worker.ranks[0], "sum", worker.actor.sum.remote(reports, *grads), key)
 
     def cancel(self, worker: WorkerHandle, key: ShardKey) -> None:
-        """Tell a worker to skip a shard, unless it has started it."""
-        worker.actor.cancel.options(concurrency_group=HEARTBEAT).remote(key)
+        """Tell a worker to skip a shard, unless it has started it. Ranks do not: some of them may have."""
+        if len(worker.ranks) == 1:
+            worker.actor.cancel.options(concurrency_group=HEARTBEAT).remote(key)
 
     def wait(self, timeout_s: float) -> list[RemoteCall]:
         """Wait until at least one call is answered. Returns all that are; none after `timeout_s`."""
@@ -153,7 +174,7 @@ class WorkerGroup:
         calls = [call for ref, call in self._calls.items() if ref in answered]
         for call in calls:
             del self._calls[call.ref]
-            call.worker.last_heard = self._clock()
+            call.rank.last_heard = self._clock()
         return calls
 
     def fetch(self, ref: Any) -> Any:
@@ -173,21 +194,43 @@ class WorkerGroup:
         return running
 
     def send_heartbeats(self) -> None:
-        """Request a heartbeat of every worker that has not been heard for a while."""
+        """Request a heartbeat of every process that has not been heard for a while."""
         now = self._clock()
         for worker in self.workers:
-            if worker.needs_ping(now, self._heartbeat_timeout_s):
-                worker.pinged(now)
-                ref = worker.actor.heartbeat.options(concurrency_group=HEARTBEAT).remote()
-                self._expect(worker, "heartbeat", ref)
+            for rank in worker.ranks_to_ping(now, self._heartbeat_timeout_s):
+                rank.pinged(now)
+                ref = rank.actor.heartbeat.options(concurrency_group=HEARTBEAT).remote()
+                self._expect(worker, rank, "heartbeat", ref)
 
-    def is_silent(self, worker: WorkerHandle) -> bool:
-        """Whether a worker has left heartbeats unanswered for too long."""
-        return worker.is_silent(self._clock(), self._heartbeat_timeout_s) and not self._has_answered(worker)
+    def silent_rank(self, worker: WorkerHandle) -> RankHandle | None:
+        """A process of the worker that has left heartbeats unanswered for too long."""
+        silent = worker.silent_ranks(self._clock(), self._heartbeat_timeout_s)
+        return next((rank for rank in silent if not self._has_answered(rank)), None)
 
     def is_overdue(self, worker: WorkerHandle, timeout_s: float) -> bool:
         """Whether a worker has been at one shard for longer than `timeout_s`."""
-        return worker.is_overdue(self._clock(), timeout_s) and not self._has_answered(worker)
+        return worker.is_overdue(self._clock(), timeout_s) and not self._has_answered(worker.ranks[0])
+
+    def lost_rank(self, worker: WorkerHandle) -> tuple[RankHandle, RayError] | None:
+        """The rank whose process died, and how, after another one could not go on without it.
+
+        Ray may notice it a moment later; None if it does not, as where a node has lost its network.
+        """
+        deadline = time.monotonic() + LOST_RANK_TIMEOUT_S
+        while True:
+            calls = [call for call in self._calls.values() if call.worker is worker]
+            ready, _ = ray.wait([call.ref for call in calls], num_returns=len(calls), timeout=0) if calls else ([], [])
+            for call in calls:
+                if call.ref in ready:
+                    try:
+                        self.fetch(call.ref)
+                    except RayActorError as error:
+                        return call.rank, error
+                    except RayError:
+                        continue
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(LOST_RANK_POLL_S)
 
     def stop(self, worker: WorkerHandle, *, force: bool = False) -> None:
         """Stop a worker. Its answers are no longer expected.
@@ -197,10 +240,12 @@ class WorkerGroup:
             force: Kill its process from its node as well: it may not respond to Ray.
         """
         self._calls = {ref: call for ref, call in self._calls.items() if call.worker is not worker}
-        if worker.actor is not None:
-            if force and worker.location is not None:
-                kill_process(worker.location)
-            ray.kill(worker.actor, no_restart=True)
+        for rank in worker.ranks if worker.actor is not None else ():
+            if force and rank.location is not None:
+                kill_process(rank.location)
+            ray.kill(rank.actor, no_restart=True)
+        if worker.placement is not None:
+            release(worker.placement)
         worker.stopped()
 
     def restart(self, worker: WorkerHandle, after_s: float) -> None:
@@ -227,12 +272,22 @@ class WorkerGroup:
         for worker in self.workers:
             self.stop(worker)
 
-    def _has_answered(self, worker: WorkerHandle) -> bool:
+    def _start(self, worker: WorkerHandle) -> None:
+        for rank in worker.ranks:
+            self._expect(worker, rank, "start", rank.actor.start.remote(worker.index, *self._start_args))
+
+    def _has_answered(self, rank: RankHandle) -> bool:
         """Whether an answer has arrived that the driver has not taken yet."""
-        refs = [ref for ref, call in self._calls.items() if call.worker is worker]
+        refs = [ref for ref, call in self._calls.items() if call.rank is rank]
         return bool(refs) and bool(ray.wait(refs, timeout=0)[0])
 
     def _expect(
-        self, worker: WorkerHandle, kind: CallKind, ref: Any, key: ShardKey | None = None, grad: Any = None
+        self,
+        worker: WorkerHandle,
+        rank: RankHandle,
+        kind: CallKind,
+        ref: Any,
+        key: ShardKey | None = None,
+        grad: Any = None,
     ) -> None:
-        self._calls[ref] = RemoteCall(worker, worker.actor, kind, ref, key, grad)
+        self._calls[ref] = RemoteCall(worker, rank, kind, ref, key, grad)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from distmeta.config import RuntimeConfig
+from distmeta.config import RunConfig, RuntimeConfig
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,39 @@ def test_anything_else_is_refused(value: object) -> None:
         ValidationError, match=r"is not a number of workers; allowed: a whole number from 1 to 100000, or MIN\.\.MAX"
     ):
         RuntimeConfig(workers=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"ranks": 2, "executor": "local"}, "runtime.ranks 2 needs runtime.executor 'ray'"),
+        ({"ranks": 2, "threads_per_worker": 2}, "runtime.ranks 2 needs runtime.threads_per_worker 1"),
+        ({"ranks": 2, "device": "cuda", "gpus_per_worker": 0.5}, "on 'cuda' needs a GPU for each rank"),
+        ({"ranks": 2, "device": "cuda:1", "gpus_per_worker": 1}, "on 'cuda:1' needs a GPU for each rank"),
+        ({"partition": {"offload": "nvme"}}, "partition.nvme_path is the folder"),
+        ({"partition": {"nvme_path": "/x"}}, "partition.nvme_path is the folder"),
+    ],
+)
+def test_ranks_that_cannot_work_together_are_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RuntimeConfig.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"kind": "mlp"}}, "runtime.ranks 2 divides frozen weights, of which model.kind 'mlp' has none"),
+        ({"engine": {"strategy": "compiled"}}, "engine.strategy 'compiled' cannot gather the weights"),
+        ({"engine": {"strategy": "measured"}}, "engine.strategy 'measured' cannot gather the weights"),
+    ],
+)
+def test_ranks_need_frozen_weights_and_a_strategy_that_gathers_them(changes: dict[str, object], message: str) -> None:
+    fields: dict[str, object] = {
+        "name": "x",
+        "tasks": {"source": "sinusoid"},
+        "model": {"kind": "python", "target": "net.py:Net"},
+        "runtime": {"ranks": 2},
+    }
+    RunConfig.model_validate(fields)
+    with pytest.raises(ValidationError, match=message):
+        RunConfig.model_validate(fields | changes)

@@ -6,6 +6,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from ray.exceptions import ActorDiedError, ObjectLostError, RayError, RayTaskErr
 
 from distmeta.runtime.ray import actor as actor_module
 from distmeta.runtime.ray import executor as executor_module
+from distmeta.runtime.ray import rank as rank_module
 from distmeta.runtime.ray import worker_group as worker_group_module
 from distmeta.runtime.ray.cluster import Cluster
 
@@ -84,6 +86,7 @@ class FakeRay:
         draining: Ids of nodes that are being drained.
         fault: Asked before each call of a method that is not in a concurrency group.
         calls: Number and method of each actor that was called, in order.
+        placements: Resources of each rank, for each placement group that is in use.
     """
 
     nodes: Sequence[str] = ("node-0",)
@@ -92,16 +95,17 @@ class FakeRay:
     queue: deque[_Call] = field(default_factory=deque)
     actors: list[FakeActor] = field(default_factory=list)
     calls: list[tuple[int, str]] = field(default_factory=list)
+    placements: list[Any] = field(default_factory=list)
     util: Any = field(default_factory=lambda: SimpleNamespace(get_node_ip_address=lambda: "127.0.0.1"))
     _running: FakeActor | None = None
 
     def remote(self, **_: Any) -> Callable[[type], Any]:
-        def create(cls: type) -> FakeActor:
+        def create(cls: type, *args: Any) -> FakeActor:
             number = len(self.actors)
-            self.actors.append(FakeActor(self, cls(), number, self.nodes[number % len(self.nodes)]))
+            self.actors.append(FakeActor(self, cls(*args), number, self.nodes[number % len(self.nodes)]))
             return self.actors[-1]
 
-        return lambda cls: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: create(cls)))
+        return lambda cls: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=partial(create, cls)))
 
     def get_runtime_context(self) -> Any:
         assert self._running is not None
@@ -152,9 +156,14 @@ class FakeRay:
 
 def install(patch: pytest.MonkeyPatch, fake: FakeRay) -> None:
     """Let the runtime use `fake` instead of Ray, as an existing cluster."""
-    for module in (actor_module, worker_group_module, executor_module):
+    for module in (actor_module, rank_module, worker_group_module, executor_module):
         patch.setattr(module, "ray", fake)
     patch.setattr(worker_group_module, "kill_process", lambda location: None)
+    patch.setattr(
+        worker_group_module, "reserve", lambda resources, num_ranks: fake.placements.append(resources) or fake
+    )
+    patch.setattr(worker_group_module, "in_bundle", lambda group, index: f"bundle {index}")
+    patch.setattr(worker_group_module, "release", lambda group: fake.placements.pop())
     patch.setattr(executor_module, "connect", lambda *_: Cluster(started=False, disconnect=lambda: None))
     patch.setattr(executor_module, "wait_for_capacity", lambda *_: None)
     patch.setattr(worker_group_module, "cluster_state", SimpleNamespace(get_draining_nodes=lambda: fake.draining))

@@ -26,7 +26,7 @@ from distmeta.runtime.ray.supervisor import (
     START_TIMEOUT_S,
     Supervisor,
 )
-from distmeta.runtime.ray.worker_handle import WorkerHandle
+from distmeta.runtime.ray.worker_handle import RankHandle, WorkerHandle
 
 from ....fakes import make_shards
 
@@ -37,13 +37,15 @@ class FakeWorkerGroup:
     """Does at once what it is asked, and keeps a record of it."""
 
     def __init__(self, num_workers: int) -> None:
-        self.workers = [WorkerHandle(index, actor=f"actor {index}", state="ready") for index in range(num_workers)]
+        self.workers = [WorkerHandle(index) for index in range(num_workers)]
         self.silent: set[int] = set()
         self.overdue: set[int] = set()
         self.draining: set[str] = set()
         self.log: list[tuple[Any, ...]] = []
         for worker in self.workers:
-            worker.location = Location(f"node-{worker.index}", "127.0.0.1", 100 + worker.index)
+            worker.created([f"actor {worker.index}"], 0.0)
+            worker.enter("ready", 0.0)
+            worker.ranks[0].location = Location(f"node-{worker.index}", "127.0.0.1", 100 + worker.index)
 
     def active(self) -> list[WorkerHandle]:
         return [worker for worker in self.workers if worker.is_active]
@@ -54,8 +56,8 @@ class FakeWorkerGroup:
     def start_due(self) -> None:
         self.log.append(("start_due",))
 
-    def is_silent(self, worker: WorkerHandle) -> bool:
-        return worker.index in self.silent
+    def silent_rank(self, worker: WorkerHandle) -> RankHandle | None:
+        return worker.ranks[0] if worker.index in self.silent else None
 
     def is_overdue(self, worker: WorkerHandle, timeout_s: float) -> bool:
         return worker.index in self.overdue

@@ -82,7 +82,7 @@ def test_answers_are_taken_together_and_name_the_running_shard(fake: FakeRay) ->
     assert (call.kind, call.key, call.is_current) == ("shard", (1, 0), True)
     assert group.complete(call) == (1, 0)
     assert group.fetch(call.ref).shard == 0
-    assert (worker.queue, worker.last_heard, worker.running_since) == ([(1, 1), (1, 2)], 5.0, 5.0)
+    assert (worker.queue, worker.ranks[0].last_heard, worker.running_since) == ([(1, 1), (1, 2)], 5.0, 5.0)
 
 
 def test_many_answers_are_taken_at_once(fake: FakeRay) -> None:
@@ -131,7 +131,7 @@ def test_only_a_forced_stop_kills_the_process(fake: FakeRay, monkeypatch: pytest
     monkeypatch.setattr(worker_group_module, "kill_process", killed.append)
     group = started(Clock())
     for worker in group.workers:
-        worker.location = Location("node-0", "127.0.0.1", 100 + worker.index)
+        worker.ranks[0].location = Location("node-0", "127.0.0.1", 100 + worker.index)
     group.stop(group.workers[0])
     group.stop(group.workers[1], force=True)
     assert [location.pid for location in killed] == [101]
@@ -158,7 +158,7 @@ def test_a_heartbeat_is_requested_only_of_workers_that_were_not_heard(fake: Fake
     group = started(clock)
     fake.calls.clear()
     clock.now = 2.0
-    group.workers[1].last_heard = 1.0
+    group.workers[1].ranks[0].last_heard = 1.0
     group.send_heartbeats()
     assert fake.calls == [(0, "heartbeat")]
     assert [call.kind for call in group.wait(1.0)] == ["heartbeat"]
@@ -169,12 +169,12 @@ def test_an_answer_that_the_driver_has_not_taken_is_a_sign_of_life(fake: FakeRay
     group = started(clock, num_workers=1)
     worker = group.workers[0]
     submit(fake, group, 0, 0)
-    worker.pinged(2.0)
+    worker.ranks[0].pinged(2.0)
     clock.now = 30.0
-    assert group.is_silent(worker)
+    assert group.silent_rank(worker) is worker.ranks[0]
     assert group.is_overdue(worker, 10.0)
     fake.run(fake.queue.popleft())
-    assert not group.is_silent(worker)
+    assert group.silent_rank(worker) is None
     assert not group.is_overdue(worker, 10.0)
 
 
