@@ -77,7 +77,7 @@ def with_adam(config: RunConfig, steps: int) -> RunConfig:
     """The configuration with so many Adam steps on the adapter, in flat memory."""
     learner = config.algorithm.learner
     assert isinstance(learner, GradientConfig)
-    changes = {"optimizer": "adam", "lr": ADAM_LR, "steps": steps, "groups": ("adapter",)}
+    changes = {"optimizer": "adam", "lr": ADAM_LR, "steps": steps, "groups": ("lora",)}
     phases = tuple(phase.model_copy(update=changes) for phase in learner.phases)
     algorithm = config.algorithm.model_copy(update={"learner": learner.model_copy(update={"phases": phases})})
     engine = config.engine.model_copy(update={"memory": "flat"})

@@ -137,7 +137,7 @@ def test_memory_of_further_tasks_and_of_more_steps() -> None:
 def test_the_method_of_the_memory_rows_is_adam_on_the_adapter_in_flat_memory(problem: Problem) -> None:
     config = memory.with_adam(problem.config, 100)
     (phase,) = config.algorithm.learner.phases  # type: ignore[union-attr]
-    assert (phase.optimizer, phase.steps, phase.groups) == ("adam", 100, ("adapter",))
+    assert (phase.optimizer, phase.steps, phase.groups) == ("adam", 100, ("lora",))
     assert config.engine.memory == "flat"
     assert config.algorithm.estimator == maml().estimator
 
