@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.commands.options import OutOption, names_in, numbers_in
-from benchmarks.petl.problems import DEFAULT_ROWS, PROBLEMS, find_problem
+from benchmarks.petl.problems import DEFAULT_ROWS, GROUP_ROW, PROBLEMS, find_problem
 from distmeta.cli.output import JsonOption
 from distmeta.core.errors import DistmetaError
 
@@ -36,6 +36,9 @@ def petl(
     ] = 45.0,
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads of the peer, lanes of the engine.")] = 2,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory, too.")] = True,
+    group: Annotated[
+        bool, typer.Option("--group/--no-group", help="Measure a group that divides the frozen weights, too.")
+    ] = True,
     memory_tasks: Annotated[str, typer.Option(metavar="N[,N]", help="Tasks of the memory rows.")] = "1,4,16,64",
     memory_steps: Annotated[str, typer.Option(metavar="K[,K]", help="Inner Adam steps of the memory rows.")] = "5,100",
     limit_s: Annotated[
@@ -53,8 +56,8 @@ def petl(
     problems = [find_problem(name, "--rows") for name in (PROBLEMS if names == ["all"] else names)]
     task_counts, step_counts = numbers_in(memory_tasks, "--memory-tasks"), numbers_in(memory_steps, "--memory-steps")
     from benchmarks.machine import check_device
+    from benchmarks.petl import group as groups
     from benchmarks.petl import memory as peaks
-    from benchmarks.petl.group import left_out_groups
     from benchmarks.petl.results import goals, speeds
     from benchmarks.petl.speed import CONTENDERS, Settings, bench_problem, check_contenders
     from benchmarks.pictures import ratio_bars
@@ -63,7 +66,7 @@ def petl(
 
     check_device(device, "--device")
     settings = Settings(check_contenders(names_in(contenders, CONTENDERS), "--contenders"), rounds, threads, row_s)
-    results, points = [], []
+    results, points, ranks = [], [], []
     with reporting("bench_petl", out, as_json, device) as report:
         for problem in problems:
             with library_precision("float32"):
@@ -74,8 +77,13 @@ def petl(
             points = peaks.run_points(swept, task_counts, step_counts, limit_s, limit_mib)
             print("\npeak memory above what the loaded network needs, one process a line")
             print_wide(peaks.table(points))
-        if (reason := left_out_groups()) is not None:
-            print(f"\nfrozen weights divided over a group, beside a whole copy: left out: {reason}")
+        reason = groups.left_out_groups() if group else "--no-group"
+        if reason is None:
+            print("\nfrozen weights divided over two processes, beside a whole copy in one")
+            ranks = groups.measure_groups(find_problem(GROUP_ROW, "--rows").resized(tasks), rounds)
+            print_wide(groups.table(ranks))
+        else:
+            print(f"\nfrozen weights divided over a group: left out: {reason}")
         reached = [*goals(results), *peaks.goals(points)]
         for goal in reached:
             print(goal)
@@ -84,6 +92,7 @@ def petl(
             settings={"rounds": rounds, "row_s": row_s, "threads": threads, "device": device},
             rows=[row.to_json() for row in results],
             memory=peaks.to_json(points) if memory else None,
+            group=groups.to_json(ranks),
             left_out={"group": reason} if reason else {},
             goals=[{"what": goal.what, "value": goal.value, "reached": goal.reached} for goal in reached],
             agree=not disagreeing,

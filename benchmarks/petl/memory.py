@@ -152,7 +152,7 @@ def added_bytes(points: Sequence[Point], contender: str) -> dict[int, float]:
 def growth(points: Sequence[Point]) -> float | None:
     """Peak of the most inner steps over that of the fewest."""
     peaks = {point.count: point.peak_bytes for point in points if point.kind == "steps" and point.peak_bytes}
-    return None if len(peaks) < 2 else peaks[max(peaks)] / peaks[min(peaks)]  # type: ignore[operator]
+    return None if len(peaks) < 2 else peaks[max(peaks)] / peaks[min(peaks)]
 
 
 def goals(points: Sequence[Point]) -> list[Goal]:

@@ -63,7 +63,7 @@ def by_peft(workload: Workload, attention: str = "eager") -> Run:
     net = _classifier(workload, attention)
     pad_id = pad_id_of(workload)
     named = dict(net.named_parameters())
-    full = {name: named[_full_name(name)] for name in workload.meta}
+    full: Params = {name: named[_full_name(name)] for name in workload.meta}
     order, learner = _order(workload), workload.config.algorithm.learner
     assert isinstance(learner, GradientConfig), "the rows are MAML"
     (phase,) = learner.phases

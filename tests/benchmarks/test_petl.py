@@ -89,7 +89,7 @@ def test_from_the_command_to_json_and_a_picture(
     monkeypatch.setattr(problems, "PROBLEMS", {"tiny": problem})
     monkeypatch.setattr(memory, "run_apart", lambda work, limit_s, limit_mib: work())  # a process costs seconds
     arguments = ["bench", "petl", "--rows", "tiny", "--rounds", "2", "--threads", "1", "--contenders", "vmap"]
-    swept = ["--memory-tasks", "1,2", "--memory-steps", "1,18"]
+    swept = ["--no-group", "--memory-tasks", "1,2", "--memory-steps", "1,18"]
     assert run([*arguments, *swept, "--json", "--out", str(tmp_path / "out")]) == 0
     captured = capsys.readouterr()
     result = last_object(captured.out)
