@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from benchmarks.commands.options import OutOption, names_in, numbers_in
-from benchmarks.petl.problems import DEFAULT_ROWS, GROUP_ROW, PROBLEMS, find_problem
+from benchmarks.petl.problems import DEFAULT_ROWS, GROUP_ROW, LARGE_ROW, PROBLEMS, find_problem
 from distmeta.cli.output import JsonOption
 from distmeta.core.errors import DistmetaError
 
@@ -39,6 +40,9 @@ def petl(
     group: Annotated[
         bool, typer.Option("--group/--no-group", help="Measure a group that divides the frozen weights, too.")
     ] = True,
+    large: Annotated[
+        bool, typer.Option("--large/--no-large", help="On an accelerator: a network of a billion weights, too.")
+    ] = True,
     memory_tasks: Annotated[str, typer.Option(metavar="N[,N]", help="Tasks of the memory rows.")] = "1,4,16,64",
     memory_steps: Annotated[str, typer.Option(metavar="K[,K]", help="Inner Adam steps of the memory rows.")] = "5,100",
     limit_s: Annotated[
@@ -56,6 +60,7 @@ def petl(
     problems = [find_problem(name, "--rows") for name in (PROBLEMS if names == ["all"] else names)]
     task_counts, step_counts = numbers_in(memory_tasks, "--memory-tasks"), numbers_in(memory_steps, "--memory-steps")
     from benchmarks.machine import check_device
+    from benchmarks.petl import gpu
     from benchmarks.petl import group as groups
     from benchmarks.petl import memory as peaks
     from benchmarks.petl.results import goals, speeds
@@ -84,6 +89,12 @@ def petl(
             print_wide(groups.table(ranks))
         else:
             print(f"\nfrozen weights divided over a group: left out: {reason}")
+        measured_large = None
+        if device == "cpu":
+            print("share of bf16 peak on a billion weights, 1,000 adapters: left out: --device cuda")
+        elif large:
+            measured_large = gpu.measure_large(find_problem(LARGE_ROW, "--rows").resized(tasks, device))
+            print_wide(gpu.table(measured_large))
         reached = [*goals(results), *peaks.goals(points)]
         for goal in reached:
             print(goal)
@@ -93,6 +104,7 @@ def petl(
             rows=[row.to_json() for row in results],
             memory=peaks.to_json(points) if memory else None,
             group=groups.to_json(ranks),
+            large=None if measured_large is None else asdict(measured_large),
             left_out={"group": reason} if reason else {},
             goals=[{"what": goal.what, "value": goal.value, "reached": goal.reached} for goal in reached],
             agree=not disagreeing,

@@ -83,6 +83,8 @@ DEFAULT_ROWS = tuple(
     name for name, row in PROBLEMS.items() if row.tasks < 64 and (row.shots == 1 or (row.order == 2 and row.tasks < 16))
 )
 """The rows that are measured when none is named: about ten minutes on two cores."""
+LARGE_ROW = "5w1s_t16_o2_k1"
+"""The row whose tasks a large network gets."""
 GROUP_ROW = "5w1s_t4_o2_k1"
 """The row on which a group of processes is measured."""
 

@@ -13,7 +13,7 @@ import torch
 from benchmarks.commands import petl as command
 from benchmarks.engine.common.contenders import Status
 from benchmarks.engine.common.trial import TrialResult
-from benchmarks.petl import memory, problems
+from benchmarks.petl import gpu, memory, problems
 from benchmarks.petl.peers import by_peft, padded_places
 from benchmarks.petl.problems import Problem
 from benchmarks.petl.results import goals
@@ -140,6 +140,20 @@ def test_the_method_of_the_memory_rows_is_adam_on_the_adapter_in_flat_memory(pro
     assert (phase.optimizer, phase.steps, phase.groups) == ("adam", 100, ("lora",))
     assert config.engine.memory == "flat"
     assert config.algorithm.estimator == maml().estimator
+
+
+def test_a_large_network_and_resident_adapters(problem: Problem) -> None:
+    result = gpu.measure_large(problem, TINY, adapters=50, rounds=1, peak_side=64)
+    assert result.adapters == 50
+    meta = started_workload(problem).meta
+    assert result.alone_mib * 2**20 == 50 * sum(tensor.nbytes for tensor in meta.values())
+    assert result.num_weights > 64 * 16
+    assert result.step_s > 0
+    assert result.share_of_peak == result.tera_flops / result.peak_tera_flops > 0
+
+
+def test_the_rows_of_a_group_and_of_a_large_network_exist() -> None:
+    assert {problems.GROUP_ROW, problems.LARGE_ROW} <= set(problems.PROBLEMS)
 
 
 def test_the_help_names_rows_and_contenders() -> None:
