@@ -98,7 +98,7 @@ class Sentences(Reader):
 
     @override
     def places(self, inputs: Tensor) -> int | None:
-        return places_for(int((inputs != self._tokenizer.pad_id).sum()))
+        return places_for((inputs != self._tokenizer.pad_id).sum(-1).tolist(), inputs.shape[-1])
 
     def _encode(self, texts: list[str], what: str) -> list[list[int]]:
         ids = self._tokenizer.encode(texts)

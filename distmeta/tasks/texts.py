@@ -158,9 +158,8 @@ class TextSource(StoreSource):
     @override
     def sizes(self, batches: Mapping[str, Batch]) -> tuple[TextSizes, ...]:
         counts = {role: self._counts(batch) for role, batch in batches.items()}
-        places = {role: [places_for(int(total)) for total in each.sum(axis=1)] for role, each in counts.items()}
         return tuple(
-            TextSizes(length, tuple((role, of_tasks[task]) for role, of_tasks in places.items()))
+            TextSizes(length, tuple((role, places_for(each[task].tolist(), length)) for role, each in counts.items()))
             for task, length in enumerate(self._lengths(list(counts.values())))
         )
 

@@ -20,6 +20,7 @@ from distmeta.core.errors import UserError
 from distmeta.core.types import Batch
 from distmeta.data.store import write_store
 from distmeta.methods.build import build_evaluators
+from distmeta.models.petl.texts import places_for
 from distmeta.models.petl.tokens import WordTokenizer
 from distmeta.tasks import build_source
 from distmeta.training import train
@@ -125,7 +126,7 @@ def test_a_prediction_depends_on_its_own_text_alone(learner: AdaptableLearner) -
 
 
 def test_texts_lie_end_to_end(learner: AdaptableLearner) -> None:
-    """The network sees the places of the texts' tokens, in one row, of the support set and of the queries."""
+    """The network sees the places of the texts' tokens, several texts in a row, of support set and queries."""
     shapes: list[tuple[int, ...]] = []
     network = learner.adapt(SUPPORT, LABELS)._ops._learner.backbone.network
 
@@ -139,8 +140,8 @@ def test_texts_lie_end_to_end(learner: AdaptableLearner) -> None:
         handle.remove()
     words = WordTokenizer.of(SUPPORT)
     for shape, texts in zip(shapes[-2:], (SUPPORT, QUERIES), strict=True):  # before them, the network was tried out
-        count = sum(map(len, words.encode(texts)))
-        assert shape[0] == 1 and count <= shape[1] <= max(32, 1.5 * count)
+        counts = [len(ids) for ids in words.encode(texts)]
+        assert shape[0] * shape[1] == places_for(counts, max(counts))
 
 
 def test_long_texts_are_cut_and_keep_their_end() -> None:

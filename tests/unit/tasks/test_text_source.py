@@ -19,6 +19,7 @@ from distmeta.core.errors import UserError
 from distmeta.core.types import SOURCE, Batch, Episode, TaskSpec
 from distmeta.data.catalog import import_store
 from distmeta.data.store import ClassStore, write_store
+from distmeta.models.petl.texts import row_width
 from distmeta.models.petl.tokens import MINILM_PACKAGE, load_tokenizer
 from distmeta.tasks import build_source
 from distmeta.tasks.images import StoreSource
@@ -177,7 +178,7 @@ def test_tokens_and_padding_are_counted(texts: ClassStore) -> None:
     for index, size in enumerate(episode.sizes or ()):
         for role, places in size.places:
             tokens = int((episode[role].inputs[index] != source.pad_id).sum())
-            assert tokens <= places <= max(32, 1.5 * tokens)
+            assert tokens <= places and places % row_width(size.length) == 0
     assert count.padding == pytest.approx(1 - count.tokens / count.places)
     parts = [source.count_tokens(episode.select([task])) for task in range(7)]
     assert (sum(part.tokens for part in parts), sum(part.places for part in parts)) == (count.tokens, count.places)
