@@ -22,8 +22,10 @@ from distmeta.config import (
     AlgorithmConfig,
     CheckpointConfig,
     EvaluationConfig,
+    GradientConfig,
     LoraConfig,
     OuterConfig,
+    Phase,
     RunConfig,
     RuntimeConfig,
     TextTasks,
@@ -66,11 +68,12 @@ def _adam(lr: float) -> OuterConfig:
 
 
 def _proto_maml() -> AlgorithmConfig:
-    """Two first-order steps of LoRA and a head that starts from the class means."""
-    return methods.proto_maml(lr=INNER_LR, steps=2, order=1, scale=SCALE)
+    """Two first-order steps of LoRA and a head that starts from the class means.
 
-
-INNER_LR = 0.05
+    Distances are not scaled: with `SCALE`, class means of one example each are sure of these examples before any step,
+    so that nothing is left to learn from them. A rate of 3 still works for the frozen network, 10 does not.
+    """
+    return methods.proto_maml(lr=1.0, steps=2, order=1)
 
 
 def lora_protonet() -> RunConfig:
@@ -91,22 +94,22 @@ def proto_maml() -> RunConfig:
 def fomaml() -> RunConfig:
     """First-order MAML (Finn et al. 2017): LoRA and a head with meta-parameters of its own, so 5 ways in training too.
 
-    A head without a class's examples knows nothing of it, and one example each moves it: the rate is much larger.
+    The head has everything to learn from one example a class, on features of length 1: its rate is much larger.
     """
-    algorithm = methods.fomaml(lr=FOMAML_LR, steps=5, eval_steps=10)
+    phase = Phase(lr=0.5, rates={"head": 10.0}, steps=5)
+    algorithm = methods.fomaml(eval_steps=5).model_copy(update={"learner": GradientConfig(phases=(phase,))})
     return _job("fomaml", algorithm, _tasks(queries=5), outer=_adam(5e-4), steps=600, tasks_per_step=4)
-
-
-FOMAML_LR = 0.5
 
 
 def reptile() -> RunConfig:
     """Reptile (Nichol et al. 2018): inner Adam on ten texts of each of five intents, and the displacement.
 
-    Its outer step is an interpolation, so its optimizer is SGD; the rate falls to zero instead of averaging.
+    Its outer step is an interpolation, so its optimizer is SGD, whose rate falls to zero instead of averaging. Adam's
+    steps have the size of the rate whatever the gradient: the head, on features of length 1, needs larger ones.
     """
-    algorithm = methods.reptile(lr=5e-4, steps=5, batch=10, eval_steps=20)
-    outer = OuterConfig(optimizer="SGD", lr=1.0, schedule="linear", average=0.95)
+    phase = Phase(lr=5e-4, rates={"head": 0.02}, steps=5, batch=10, optimizer="adam", beta1=0.0)
+    algorithm = methods.reptile(eval_steps=20).model_copy(update={"learner": GradientConfig(phases=(phase,))})
+    outer = OuterConfig(optimizer="SGD", lr=1.0, schedule="linear")
     return _job("reptile", algorithm, _tasks(train_shots=10, queries=1), outer=outer, steps=300)
 
 

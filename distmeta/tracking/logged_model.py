@@ -72,10 +72,15 @@ def log_checkpoint(client: MlflowClient, experiment_id: str, run_id: str, checkp
     from mlflow.types import DataType, ParamSchema, ParamSpec
 
     logged = client.create_logged_model(experiment_id, name=name, source_run_id=run_id, model_type="distmeta")
-    model = Model(run_id=run_id, model_id=logged.model_id, artifact_path=logged.artifact_location)
     params = ParamSchema([ParamSpec("confidences", DataType.boolean, False)])
+    model = Model(
+        run_id=run_id,
+        model_id=logged.model_id,
+        artifact_path=logged.artifact_location,
+        signature=ModelSignature(params=params),
+    )
     config = json.loads((checkpoint / "state.json").read_text())["config"]
-    # Silence the warning that the signature has no inputs; pyfunc_model.py explains why it has none.
+    # Silence the warning that no signature of the inputs was inferred; pyfunc_model.py explains why there is none.
     with quiet("mlflow.pyfunc"), tempfile.TemporaryDirectory(prefix="distmeta-model-") as folder:
         path = str(Path(folder) / "model")
         pyfunc.save_model(
@@ -83,7 +88,6 @@ def log_checkpoint(client: MlflowClient, experiment_id: str, run_id: str, checkp
             python_model=str(_SCRIPT),
             artifacts={"checkpoint": str(checkpoint)},
             pip_requirements=requirements(config),
-            signature=ModelSignature(params=params),
             code_paths=[_copy_of_package(Path(folder))],
             mlflow_model=model,
         )
