@@ -26,7 +26,7 @@ from distmeta.config import (
     TrainConfig,
 )
 from distmeta.core.tensors import global_norm
-from distmeta.methods import anil, fomaml, maml, meta_sgd, pretrain, protonet, reptile
+from distmeta.methods import anil, fomaml, maml, meta_sgd, pretrain, proto_maml, protonet, reptile
 from distmeta.training import train
 
 _SMALL_IMAGES: dict[str, Any] = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 3, "size": 16}
@@ -72,6 +72,7 @@ CASES: dict[str, RunConfig] = {
             outer=OuterConfig(optimizer="SGD", lr=1.0, schedule="linear"),
         ),
         _run("protonet", "vmap", protonet(), tasks=_glyphs(train_way=5)),
+        _run("proto_maml", "loop", proto_maml(steps=2, scale=0.3), tasks=_glyphs(train_way=4)),
         _run("pretrain", "loop", pretrain(steps=4)),
         _run(
             "pretrain-waves",
