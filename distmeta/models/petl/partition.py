@@ -50,7 +50,7 @@ def partition(module: nn.Module, group: Ranks | None = None, min_entries: int = 
     ]
     if group.world == 1 or not weights:
         return
-    init = _deepspeed_init()
+    init = load_deepspeed("frozen weights in parts", "runtime.ranks", "1").zero.Init
     if group.offload == "nvme":
         _check_files()
     settings = _settings(group)
@@ -75,21 +75,30 @@ def _bytes(weight: Any) -> int:
     return int(weight.data.nbytes + (0 if part is None else part.numel() * part.element_size()))
 
 
-def _deepspeed_init() -> Any:
-    """DeepSpeed's conversion of parameters. It joins the process group that this process is in."""
+def load_deepspeed(purpose: str, where: str, instead: str) -> Any:
+    """The package `deepspeed`. It joins the process group that this process is in.
+
+    Args:
+        purpose: What needs it, for the message.
+        where: Field that asks for it.
+        instead: Value of the field that does not.
+
+    Raises:
+        UserError: It is not installed.
+    """
     os.environ.setdefault("LOCAL_RANK", "0")
     try:
         with _without("mlflow"):  # DeepSpeed's tuner would load all of it, in every rank, to log to it
             import deepspeed
     except ImportError as error:
         raise UserError(
-            f"frozen weights in parts need DeepSpeed ({error})",
-            where="runtime.ranks",
-            allowed="1, or pip install 'distmeta[deepspeed]'",
+            f"{purpose} need DeepSpeed ({error})",
+            where=where,
+            allowed=f"{instead}, or pip install 'distmeta[deepspeed]'",
         ) from error
     # A reduction through shared memory, which DeepSpeed would compile at its first use; nothing here reduces.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed.zero.Init
+    return deepspeed
 
 
 def _check_files() -> None:
