@@ -35,8 +35,8 @@ class OuterConfig(Frozen):
         compression: Compression of updates on their way to the server: none, rounding to `bf16`, or to `int8` in blocks
             with one scale each. The rounding error is added to the same worker's next update (error feedback), so
             the result depends on which worker computes which shard.
-        zero: None: the driver holds the meta-parameters. 1 or 2: the ranks of the one worker hold them, with an
-            optimizer of DeepSpeed. Its state is divided among the ranks (ZeRO stage 1), or also the sum of gradients (2).
+        zero: None: the driver holds the meta-parameters. 1, 2: the ranks of the one worker hold them, with an optimizer
+            of DeepSpeed. Its state is divided among the ranks (ZeRO stage 1), or also the sum of gradients (2).
     """
 
     optimizer: Text = "Adam"

@@ -65,7 +65,7 @@ class PartitionedWeights:
         self._config, self._total_steps, self._group = config, total_steps, group
         deepspeed = load_deepspeed("meta-parameters in a worker", "outer.zero", "null")
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-        self._is_alone = _join_alone(group)
+        _join_alone(group)
         # Flat, because DeepSpeed does not take numbers without a dimension.
         module = nn.ParameterList([nn.Parameter(tensor.detach().clone().reshape(-1)) for tensor in params.values()])
         with _exchange("setting up the optimizer"):
@@ -151,10 +151,8 @@ class PartitionedWeights:
         return {name: tensor.detach().cpu().clone() for name, tensor in self.params.items()}, named
 
     def close(self) -> None:
-        """Let go of the optimizer, and of a process group that was made for this."""
+        """Let go of the optimizer."""
         self._engine.destroy()
-        if self._is_alone:
-            dist.destroy_process_group()
 
     def _state(self) -> Params:
         """This rank's part of the optimizer's state, by key."""
@@ -245,15 +243,13 @@ def _norm(grad: Params) -> float | None:
 @contextmanager
 def _exchange(what: str) -> Iterator[None]:
     with exchange(what), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # DeepSpeed's, of names in torch
+        warnings.simplefilter("ignore")  # DeepSpeed uses names that torch will drop
         yield
 
 
-def _join_alone(group: Ranks) -> bool:
-    """Make a process group of this process, where there is none: DeepSpeed needs one."""
-    if dist.is_initialized():
-        return False
-    assert group.world == 1
-    backend = "gloo" if group.device == "cpu" else "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
-    return True
+def _join_alone(group: Ranks) -> None:
+    """Make a process group of this process, where there is none: DeepSpeed needs one, and keeps it to the end."""
+    if not dist.is_initialized():
+        assert group.world == 1
+        backend = "gloo" if group.device == "cpu" else "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -88,7 +89,8 @@ def load_deepspeed(purpose: str, where: str, instead: str) -> Any:
     """
     os.environ.setdefault("LOCAL_RANK", "0")
     try:
-        with _without("mlflow"):  # DeepSpeed's tuner would load all of it, in every rank, to log to it
+        with _without("mlflow"), warnings.catch_warnings():  # its tuner would load all of MLflow, in every rank
+            warnings.simplefilter("ignore")
             import deepspeed
     except ImportError as error:
         raise UserError(
