@@ -43,7 +43,7 @@ ROWS = {
 def changes(args: argparse.Namespace, job: str, split: str, seed: int) -> list[str]:
     return [
         f"tasks.store={args.store}",
-        f"tasks.split_set={split}",
+        f"tasks.split_set='{split}'",
         f"seed={seed}",
         f"name=intents_{args.store}_{split}_{seed}_{job}",
         "evaluation.final_tasks=0",

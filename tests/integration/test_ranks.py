@@ -29,8 +29,12 @@ from distmeta.config import (
     TrainConfig,
 )
 from distmeta.config.load import change
+from distmeta.config.models import TransformerConfig
+from distmeta.config.petl import LoraConfig
+from distmeta.config.tasks import TextTasks
 from distmeta.core.errors import UserError
 from distmeta.core.types import Params, Shard, Snapshot, Work
+from distmeta.data.store import write_store
 from distmeta.models.base import Frame
 from distmeta.runtime.ray.executor import RayExecutor
 from distmeta.runtime.ray.worker_group import WorkerGroup
@@ -198,11 +202,39 @@ def undisturbed(base: RunConfig) -> TrainResult:
     return run(base, "undisturbed", "runtime.executor=local")
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_bits_of_one(ray_cluster: None, base: RunConfig) -> None:
     """Three tasks a shard in chunks of two: the second rank has a smaller one."""
     changes = ("engine.strategy=vmap", "engine.chunk=2")
     one = run(base, "one", *changes, "runtime.executor=local")
     two = run(base, "two", *changes, "runtime.ranks=2")
+    assert two.digest == one.digest
+    assert two.scores == one.scores
+
+
+def test_a_transformer_in_parts_gives_the_bits_of_a_whole_one(
+    ray_cluster: None, base: RunConfig, tmp_path: Path
+) -> None:
+    """LoRA on a small decoder, second order, texts of several lengths."""
+    texts = [f"{'word ' * (1 + number % 5)}of {kind} {number}" for kind in "abcdefghi" for number in range(5)]
+    splits = {"classes": {"train": [0, 1, 2], "val": [3, 4, 5], "test": [6, 7, 8]}}
+    write_store(tmp_path / "texts", texts, class_names=list("abcdefghi"), class_counts=(5,) * 9, splits=splits)
+    sizes = {"n_embd": 128, "n_layer": 2, "n_head": 2, "n_positions": 32, "vocab_size": 160}
+    config = base.model_copy(
+        update={
+            "tasks": TextTasks(
+                store=str(tmp_path / "texts"), tokenizer="words", buckets=(16,), way=2, queries=2, eval_queries=2
+            ),
+            "model": TransformerConfig(
+                architecture={"model_type": "gpt2", **sizes, "bos_token_id": None, "eos_token_id": None},
+                petl=(LoraConfig(targets=("fused", "ffn_in")),),
+            ),
+            "engine": EngineConfig(strategy="vmap", chunk=2),
+            "train": TrainConfig(steps=2, tasks_per_step=3),
+        }
+    )
+    one = run(config, "whole", "runtime.executor=local")
+    two = run(config, "parts", "runtime.ranks=2")
     assert two.digest == one.digest
     assert two.scores == one.scores
 
@@ -226,6 +258,7 @@ def test_ranks_killed_in_mid_step_change_no_bit(
     assert (result.counts["worker_died"], result.counts["restarts"]) == (2, 2)
 
 
+@pytest.mark.slow
 def test_a_stopped_rank_is_found_and_its_worker_replaced(ray_cluster: None) -> None:
     tolerance = ToleranceConfig(heartbeat_timeout_s=2.0)
     executor = RayExecutor(RuntimeConfig(workers=1, ranks=2, tolerance=tolerance), FakeRecipe(seconds=0.01))

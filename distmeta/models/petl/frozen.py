@@ -38,6 +38,11 @@ def is_partitioned(weight: Tensor) -> bool:
     return hasattr(weight, "ds_status")
 
 
+def shape_of(weight: Any) -> tuple[int, ...]:
+    """The shape of a weight in one piece."""
+    return tuple(weight.ds_shape if is_partitioned(weight) else weight.shape)
+
+
 @contextmanager
 def whole(weight: Any) -> Iterator[Tensor]:
     """A frozen weight in one piece, for the block."""
@@ -65,8 +70,10 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, tran
 
 def frozen_embedding(ids: Tensor, weight: Tensor) -> Tensor:
     """Rows of a weight: int64 [...] -> [..., D] for a weight [V, D]."""
-    with whole(weight) as table:
-        return functional.embedding(ids, table)
+    if not is_partitioned(weight):
+        return functional.embedding(ids, weight)
+    rows: Tensor = _Rows.apply(ids, _Hidden(weight))  # type: ignore[no-untyped-call]
+    return rows
 
 
 @dataclass(frozen=True)
@@ -111,3 +118,33 @@ class _Product(torch.autograd.Function):
         x = x if in_dims[0] is None else x.movedim(in_dims[0], 0)
         y: Tensor = _Product.apply(x, hidden, transposed)  # type: ignore[no-untyped-call]
         return y, None if in_dims[0] is None else 0
+
+
+class _Rows(torch.autograd.Function):
+    """Rows of a partitioned weight. A function of its own, since transforms of torch.func must not see the pieces."""
+
+    generate_vmap_rule = False
+
+    @override
+    @staticmethod
+    def forward(ids: Tensor, hidden: _Hidden) -> Tensor:
+        with whole(hidden.weight) as table:
+            return functional.embedding(ids, table)
+
+    @override
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, _Hidden], output: Tensor) -> None:
+        return
+
+    @override
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
+        return None, None
+
+    @override
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, None], *arguments: Any) -> tuple[Tensor, int | None]:
+        ids, hidden = arguments
+        ids = ids if in_dims[0] is None else ids.movedim(in_dims[0], 0)
+        rows: Tensor = _Rows.apply(ids, hidden)  # type: ignore[no-untyped-call]
+        return rows, None if in_dims[0] is None else 0

@@ -88,7 +88,7 @@ def require_transformers(where: str) -> Any:
 
 def _make(pretrained: str | None, architecture: Mapping[str, Any], dtype: torch.dtype, where: str) -> nn.Module:
     transformers = require_transformers(where)
-    with _quiet(transformers), _errors_as_lines(pretrained, where):
+    with quiet(transformers), _errors_as_lines(pretrained, where):
         if pretrained is None:
             kind = architecture.get("model_type")
             options = {name: value for name, value in architecture.items() if name != "model_type"}
@@ -127,7 +127,7 @@ def _errors_as_lines(pretrained: str | None, where: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """Keep progress bars and advice off the console."""
     logging = transformers.utils.logging
     level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

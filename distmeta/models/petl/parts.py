@@ -12,6 +12,7 @@ import math
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix
 from distmeta.models.petl.call import Call, Prefix
 from distmeta.models.petl.families import block_of, check_blocks, find_layers, role_of
+from distmeta.models.petl.frozen import whole
 from distmeta.models.petl.sites import Site
 
 Make = Callable[[torch.Generator], Tensor]
@@ -232,7 +234,7 @@ class Own(Part):
         self.kind = kind
         weights = dict(network.named_parameters())
         for name in names:
-            self.makes[name] = lambda _, name=name: weights[name].detach().clone()  # type: ignore[misc]
+            self.makes[name] = partial(_value_of, weights[name])
 
 
 def _spans(shape: Shape, at: str, blocks: Sequence[int] | None, where: str) -> list[tuple[Site, Site]]:
@@ -252,6 +254,11 @@ def _spans(shape: Shape, at: str, blocks: Sequence[int] | None, where: str) -> l
         allowed = "a network of a family in distmeta.models.petl.families, and blocks that it has"
         raise UserError(f"the network has no {at} part that is known", where=f"{where}.at", allowed=allowed)
     return spans
+
+
+def _value_of(weight: Tensor, _: torch.Generator) -> Tensor:
+    with whole(weight) as values:
+        return values.detach().clone()
 
 
 def _keep(name: str) -> Callable[[Call, Tensor], Tensor]:

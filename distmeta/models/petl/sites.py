@@ -14,11 +14,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from distmeta.core import ranks
 from distmeta.models.layers import layer_norm
 from distmeta.models.petl.attention import BLOCK
 from distmeta.models.petl.call import Call, current
 from distmeta.models.petl.families import block_of, role_of
-from distmeta.models.petl.frozen import frozen_embedding, frozen_linear, is_partitioned
+from distmeta.models.petl.frozen import frozen_embedding, frozen_linear, shape_of
 
 Before = Callable[[Call, Tensor], Tensor]
 After = Callable[[Call, Tensor, Tensor], Tensor]
@@ -45,7 +46,7 @@ class Site:
         self.after: list[After] = []
         # A Conv1D of `transformers` is a linear layer whose weight is [inputs, outputs].
         self.is_transposed = not isinstance(layer, nn.Linear)
-        sizes = tuple(layer.weight.shape)
+        sizes = shape_of(layer.weight)
         self.num_inputs, self.num_outputs = sizes if self.is_transposed else sizes[::-1]
         self._weight, self._bias = f"{path}.weight", f"{path}.bias"
 
@@ -66,7 +67,7 @@ def make_sites(network: nn.Module) -> dict[str, Site]:
     sites: dict[str, Site] = {}
     for path, layer in network.named_modules():
         layer.__dict__[BLOCK] = block_of(f"{path}.")
-        if isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D":
+        if _is_linear(layer):
             sites[path] = Site(path, layer)
             layer.__dict__["forward"] = sites[path]
         elif type(layer) is nn.Embedding:
@@ -131,6 +132,15 @@ class _Tuned:
         return module.forward(*arguments, **options)
 
 
-def has_partitioned(network: nn.Module) -> bool:
-    """Whether any weight is held in pieces."""
-    return any(is_partitioned(weight) for weight in network.parameters())
+def divide(network: nn.Module) -> None:
+    """Divide the weights of linear layers and embeddings among the ranks of this worker; other modules keep theirs."""
+    if ranks.current.world == 1:
+        return
+    from distmeta.models.petl.partition import partition
+
+    layers = [layer for layer in network.modules() if _is_linear(layer) or type(layer) is nn.Embedding]
+    partition(nn.ParameterList([layer.weight for layer in layers]))
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"

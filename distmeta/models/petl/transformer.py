@@ -11,6 +11,7 @@ derivative).
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,9 +29,10 @@ from distmeta.models.heads import init_heads, with_heads
 from distmeta.models.petl.call import Call, running
 from distmeta.models.petl.exchange import read_peft
 from distmeta.models.petl.families import block_of, num_blocks
+from distmeta.models.petl.frozen import shape_of
 from distmeta.models.petl.load import load_network
 from distmeta.models.petl.parts import PARTS, Own, Part, Shape
-from distmeta.models.petl.sites import make_sites, padding_position, read_from_call
+from distmeta.models.petl.sites import divide, make_sites, padding_position, read_from_call
 from distmeta.models.petl.texts import lay_out
 from distmeta.models.share import share
 
@@ -59,6 +61,7 @@ class Transformer(Backbone):
     ) -> None:
         self._config, self._dtype, self.heads = config, dtype, dict(heads)
         self.network = share(load_network(config.pretrained, config.architecture, dtype))
+        divide(self.network)
         settings: Any = self.network.config  # what transformers knows of the network
         self._settings = settings
         self.num_features = int(settings.hidden_size)
@@ -144,7 +147,7 @@ class Transformer(Backbone):
     def share_tuned(self) -> float:
         """Number of tunable parameters without heads, divided by the number of the network's weights."""
         tuned = sum(tensor.numel() for part in self._parts for tensor in part.init(0, self._dtype).values())
-        return tuned / sum(weight.numel() for weight in self.network.parameters())
+        return tuned / sum(math.prod(shape_of(weight)) for weight in self.network.parameters())
 
     @property
     def _is_of_pixels(self) -> bool:
