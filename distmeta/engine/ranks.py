@@ -104,5 +104,6 @@ class PartitionLanes(RankLanes):
             others: list[Any] = self._gather(own._replace(grad={}))
             parts = self._divide(own.grad)
             del own
-            for estimate, part in zip(others, parts[: len(inputs) - first], strict=False):
-                yield estimate._replace(grad={PART: part})
+            for estimate in others[: len(inputs) - first]:
+                yield estimate._replace(grad={PART: parts.pop(0)})
+            parts.clear()

@@ -104,7 +104,8 @@ class PartitionedWeights:
         parts = torch.empty_like(flat)
         with _exchange("exchanging gradients"):
             dist.all_to_all_single(parts, flat)
-        return list(torch.split(parts, self._part.numel()))
+        del flat
+        return [part.clone() for part in torch.split(parts, self._part.numel())]  # so that each can be freed
 
     def step(self, total: Update) -> StepRecord | None:
         """Make the next version.
