@@ -12,8 +12,8 @@ each entry by itself. So the ranks change no bit.
 
 from __future__ import annotations
 
-import logging
 import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -63,8 +63,9 @@ class PartitionedWeights:
     ) -> None:
         self.version = version
         self._config, self._total_steps, self._group = config, total_steps, group
+        if group.device == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
         deepspeed = load_deepspeed("meta-parameters in a worker", "outer.zero", "null")
-        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         _join_alone(group)
         # Flat, because DeepSpeed does not take numbers without a dimension.
         module = nn.ParameterList([nn.Parameter(tensor.detach().clone().reshape(-1)) for tensor in params.values()])

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distmeta.config import CheckpointConfig, EngineConfig, RunConfig, TrackingConfig
@@ -111,7 +111,8 @@ class MetaProgram:
     def _run_group(self, work: Work, snapshot: Snapshot) -> Any:
         started = time.perf_counter()
         if self._group is None:
-            self._group = GroupTraining(self._config, self.source, self.algorithm, self._prefetcher, ranks.current)
+            group = replace(ranks.current, device=self._config.runtime.device)
+            self._group = GroupTraining(self._config, self.source, self.algorithm, self._prefetcher, group)
         value = self._group.run(work.name, snapshot, self._engine_config(work))
         self._timing = {"data_wait_s": self._group.wait_s, "compute_s": time.perf_counter() - started}
         return value

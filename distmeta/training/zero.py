@@ -107,11 +107,12 @@ class GroupWeights(Weights):
         Raises:
             WorkerError: The worker is lost too often.
         """
-        for _ in range(2 + self._config.runtime.tolerance.max_shard_retries):
-            if self._is_loaded:
-                result = self._request(work, Snapshot(version, {}))
-                if not isinstance(result.value, Behind):
-                    return result
+        if not self._is_loaded:
+            self._restore(version)
+        for _ in range(1 + self._config.runtime.tolerance.max_shard_retries):
+            result = self._request(work, Snapshot(version, {}))
+            if not isinstance(result.value, Behind):
+                return result
             self._restore(version)
         raise WorkerError(f"step {version}: the worker of outer.zero has been lost again and again at this step")
 

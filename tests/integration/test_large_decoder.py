@@ -65,7 +65,7 @@ class MeasuredRecipe:
 
 @dataclass(frozen=True)
 class MeasuredProgram:
-    """A program that writes memory of this process after each shard, in bytes."""
+    """A program that writes after each shard what this process holds, in bytes (`process`: not shared with others)."""
 
     program: MetaProgram
     folder: Path
@@ -83,7 +83,7 @@ class MeasuredProgram:
         found = {
             "whole": sum(4 * math.prod(shape_of(weight)) for weight in backbone.network.parameters()),
             "resident": resident_bytes(backbone.network),
-            "process": psutil.Process().memory_info().rss,
+            "process": psutil.Process().memory_full_info().uss,
         }
         (self.folder / f"rank{ranks.current.rank}.json").write_text(json.dumps(found))
         return value

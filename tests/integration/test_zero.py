@@ -28,21 +28,18 @@ from distmeta.config import (
 from distmeta.config.load import change
 from distmeta.config.models import TransformerConfig
 from distmeta.config.petl import FullConfig
-from distmeta.core.errors import DistmetaError, UserError
 from distmeta.core.seeding import mix
 from distmeta.core.tensors import global_norm
 from distmeta.core.types import Params, Shard, Snapshot, Update, Work
 from distmeta.data.store import write_store
-from distmeta.program.program import MetaProgram
-from distmeta.program.zero import Behind
 from distmeta.runtime.ray.executor import RayExecutor
 from distmeta.runtime.ray.worker_group import WorkerGroup
 from distmeta.training import TrainResult, train
-from distmeta.training.steps import build_procedure
 
 pytest.importorskip("deepspeed", reason="outer.zero needs DeepSpeed")
 pytest.importorskip("transformers", reason="BERT needs transformers")
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.thorough, pytest.mark.timeout(600)]
+SLOW = pytest.mark.slow
 
 STEPS = 4
 CLASSES, TEXTS = 9, 12
@@ -127,7 +124,7 @@ def test_one_rank_in_this_process_gives_the_bits_of_the_parameter_server(
     assert result.metrics == numbers
 
 
-@pytest.mark.parametrize(("stage", "ranks"), [(1, 2), (2, 2), (2, 3)])
+@pytest.mark.parametrize(("stage", "ranks"), [pytest.param(1, 2, marks=SLOW), (2, 2), pytest.param(2, 3, marks=SLOW)])
 def test_any_number_of_ranks_gives_the_bits_of_the_parameter_server(
     ray_cluster: None, base: RunConfig, plain: TrainResult, stage: int, ranks: int
 ) -> None:
@@ -144,9 +141,16 @@ def test_any_number_of_ranks_gives_the_bits_of_the_parameter_server(
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("fomaml", ("algorithm.estimator={kind: backprop, order: 1}", "outer.optimizer=AdamW", "engine.strategy=vmap")),
-        ("momentum", ("outer.optimizer=SGD", "outer.options={momentum: 0.9, nesterov: true}", "outer.clip_norm=null")),
-        ("descent", ("outer.optimizer=SGD", "outer.lr=1.0")),
+        (
+            "fomaml",
+            ("algorithm.estimator={kind: backprop, order: 1}", "outer.optimizer=AdamW", "engine.strategy=vmap"),
+        ),
+        pytest.param(
+            "momentum",
+            ("outer.optimizer=SGD", "outer.options={momentum: 0.9, nesterov: true}", "outer.clip_norm=null"),
+            marks=SLOW,
+        ),
+        pytest.param("descent", ("outer.optimizer=SGD", "outer.lr=1.0"), marks=SLOW),
     ],
 )
 def test_first_order_maml_and_other_optimizers(
@@ -160,7 +164,7 @@ def test_first_order_maml_and_other_optimizers(
     assert result.scores == plain.scores
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=SLOW)])
 def test_a_run_is_resumed_on_another_number_of_ranks(
     ray_cluster: None, base: RunConfig, plain: TrainResult, before: int, after: int
 ) -> None:
@@ -248,7 +252,7 @@ def gradient_of(params: Params) -> Params:
     return {name: torch.randn(tensor.shape, generator=generator) for name, tensor in params.items()}
 
 
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=SLOW), 2])
 def test_each_of_two_ranks_has_half_of_the_state_and_of_the_gradient(ray_cluster: None, stage: int) -> None:
     """Blocks of the norm, and parameters, lie across the parts."""
     params = {"a": torch.randn(300, 130), "number": torch.randn(()), "b": torch.randn(77), "c": torch.randn(40001)}
@@ -274,35 +278,3 @@ def test_each_of_two_ranks_has_half_of_the_state_and_of_the_gradient(ray_cluster
         assert found["norm"] == global_norm(grad)
         assert found["refused"] == (None, 2)
         assert all(torch.equal(found["params"][name], expected[name]) for name in params)
-
-
-def test_a_worker_that_is_lost_at_every_attempt_ends_the_run(base: RunConfig) -> None:
-    config = change(base, ["outer.zero=2"])
-
-    class Forgetful:
-        """An executor whose worker is always a new one."""
-
-        asked: list[str] = []  # noqa: RUF012
-
-        def map(self, work: Work, snapshot: Snapshot, shards: list[Shard]) -> Iterator[Any]:
-            from distmeta.runtime.executor import Result
-
-            self.asked.append(work.name)
-            yield Result(0, None if work.name == "load" else Behind(), 0, 0.0, 0.0)
-
-    program = MetaProgram(config)
-    params = program.algorithm.learner.init(0)
-    executor: Any = Forgetful()
-    procedure = build_procedure(config, params, program.source, executor)
-    with pytest.raises(DistmetaError, match=r"^step 0: the worker of outer.zero has been lost again and again"):
-        procedure.step(Work("update", config.engine))
-    assert executor.asked.count("load") == 2 + config.runtime.tolerance.max_shard_retries
-    with pytest.raises(UserError, match=r"^outer.zero: the network keeps running statistics \('mean'\)"):
-        build_procedure(config, params, program.source, executor, {"mean": torch.zeros(1)})
-    state = procedure.state_dict() | {"num_steps": 2}
-    for name in params:
-        state |= {f"optimizer/{name}/{key}": torch.zeros_like(params[name]) for key in ("exp_avg", "exp_avg_sq")}
-        state |= {f"optimizer/{name}/step": torch.tensor(1.0)}
-    with pytest.raises(UserError, match="has not made every step with every meta-parameter"):
-        procedure.load_state_dict(state)
-    program.close()

@@ -9,11 +9,12 @@ layer norms) stay whole on every rank, because gathering them costs more than th
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -89,7 +90,8 @@ def load_deepspeed(purpose: str, where: str, instead: str) -> Any:
     """
     os.environ.setdefault("LOCAL_RANK", "0")
     try:
-        with _without("mlflow"), warnings.catch_warnings():  # its tuner would load all of MLflow, in every rank
+        # Its tuner would load all of MLflow, in every rank; its log goes to standard output, which is that of results.
+        with _without("mlflow"), warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             import deepspeed
     except ImportError as error:
@@ -100,6 +102,7 @@ def load_deepspeed(purpose: str, where: str, instead: str) -> Any:
         ) from error
     # A reduction through shared memory, which DeepSpeed would compile at its first use; nothing here reduces.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     return deepspeed
 
 
@@ -119,7 +122,7 @@ def _check_files() -> None:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _without(library: str) -> Iterator[None]:
     """Let a library that is not loaded look as if it were not installed."""
     if library in sys.modules:
