@@ -9,7 +9,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?= python3
 BENCH_S ?= 300
-FAST := not thorough and not slow and not cluster and not chaos and not gpu
+FAST := not thorough and not slow and not cluster and not chaos and not gpu and not text
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -19,8 +19,8 @@ export DISTMETA_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install demo quick test check lint types fast golden docs dist test-pythons fuzz bench bench-cluster bench-curve \
-	test-slow test-cluster test-chaos test-gpu format clean
+.PHONY: help install demo demo-text quick test check lint types fast golden docs dist test-pythons fuzz bench bench-cluster bench-curve \
+	test-slow test-text test-cluster test-chaos test-gpu format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,24 @@ install: $(STAMP) ## Make the virtual environment
 
 demo: $(STAMP) ## Meta-train on drawn characters with two Ray workers (a few minutes)
 	$(BIN)/distmeta train jobs/demo.py --anew
+
+# Two minutes of training. Without the raw files, those of BANKING77 are fetched, whose classes are then split at random.
+ifeq ($(wildcard $(DISTMETA_DATA)/banking77),)
+INTENTS := --set tasks.store=fetched_banking77 --set tasks.split_set=null
+FETCH_INTENTS = $(BIN)/distmeta data fetch banking77 --to runs/raw/banking77 \
+	&& $(BIN)/distmeta data import banking77 runs/raw/banking77 --name fetched_banking77 --replace
+endif
+
+demo-text: $(VENV)/.text ## Meta-train MiniLM with LoRA on intents, then label sentences by nine of other intents (a few minutes)
+	$(FETCH_INTENTS)
+	$(BIN)/distmeta train jobs/intents.py:lora_protonet --anew $(INTENTS) --set name=demo_text \
+		--set train.budget_s=120 --set evaluation.tasks=40 --set evaluation.final_tasks=100
+	$(BIN)/distmeta adapt runs/demo_text --which best \
+		--support jobs/examples/help_desk.csv --query jobs/examples/questions.csv
+
+$(VENV)/.text: $(STAMP)
+	$(PIP_INSTALL) -e '.[dev,text]'
+	@touch $@
 
 quick: $(STAMP) ## Format, lint, types and the fast tests: at most a minute
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check fast
@@ -105,6 +123,9 @@ bench-curve: $(STAMP) ## Omniglot accuracy against seconds of training (BENCH_S=
 
 test-slow: $(STAMP) ## Tests that take minutes
 	$(BIN)/pytest -m slow
+
+test-text: $(VENV)/.text ## Tests with the network MiniLM
+	$(BIN)/pytest -m text
 
 test-cluster: $(STAMP) ## Tests that need a Ray cluster of several nodes
 	$(BIN)/pytest -m cluster

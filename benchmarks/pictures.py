@@ -25,8 +25,8 @@ def grouped(points: Iterable[tuple[str, Point]]) -> dict[str, list[Point]]:
     return curves
 
 
-def ratio_bars(path: Path, rows: Mapping[str, Mapping[str, float]], title: str) -> None:
-    """Draw a group of bars for each row: row -> contender -> speed as a multiple of the plain loop's."""
+def ratio_bars(path: Path, rows: Mapping[str, Mapping[str, float]], title: str, base: str = "the plain loop") -> None:
+    """Draw a group of bars for each row: row -> contender -> speed as a multiple of that of a base."""
     from matplotlib.figure import Figure
 
     contenders = list(dict.fromkeys(name for ratios in rows.values() for name in ratios))
@@ -47,7 +47,7 @@ def ratio_bars(path: Path, rows: Mapping[str, Mapping[str, float]], title: str) 
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.set_xlabel("speed, as a multiple of the plain loop's")
+    axes.set_xlabel(f"speed, as a multiple of that of {base}")
     axes.set_title(title, loc="left", fontsize=8)
     plain(axes)
     _legend(figure, contenders)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from benchmarks.commands import cluster, engine
+from benchmarks.commands import cluster, engine, petl
 
 _EXAMPLES = """\b
 Examples:
@@ -12,6 +12,7 @@ Examples:
   distmeta bench engine --memory --out runs/bench
   distmeta bench memory --steps 5,10 --way 5 --shots 1
   distmeta bench data --json
+  distmeta bench petl --rows 5w1s_t16_o2_k1 --no-memory
   distmeta bench server --workers 2,8,32 --payload 20
   distmeta bench scale --max-workers 1000 --out runs/bench
 """
@@ -29,5 +30,6 @@ app = typer.Typer(
 app.command("engine", help=engine.ENGINE_HELP)(engine.engine)
 app.command("memory")(engine.memory)
 app.command("data")(engine.data)
+app.command("petl", help=petl.PETL_HELP)(petl.petl)
 app.command("server")(cluster.server)
 app.command("scale")(cluster.scale)

@@ -1,4 +1,4 @@
-"""Are the tasks' own texts a good corpus? Three starts, the same meta-learned LoRA, few-shot intents of one class split.
+"""Are the tasks' own texts a good corpus? Three starts, the same meta-learned LoRA, few-shot intents of one split.
 
 The starts: random weights, the same encoder pre-trained by masked language modelling on the texts of the training
 classes (`distmeta.models.petl.pretrain`), and MiniLM. The first two have the tokenizer of the corpus.

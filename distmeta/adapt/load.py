@@ -1,11 +1,17 @@
 """Load a trained learner, adapt it to a few labelled examples, predict.
 
-Shapes: N support examples, Q query examples, O outputs.
+Shapes: N support examples, Q query examples, O outputs, C classes.
 
 Example:
     >>> learner = distmeta.load("runs/omniglot_maml")
     >>> predict = learner.adapt(x, y)       # x: [N, C, H, W] in [0, 1]; y: [N] labels of any kind
     >>> labels = predict(queries)
+
+A learner of texts takes sentences:
+
+    >>> learner = distmeta.load("runs/intents_lora_protonet")
+    >>> predict = learner.adapt(["Where is my parcel?", "I was charged twice"], ["delivery", "payment"])
+    >>> predict(["It has not arrived"]), predict.confidences(["It has not arrived"])
 """
 
 from __future__ import annotations
@@ -19,9 +25,11 @@ import numpy.typing as npt
 import torch
 
 from distmeta import checkpoint as checkpoints
+from distmeta.adapt.inputs import Examples, Reader, reader_of, to_numbers
 from distmeta.checkpoint.reading import Which
 from distmeta.config import RunConfig
 from distmeta.config.python import require_trust
+from distmeta.config.tasks import TextTasks
 from distmeta.core.errors import UserError
 from distmeta.core.types import SUPPORT, Batch, Episode, Params
 from distmeta.engine.engine import one_by_one
@@ -34,31 +42,57 @@ Array = npt.NDArray[Any]
 
 
 class Predictor:
-    """An adapted learner. Call it with query examples [Q, *input_shape]."""
+    """An adapted learner. Call it with query examples: [Q, *input_shape] numbers, or a list of Q sentences.
 
-    def __init__(self, learner: Learner, meta: Params, support: Batch, classes: Array | None) -> None:
-        self._ops, self._meta, self._classes = one_by_one(learner), meta, classes
+    Attributes:
+        classes: [C] the labels of the support set, sorted; None for regression.
+    """
+
+    def __init__(self, learner: Learner, meta: Params, support: Batch, classes: Array | None, reader: Reader) -> None:
+        self._ops, self._meta, self.classes, self._reader = one_by_one(learner), meta, classes, reader
         examples = support.map(lambda tensor: tensor.unsqueeze(0))
-        self._task = Episode({SUPPORT: examples}, torch.zeros(1, dtype=torch.int64))
+        sizes = reader.sizes(support.inputs)
+        self._task = Episode(
+            {SUPPORT: examples}, torch.zeros(1, dtype=torch.int64), None if sizes is None else (sizes,)
+        )
         self._state = self._ops.adapt(meta, self._task)
 
-    def __call__(self, inputs: npt.ArrayLike) -> Array:
+    def __call__(self, inputs: Examples) -> Array:
         """Predict labels [Q] of the kind that the support set had, or values [Q, O] for regression.
 
         Raises:
-            UserError: `inputs` are not numbers, or have another shape than [any number, *input_shape].
+            UserError: `inputs` are not numbers of shape [any number, *input_shape], or not sentences.
         """
         outputs = self.outputs(inputs)
-        return outputs if self._classes is None else self._classes[outputs.argmax(1)]
+        return outputs if self.classes is None else self.classes[outputs.argmax(1)]
 
-    def outputs(self, inputs: npt.ArrayLike) -> Array:
+    def confidences(self, inputs: Examples) -> Array:
+        """Predict the probability of every class: [Q, C], the softmax of the outputs, in the order of `classes`.
+
+        Raises:
+            UserError: As for a call, or the learner is one of regression.
+        """
+        if self.classes is None:
+            raise UserError("regression has no classes", where="confidences", allowed="a learner of classes")
+        outputs = self.outputs(inputs).astype(np.float64)
+        weights = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        confidences: Array = weights / weights.sum(axis=1, keepdims=True)
+        return confidences
+
+    def outputs(self, inputs: Examples) -> Array:
         """The network's outputs [Q, O]: logits, in the sorted order of the labels, for classification.
 
         Raises:
             UserError: As for a call.
         """
-        queries = _tensor(inputs, self._task.support.inputs[0], "query inputs")
-        return self._ops.predict(self._meta, self._state, self._task, queries.unsqueeze(0))[0].numpy()
+        blocks = self._reader.blocks(inputs, "query inputs")
+        return np.concatenate([self._outputs(block) for block in blocks])
+
+    def _outputs(self, queries: torch.Tensor) -> Array:
+        places = self._reader.places(queries)
+        outputs = self._ops.predict(self._meta, self._state, self._task, queries.unsqueeze(0), places)
+        array: Array = outputs[0].numpy()
+        return array
 
 
 class AdaptableLearner:
@@ -66,23 +100,38 @@ class AdaptableLearner:
 
     Attributes:
         config: Configuration of the run that trained them.
-        input_shape: Shape of one example.
+        input_shape: Shape of one example; (L,) for texts of L tokens at most.
+        takes_texts: Whether examples are sentences.
         is_classifier: Whether tasks are classification.
         way: Number of classes that a support set must have; None if any number is allowed.
         protocol: What batch norm takes its statistics from: the query examples of one call (`transductive`), or the
             support set (`inductive`).
 
+    Args:
+        config: See above.
+        signature: Sizes of the tasks.
+        params: Meta-parameters and running statistics.
+        protocol: See above; None takes the one of training.
+        words: Vocabulary of the tokenizer `words`.
+
     Raises:
-        UserError: The network does not support `protocol`.
+        UserError: The network does not support `protocol`, or the tokenizer of the run cannot be had.
     """
 
     def __init__(
-        self, config: RunConfig, signature: TaskSignature, params: Params, protocol: str | None = None
+        self,
+        config: RunConfig,
+        signature: TaskSignature,
+        params: Params,
+        protocol: str | None = None,
+        words: Sequence[str] | None = None,
     ) -> None:
         self.config, self.input_shape = config, signature.input_shape
         algorithm = build_algorithm(config, signature)
         self.protocol = protocol or protocol_of(algorithm)
         self._signature, self._params = signature, params
+        self.takes_texts = isinstance(config.tasks, TextTasks)
+        self._reader = reader_of(config, signature, algorithm.learner.backbone.is_row_wise, words)
         self.is_classifier = signature.objective == "cross_entropy"
         keeps_outputs = config.algorithm.evaluated_learner().keeps_outputs
         self.way = signature.num_outputs if keeps_outputs and self.is_classifier else None
@@ -90,18 +139,17 @@ class AdaptableLearner:
             allowed = ", ".join(algorithm.evaluators)
             raise UserError(f"unknown protocol '{self.protocol}'", where="protocol", allowed=allowed)
 
-    def adapt(self, inputs: npt.ArrayLike, targets: npt.ArrayLike | Sequence[Any]) -> Predictor:
+    def adapt(self, inputs: Examples, targets: npt.ArrayLike | Sequence[Any]) -> Predictor:
         """Adapt to labelled examples.
 
         Args:
-            inputs: [N, *input_shape] numbers; images in [0, 1].
+            inputs: [N, *input_shape] numbers, images in [0, 1]; or a list of N sentences, for a learner of texts.
             targets: [N] labels of any sortable type for classification, [N, O] values for regression.
 
         Raises:
             UserError: The shapes, the number of targets or the number of classes do not fit.
         """
-        dtype = dtype_of(self.config)
-        x = _tensor(inputs, torch.zeros(1, *self.input_shape, dtype=dtype), "support inputs")
+        x = self._reader.read(inputs, "support inputs")
         y = _rows(targets, len(x))
         classes: Array | None = None
         signature = self._signature
@@ -116,9 +164,9 @@ class AdaptableLearner:
             signature = replace(signature, num_outputs=len(classes))
             target = torch.from_numpy(codes)
         else:
-            target = _tensor(y, torch.zeros(1, signature.num_outputs, dtype=dtype), "support targets")
+            target = to_numbers(y, (signature.num_outputs,), dtype_of(self.config), "support targets")
         learner = build_evaluators(self.config, signature)[self.protocol]
-        return Predictor(learner, self._params, Batch(x, target), classes)
+        return Predictor(learner, self._params, Batch(x, target), classes, self._reader)
 
 
 def load(
@@ -139,7 +187,9 @@ def load(
     config, signature, where = checkpoint.config, checkpoint.signature, mask_uri(checkpoint.path)
     require_trust(config, where, trusted=trust_code)
     check_params(config, signature, checkpoint.averaged, checkpoint.buffers, where)
-    return AdaptableLearner(config, signature, {**checkpoint.averaged, **checkpoint.buffers}, protocol)
+    return AdaptableLearner(
+        config, signature, {**checkpoint.averaged, **checkpoint.buffers}, protocol, checkpoint.words
+    )
 
 
 def _rows(targets: npt.ArrayLike | Sequence[Any], count: int) -> Array:
@@ -164,16 +214,3 @@ def _encode(labels: Array) -> tuple[Array, Array]:
     except TypeError as error:
         raise UserError(str(error), where="support targets", allowed="labels that can be sorted") from None
     return classes, codes.astype(np.int64)
-
-
-def _tensor(values: npt.ArrayLike, like: torch.Tensor, what: str) -> torch.Tensor:
-    """`values` as a tensor [B, *shape], where `like` [_, *shape] sets shape and type of an example."""
-    try:
-        tensor = torch.from_numpy(np.array(values, dtype=np.float64)).to(like.dtype)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"not an array of numbers ({error})", where=what, allowed="numbers") from None
-    if tensor.shape[1:] != like.shape[1:]:
-        raise UserError(
-            f"shape {list(tensor.shape)}", where=what, allowed=f"[any number, {', '.join(map(str, like.shape[1:]))}]"
-        )
-    return tensor

@@ -5,10 +5,12 @@ pickle is involved.
 
     model = mlflow.pyfunc.load_model(uri)
     model.predict({"support_inputs": x, "support_targets": y, "query_inputs": q})
+    model.predict({...}, params={"confidences": True})
 
-Served over HTTP, the dictionary holds nested lists: `{"inputs": {"support_inputs": [...], ...}}`. The model has no
-MLflow signature: a signature of a dictionary requires columns of equal length or fixes the exact type of each tensor,
-and either would refuse valid tasks. The learner checks the shapes instead.
+A learner of texts takes lists of sentences. Served over HTTP, the dictionary holds nested lists: `{"inputs":
+{"support_inputs": [...], ...}, "params": {"confidences": true}}`. The model's MLflow signature names this parameter
+alone: a signature of a dictionary requires columns of equal length or fixes the exact type of each tensor, and either
+would refuse valid tasks. The learner checks the inputs instead.
 """
 
 from __future__ import annotations
@@ -44,27 +46,34 @@ class AdaptAndPredict(PythonModel):
             context: Unused; `load_context` has loaded the checkpoint.
             model_input: `support_inputs` [N, ...], `support_targets` [N] and `query_inputs` [Q, ...], as a dictionary
                 of arrays or nested lists, or as a table of one row with these columns.
-            params: Unused.
+            params: `confidences`: whether the answer holds the probabilities of the classes.
 
         Returns:
-            Class labels [Q] of the type of `support_targets`, or values [Q, outputs] for regression.
+            Class labels [Q] of the type of `support_targets`, or values [Q, outputs] for regression. With
+            `confidences`, a dictionary of `labels`, `classes` (C of them) and `confidences` [Q, C].
 
         Raises:
             ValueError: A field is missing, or a table does not have exactly one row.
-            UserError: The shapes do not fit the learner.
+            UserError: The inputs do not fit the learner, or a learner of regression is asked for confidences.
         """
         support_inputs, support_targets, query_inputs = (_field(model_input, name) for name in FIELDS)
-        return np.asarray(self.learner.adapt(support_inputs, support_targets)(query_inputs))
+        predictor = self.learner.adapt(support_inputs, support_targets)
+        if not (params or {}).get("confidences"):
+            return np.asarray(predictor(query_inputs))
+        confidences, classes = predictor.confidences(query_inputs), predictor.classes
+        assert classes is not None  # without classes there are no confidences
+        labels = classes[confidences.argmax(1)]
+        return {"labels": labels.tolist(), "classes": classes.tolist(), "confidences": confidences.tolist()}
 
 
 def _field(model_input: Any, name: str) -> Any:
     if name not in model_input:
         raise ValueError(f"{name}: missing; allowed: an input with {', '.join(FIELDS)}")
     if isinstance(model_input, dict):
-        return np.asarray(model_input[name])
+        return model_input[name]
     if len(model_input) != 1:
         raise ValueError(f"model_input: a table of {len(model_input)} rows; allowed: one row, which is one task")
-    return np.asarray(model_input[name].iloc[0])
+    return model_input[name].iloc[0]
 
 
 mlflow.models.set_model(AdaptAndPredict())

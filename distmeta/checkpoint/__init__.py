@@ -5,6 +5,7 @@
 - `meta.safetensors`: the meta-parameters;
 - `averaged.safetensors`: their moving average, if enabled;
 - `server.safetensors`: tensors of the outer optimizer's state, if any;
+- `words.json`: the vocabulary of the tokenizer `words`, if the tasks use it;
 - `pending.jsonl`: logged values that the tracking store had not confirmed, if any;
 - `state.json`: everything else. It is written last: a folder without it is not a complete checkpoint.
 """

@@ -20,8 +20,8 @@ FORMAT = 1
 """Version of the format; increased whenever an older reader could misread a checkpoint."""
 
 META, AVERAGED, SERVER = "meta.safetensors", "averaged.safetensors", "server.safetensors"
-PENDING = "pending.jsonl"
-FILES = (META, AVERAGED, SERVER, PENDING)
+PENDING, WORDS = "pending.jsonl", "words.json"
+FILES = (META, AVERAGED, SERVER, PENDING, WORDS)
 
 
 _MAX_SIZE = 2**31
@@ -86,6 +86,7 @@ class Checkpoint:
         score: Score by which the best checkpoint is chosen.
         progress: State of the training loop.
         digest: sha256 of the meta-parameters.
+        words: Vocabulary of the tokenizer `words`, in the order of its ids; None for other tasks and tokenizers.
     """
 
     path: str
@@ -98,6 +99,7 @@ class Checkpoint:
     score: float | None
     progress: Mapping[str, float]
     digest: str
+    words: tuple[str, ...] | None = None
 
     @property
     def params(self) -> Params:

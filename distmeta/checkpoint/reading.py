@@ -20,6 +20,7 @@ from distmeta.checkpoint.files import (
     FORMAT,
     META,
     SERVER,
+    WORDS,
     Checkpoint,
     StateFile,
     Summary,
@@ -78,6 +79,7 @@ def load_folder(folder: Folder) -> Checkpoint:
         content.score,
         content.progress,
         content.digest,
+        _read_words(folder, content.sha256[WORDS]) if WORDS in content.sha256 else None,
     )
 
 
@@ -234,15 +236,30 @@ def _read_state(folder: Folder) -> StateFile:
 
 
 def _read_tensors(folder: Folder, name: str, sha256: str) -> Params:
-    content = folder.read(name)
+    content = _read_checked(folder, name, sha256)
     try:
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise UserError(
-                "the file is truncated or corrupted", where=(folder / name).shown, allowed=f"sha256 {sha256}"
-            )
         return from_bytes(content)
     except (SafetensorError, KeyError, ValueError) as error:  # a type that torch lacks is a KeyError
         raise UserError(f"not a safetensors file of torch's types: {error}", where=(folder / name).shown) from error
+
+
+def _read_words(folder: Folder, sha256: str) -> tuple[str, ...]:
+    where = (folder / WORDS).shown
+    try:
+        words = json.loads(_read_checked(folder, WORDS, sha256))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not JSON: {error}", where=where) from error
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or len(set(words)) < len(words):
+        raise UserError("it holds no list of distinct words", where=where, allowed="a checkpoint as it was saved")
+    return tuple(words)
+
+
+def _read_checked(folder: Folder, name: str, sha256: str) -> bytes:
+    """The content of a file, whose digest is compared."""
+    content = folder.read(name)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError("the file is truncated or corrupted", where=(folder / name).shown, allowed=f"sha256 {sha256}")
+    return content
 
 
 def _summary(folder: Folder, *, best: bool) -> Summary:

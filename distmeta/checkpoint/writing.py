@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import logging
 from collections.abc import Mapping, Sequence
 
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from distmeta.checkpoint.files import AVERAGED, FORMAT, META, PENDING, SERVER, StateFile, tensors_with_prefix
+from distmeta.checkpoint.files import AVERAGED, FORMAT, META, PENDING, SERVER, WORDS, StateFile, tensors_with_prefix
 from distmeta.checkpoint.pending import encode_pending
 from distmeta.checkpoint.reading import best_step, checkpoints_by_step, run_folder, runs_folder, step_of
 from distmeta.checkpoint.storage import MARKER, Folder, StoreError, convert_errors
@@ -36,6 +37,7 @@ def save(
     score: float | None = None,
     progress: Mapping[str, float] | None = None,
     pending: Sequence[MetricPoint] = (),
+    words: Sequence[str] | None = None,
 ) -> str:
     """Write a checkpoint atomically, then remove old ones.
 
@@ -52,6 +54,7 @@ def save(
         score: Score by which the best checkpoint is chosen; higher is better. None if it was not evaluated.
         progress: State of the training loop.
         pending: Values that the tracking store has not confirmed (`Tracker.pending`).
+        words: Vocabulary of the tasks' tokenizer, if it was made from texts (`TaskSource.words`).
 
     Returns:
         Path of the checkpoint.
@@ -65,6 +68,8 @@ def save(
     files = {name: _serialize(tensors) for name, tensors in groups.items() if tensors}
     if pending:
         files[PENDING] = encode_pending(pending)
+    if words is not None:
+        files[WORDS] = json.dumps(list(words)).encode()
     content = StateFile(
         format=FORMAT,
         step=step,

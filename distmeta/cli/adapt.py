@@ -1,41 +1,59 @@
-"""`distmeta adapt`: label a user's own images with a trained learner."""
+"""`distmeta adapt`: label a user's own images or sentences with a trained learner."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import typer
 
+from distmeta.cli.adapt_images import class_folders, image_kinds, images_in, read_images
+from distmeta.cli.adapt_texts import labelled_texts, prediction_rows, unlabelled_texts
 from distmeta.cli.output import WHICH, JsonOption, TrustOption, people_read, print_json, print_table, which_option
 from distmeta.core.collector import resume as resume_collector
 from distmeta.core.errors import UserError
-from distmeta.core.files import read_file, reason, write_file
-from distmeta.data.importers.base import MAX_IMAGE_BYTES
-from distmeta.data.importers.decode import decode_images
-from distmeta.data.importers.folder import SUFFIXES
+from distmeta.core.files import write_file
+from distmeta.data.importers.arrow import is_table
+
+if TYPE_CHECKING:
+    from distmeta.adapt.load import AdaptableLearner
 
 EXAMPLES = """\b
-Example:
+Examples:
   distmeta adapt runs/first_job --support my_letters --query unsorted --invert --out labels.csv
+  distmeta adapt runs/intents_lora_protonet --support labelled.csv --query questions.csv
 """
 
 
 def adapt(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint, or the folder of a run.")],
     support: Annotated[
-        Path, typer.Option(metavar="DIR", help="Labelled examples: one sub-folder of images for each class.")
+        Path,
+        typer.Option(
+            metavar="PATH",
+            help="Labelled examples: a folder with one sub-folder of images for each class, or a table (csv, tsv, "
+            "jsonl, parquet, Arrow) of texts and labels.",
+        ),
     ],
-    query: Annotated[Path, typer.Option(metavar="DIR", help="Images to label.")],
+    query: Annotated[
+        Path, typer.Option(metavar="PATH", help="What to label: a folder of images, or a table of texts.")
+    ],
     invert: Annotated[
         bool,
         typer.Option("--invert", help="Swap dark and light: for dark ink on light paper, where ink was light."),
     ] = False,
+    text_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Column of texts in both tables (default: text).")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Column of labels in the table of --support (default: label).")
+    ] = None,
     which: Annotated[str, typer.Option(metavar="NAME", help=f"Checkpoint of the run: {', '.join(WHICH)}.")] = "latest",
     protocol: Annotated[
         str | None,
@@ -45,20 +63,26 @@ def adapt(
             "ones alone (inductive). Default: as it was trained.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write file,label to this CSV file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a CSV file: file,label, or text,label,confidence,second."),
+    ] = None,
     trust_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Adapt a trained learner to a few labelled images of your own, and label others with it.
+    """Adapt a trained learner to a few labelled examples of your own, and label others with it.
 
-    The number of class folders must be the number of classes that the learner was trained for. Images of any size are
-    scaled to the learner's input, in grey or in colour as it was trained.
+    Images lie in folders, and are scaled to the learner's input, in grey or in colour as it was trained. Texts are rows
+    of tables. A learner with a head of its own needs as many classes as it was trained for.
     """
     chosen = which_option(which, checkpoint)
-    classes = _class_folders(support)
-    queries = _images_in(query)
-    if not queries:
-        raise UserError("holds no image", where=str(query), allowed=_kinds())
+    places = {"--support": support, "--query": query}
+    of_texts = [name for name, path in places.items() if _is_file(path)]
+    if len(of_texts) == 1:
+        what = f"{of_texts[0]} is a file, the other one is not"
+        raise UserError(what, where="adapt", allowed="two tables of texts, or two folders of images")
+    options = _Options(support, query, invert, text_column, label_column)
+    examples: _Images | _Texts = _Texts(options) if of_texts else _Images(options)
     if out is not None:
         _require_writable(out)
     from distmeta.adapt.load import load
@@ -66,52 +90,96 @@ def adapt(
     resume_collector()
     with people_read(as_json):
         learner = load(checkpoint, which=chosen, protocol=protocol, trust_code=trust_code)
-        if learner.way not in (None, len(classes)):
-            raise UserError(
-                f"holds {len(classes)} class folders",
-                where=str(support),
-                allowed=f"{learner.way}, the number of classes that the learner was trained for",
-            )
-        files = [path for paths in classes.values() for path in paths]
-        targets = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()])
-        shape = learner.input_shape
-        predict = learner.adapt(_read(files, shape, invert), targets)
-        names = list(classes)
-        labels = [names[int(label)] for label in predict(_read(queries, shape, invert))]
-    rows = [{"file": path.name, "label": label} for path, label in zip(queries, labels, strict=True)]
+        rows = examples.label(learner)
     if out is not None:
         _write(out, rows)
     if as_json:
-        print_json({"checkpoint": checkpoint, "classes": names, "labels": {row["file"]: row["label"] for row in rows}})
+        print_json({"checkpoint": checkpoint, "classes": examples.classes, **examples.as_json(rows)})
     else:
         print_table(rows)
 
 
-def _class_folders(folder: Path) -> dict[str, list[Path]]:
-    """Images by class, sorted by name."""
-    children = [path for path in _children(folder, "one sub-folder of images for each class") if os.path.isdir(path)]
-    if not children:
-        raise UserError("holds no sub-folder", where=str(folder), allowed="one sub-folder of images for each class")
-    classes = {child.name: _images_in(child) for child in children}
-    for name, paths in classes.items():
-        if not paths:
-            raise UserError(f"class '{name}' holds no image", where=str(folder / name), allowed=_kinds())
-    return classes
+@dataclass(frozen=True)
+class _Options:
+    support: Path
+    query: Path
+    invert: bool
+    text_column: str | None
+    label_column: str | None
 
 
-def _images_in(folder: Path) -> list[Path]:
-    files = _children(folder, "a folder of images")
-    return [path for path in files if path.suffix.lower() in SUFFIXES and os.path.isfile(path)]
+class _Images:
+    """Images in folders."""
+
+    def __init__(self, options: _Options) -> None:
+        if options.text_column is not None or options.label_column is not None:
+            what = "--text-column and --label-column need tables of texts"
+            raise UserError(what, where="adapt", allowed="folders without them, or tables")
+        self._options = options
+        self._labelled = class_folders(options.support)
+        self._queries = images_in(options.query)
+        if not self._queries:
+            raise UserError("holds no image", where=str(options.query), allowed=image_kinds())
+        self.classes = list(self._labelled)
+
+    def label(self, learner: AdaptableLearner) -> list[dict[str, Any]]:
+        support, invert, shape = self._options.support, self._options.invert, learner.input_shape
+        if learner.takes_texts:
+            what, allowed = "is a folder, but the learner takes texts", "a table with columns of texts and labels"
+            raise UserError(what, where=f"--support {support}", allowed=allowed)
+        if learner.way not in (None, len(self.classes)):
+            raise UserError(
+                f"holds {len(self.classes)} class folders",
+                where=str(support),
+                allowed=f"{learner.way}, the number of classes that the learner was trained for",
+            )
+        files = [path for paths in self._labelled.values() for path in paths]
+        targets = np.repeat(np.arange(len(self.classes)), [len(paths) for paths in self._labelled.values()])
+        predict = learner.adapt(read_images(files, shape, invert), targets)
+        found = predict(read_images(self._queries, shape, invert))
+        return [
+            {"file": path.name, "label": self.classes[int(label)]}
+            for path, label in zip(self._queries, found, strict=True)
+        ]
+
+    def as_json(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {"labels": {row["file"]: row["label"] for row in rows}}
 
 
-def _children(folder: Path, allowed: str) -> list[Path]:
-    """What a folder holds, sorted; without hidden files."""
-    if not os.path.isdir(folder):
-        raise UserError("no such folder", where=str(folder), allowed=allowed)
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"cannot be read: {reason(error)}", where=str(folder), allowed=allowed) from error
+class _Texts:
+    """Texts in tables."""
+
+    def __init__(self, options: _Options) -> None:
+        if options.invert:
+            raise UserError("needs images", where="--invert", allowed="folders of images, or no --invert")
+        column = options.text_column or "text"
+        self._support = options.support
+        self._texts, self._labels = labelled_texts(options.support, column, options.label_column or "label")
+        self._queries = unlabelled_texts(options.query, column)
+        self.classes = sorted(set(self._labels))
+
+    def label(self, learner: AdaptableLearner) -> list[dict[str, Any]]:
+        if not learner.takes_texts:
+            what = f"is a table, but the learner takes inputs of shape {learner.input_shape}, no texts"
+            raise UserError(
+                what, where=f"--support {self._support}", allowed="a learner of texts, or folders of images"
+            )
+        if learner.way not in (None, len(self.classes)):
+            raise UserError(
+                f"holds {len(self.classes)} labels",
+                where=str(self._support),
+                allowed=f"{learner.way}, the number of classes that the learner was trained for",
+            )
+        predict = learner.adapt(self._texts, self._labels)
+        return prediction_rows(self._queries, self.classes, predict.confidences(self._queries))
+
+    def as_json(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {"predictions": list(rows)}
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a path is meant to be a table: no folder, and a file or with the name of a table."""
+    return not os.path.isdir(path) and (os.path.isfile(path) or is_table(path))
 
 
 def _require_writable(out: Path) -> None:
@@ -124,25 +192,9 @@ def _require_writable(out: Path) -> None:
         raise UserError("cannot be written", where=str(out), allowed="--out FILE in a folder that can be written")
 
 
-def _kinds() -> str:
-    return ", ".join(sorted(SUFFIXES))
-
-
-def _read(paths: list[Path], shape: tuple[int, ...], invert: bool) -> npt.NDArray[np.float32]:
-    """Images in the learner's own form: [M, C, H, W] in [0, 1]."""
-    if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
-        raise UserError(f"the learner takes inputs of shape {shape}", allowed="a learner of square images")
-    names = [str(path) for path in paths]
-    pixels = decode_images(
-        names, lambda index: read_file(paths[index], MAX_IMAGE_BYTES), size=shape[1], grey=shape[0] == 1
-    )
-    images = pixels.astype(np.float32) / np.float32(255)
-    return 1 - images if invert else images
-
-
-def _write(path: Path, rows: list[dict[str, str]]) -> None:
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=["file", "label"])
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
     write_file(path, text.getvalue().encode(errors="surrogateescape"))  # the bytes of the file names, UTF-8 or not

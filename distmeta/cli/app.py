@@ -31,7 +31,7 @@ A first session:
   distmeta jobs init                                   write first_job.py, a job to begin with
   distmeta train first_job.py                          train it: MAML on drawn characters
   distmeta evaluate runs/first_job                     accuracy before and after adaptation
-  distmeta adapt runs/first_job --support A --query B  label the images in B as those in A
+  distmeta adapt runs/first_job --support A --query B  label images or texts in B as those in A
   distmeta ui                                          look at the runs in the browser
 """
 
@@ -51,7 +51,7 @@ def _distmeta(
 
     A job says which tasks to learn from, which network to adapt and by which method. `train` runs it on the workers of
     this machine or of a Ray cluster, records it in MLflow and saves a checkpoint; `evaluate` measures the checkpoint on
-    unseen tasks, and `adapt` uses it on a few labelled images of your own.
+    unseen tasks, and `adapt` uses it on a few labelled images or texts of your own.
 
     `distmeta COMMAND --help` explains a command. Bad input ends with one line on stderr and exit code 2.
     """
@@ -62,7 +62,7 @@ _COMMANDS = {
     "submit": "Send a job to a Ray cluster.",
     "jobs": "Write a first job; look at the jobs of a Ray cluster.",
     "evaluate": "Measure a checkpoint on unseen tasks.",
-    "adapt": "Label your own images.",
+    "adapt": "Label your own images or texts.",
     "data": "Import raw files into stores, and look into them.",
     "checkpoint": "Look at checkpoints.",
     "bench": "Measure the engine on this machine.",

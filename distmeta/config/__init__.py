@@ -13,8 +13,17 @@ from distmeta.config.algorithm import (
 from distmeta.config.checkpoint import CheckpointConfig
 from distmeta.config.engine import EngineConfig
 from distmeta.config.evaluation import EvaluationConfig
-from distmeta.config.models import Conv4Config, MlpConfig, ResNet12Config
+from distmeta.config.models import Conv4Config, MlpConfig, ResNet12Config, TransformerConfig
 from distmeta.config.outer import OuterConfig
+from distmeta.config.petl import (
+    AdapterConfig,
+    BitFitConfig,
+    FullConfig,
+    Ia3Config,
+    LoraConfig,
+    MamConfig,
+    PrefixConfig,
+)
 from distmeta.config.python import (
     PythonEstimator,
     PythonLearner,
@@ -29,20 +38,27 @@ from distmeta.config.tracking import TrackingConfig
 from distmeta.config.train import TrainConfig
 
 __all__ = [
+    "AdapterConfig",
     "AlgorithmConfig",
     "BackpropConfig",
+    "BitFitConfig",
     "CheckpointConfig",
     "Conv4Config",
     "DisplacementConfig",
     "EngineConfig",
     "EvaluateConfig",
     "EvaluationConfig",
+    "FullConfig",
     "GlyphTasks",
     "GradientConfig",
+    "Ia3Config",
+    "LoraConfig",
+    "MamConfig",
     "MlpConfig",
     "OuterConfig",
     "PartitionConfig",
     "Phase",
+    "PrefixConfig",
     "PrototypeConfig",
     "PythonEstimator",
     "PythonLearner",
@@ -60,5 +76,6 @@ __all__ = [
     "ToleranceConfig",
     "TrackingConfig",
     "TrainConfig",
+    "TransformerConfig",
     "VectorTasks",
 ]

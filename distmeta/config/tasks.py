@@ -102,7 +102,7 @@ class TextTasks(_FewShot):
     store: Text
     split_set: Text | None = None
     tokenizer: Text = "minilm"
-    buckets: tuple[Length, ...] = Field((16, 32, 64), min_length=1, max_length=64)
+    buckets: tuple[Length, ...] = Field((16, 24, 32, 48, 64), min_length=1, max_length=64)
     outside: bool = False
 
     @field_validator("buckets")

@@ -2,8 +2,9 @@
 
 Adaptation runs as segments: the start, then one segment for each inner step. The pullback of a segment either stores
 the segment's autograd graph until the backward pass (`engine.memory = unrolled`), or stores only the state before the
-segment and recomputes its graph in the backward pass (`flat`). The latter is an adjoint sweep: its memory grows with
-the number of inner steps only by the states. Both give the same bits.
+segment and recomputes its graph in the backward pass (`flat`). The latter is an adjoint sweep: its memory grows only by
+states, of which there are about twice the square root of many inner steps (`distmeta.engine.states`). Both give the
+same bits.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from distmeta.core.types import Episode, Params
 from distmeta.engine.graphs.tracing import trace
 from distmeta.engine.lifts import LIFTS
 from distmeta.engine.segments import Key, Segment, Segments, TaskState, Tensors
+from distmeta.engine.states import States
 from distmeta.engine.trees import Structure, derivatives, flatten, graph_leaves
 from distmeta.methods.estimators.base import Cotangent, Pullback, Scores, Slopes, State, TaskOps, Visit
 from distmeta.methods.learners.base import Fast, Learner, Stage
@@ -78,27 +80,30 @@ class EagerOps(TaskOps):
             segments = self._segments.of_walk(meta, episodes, stages, fuse=fuse)
             if fuse and stages and 0 in marks:  # beside the fused segment, which is faster than going on from here
                 start = self._segments.start(episodes)
-                yield Visit(0, self._run(start.key, start.function, meta, None, start.inputs), None)
+                yield Visit(0, self._after(start, meta, None), None)
         else:
             segments = (self._segments.step(meta, episodes, stages[k], k) for k in range(first, len(stages)))
+        states = States(lambda segment, before: self._after(segment, meta, before), len(stages) - first)
         for segment in segments:
             if record:
-                visit = self._visit_recorded(segment, meta, state, recompute=recompute)
+                before = states.add(segment, state) if recompute else None
+                visit = self._visit_recorded(segment, meta, state, before)
             else:
-                visit = Visit(segment.k, self._run(segment.key, segment.function, meta, state, segment.inputs), None)
+                visit = Visit(segment.k, self._after(segment, meta, state), None)
             state = visit.state
             yield visit
 
     @override
     def start(self, meta: Params, episodes: Episode) -> Visit:
         segment = self._segments.start(self._segments.without_unused_seeds(episodes))
-        return self._visit_recorded(segment, meta, None, recompute=self._recomputes(self._segments.stages(episodes)))
+        recompute = self._recomputes(self._segments.stages(episodes))
+        return self._visit_recorded(segment, meta, None, (lambda: None) if recompute else None)
 
     @override
     def linearise(self, meta: Params, episodes: Episode, state: State, k: int) -> Visit:
         episodes = self._segments.without_unused_seeds(episodes)
         segment = self._segments.step(meta, episodes, self._segments.stages(episodes)[k], k)
-        return self._visit_recorded(segment, meta, state, recompute=True)
+        return self._visit_recorded(segment, meta, state, lambda: state)
 
     @override
     def score(self, meta: Params, state: State, episodes: Episode, at: At = "last") -> Scores:
@@ -142,13 +147,24 @@ class EagerOps(TaskOps):
             state = visit.state
         return state
 
-    def predict(self, meta: Params, state: State, episodes: Episode, inputs: Tensor) -> Tensor:
-        """Outputs [T, B, O] for inputs [T, B, ...]."""
+    def predict(
+        self, meta: Params, state: State, episodes: Episode, inputs: Tensor, places: int | None = None
+    ) -> Tensor:
+        """Outputs [T, B, O] for inputs [T, B, ...].
+
+        Args:
+            meta: Meta-parameters.
+            state: The state after adaptation.
+            episodes: T tasks.
+            inputs: [T, B, ...].
+            places: Tokens that the B texts of each task fit into, end to end; None if that is not known.
+        """
+        known = {} if places is None else {inputs.shape[1]: places}
         episodes = self._segments.without_unused_seeds(episodes.only(self._learner.roles))
 
         def predict(meta: Params, state: State, tensors: Tensors) -> Tensor:
             def one(meta: Params, state: TaskState, task: Episode, inputs: Tensor) -> Tensor:
-                net = self._segments.network(state.buffers, task, training=self._training)
+                net = self._segments.network(state.buffers, task, training=self._training, places=known)
                 return self._learner.predict(net, self._segments.params_of(meta), state.fast, task, inputs)
 
             tasks = episodes.rebuild(tensors[:-1])
@@ -156,7 +172,7 @@ class EagerOps(TaskOps):
             return outputs
 
         tensors = (*episodes.tensors(), inputs)
-        outputs: Tensor = self._run(("predict", episodes.form), predict, meta, state, tensors)
+        outputs: Tensor = self._run(("predict", episodes.form, places), predict, meta, state, tensors)
         return outputs
 
     def num_operations(self, meta: Params, episodes: Episode) -> int:
@@ -176,17 +192,25 @@ class EagerOps(TaskOps):
         with torch.no_grad():
             return function(*arguments)
 
-    def _visit_recorded(self, segment: Segment, meta: Params, state: State, *, recompute: bool) -> Visit:
-        """The state after a segment, and the segment's pullback."""
-        if not recompute:
+    def _after(self, segment: Segment, meta: Params, state: State) -> State:
+        return self._run(segment.key, segment.function, meta, state, segment.inputs)
+
+    def _visit_recorded(
+        self, segment: Segment, meta: Params, state: State, before: Callable[[], State] | None
+    ) -> Visit:
+        """The state after a segment, and the segment's pullback.
+
+        The pullback stores the segment's autograd graph, or recomputes it from what `before` gives: `state` again.
+        """
+        if before is None:
             return Visit(segment.k, *self._run_storing_graph(segment, meta, state))
 
         def pullback(cotangent: Cotangent) -> tuple[Params, Cotangent]:
             backward = partial(_recompute_and_differentiate, segment.function)
             key = ("backward", *segment.key)
-            return self._split(meta, self._run(key, backward, meta, state, segment.inputs, cotangent))
+            return self._split(meta, self._run(key, backward, meta, before(), segment.inputs, cotangent))
 
-        return Visit(segment.k, self._run(segment.key, segment.function, meta, state, segment.inputs), pullback)
+        return Visit(segment.k, self._after(segment, meta, state), pullback)
 
     def _run_storing_graph(self, segment: Segment, meta: Params, state: State) -> tuple[State, Pullback]:
         leaves, structure = _as_graph_leaves((meta, state))

@@ -108,10 +108,13 @@ class Segments:
         key = ("step", stage.kind, *places.items(), *batch)
         return Segment(key, function, (batch.tensors(), scalars, seeds), k + 1)
 
-    def network(self, buffers: Params, task: Episode, *, training: bool) -> Network:
-        """The network that predicts for a task."""
+    def network(self, buffers: Params, task: Episode, *, training: bool, places: Places | None = None) -> Network:
+        """The network that predicts for a task; `places` of further texts, by their number."""
         seed = None if task.seeds is None else mix_seed(task.seeds, _PREDICTION)
-        return Network(self._learner.backbone, buffers, seed, training=training, places=_places(task))
+        known = dict(_places(task))
+        for texts, count in (places or {}).items():
+            known[texts] = max(count, known.get(texts, 0))
+        return Network(self._learner.backbone, buffers, seed, training=training, places=known)
 
     def buffers_of(self, meta: Params) -> Params:
         """The running statistics among meta-parameters."""

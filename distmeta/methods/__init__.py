@@ -3,6 +3,17 @@
 Exports the presets; imports no torch.
 """
 
-from distmeta.methods.presets import METHODS, anil, fomaml, maml, meta_sgd, method, pretrain, protonet, reptile
+from distmeta.methods.presets import (
+    METHODS,
+    anil,
+    fomaml,
+    maml,
+    meta_sgd,
+    method,
+    pretrain,
+    proto_maml,
+    protonet,
+    reptile,
+)
 
-__all__ = ["METHODS", "anil", "fomaml", "maml", "meta_sgd", "method", "pretrain", "protonet", "reptile"]
+__all__ = ["METHODS", "anil", "fomaml", "maml", "meta_sgd", "method", "pretrain", "proto_maml", "protonet", "reptile"]

@@ -45,6 +45,8 @@ class TaskSource(ABC):
         objective: Name of the tasks' own loss.
         seed: The run's seed.
         tokens: Token ids of the examples; None if they are no texts.
+        words: Vocabulary of a tokenizer that is made from the texts, in the order of its ids; None if it is not. It is
+            saved in checkpoints, so that a learner can take texts without the data.
     """
 
     input_shape: tuple[int, ...]
@@ -53,6 +55,7 @@ class TaskSource(ABC):
     objective: str
     seed: int
     tokens: TokenIds | None = None
+    words: tuple[str, ...] | None = None
 
     @property
     def signature(self) -> TaskSignature:

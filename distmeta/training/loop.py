@@ -83,7 +83,7 @@ class Loop:
         self._saving = Saving(
             config,
             self._procedure,
-            program.source.signature,
+            program.source,
             run_id,
             tracker,
             guard,

@@ -11,7 +11,7 @@ from distmeta.config import RunConfig
 from distmeta.core.errors import UserError
 from distmeta.core.signals import SignalGuard
 from distmeta.server.outer import State
-from distmeta.tasks.base import TaskSignature
+from distmeta.tasks.base import TaskSource
 from distmeta.tracking.base import Tracker
 from distmeta.training.procedure import Procedure
 from distmeta.training.selection import Evaluated, Selection
@@ -33,7 +33,7 @@ class Saving:
     Args:
         config: The run.
         procedure: Has the state to save.
-        signature: Sizes of the tasks.
+        source: The tasks; their sizes and vocabulary are saved.
         run_id: The tracker's id of the run.
         tracker: Has values that its store has not confirmed.
         guard: Keeps signals from interrupting a save.
@@ -51,7 +51,7 @@ class Saving:
         self,
         config: RunConfig,
         procedure: Procedure,
-        signature: TaskSignature,
+        source: TaskSource,
         run_id: str | None,
         tracker: Tracker,
         guard: SignalGuard,
@@ -59,7 +59,7 @@ class Saving:
         progress: Callable[[], dict[str, float]],
         checkpoint: checkpoints.Checkpoint | None,
     ) -> None:
-        self.config, self._procedure, self._signature = config, procedure, signature
+        self.config, self._procedure, self._source = config, procedure, source
         self._run_id, self._tracker, self._guard = run_id, tracker, guard
         self._selection, self._progress, self._checkpoint = selection, progress, checkpoint
         self.path, self.unsaved = checkpoint.path if checkpoint else None, False
@@ -149,9 +149,10 @@ class Saving:
             self.config,
             content.step,
             content.state,
-            signature=self._signature,
+            signature=self._source.signature,
             run_id=self._run_id,
             score=content.score,
             progress=content.progress,
             pending=self._tracker.pending(),
+            words=self._source.words,
         )

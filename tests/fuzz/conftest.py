@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from distmeta.cli import app
 from distmeta.config import RunConfig
 from distmeta.config.load import change, load_config, to_yaml
+from distmeta.data.store import write_store
 from distmeta.training import train
 
 from .harness import Place
@@ -93,6 +94,31 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = folder / "letters.yaml"
     tasks = "tasks: {source: glyphs, size: 8, way: 2, queries: 1, eval_queries: 1}"
     file.write_text(TINY.replace("waves", "letters").replace(TINY.splitlines()[1], tasks))
+    train(load_config(str(file), [f"checkpoint.path={folder / 'runs'}", "train.steps=1"]), quiet=True)
+    return folder / "runs"
+
+
+@pytest.fixture(scope="session")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with `questions`, a learner of texts by words."""
+    folder = tmp_path_factory.mktemp("sentences")
+    rows = [f"{place} {index}" for place in ("room", "atlas", "card") for index in range(2)]
+    splits = {"all": {"train": [0, 1, 2], "val": [], "test": []}}
+    write_store(folder / "store", rows, class_names=["a", "b", "c"], class_counts=[2] * 3, splits=splits)
+    sizes = "vocab_size: 32, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 8"
+    file = folder / "questions.yaml"
+    file.write_text(
+        TINY.replace("waves", "questions")
+        .replace(
+            TINY.splitlines()[1],
+            f"tasks: {{source: texts, store: {folder / 'store'}, tokenizer: words, way: 2, queries: 1, buckets: [8]}}",
+        )
+        .replace(
+            "model: {kind: mlp, hidden: [3]}",
+            f"model: {{kind: transformer, architecture: {{model_type: bert, max_position_embeddings: 16, {sizes}}}}}",
+        )
+        .replace("learner: {kind: gradient, phases: [{lr: 0.01}]}", "learner: {kind: prototype}")
+    )
     train(load_config(str(file), [f"checkpoint.path={folder / 'runs'}", "train.steps=1"]), quiet=True)
     return folder / "runs"
 

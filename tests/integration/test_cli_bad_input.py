@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -12,11 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from distmeta.cli import main
 from distmeta.data.catalog import import_store
+from distmeta.data.store import write_store
 
 from .bad_input import Arguments, Row, check, files_below, judge, write
 
@@ -172,6 +176,34 @@ def adapt(
     return make
 
 
+def parquet_of_numbers() -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"text": [1.5], "label": ["a"]}), buffer)
+    return buffer.getvalue()
+
+
+QUESTIONS = "text,label\nmay I renew it,loan\nhow much is it,fine\n"
+
+
+def adapt_texts(
+    support: str | bytes = QUESTIONS,
+    query: str | bytes = "text\nrenew this\n",
+    *extra: str,
+    run: str = "questions",
+    suffix: str = ".csv",
+) -> Arguments:
+    """`distmeta adapt` with these tables, and further arguments; the last ones win."""
+
+    def make(folder: Path) -> list[str]:
+        labelled = write(folder / f"labelled{suffix}", support)
+        unsorted = write(folder / f"unsorted{suffix}", query)
+        (folder / "labelled").mkdir()
+        pictures(folder / "labelled")
+        return ["adapt", str(folder / "runs" / run), "--support", str(labelled), "--query", str(unsorted), *extra]
+
+    return make
+
+
 WAVES = """
 name: waves
 tasks: {source: sinusoid, shots: 3, queries: 3, eval_queries: 3}
@@ -185,6 +217,19 @@ LETTERS = """
 name: letters
 tasks: {source: glyphs, way: 2, size: 16, queries: 2, eval_queries: 2}
 model: {kind: conv4, filters: 2}
+runtime: {executor: local, shard_size: 1}
+train: {steps: 1, tasks_per_step: 1}
+evaluation: {final_tasks: 0}
+tracking: {kind: none}
+"""
+QUESTIONS_RUN = """
+name: questions
+tasks: {source: texts, store: STORE, tokenizer: words, way: 2, queries: 1, eval_queries: 1, buckets: [8]}
+model:
+  kind: transformer
+  architecture: {model_type: bert, vocab_size: 32, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2,
+    intermediate_size: 8, max_position_embeddings: 16}
+algorithm: {learner: {kind: gradient}}
 runtime: {executor: local, shard_size: 1}
 train: {steps: 1, tasks_per_step: 1}
 evaluation: {final_tasks: 0}
@@ -382,6 +427,36 @@ ROWS_ON_RUNS = [
     Row("undecodable query", adapt(broken=True), ("unsorted/broken.png: the image cannot be decoded",)),
     Row("other number of classes", adapt(support=3), ("labelled: holds 3 class folders", "allowed: 2")),
     Row("learner of numbers", adapt(run="waves"), ("takes inputs of shape (1,)", "square images")),
+    Row(
+        "texts for images", adapt_texts(run="letters"), ("labelled.csv: is a table", "(1, 16, 16), no texts", "folders")
+    ),
+    Row("texts for numbers", adapt_texts(run="waves"), ("labelled.csv: is a table", "inputs of shape (1,), no texts")),
+    Row("images for texts", adapt(run="questions"), ("labelled: is a folder, but the learner takes texts", "a table")),
+    Row("table and folder", adapt_texts(QUESTIONS, "", "--query", "labelled"), ("--support is a file, the other one",)),
+    Row("no such table", adapt_texts(QUESTIONS, "", "--query", "none.csv"), ("none.csv: is not a file",)),
+    Row("other kind of table", adapt_texts(suffix=".txt"), ("labelled.txt: a table of kind '.txt'", ".csv")),
+    Row("table without rows", adapt_texts("text,label\n"), ("labelled.csv: holds no row",)),
+    Row("empty table", adapt_texts(""), ("labelled.csv: cannot be read",)),
+    Row("no column of texts", adapt_texts("txt,label\na,b\n"), ("labelled.csv: has no column 'text'", "txt")),
+    Row("no column of labels", adapt_texts("text,intent\na,b\n"), ("labelled.csv: has no column 'label'", "intent")),
+    Row("no texts to label", adapt_texts(QUESTIONS, "question\nwhy\n"), ("unsorted.csv: has no column 'text'",)),
+    Row("column twice", adapt_texts("text,text,label\na,b,c\n"), ("labelled.csv: has 2 columns 'text'",)),
+    Row("empty text", adapt_texts("text,label\n ,a\n"), ("labelled.csv, row 0, column 'text': is empty",)),
+    Row("empty label", adapt_texts("text,label\nb,\n"), ("labelled.csv, row 0, column 'label': is empty",)),
+    Row("bytes that are no text", adapt_texts(b"text,label\n\xff\xfe,a\n"), ("labelled.csv: cannot be read",)),
+    Row(
+        "lists as texts",
+        adapt_texts('{"text": [3], "label": "a"}\n', suffix=".jsonl"),
+        ("labelled.jsonl: cannot be read: line 1, 'text' is no text",),
+    ),
+    Row("numbers as texts", adapt_texts(parquet_of_numbers(), suffix=".parquet"), ("column 'text' holds no texts",)),
+    Row("half a line of JSON", adapt_texts('{"text": "a", "lab', suffix=".jsonl"), ("labelled.jsonl: ",)),
+    Row("unknown column", adapt_texts(QUESTIONS, QUESTIONS, "--text-column", "txet"), ("no column 'txet'",)),
+    Row(
+        "other number of labels", adapt_texts(QUESTIONS + "why,other\n"), ("labelled.csv: holds 3 labels", "allowed: 2")
+    ),
+    Row("texts inverted", adapt_texts(QUESTIONS, QUESTIONS, "--invert"), ("--invert: needs images",)),
+    Row("columns of images", adapt(extra=("--text-column", "a")), ("need tables of texts",)),
     Row("unknown protocol", adapt(extra=("--protocol", "deductive")), ("'deductive'", "inductive")),
     Row("no folder for the labels", adapt(extra=("--out", "nowhere/labels.csv")), ("nowhere: no such folder",)),
 ]
@@ -392,9 +467,13 @@ ROWS_ON_RUNS = [
 
 @pytest.fixture(scope="module")
 def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two tiny trained runs, to copy and to damage."""
+    """Three tiny trained runs, to copy and to damage."""
     folder = tmp_path_factory.mktemp("trained")
-    for name, text in (("waves.yaml", WAVES), ("letters.yaml", LETTERS)):
+    rows = [f"{intent} {index}" for intent in "abcd" for index in range(3)]
+    splits = {"all": {"train": [0, 1], "val": [], "test": [2, 3]}}
+    write_store(folder / "store", rows, class_names=list("abcd"), class_counts=[3] * 4, splits=splits)
+    questions = QUESTIONS_RUN.replace("STORE", str(folder / "store"))
+    for name, text in (("waves.yaml", WAVES), ("letters.yaml", LETTERS), ("questions.yaml", questions)):
         with pytest.raises(SystemExit) as ended:
             main(["train", str(write(folder / name, text)), "--set", f"checkpoint.path={folder / 'runs'}", "--json"])
         assert ended.value.code == 0

@@ -16,6 +16,7 @@ from distmeta.config.models import TransformerConfig
 from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, TextSizes
 from distmeta.models import build_backbone
 from distmeta.models.base import HEAD
+from distmeta.models.petl.texts import places_for
 from distmeta.models.petl.transformer import Transformer
 
 from .problems import WAY
@@ -120,9 +121,12 @@ def tasks(family: str, tasks: int = 2, shots: int = 1, queries: int = 2, seed: i
 
 
 def end_to_end(episodes: Episode) -> Episode:
-    """The same tasks of texts, which networks may lay end to end: a few places more than tokens."""
-    counts = {role: int((batch.inputs != 0).sum((1, 2)).max()) + 3 for role, batch in episodes.roles.items()}
-    return replace(episodes, sizes=(TextSizes(LENGTH, tuple(counts.items())),) * episodes.num_tasks)
+    """The same tasks of texts, which networks may lay end to end: as many places as the largest task takes."""
+    places = {
+        role: max(places_for(counts, LENGTH) for counts in (batch.inputs != 0).sum(2).tolist())
+        for role, batch in episodes.roles.items()
+    }
+    return replace(episodes, sizes=(TextSizes(LENGTH, tuple(places.items())),) * episodes.num_tasks)
 
 
 def base_network(network: Transformer) -> nn.Module:

@@ -104,6 +104,18 @@ def test_both_memory_modes_give_the_same_bits(kind: str, steps: int, network: st
             assert any(bool(tensor.any()) for tensor in flat.grad.values())
 
 
+@pytest.mark.parametrize("strategy", ["loop", "vmap"])
+def test_states_that_are_computed_again_give_the_same_bits(strategy: str) -> None:
+    learner, episodes = gradient(mlp(), Phase(lr=0.01, steps=23, optimizer="adam")), classification(6, tasks=3)
+    meta = perturbed(learner.init(0), size=0.05)
+    unrolled, flat = (
+        update(learner, EXACT, meta, episodes, EngineConfig.model_validate({"strategy": strategy, "memory": memory}))
+        for memory in ("unrolled", "flat")
+    )
+    assert flat.metrics == unrolled.metrics
+    assert all(torch.equal(flat.grad[name], tensor) for name, tensor in unrolled.grad.items())
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("strategy", ["loop", "vmap"])
 def test_flat_memory_grows_by_the_states_and_unrolled_memory_by_the_graphs(strategy: str) -> None:
@@ -112,7 +124,8 @@ def test_flat_memory_grows_by_the_states_and_unrolled_memory_by_the_graphs(strat
     more_flat, _ = peak(many, "flat", strategy)
     unrolled, _ = peak(few, "unrolled", strategy)
     more_unrolled, _ = peak(many, "unrolled", strategy)
-    assert (more_flat - flat) / (many - few) <= 1.01 * state
+    # Of 24 states, one in four and those of one stretch.
+    assert (more_flat - flat) / (many - few) <= 0.5 * state
     assert (more_unrolled - unrolled) / (many - few) > 10 * state
     assert flat < unrolled
     assert more_flat < 1.5 * flat

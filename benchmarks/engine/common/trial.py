@@ -10,7 +10,9 @@ import contextlib
 import multiprocessing
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from statistics import median
@@ -78,9 +80,14 @@ def measure(trial: Trial) -> TrialResult:
 
 def run_trial(trial: Trial, limit_s: float, limit_mib: float = float("inf")) -> TrialResult:
     """Measure in a new process, which is killed after `limit_s` seconds or at `limit_mib` of resident memory."""
+    return run_apart(partial(measure, trial), limit_s, limit_mib)
+
+
+def run_apart(work: Callable[[], TrialResult], limit_s: float, limit_mib: float = float("inf")) -> TrialResult:
+    """Do work, which can be pickled, in a new process with the same limits."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(trial, theirs), daemon=False)
+    process = context.Process(target=_serve, args=(work, theirs), daemon=False)
     process.start()
     theirs.close()
     started = time.monotonic()
@@ -100,10 +107,10 @@ def run_trial(trial: Trial, limit_s: float, limit_mib: float = float("inf")) -> 
         _kill(process)
 
 
-def _serve(trial: Trial, pipe: Connection) -> None:
+def _serve(work: Callable[[], TrialResult], pipe: Connection) -> None:
     with contextlib.redirect_stdout(sys.stderr):  # compilers print
         try:
-            result = measure(trial)
+            result = work()
         except Exception as error:  # a compiler may raise anything; the caller reports it
             result = TrialResult(Status.FAILED, reason_of(error))
     pipe.send(result)

@@ -9,6 +9,7 @@ import torch
 from distmeta.config import EngineConfig, RunConfig
 from distmeta.core.types import Episode, Params
 from distmeta.engine.engine import Engine
+from distmeta.engine.lanes import Lanes
 from distmeta.methods.build import build_algorithm, dtype_of
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners.base import Learner
@@ -32,7 +33,7 @@ class Workload:
     def num_tasks(self) -> int:
         return self.episodes.num_tasks
 
-    def engine(self, config: EngineConfig, lanes: int = 1) -> Engine:
+    def engine(self, config: EngineConfig, lanes: Lanes | int = 1) -> Engine:
         """An engine of this method."""
         return Engine(self.learner, self.estimator, self.terms, config, lanes)
 

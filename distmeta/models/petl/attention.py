@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from distmeta.models.petl.call import Prefix, current
 
@@ -27,36 +26,19 @@ def attention(
     The mask is that of the call: every block has the same. There is no dropout.
     """
     call = current()
-    groups, length = query.shape[1] // key.shape[1], query.shape[2]
+    groups = query.shape[1] // key.shape[1]
     prefix = call.prefixes.get(getattr(module, BLOCK)) if call.prefixes else None
     extra = None if prefix is None or prefix.gate is None else _gated(query, prefix, scaling, groups)
     mask = call.mask
-    if call.window is not None:
-        query = _blocks(query, call.window)
-        key, value = _neighbours(_blocks(key, call.window)), _neighbours(_blocks(value, call.window))
     if prefix is not None and prefix.gate is None:
         key = torch.cat((_for_all(prefix.keys, key), key), dim=-2)
         value = torch.cat((_for_all(prefix.values, value), value), dim=-2)
         if mask is not None:
             mask = torch.cat((mask.new_zeros(*mask.shape[:-1], len(prefix.keys)), mask), dim=-1)
     output = _weighted(query, _repeat(key, groups), _repeat(value, groups), mask, scaling)
-    if call.window is not None:
-        output = output.flatten(2, 3)[:, :, :length]
     if extra is not None:
         output = output + extra
     return output.transpose(1, 2), None
-
-
-def _blocks(x: Tensor, size: int) -> Tensor:
-    """[B, H, M, D] -> [B, H, blocks, size, D], filled up with zeros at the end."""
-    x = functional.pad(x, (0, 0, 0, -x.shape[2] % size))
-    return x.reshape(*x.shape[:2], -1, size, x.shape[-1])
-
-
-def _neighbours(x: Tensor) -> Tensor:
-    """Each block with the ones before and behind it: [B, H, blocks, size, D] -> [B, H, blocks, 3 * size, D]."""
-    edge = torch.zeros_like(x[:, :, :1])
-    return torch.cat((torch.cat((edge, x[:, :, :-1]), 2), x, torch.cat((x[:, :, 1:], edge), 2)), dim=3)
 
 
 def _gated(query: Tensor, prefix: Prefix, scaling: float, groups: int) -> Tensor:
@@ -75,10 +57,8 @@ def _weighted(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
 
 
 def _for_all(prefix: Tensor, like: Tensor) -> Tensor:
-    """[V, H, D] -> [B, H, V, D], or [B, H, blocks, V, D]."""
-    heads = prefix.movedim(1, 0).to(like.dtype)
-    heads = heads[:, None] if like.dim() == 5 else heads
-    return heads.expand(*like.shape[:-2], -1, -1)
+    """[V, H, D] -> [B, H, V, D]."""
+    return prefix.movedim(1, 0).to(like.dtype).expand(like.shape[0], -1, -1, -1)
 
 
 def _repeat(tensor: Tensor, groups: int) -> Tensor:

@@ -33,14 +33,12 @@ class Call:
     Attributes:
         params: Tunable parameters by name.
         mask: What is added to attention logits (`distmeta.models.petl.texts`); None where everything is seen.
-        window: Length of the blocks of queries that see three blocks of keys; None where all see all.
         prefixes: Prefixes by block.
         scratch: Inputs of parts that end with a parallel adapter, by part.
     """
 
     params: Params
     mask: Tensor | None = None
-    window: int | None = None
     prefixes: dict[int, Prefix] = field(default_factory=dict)
     scratch: dict[object, Tensor] = field(default_factory=dict)
 

@@ -1,22 +1,18 @@
-"""How the tokens of texts lie in a forward pass: a row for each text, or all texts end to end without their padding.
+"""How the tokens of texts lie in a forward pass: a row for each text, or several texts end to end in each row.
 
-Most places of padded texts are padding. End to end, every layer but the attention computes the tokens alone; in the
-attention, tokens see those of their own text. Where the row is much longer than a text, a block of queries sees its own
-block of keys and the two beside it, which hold all of its texts.
+Most places of padded texts are padding. End to end, a text begins where the one before it ends, or in the next row if
+it does not fit; in the attention, tokens see those of their own text alone.
 
-Shapes: B texts, L tokens at most in each, M places.
+Shapes: B texts, L tokens at most in each, R rows of W places.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-WINDOWS = 4
-"""Row length, in longest texts, from which blocks see only their neighbours."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +20,15 @@ class Texts:
     """Texts, laid out.
 
     Attributes:
-        ids: int64 [B, L] or [1, M] token ids.
-        positions: int64, of the same shape: the place of each token in its text.
-        mask: What is added to attention logits: [B, 1, L or 1, L], [1, 1, M, M] or, with a window [1, 1, M / L, L, 3L].
-        window: L where blocks of L queries see three blocks of keys; None where all queries see all keys.
+        ids: int64 [B, L] or [R, W] token ids.
+        positions: int64 [1, L] or [R, W]: the place of each token in its text.
+        mask: What is added to attention logits: [B, 1, L or 1, L], or [R, 1, W, W].
         pool: (hidden states of the tokens, pooling) -> [B, D].
     """
 
     ids: Tensor
     positions: Tensor
     mask: Tensor
-    window: int | None
     pool: Callable[[Tensor, str], Tensor]
 
 
@@ -44,7 +38,7 @@ def lay_out(ids: Tensor, pad_id: int, places: int | None, *, causal: bool, dtype
     Args:
         ids: int64 [B, L], padded on the right.
         pad_id: Id of padding.
-        places: M, at least the number of tokens; None for a row for each text.
+        places: R W (see `places_for`); None for a row for each text.
         causal: Whether tokens see only those before them.
         dtype: Type of the mask.
     """
@@ -71,59 +65,60 @@ def _in_rows(ids: Tensor, keep: Tensor, *, causal: bool, dtype: torch.dtype) -> 
         is_last = (positions == (counts - 1).clamp(min=0)[:, None]).to(hidden.dtype)
         return (is_last[:, None, :] @ hidden)[:, 0]
 
-    return Texts(ids, positions.expand(1, -1), _as_mask(seen, dtype), None, pool)
+    return Texts(ids, positions.expand(1, -1), _as_mask(seen, dtype), pool)
 
 
 def _end_to_end(ids: Tensor, keep: Tensor, pad_id: int, places: int, *, causal: bool, dtype: torch.dtype) -> Texts:
     num_texts, length = ids.shape
-    window = length if places > WINDOWS * length else None
-    places = min(places, num_texts * length)
-    # Tokens first, in their order: a stable sort of what is padding.
-    order = torch.sort((~keep).flatten().to(torch.int8), stable=True)[1][:places]
-    is_token = keep.flatten()[order]
-    tokens = torch.where(is_token, ids.flatten()[order], pad_id)
-    owner = torch.where(is_token, order // length, -1)
-    positions = torch.where(is_token, order % length, 0)
+    width = row_width(length)
+    num_rows = -(-places // width)
     counts = keep.sum(-1)
+    slots = _slots(counts, num_rows, width)
+    place = torch.arange(num_rows * width, device=ids.device)
+    owner = (slots[None, :] <= place[:, None]).sum(1) - 1
+    position = place - slots[owner]
+    is_token = position < counts[owner]
+    tokens = torch.where(is_token, ids.flatten()[owner * length + position.clamp(max=length - 1)], pad_id)
+    position = torch.where(is_token, position, 0).reshape(num_rows, width)
+    owner = torch.where(is_token, owner, -1).reshape(num_rows, width)
+    seen = owner[:, :, None] == owner[:, None, :]
+    if causal:
+        seen = seen & (position[:, None, :] <= position[:, :, None])
 
     def pool(hidden: Tensor, pooling: str) -> Tensor:
-        is_own = owner[None, :] == torch.arange(num_texts, device=ids.device)[:, None]
+        is_own = owner.flatten()[None, :] == torch.arange(num_texts, device=ids.device)[:, None]
         if pooling != "mean":
             wanted = 0 if pooling == "cls" else (counts - 1).clamp(min=0)[:, None]
-            is_own = is_own & (positions[None, :] == wanted)
-        pooled = is_own.to(hidden.dtype) @ hidden[0]
+            is_own = is_own & (position.flatten()[None, :] == wanted)
+        pooled = is_own.to(hidden.dtype) @ hidden.flatten(0, 1)
         return pooled / counts.clamp(min=1)[:, None].to(hidden.dtype) if pooling == "mean" else pooled
 
-    seen = _seen(owner, positions, window, causal=causal)
-    return Texts(tokens[None], positions[None], _as_mask(seen, dtype)[None, None], window, pool)
+    return Texts(tokens.reshape(num_rows, width), position, _as_mask(seen[:, None], dtype), pool)
 
 
-def _seen(owner: Tensor, positions: Tensor, window: int | None, *, causal: bool) -> Tensor:
-    """Which keys each query sees: [M, M], or [blocks, L, 3 L]."""
-    keys, places = owner, positions
-    if window is not None:
-        owner, keys = blocks(owner, window, -2)[..., None], neighbours(blocks(owner, window, -2), -1)[..., None, :]
-        positions = blocks(positions, window, 0)
-        places = neighbours(positions, -1)[..., None, :]
-        positions = positions[..., None]
-    else:
-        owner, positions = owner[:, None], positions[:, None]
-    seen = owner == keys
-    return seen & (places <= positions) if causal else seen
+def _slots(counts: Tensor, num_rows: int, width: int) -> Tensor:
+    """The place [B] of the first token of each text; a text that does not fit into a row begins the next."""
+    ends = counts.cumsum(0)
+    before = [ends.new_zeros(())]  # tokens before each row
+    for _ in range(1, num_rows):
+        before.append(torch.where(ends <= before[-1] + width, ends, 0).amax())
+    firsts, starts = torch.stack(before), ends - counts
+    row = (starts[:, None] >= firsts[None, :]).sum(1) - 1
+    return row * width + starts - firsts[row]
 
 
-def blocks(x: Tensor, size: int, fill: int) -> Tensor:
-    """Cut the last axis into blocks: [..., M] -> [..., blocks, size], filled up at the end."""
-    missing = -x.shape[-1] % size
-    x = torch.nn.functional.pad(x, (0, missing), value=fill) if missing else x
-    return x.reshape(*x.shape[:-1], -1, size)
+def row_width(length: int) -> int:
+    """W for texts of so many tokens at most: long enough that little of a row stays empty."""
+    return max(64, -(-3 * length // 64) * 32)
 
 
-def neighbours(x: Tensor, fill: int) -> Tensor:
-    """Each block with the ones before and behind it: [..., blocks, size] -> [..., blocks, 3 * size]."""
-    edge = torch.full_like(x[..., :1, :], fill)
-    before, behind = torch.cat((edge, x[..., :-1, :]), -2), torch.cat((x[..., 1:, :], edge), -2)
-    return torch.cat((before, x, behind), -1)
+def places_for(counts: Sequence[int], length: int) -> int:
+    """R W for texts of so many tokens each, in their order; `length` is L."""
+    width = row_width(length)
+    rows, used = 1, 0
+    for count in counts:
+        rows, used = (rows, used + count) if used + count <= width else (rows + 1, count)
+    return rows * width
 
 
 def _as_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:

