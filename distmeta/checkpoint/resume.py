@@ -21,8 +21,8 @@ _MAY_DIFFER = (
     "outer.nonfinite",
 )
 """Fields that may differ between a run and its resumption, because they do not change the meta-parameters."""
-_MUST_MATCH = ("runtime.shard_size", "runtime.device", "runtime.ranks")
-"""Exceptions among `_MAY_DIFFER`: they change the rounding of sums."""
+_MUST_MATCH = ("runtime.shard_size", "runtime.device")
+"""Exceptions among `_MAY_DIFFER`: they change the rounding of sums. So may `runtime.ranks`."""
 _CHOSEN_BY_ENGINE = ("engine.strategy", "engine.chunk", "engine.memory")
 """Fields that a run with `engine.strategy: auto` or `measured` takes from its checkpoint, which has the choice."""
 
@@ -51,8 +51,9 @@ def resumable(config: RunConfig, which: Literal["latest", "previous"] = "latest"
             ) from error
         raise
     old, new = _leaves(checkpoint.config.model_dump(mode="json")), _leaves(config.model_dump(mode="json"))
+    must_match = (*_MUST_MATCH, "runtime.ranks") if config.outer.fixes_ranks else _MUST_MATCH
     for field in sorted(old.keys() | new.keys()):
-        may_differ = field.startswith(_MAY_DIFFER) and not field.startswith(_MUST_MATCH)
+        may_differ = field.startswith(_MAY_DIFFER) and not field.startswith(must_match)
         is_chosen = field in _CHOSEN_BY_ENGINE and config.engine.strategy in ("auto", "measured")
         is_chosen = is_chosen or (field == "engine.memory" and config.engine.memory == "auto")
         is_extension = field == "train.steps" and config.outer.schedule == "constant"

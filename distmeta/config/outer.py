@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 
-from distmeta.config.base import Frozen
+from distmeta.config.base import Frozen, shortened
 from distmeta.config.bounds import Integer, NonNegativeCount, Text
+
+_ZERO_OPTIMIZERS = ("Adam", "AdamW", "SGD")
+"""Optimizers that treat each entry by itself, whatever tensor it is of."""
 
 
 class OuterConfig(Frozen):
@@ -32,6 +35,8 @@ class OuterConfig(Frozen):
         compression: Compression of updates on their way to the server: none, rounding to `bf16`, or to `int8` in blocks
             with one scale each. The rounding error is added to the same worker's next update (error feedback), so
             the result depends on which worker computes which shard.
+        zero: None: the driver holds the meta-parameters. 1, 2: the ranks of the one worker hold them, with an optimizer
+            of DeepSpeed. Its state is divided among the ranks (ZeRO stage 1), or also the sum of gradients (2).
     """
 
     optimizer: Text = "Adam"
@@ -46,8 +51,33 @@ class OuterConfig(Frozen):
     staleness: NonNegativeCount | None = None
     staleness_weight: Literal["inverse", "constant"] = "inverse"
     compression: Literal["none", "bf16", "int8"] = "none"
+    zero: Literal[1, 2] | None = None
 
     @property
     def procedure(self) -> str:
         """How an outer step is made of many shards (`distmeta.training.steps.PROCEDURES`)."""
+        if self.zero is not None:
+            return "zero"
         return "synchronous" if self.staleness is None else "asynchronous"
+
+    @property
+    def fixes_ranks(self) -> bool:
+        """Whether a run has to be resumed with the number of ranks that it was started with."""
+        return self.zero is None
+
+    @model_validator(mode="after")
+    def _zero_has_what_it_needs(self) -> Self:
+        if self.zero is None:
+            return self
+        refused = {
+            "optimizer": (self.optimizer not in _ZERO_OPTIMIZERS, ", ".join(_ZERO_OPTIMIZERS)),
+            "staleness": (self.staleness is not None, "null"),
+            "compression": (self.compression != "none", "none"),
+            "average": (self.average > 0.0, "0"),
+            "nonfinite": (self.nonfinite != "abort", "abort"),
+        }
+        for field, (is_refused, allowed) in refused.items():
+            if is_refused:
+                value = shortened(getattr(self, field))
+                raise ValueError(f"outer.zero {self.zero} does not go with outer.{field} {value}; allowed: {allowed}")
+        return self

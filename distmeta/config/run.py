@@ -105,14 +105,35 @@ class RunConfig(Frozen):
     @model_validator(mode="after")
     def _ranks_have_what_to_hold(self) -> Self:
         ranks, strategy = self.runtime.ranks, self.engine.strategy
-        if ranks > 1 and not self.model.has_frozen:
+        if ranks > 1 and not self.model.has_frozen and self.outer.zero is None:
             raise ValueError(
                 f"runtime.ranks {ranks} divides frozen weights, of which model.kind '{self.model.kind}' has none; "
-                "allowed: 1 (more workers compute more tasks at a time)"
+                "allowed: 1 (more workers compute more tasks at a time), or outer.zero"
             )
         if ranks > 1 and strategy not in ("auto", "loop", "vmap"):
             raise ValueError(
                 f"engine.strategy '{strategy}' cannot gather the weights that runtime.ranks {ranks} divides; "
                 "allowed: auto, loop, vmap"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _zero_has_one_worker(self) -> Self:
+        zero, runtime, workers = self.outer.zero, self.runtime, self.runtime.workers
+        if zero is None:
+            return self
+        if runtime.executor == "ray" and workers != 1:
+            raise ValueError(
+                f"outer.zero {zero} keeps the meta-parameters in one worker, but runtime.workers is {workers}; "
+                "allowed: 1, of several runtime.ranks"
+            )
+        if runtime.threads_per_worker > 1:
+            raise ValueError(f"outer.zero {zero} needs runtime.threads_per_worker 1: its ranks make the same calls")
+        if self.algorithm.estimator.is_exact and self.algorithm.learner.num_steps:
+            raise ValueError(
+                f"outer.zero {zero} takes signals of first order; use algorithm.estimator.kind 'displacement', or "
+                "'backprop' with order 1"
+            )
+        if self.engine.dtype != "float32":
+            raise ValueError(f"outer.zero {zero} needs engine.dtype 'float32', not '{self.engine.dtype}'")
         return self

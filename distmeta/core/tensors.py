@@ -11,7 +11,8 @@ from torch import Tensor
 
 from distmeta.core.types import Params
 
-_BLOCK = 1 << 14  # entries; torch parallelises sums of twice as many
+NORM_BLOCK = 1 << 14
+"""Entries that are squared and summed at once for a norm; torch parallelises sums of twice as many."""
 
 
 def cloned(params: Mapping[str, Tensor]) -> Params:
@@ -43,9 +44,14 @@ def global_norm(params: Mapping[str, Tensor]) -> float:
 def _squared_norm(tensor: Tensor) -> float:
     """Sum by blocks that fit into a cache and that torch sums on one thread, independent of the number of threads."""
     total = 0.0
-    for block in torch.split(tensor.reshape(-1), _BLOCK):
-        total += float(block.to(torch.float64, copy=True).square_().sum())
+    for block in torch.split(tensor.reshape(-1), NORM_BLOCK):
+        total += squared_sum(block)
     return total
+
+
+def squared_sum(block: Tensor) -> float:
+    """Sum of squares of at most `NORM_BLOCK` entries, in float64."""
+    return float(block.to(torch.float64, copy=True).square_().sum())
 
 
 def digest(params: Mapping[str, Tensor]) -> str:

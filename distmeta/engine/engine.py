@@ -91,11 +91,13 @@ class Engine:
         chunks = cut(episodes, self._chunk or self._lanes.chunk(episodes.num_tasks))
         parts = [(chunk.episodes, chunk.moment(moment)) for chunk in chunks]
         self._prepare(meta, parts)
-        estimates = self._lanes.map(lambda part: self._estimate(meta, *part), parts)
-        grad, buffers = estimates[0].grad, _summed(estimates[0].buffers)
-        for estimate in estimates[1:]:
+        stream = self._lanes.stream(lambda part: self._estimate(meta, *part), parts)
+        first = next(stream)
+        grad, buffers, estimates = first.grad, _summed(first.buffers), [first]
+        for estimate in stream:
             grad = {name: tensor + estimate.grad[name] for name, tensor in grad.items()}
             buffers = {name: tensor + estimate.buffers[name].sum(0) for name, tensor in buffers.items()}
+            estimates.append(estimate._replace(grad={}))  # frees the gradient as soon as it is added
         grad = {name: tensor.contiguous() for name, tensor in grad.items()}
         carry = {name: in_order(chunks, [each.carry[name] for each in estimates]) for name in estimates[0].carry}
         return Update(grad, float(episodes.num_tasks), _sum_metrics(estimates), buffers), carry

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distmeta.config import CheckpointConfig, EngineConfig, RunConfig, TrackingConfig
@@ -26,6 +26,7 @@ from distmeta.engine.ranks import RankLanes
 from distmeta.methods.build import build_algorithm, dtype_of
 from distmeta.methods.estimators.base import Moment
 from distmeta.program.scoring import Scorer, ShardScores
+from distmeta.program.zero import ADVANCE, COLLECT, LOAD, GroupTraining
 from distmeta.tasks import build_source
 from distmeta.tasks.prefetch import Prefetcher
 
@@ -79,6 +80,7 @@ class MetaProgram:
         self._lanes = RankLanes(ranks.current) if ranks.current.world > 1 else Lanes(lanes_of(config))
         self._prefetcher = Prefetcher(self.episodes, pinned=config.runtime.device != "cpu")
         self._timing = {"data_wait_s": 0.0, "compute_s": 0.0}
+        self._group: GroupTraining | None = None
         self._on_device: tuple[Snapshot, Params] | None = None  # the last snapshot and its copy on the device
 
     def episodes(self, specs: Sequence[TaskSpec]) -> Episode:
@@ -90,16 +92,33 @@ class MetaProgram:
         self._prefetcher.prepare(shard)
 
     def run(self, work: Work, snapshot: Snapshot, shard: Shard) -> Any:
-        """Call the handler of `work` (see `HANDLERS`) on the shard; returns a `Report`, `ShardScores` or `Choice`."""
+        """Call the handler of `work` (see `HANDLERS`) on the shard; returns a `Report`, `ShardScores` or `Choice`.
+
+        Requests of `distmeta.program.zero` have no tasks: the ranks know those of each step.
+        """
+        if work.name in (LOAD, ADVANCE, COLLECT):
+            return self._run_group(work, snapshot)
         episodes, wait_s = self._prefetcher.take(shard)
         started = time.perf_counter()
         meta, device = self._to_device(snapshot), self._config.runtime.device
         episodes = episodes if device == "cpu" else episodes.map(lambda tensor: tensor.to(device, non_blocking=True))
-        engine = work.engine if isinstance(work.engine, EngineConfig) else self._config.engine
+        engine = self._engine_config(work)
         moment = Moment(snapshot.version, episodes.seeds, self._moved(shard.carry), self._moved(snapshot.extra))
         value = HANDLERS[work.name](self, Request(engine, snapshot.version, shard.index, meta, episodes, moment))
         self._timing = {"data_wait_s": wait_s, "compute_s": time.perf_counter() - started}
         return value
+
+    def _run_group(self, work: Work, snapshot: Snapshot) -> Any:
+        started = time.perf_counter()
+        if self._group is None:
+            group = replace(ranks.current, device=self._config.runtime.device)
+            self._group = GroupTraining(self._config, self.source, self.algorithm, self._prefetcher, group)
+        value = self._group.run(work.name, snapshot, self._engine_config(work))
+        self._timing = {"data_wait_s": self._group.wait_s, "compute_s": time.perf_counter() - started}
+        return value
+
+    def _engine_config(self, work: Work) -> EngineConfig:
+        return work.engine if isinstance(work.engine, EngineConfig) else self._config.engine
 
     def update(self, request: Request) -> Report:
         engine = self._engine(request.engine)
@@ -144,6 +163,8 @@ class MetaProgram:
         """End background threads."""
         self._prefetcher.close()
         self._lanes.close()
+        if self._group is not None:
+            self._group.close()
         for engine in self._engines.values():
             engine.close()
 

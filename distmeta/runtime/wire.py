@@ -210,12 +210,14 @@ def decode_shard(request: ShardRequest) -> Shard:
 
 
 def encode_value(value: Any, compressor: Compressor | None = None) -> Any:
-    """Flatten a report and check whether it is finite. Other values (arrays, plain data classes) are sent as they are.
+    """Flatten a report, and check whether it is finite, or a snapshot. Other values are sent as they are.
 
     Args:
         value: What the program returned.
         compressor: Compresses the gradients of one worker, whose residual it keeps.
     """
+    if isinstance(value, Snapshot):
+        return encode_snapshot(value, 0)
     if not isinstance(value, Report):
         return value
     update, finite = value.update, value.finite
@@ -241,6 +243,8 @@ def encode_value(value: Any, compressor: Compressor | None = None) -> Any:
 
 
 def decode_value(value: Any) -> Any:
+    if isinstance(value, SnapshotWire):
+        return decode_snapshot(value)
     if not isinstance(value, ReportWire):
         return value
     assert value.grad is not None  # `join_grad` has put it back

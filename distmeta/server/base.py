@@ -58,8 +58,8 @@ class StepRecord:
     outer: Mapping[str, float]
 
 
-class Server(ABC):
-    """The meta-parameters and how they move. All methods may be called from any thread."""
+class Weights(ABC):
+    """The meta-parameters, as a run reads, saves and loads them, wherever they are held."""
 
     @property
     @abstractmethod
@@ -77,6 +77,22 @@ class Server(ABC):
     @abstractmethod
     def buffers(self) -> Params:
         """A copy of the running statistics."""
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """A copy of everything the following versions depend on: tensors and scalars by name (see `OuterOptimizer`)."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Continue from a state; pending updates are discarded.
+
+        Raises:
+            UserError: The state does not fit these parameters or this optimizer. Nothing is changed.
+        """
+
+
+class Server(Weights):
+    """The meta-parameters and how they move. All methods may be called from any thread."""
 
     @abstractmethod
     def push(self, report: Report) -> Verdict:
@@ -97,18 +113,6 @@ class Server(ABC):
 
         Raises:
             StepError: Shards are missing, or their sum cannot be used. Nothing is changed.
-        """
-
-    @abstractmethod
-    def state_dict(self) -> State:
-        """A copy of everything the following versions depend on: tensors and scalars by name (see `OuterOptimizer`)."""
-
-    @abstractmethod
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Continue from a state; pending updates are discarded.
-
-        Raises:
-            UserError: The state does not fit these parameters or this optimizer. Nothing is changed.
         """
 
 

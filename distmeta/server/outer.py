@@ -33,7 +33,8 @@ AVERAGE = "average/"
 """Prefix of the averaged meta-parameters in a state."""
 BUFFERS = "buffers/"
 """Prefix of the running statistics in a state."""
-_OPTIMIZER = "optimizer/"
+OPTIMIZER = "optimizer/"
+"""Prefix of the optimizer's own state: `optimizer/<name>/<key>`."""
 
 _REFUSED = {
     "LBFGS": "needs to evaluate the loss again within its step, which a parameter server cannot do",
@@ -76,10 +77,10 @@ def check_optimizer(config: OuterConfig) -> None:
             raise UserError(f"{name} does not take '{option}'", where=where, allowed=nearest(option, options))
     scratch = torch.zeros(2, 2)
     scratch.grad = torch.ones(2, 2)
-    _build(config, [scratch], trial=True)
+    build_optimizer(config, [scratch], trial=True)
 
 
-def _build(config: OuterConfig, params: Iterable[Tensor], *, trial: bool = False) -> torch.optim.Optimizer:
+def build_optimizer(config: OuterConfig, params: Iterable[Tensor], *, trial: bool = False) -> torch.optim.Optimizer:
     """Make the optimizer. A trial takes one step, because torch checks some options only then."""
     make: Callable[..., torch.optim.Optimizer] = optimizers()[config.optimizer]
     try:
@@ -135,7 +136,7 @@ class OuterOptimizer:
         self.num_steps = 0
         self._config = config
         self._total_steps = total_steps
-        self._optimizer = _build(config, self.params.values())
+        self._optimizer = build_optimizer(config, self.params.values())
 
     def rate(self, step: int) -> float:
         """The learning rate of the step with index `step`."""
@@ -178,28 +179,10 @@ class OuterOptimizer:
         for name, param in self.params.items():
             state[PARAMS + name] = param.clone()
             for key, value in self._optimizer.state.get(param, {}).items():
-                state[f"{_OPTIMIZER}{name}/{key}"] = value.clone() if isinstance(value, Tensor) else value
+                state[f"{OPTIMIZER}{name}/{key}"] = value.clone() if isinstance(value, Tensor) else value
         for name, tensor in (self.average or {}).items():
             state[AVERAGE + name] = tensor.clone()
         return state
-
-    def _check_state(self, state: Mapping[str, object]) -> None:
-        saved = state.get("optimizer")
-        if saved != self._config.optimizer:
-            what = f"the checkpoint's optimizer is {saved}, that of the configuration {self._config.optimizer}"
-            raise UserError(what, where="outer.optimizer", allowed=str(saved))
-        num_steps = state.get("num_steps")
-        if not isinstance(num_steps, int):
-            raise UserError(f"num_steps is {num_steps!r}", where="server state", allowed="a whole number")
-        check_fits(state, PARAMS, self.params)
-        if self.average is not None:
-            check_fits(state, AVERAGE, self.params)
-        for entry in state:
-            if entry.startswith(_OPTIMIZER) and entry.removeprefix(_OPTIMIZER).rsplit("/", 1)[0] not in self.params:
-                what = f"the checkpoint does not fit: '{entry}' belongs to no parameter"
-                raise UserError(what, where="server state", allowed="a checkpoint of the same model and learner")
-        for name, expected in _state_after_a_step(self._config, self.params).items():
-            _check_entries(state, f"{_OPTIMIZER}{name}/", expected, num_steps)
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Continue from a state. The state is checked before anything is changed.
@@ -207,7 +190,7 @@ class OuterOptimizer:
         Raises:
             UserError: The state belongs to other parameters or another optimizer, or lacks the average.
         """
-        self._check_state(state)
+        check_state(state, self._config, self.params)
         params = copied(state, PARAMS, self.params)
         average = None if self.average is None else copied(state, AVERAGE, self.average)
         with torch.no_grad():
@@ -217,10 +200,34 @@ class OuterOptimizer:
         # Not torch's load_state_dict: it casts state tensors to the type of the parameters, which changes bits.
         self._optimizer.state.clear()
         for full_name, value in state.items():
-            if full_name.startswith(_OPTIMIZER):
-                name, key = full_name.removeprefix(_OPTIMIZER).rsplit("/", 1)
+            if full_name.startswith(OPTIMIZER):
+                name, key = full_name.removeprefix(OPTIMIZER).rsplit("/", 1)
                 copy = value.detach().cpu().clone() if isinstance(value, Tensor) else value
                 self._optimizer.state[self.params[name]][key] = copy
+
+
+def check_state(state: Mapping[str, object], config: OuterConfig, params: Mapping[str, Tensor]) -> None:
+    """Check that the state of an `OuterOptimizer` fits parameters and configuration.
+
+    Raises:
+        UserError: It does not.
+    """
+    saved = state.get("optimizer")
+    if saved != config.optimizer:
+        what = f"the checkpoint's optimizer is {saved}, that of the configuration {config.optimizer}"
+        raise UserError(what, where="outer.optimizer", allowed=str(saved))
+    num_steps = state.get("num_steps")
+    if not isinstance(num_steps, int):
+        raise UserError(f"num_steps is {num_steps!r}", where="server state", allowed="a whole number")
+    check_fits(state, PARAMS, params)
+    if config.average:
+        check_fits(state, AVERAGE, params)
+    for entry in state:
+        if entry.startswith(OPTIMIZER) and entry.removeprefix(OPTIMIZER).rsplit("/", 1)[0] not in params:
+            what = f"the checkpoint does not fit: '{entry}' belongs to no parameter"
+            raise UserError(what, where="server state", allowed="a checkpoint of the same model and learner")
+    for name, expected in _state_after_a_step(config, params).items():
+        _check_entries(state, f"{OPTIMIZER}{name}/", expected, num_steps)
 
 
 def check_fits(state: Mapping[str, object], prefix: str, like: Mapping[str, Tensor]) -> None:
@@ -239,7 +246,7 @@ def check_fits(state: Mapping[str, object], prefix: str, like: Mapping[str, Tens
 def _state_after_a_step(config: OuterConfig, params: Mapping[str, Tensor]) -> dict[str, dict[str, object]]:
     """What the optimizer keeps for each parameter, by name: keys, shapes and types."""
     copies = cloned(params)
-    optimizer = _build(config, copies.values())
+    optimizer = build_optimizer(config, copies.values())
     for tensor in copies.values():
         tensor.grad = torch.zeros_like(tensor)
     optimizer.step()

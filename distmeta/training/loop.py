@@ -28,11 +28,11 @@ from distmeta.training.callbacks import Callbacks
 from distmeta.training.evaluate import evaluate_shards
 from distmeta.training.incidents import IncidentLog
 from distmeta.training.pictures import keep_pictures, local_folder
+from distmeta.training.procedure import Procedure
 from distmeta.training.rates import Rates
 from distmeta.training.result import Evaluation, TrainResult
 from distmeta.training.saving import Saving
 from distmeta.training.selection import Evaluated, Selection
-from distmeta.training.steps import Procedure
 
 Which = Literal["latest", "previous"]
 

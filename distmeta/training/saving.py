@@ -13,8 +13,8 @@ from distmeta.core.signals import SignalGuard
 from distmeta.server.outer import State
 from distmeta.tasks.base import TaskSource
 from distmeta.tracking.base import Tracker
+from distmeta.training.procedure import Procedure
 from distmeta.training.selection import Evaluated, Selection
-from distmeta.training.steps import Procedure
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 Synchronous     snapshot -> all shards of the step -> sum in the order of shards -> step; the same bits on any workers
 Asynchronous    each worker always has a shard, computed from the newest snapshot at its assignment; a step is made of
                 the updates that have arrived since the last one, weighted by their age (`outer.staleness`)
+Zero            the ranks of the one worker have the meta-parameters and make the step by themselves (`outer.zero`); the
+                same bits on any number of ranks
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 from torch import Tensor
 from typing_extensions import override
@@ -19,58 +20,15 @@ from distmeta.core.errors import DistmetaError, UserError
 from distmeta.core.types import Params, Shard, Snapshot, Work
 from distmeta.runtime.executor import Executor, Incident, Result
 from distmeta.runtime.policy.decisions import Drop, Retry, on_nonfinite
-from distmeta.server import AsynchronousServer, ParameterServer, Server, StepRecord, Verdict
+from distmeta.server import AsynchronousServer, ParameterServer, Verdict
 from distmeta.server.outer import State
 from distmeta.tasks.base import TaskSource
+from distmeta.training.procedure import Procedure, Step
+from distmeta.training.zero import GroupWeights, Zero, check_zero
 
 _CARRY = "carry/"
 """Prefix of the estimator's state in a state."""
 _RECENT_STEPS = 2
-
-
-@dataclass(frozen=True)
-class Step:
-    """Result of an outer step.
-
-    Attributes:
-        record: The server's record.
-        results: Results of the accepted shards, without their updates.
-        tasks: Number of tasks in them.
-    """
-
-    record: StepRecord
-    results: Sequence[Result]
-    tasks: int
-
-
-class Procedure(Protocol):
-    """Makes the outer steps of a run.
-
-    Attributes:
-        server: Holds the meta-parameters.
-    """
-
-    server: Server
-
-    def step(self, work: Work) -> Step:
-        """Make the next step; workers compute `work`.
-
-        Raises:
-            DistmetaError: It cannot be made.
-        """
-
-    def pause(self) -> None:
-        """Let go of the workers, which are needed for other work."""
-
-    def state_dict(self) -> State:
-        """A copy of everything that the following steps depend on, the server's state included."""
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Continue from a state.
-
-        Raises:
-            UserError: It does not fit.
-        """
 
 
 def build_procedure(
@@ -293,9 +251,15 @@ def _asynchronous(
     return Asynchronous(config, source, server, executor)
 
 
+def _zero(config: RunConfig, params: Params, buffers: Params, source: TaskSource, executor: Executor) -> Procedure:
+    check_zero(params, buffers)
+    return Zero(config, GroupWeights(config, params, executor))
+
+
 PROCEDURES: dict[str, Callable[[RunConfig, Params, Params, TaskSource, Executor], Procedure]] = {
     "synchronous": _synchronous,
     "asynchronous": _asynchronous,
+    "zero": _zero,
 }
 """Procedures by `outer.procedure`."""
 

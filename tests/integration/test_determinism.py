@@ -18,7 +18,8 @@ from distmeta.config import RunConfig
 from distmeta.config.load import change, load_config, to_yaml
 from distmeta.core.types import Work
 from distmeta.training import TrainResult, train
-from distmeta.training.steps import Step, Synchronous
+from distmeta.training.procedure import Step
+from distmeta.training.steps import Synchronous
 
 pytestmark = pytest.mark.xdist_group("ray")
 

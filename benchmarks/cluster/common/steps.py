@@ -18,7 +18,8 @@ from distmeta.runtime import build_executor
 from distmeta.runtime.executor import Executor
 from distmeta.runtime.memory import keep_freed_memory
 from distmeta.runtime.ray.cluster import connect
-from distmeta.training.steps import Step, build_procedure
+from distmeta.training.procedure import Step
+from distmeta.training.steps import build_procedure
 
 CPUS_PER_WORKER = 0.25
 FIXED = (

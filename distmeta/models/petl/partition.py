@@ -9,10 +9,12 @@ layer norms) stay whole on every rank, because gathering them costs more than th
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -50,7 +52,7 @@ def partition(module: nn.Module, group: Ranks | None = None, min_entries: int = 
     ]
     if group.world == 1 or not weights:
         return
-    init = _deepspeed_init()
+    init = load_deepspeed("frozen weights in parts", "runtime.ranks", "1").zero.Init
     if group.offload == "nvme":
         _check_files()
     settings = _settings(group)
@@ -75,21 +77,33 @@ def _bytes(weight: Any) -> int:
     return int(weight.data.nbytes + (0 if part is None else part.numel() * part.element_size()))
 
 
-def _deepspeed_init() -> Any:
-    """DeepSpeed's conversion of parameters. It joins the process group that this process is in."""
+def load_deepspeed(purpose: str, where: str, instead: str) -> Any:
+    """The package `deepspeed`. It joins the process group that this process is in.
+
+    Args:
+        purpose: What needs it, for the message.
+        where: Field that asks for it.
+        instead: Value of the field that does not.
+
+    Raises:
+        UserError: It is not installed.
+    """
     os.environ.setdefault("LOCAL_RANK", "0")
     try:
-        with _without("mlflow"):  # DeepSpeed's tuner would load all of it, in every rank, to log to it
+        # Its tuner would load all of MLflow, in every rank; its log goes to standard output, which is that of results.
+        with _without("mlflow"), warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
             import deepspeed
     except ImportError as error:
         raise UserError(
-            f"frozen weights in parts need DeepSpeed ({error})",
-            where="runtime.ranks",
-            allowed="1, or pip install 'distmeta[deepspeed]'",
+            f"{purpose} need DeepSpeed ({error})",
+            where=where,
+            allowed=f"{instead}, or pip install 'distmeta[deepspeed]'",
         ) from error
     # A reduction through shared memory, which DeepSpeed would compile at its first use; nothing here reduces.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed.zero.Init
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    return deepspeed
 
 
 def _check_files() -> None:
@@ -108,7 +122,7 @@ def _check_files() -> None:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _without(library: str) -> Iterator[None]:
     """Let a library that is not loaded look as if it were not installed."""
     if library in sys.modules:

@@ -59,3 +59,43 @@ def test_ranks_need_frozen_weights_and_a_strategy_that_gathers_them(changes: dic
     RunConfig.model_validate(fields)
     with pytest.raises(ValidationError, match=message):
         RunConfig.model_validate(fields | changes)
+
+
+ZERO: dict[str, object] = {
+    "name": "x",
+    "tasks": {"source": "sinusoid"},
+    "model": {"kind": "mlp"},
+    "algorithm": {"estimator": {"kind": "displacement"}},
+    "outer": {"zero": 2},
+    "runtime": {"workers": 1, "ranks": 2},
+}
+
+
+def test_ranks_of_one_worker_may_hold_the_meta_parameters() -> None:
+    config = RunConfig.model_validate(ZERO)
+    assert (config.outer.procedure, config.outer.fixes_ranks) == ("zero", False)
+    assert RunConfig.model_validate({**ZERO, "runtime": {"executor": "local"}}).outer.zero == 2
+    first_order = {"estimator": {"kind": "backprop", "order": 1}}
+    assert RunConfig.model_validate({**ZERO, "algorithm": first_order}).outer.zero == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"runtime": {"workers": 2}}, "outer.zero 2 keeps the meta-parameters in one worker, but runtime.workers is 2"),
+        ({"runtime": {"workers": "1..3"}}, "but runtime.workers is 1..3; allowed: 1, of several runtime.ranks"),
+        ({"runtime": {"workers": 1, "threads_per_worker": 2}}, "outer.zero 2 needs runtime.threads_per_worker 1"),
+        ({"algorithm": {"estimator": {"kind": "backprop"}}}, "outer.zero 2 takes signals of first order"),
+        ({"engine": {"dtype": "float64"}}, "outer.zero 2 needs engine.dtype 'float32', not 'float64'"),
+        ({"outer": {"zero": 3}}, "Input should be 1 or 2"),
+        ({"outer": {"zero": 2, "optimizer": "RMSprop"}}, "not go with outer.optimizer 'RMSprop'; allowed: Adam, AdamW"),
+        ({"outer": {"zero": 2, "staleness": 1}}, "outer.zero 2 does not go with outer.staleness 1; allowed: null"),
+        ({"outer": {"zero": 2, "compression": "bf16"}}, "not go with outer.compression 'bf16'; allowed: none"),
+        ({"outer": {"zero": 2, "average": 0.9}}, "outer.zero 2 does not go with outer.average 0.9; allowed: 0"),
+        ({"outer": {"zero": 2, "nonfinite": "drop"}}, "does not go with outer.nonfinite 'drop'; allowed: abort"),
+    ],
+)
+def test_what_ranks_with_the_meta_parameters_cannot_do_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        RunConfig.model_validate({**ZERO, **changes})
+    assert message in str(refused.value)

@@ -7,11 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import torch
 
 from distmeta.core.errors import WorkerError
 from distmeta.core.ranks import Ranks
 from distmeta.engine import ranks as module
-from distmeta.engine.ranks import RankLanes
+from distmeta.engine.ranks import PART, PartitionLanes, RankLanes
+from distmeta.methods.estimators.base import Estimate
 
 
 class Exchange:
@@ -76,3 +78,28 @@ def test_ranks_that_gathered_unequally_often_are_an_error(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("tasks", "world", "chunk"), [(6, 2, 3), (7, 2, 4), (1, 3, 1)])
 def test_a_chunk_is_the_shard_divided_by_the_ranks(tasks: int, world: int, chunk: int) -> None:
     assert RankLanes(Ranks(0, world)).chunk(tasks) == chunk
+
+
+@pytest.mark.parametrize(("world", "items"), [(1, 2), (2, 4), (2, 5), (3, 7)])
+def test_each_rank_has_its_part_of_every_gradient_in_order(world: int, items: int) -> None:
+    """Three entries a rank; item i has the gradient i, i + 0.1, ... and is known to all by its metric."""
+    size, exchange, gradients = 3, Exchange(world), Exchange(world)
+
+    def estimate(item: int) -> Estimate:
+        grad = {"w": item + torch.arange(size * world) / 10}
+        return Estimate(grad, {"item": torch.tensor([item])}, {}, {})
+
+    def rank_of(rank: int) -> list[Estimate]:
+        def divide(grad: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+            return [whole["w"].split(size)[rank] for whole in gradients.of(rank)(grad)]
+
+        lanes = PartitionLanes(Ranks(rank, world, gather=exchange.of(rank)), divide, chunk=1)
+        assert lanes.chunk(items) == 1
+        return list(lanes.stream(estimate, range(items)))
+
+    with ThreadPoolExecutor(world) as pool:
+        for rank, found in enumerate(pool.map(rank_of, range(world))):
+            assert [int(each.metrics["item"]) for each in found] == list(range(items))
+            for item, each in enumerate(found):
+                assert each.grad.keys() == {PART}
+                assert torch.equal(each.grad[PART], estimate(item).grad["w"].split(size)[rank])

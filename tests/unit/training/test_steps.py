@@ -18,7 +18,8 @@ from distmeta.core.types import Batch, Params, Report, TaskSpec, Work
 from distmeta.methods import fomaml
 from distmeta.server import AsynchronousServer, ParameterServer
 from distmeta.tasks.base import TaskSource
-from distmeta.training.steps import Asynchronous, Procedure, Synchronous, build_procedure
+from distmeta.training.procedure import Procedure
+from distmeta.training.steps import Asynchronous, Synchronous, build_procedure
 
 from ...fakes_training import Call, FakeExecutor, constant_update
 
