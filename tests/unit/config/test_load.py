@@ -124,7 +124,7 @@ def test_an_override_of_the_class_comes_first_and_keeps_what_both_know(plain: st
 
 
 def test_an_override_may_choose_a_class_that_has_fields_without_a_default(plain: str) -> None:
-    overrides = ["tasks.split_set=01", "tasks.source=texts", "model.kind=mlp"]
+    overrides = ["tasks.split_set=01", "tasks.source=texts", "model.kind=transformer", "model.pretrained=minilm"]
     config = load_config(plain, [*overrides, "tasks.store=banking77"])
     assert config.tasks == TextTasks(store="banking77", split_set="01")
     # The store of images is a store too, whose name is kept.
