@@ -64,6 +64,7 @@ class Transformer(Backbone):
         divide(self.network)
         settings: Any = self.network.config  # what transformers knows of the network
         self._settings = settings
+        self._accepted = frozenset(inspect.signature(type(self.network).forward).parameters)
         self.num_features = int(settings.hidden_size)
         # Keys of a prefix count as positions before the text, as in the paper's code.
         self._offset = 0 if self._is_of_pixels else sum(map(_positions_of, config.petl))
@@ -175,13 +176,10 @@ class Transformer(Backbone):
         """The last hidden states [B, L, D]."""
         for part in self._parts:
             part.begin(call)
-        options = {"use_cache": False} if self._takes("use_cache") else {}
+        options = {"use_cache": False} if "use_cache" in self._accepted else {}
         with running(call):
             hidden: Tensor = self.network(**inputs, **options).last_hidden_state
         return hidden
-
-    def _takes(self, name: str) -> bool:
-        return name in inspect.signature(type(self.network).forward).parameters
 
     def _scaled(self, features: Tensor) -> Tensor:
         return nn.functional.normalize(features, dim=-1) if self._config.normalise else features
@@ -197,7 +195,7 @@ class Transformer(Backbone):
 
         Networks count from 0 or from behind the id of padding; what they compute for texts in rows tells.
         """
-        if self.tokens is None or not self._takes("position_ids"):
+        if self.tokens is None or "position_ids" not in self._accepted:
             return None
         pad_id = self.tokens.pad_id
         token = min(id_ for id_ in range(3) if id_ != pad_id)
