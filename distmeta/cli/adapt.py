@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\b
 Examples:
   distmeta adapt runs/first_job --support my_letters --query unsorted --invert --out labels.csv
-  distmeta adapt runs/intents_lora_protonet --support labelled.csv --query questions.csv
+  distmeta adapt CKPT --support labelled.csv --query questions.csv          (a learner of texts)
 """
 
 

@@ -124,7 +124,9 @@ def test_one_rank_in_this_process_gives_the_bits_of_the_parameter_server(
     assert result.metrics == numbers
 
 
-@pytest.mark.parametrize(("stage", "ranks"), [pytest.param(1, 2, marks=SLOW), (2, 2), pytest.param(2, 3, marks=SLOW)])
+@pytest.mark.parametrize(
+    ("stage", "ranks"), [pytest.param(1, 2, marks=SLOW), pytest.param(2, 2, marks=SLOW), pytest.param(2, 3, marks=SLOW)]
+)
 def test_any_number_of_ranks_gives_the_bits_of_the_parameter_server(
     ray_cluster: None, base: RunConfig, plain: TrainResult, stage: int, ranks: int
 ) -> None:
@@ -153,6 +155,7 @@ def test_any_number_of_ranks_gives_the_bits_of_the_parameter_server(
         pytest.param("descent", ("outer.optimizer=SGD", "outer.lr=1.0"), marks=SLOW),
     ],
 )
+@pytest.mark.slow
 def test_first_order_maml_and_other_optimizers(
     ray_cluster: None, base: RunConfig, name: str, changes: tuple[str, ...]
 ) -> None:
@@ -179,6 +182,7 @@ def test_a_run_is_resumed_on_another_number_of_ranks(
     assert second.scores == undisturbed.scores
 
 
+@pytest.mark.slow
 def test_a_rank_killed_in_mid_step_changes_no_bit(
     ray_cluster: None, base: RunConfig, plain: TrainResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,7 +256,7 @@ def gradient_of(params: Params) -> Params:
     return {name: torch.randn(tensor.shape, generator=generator) for name, tensor in params.items()}
 
 
-@pytest.mark.parametrize("stage", [pytest.param(1, marks=SLOW), 2])
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=SLOW), pytest.param(2, marks=SLOW)])
 def test_each_of_two_ranks_has_half_of_the_state_and_of_the_gradient(ray_cluster: None, stage: int) -> None:
     """Blocks of the norm, and parameters, lie across the parts."""
     params = {"a": torch.randn(300, 130), "number": torch.randn(()), "b": torch.randn(77), "c": torch.randn(40001)}

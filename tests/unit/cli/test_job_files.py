@@ -17,9 +17,12 @@ from distmeta.config.load import load_config
 ROOT = Path(__file__).resolve().parents[3]
 JOBS = {
     "cifar_fs": ["maml"],
+    "intents": ["fomaml", "frozen", "lora_plain", "lora_protonet", "proto_maml", "reptile"],
     "omniglot": ["anil", "fomaml", "maml", "meta_sgd", "pretrain", "protonet", "reptile"],
     "sinusoid": ["maml", "pretrain"],
 }
+METHOD = {"frozen": "protonet", "lora_plain": "proto_maml", "lora_protonet": "protonet"}
+"""Methods of functions that are not named for them."""
 
 
 def script(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -41,7 +44,7 @@ def test_every_file_is_checked_here_and_none_is_a_package() -> None:
 def test_a_run_is_named_by_its_file_and_function(file: str, name: str) -> None:
     config = load_config(str(ROOT / "jobs" / f"{file}.py:{name}"))
     assert config.name == f"{file}_{name}"
-    assert config.algorithm.method == name
+    assert config.algorithm.method == METHOD.get(name, name)
 
 
 def test_the_demo_has_one_function() -> None:
