@@ -81,6 +81,7 @@ def test_any_number_of_ray_workers_gives_the_same_bits(
     assert result.digest == undisturbed
 
 
+@pytest.mark.slow
 def test_updates_added_near_their_workers_give_the_same_bits(ray_cluster: None, base: RunConfig) -> None:
     changes = ("runtime.shard_size=1", "train.tasks_per_step=20", "train.steps=6")
     digest = run(base, "fine-local", *changes, "runtime.executor=local").digest
@@ -97,7 +98,7 @@ def test_a_resumed_run_gives_the_same_bits(base: RunConfig, undisturbed: str) ->
 @pytest.mark.parametrize(
     "strategy",
     [
-        "loop",
+        pytest.param("loop", marks=pytest.mark.slow),
         pytest.param("compiled", marks=pytest.mark.slow),
         pytest.param("compiled_vmap", marks=pytest.mark.slow),
         "measured",

@@ -34,6 +34,7 @@ def tracker_of(server: str, tmp_path: Path, close_timeout_s: float = 60.0) -> Ml
     return MlflowTracker(server, "tests", unsent=tmp_path / "unsent", interval_s=0.05, close_timeout_s=close_timeout_s)
 
 
+@pytest.mark.slow
 def test_an_outage_neither_loses_nor_duplicates_values(
     port: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -111,7 +111,7 @@ def finish(run: Run, undisturbed: str) -> None:
     ("executor", "signum", "times"),
     [
         ("local", signal.SIGINT, 2),
-        ("ray", signal.SIGTERM, 1),
+        pytest.param("ray", signal.SIGTERM, 1, marks=pytest.mark.slow),
         pytest.param("local", signal.SIGHUP, 1, marks=pytest.mark.slow),
     ],
 )

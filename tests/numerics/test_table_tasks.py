@@ -53,7 +53,7 @@ def run(name: str, steps: int, **tasks: str) -> TrainResult:
     return distmeta.train(config, quiet=True)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_table_of_sine_waves_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_waves(tmp_path / "waves.csv")

@@ -185,6 +185,8 @@ NATIVE: dict[str, tuple[Callable[[], Learner], Estimator, tuple[int, ...], str]]
 }
 MARKS = {
     "prototype, pooled": pytest.mark.slow,
+    "displacement, vmap": pytest.mark.slow,
+    "mini-batches": pytest.mark.slow,
 }
 
 

@@ -230,6 +230,7 @@ print(NativeGraph(module, 1)([x])[0].sum().item())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled_home")
 def test_of_two_processes_one_compiles(tmp_path: Path) -> None:
     home = tmp_path / "home"
