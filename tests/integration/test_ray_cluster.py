@@ -130,6 +130,7 @@ def test_a_killed_driver_leaves_no_process(driver: subprocess.Popen[str]) -> Non
 
 @pytest.mark.thorough
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux says which signals a process handles")
+@pytest.mark.slow
 def test_ray_installs_no_signal_handlers_in_this_process() -> None:
     """SIGTRAP is handled by Ray's C++ alone, which would print a stack on SIGTERM."""
     code = """

@@ -167,7 +167,7 @@ def test_first_order_maml_and_other_optimizers(
     assert result.scores == plain.scores
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=SLOW)])
+@pytest.mark.parametrize(("before", "after"), [pytest.param(2, 1, marks=SLOW), pytest.param(1, 2, marks=SLOW)])
 def test_a_run_is_resumed_on_another_number_of_ranks(
     ray_cluster: None, base: RunConfig, plain: TrainResult, before: int, after: int
 ) -> None:

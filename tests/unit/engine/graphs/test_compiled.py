@@ -187,6 +187,7 @@ MARKS = {
     "prototype, pooled": pytest.mark.slow,
     "displacement, vmap": pytest.mark.slow,
     "mini-batches": pytest.mark.slow,
+    "exact, strided": pytest.mark.slow,
 }
 
 
