@@ -81,8 +81,10 @@ class MamConfig(Frozen):
     """Prefix in the attention and a scaled parallel adapter beside the feed-forward part (He et al. 2022).
 
     Attributes:
-        length, gate: See `PrefixConfig`.
-        width, scale: See `AdapterConfig`.
+        length: Number of keys of the prefix.
+        gate: See `PrefixConfig`.
+        width: Width of the adapter's bottleneck.
+        scale: Factor of its output.
     """
 
     kind: Literal["mam"] = "mam"
