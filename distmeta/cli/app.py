@@ -24,7 +24,7 @@ from distmeta import __version__
 from distmeta.cli.output import one_line
 from distmeta.config.base import to_user_error
 from distmeta.core.errors import DistmetaError, UserError
-from distmeta.core.signals import SignalGuard, Stopped
+from distmeta.core.signals import SignalGuard, Stopped, unwrapped
 
 _EXAMPLES = """\b
 A first session:
@@ -129,7 +129,8 @@ def run(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str], guard: SignalGuard) -> int:
     try:
         called = [argument for argument in arguments if not argument.startswith("-")][:1]
-        code = build_app(called)(arguments, prog_name="distmeta", standalone_mode=False)
+        with unwrapped():
+            code = build_app(called)(arguments, prog_name="distmeta", standalone_mode=False)
         sys.stdout.flush()
     except UserError as error:
         return _fail(one_line(error), 2)

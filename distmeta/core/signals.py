@@ -41,6 +41,20 @@ class Stopped(BaseException):
         return self
 
 
+@contextlib.contextmanager
+def unwrapped() -> Iterator[None]:
+    """A block of compiled code that runs Python's signal handlers, and hides what they raise behind a SystemError."""
+    try:
+        yield
+    except SystemError as error:
+        hidden: BaseException | None = error
+        while hidden is not None and not isinstance(hidden, Stopped):
+            hidden = hidden.__cause__ or hidden.__context__
+        if hidden is None:
+            raise
+        raise hidden from None
+
+
 class SignalGuard:
     """Turns signals into `Stopped`. A context manager; the handlers before it are restored, except after `end`."""
 

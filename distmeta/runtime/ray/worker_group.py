@@ -16,6 +16,7 @@ from ray._private.state import state as cluster_state
 from ray.exceptions import RayActorError, RayError
 
 from distmeta.config import RuntimeConfig
+from distmeta.core.signals import unwrapped
 from distmeta.core.types import Work
 from distmeta.runtime.compression import Compression
 from distmeta.runtime.executor import Recipe
@@ -167,7 +168,8 @@ class WorkerGroup:
         if not refs:
             time.sleep(timeout_s)
             return []
-        ready, _ = ray.wait(refs, timeout=timeout_s)
+        with unwrapped():
+            ready, _ = ray.wait(refs, timeout=timeout_s)
         if ready and len(refs) > _MANY_CALLS:
             ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         answered = set(ready)
@@ -183,7 +185,8 @@ class WorkerGroup:
         Raises:
             RayError: The call raised, its worker died, or the object is lost.
         """
-        return ray.get(ref, timeout=FETCH_TIMEOUT_S)
+        with unwrapped():
+            return ray.get(ref, timeout=FETCH_TIMEOUT_S)
 
     def complete(self, call: RemoteCall) -> ShardKey | None:
         """Record that a call was answered. Returns the shard that the worker was running until then."""

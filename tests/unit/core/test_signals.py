@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from distmeta.core.signals import SIGNALS, SignalGuard, Stopped, held
+from distmeta.core.signals import SIGNALS, SignalGuard, Stopped, held, unwrapped
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +96,15 @@ def test_signals_that_are_held_arrive_after_the_block() -> None:
         send(signal.SIGHUP)
         passed = True
     assert passed
+
+
+def test_a_stop_that_compiled_code_hides_is_found() -> None:
+    """A handler that runs within Ray's compiled code: what it raises becomes the cause of a SystemError."""
+    with pytest.raises(Stopped) as found, unwrapped():
+        try:
+            raise Stopped(signal.SIGTERM)
+        except Stopped as stopped:
+            raise SystemError("wait returned a result with an exception set") from stopped
+    assert found.value.exit_code == 128 + signal.SIGTERM
+    with pytest.raises(SystemError, match="something else"), unwrapped():
+        raise SystemError("something else")
