@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, TextSizes
@@ -24,6 +24,7 @@ def shard(kinds: list[int]) -> Episode:
     return Episode({SUPPORT: batch, QUERY: batch}, torch.arange(len(kinds)), sizes)
 
 
+@settings(max_examples=100, deadline=None)
 @given(kinds=st.lists(st.integers(0, 2), min_size=1, max_size=9), size=st.none() | st.integers(1, 4))
 def test_a_chunk_has_tasks_of_one_size(kinds: list[int], size: int | None) -> None:
     episodes = shard(kinds)

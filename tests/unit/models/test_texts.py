@@ -46,6 +46,7 @@ def test_end_to_end_is_the_same_as_in_rows(counts: list[int], spare: int, causal
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+@settings(max_examples=50, deadline=None)
 @given(counts=st.lists(st.integers(1, 64), min_size=1, max_size=60))
 def test_rows_are_as_many_as_texts_need_one_after_the_other(counts: list[int]) -> None:
     places, width = places_for(counts, 64), row_width(64)
