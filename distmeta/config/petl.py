@@ -6,9 +6,10 @@ Targets are linear layers, named by what they do (`query`, `key`, `value`, `fuse
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat
+from typing_extensions import override
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import Text
@@ -18,7 +19,20 @@ Targets = Annotated[tuple[Text, ...], Field(min_length=1, max_length=1000)]
 Layers = Annotated[tuple[Annotated[int, Field(ge=0, le=100_000)], ...], Field(min_length=1, max_length=100_000)]
 
 
-class LoraConfig(Frozen):
+class _Part(Frozen):
+    """What is common to all kinds."""
+
+    def parts(self) -> tuple[Any, ...]:
+        """The kinds that it is made of: by default, itself."""
+        return (self,)
+
+    @property
+    def num_positions(self) -> int:
+        """Positions that it takes before a text: those of a prefix that shares the softmax of the text."""
+        return 0
+
+
+class LoraConfig(_Part):
     """`y + alpha / rank * B A x` (Hu et al. 2021, arXiv 2106.09685). B starts at zero.
 
     Attributes:
@@ -35,7 +49,7 @@ class LoraConfig(Frozen):
     layers: Layers | None = None
 
 
-class AdapterConfig(Frozen):
+class AdapterConfig(_Part):
     """A bottleneck `scale * up(f(down(x)))` beside or behind a part of each block. `up` starts at zero.
 
     Attributes:
@@ -57,7 +71,7 @@ class AdapterConfig(Frozen):
     layers: Layers | None = None
 
 
-class PrefixConfig(Frozen):
+class PrefixConfig(_Part):
     """Further keys and values for the attention of each block (Li & Liang 2021, arXiv 2101.00190).
 
     Attributes:
@@ -76,8 +90,13 @@ class PrefixConfig(Frozen):
     hidden: Rank | None = None
     layers: Layers | None = None
 
+    @property
+    @override
+    def num_positions(self) -> int:
+        return 0 if self.gate else self.length
 
-class MamConfig(Frozen):
+
+class MamConfig(_Part):
     """Prefix in the attention and a scaled parallel adapter beside the feed-forward part (He et al. 2022).
 
     Attributes:
@@ -93,13 +112,18 @@ class MamConfig(Frozen):
     width: Rank = 32
     scale: PositiveFloat = 4.0
 
-    def parts(self) -> tuple[PrefixConfig, AdapterConfig]:
-        """What it is made of."""
+    @override
+    def parts(self) -> tuple[Any, ...]:
         adapter = AdapterConfig(form="parallel", at=("ffn",), width=self.width, scale=self.scale)
         return PrefixConfig(length=self.length, gate=self.gate), adapter
 
+    @property
+    @override
+    def num_positions(self) -> int:
+        return 0 if self.gate else self.length
 
-class Ia3Config(Frozen):
+
+class Ia3Config(_Part):
     """Factors of keys, values and the feed-forward part's hidden units (Liu et al. 2022, arXiv 2205.05638).
 
     Attributes:
@@ -114,13 +138,13 @@ class Ia3Config(Frozen):
     layers: Layers | None = None
 
 
-class BitFitConfig(Frozen):
+class BitFitConfig(_Part):
     """The network's own biases (Ben Zaken et al. 2022, arXiv 2106.10199)."""
 
     kind: Literal["bitfit"] = "bitfit"
 
 
-class FullConfig(Frozen):
+class FullConfig(_Part):
     """All of the network's own weights: the upper end of the comparison."""
 
     kind: Literal["full"] = "full"

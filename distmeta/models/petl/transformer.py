@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from distmeta.config.models import TransformerConfig
-from distmeta.config.petl import MamConfig, PetlPart, PrefixConfig
+from distmeta.config.petl import PetlPart
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix
 from distmeta.core.types import Params, TokenIds
@@ -67,7 +67,7 @@ class Transformer(Backbone):
         self._accepted = frozenset(inspect.signature(type(self.network).forward).parameters)
         self.num_features = int(settings.hidden_size)
         # Keys of a prefix count as positions before the text, as in the paper's code.
-        self._offset = 0 if self._is_of_pixels else sum(map(_positions_of, config.petl))
+        self._offset = 0 if self._is_of_pixels else sum(part.num_positions for part in config.petl)
         self._check_input(input_shape)
         sites = make_sites(self.network)
         self._parts: list[Part] = []
@@ -158,7 +158,7 @@ class Transformer(Backbone):
         parts: list[Part] = []
         for position, config in enumerate(self._config.petl):
             where = f"model.petl.{position}"
-            for single in config.parts() if isinstance(config, MamConfig) else (config,):
+            for single in config.parts():
                 parts.append(self._make_part(single, shape, where))
         return parts
 
@@ -247,8 +247,3 @@ class Transformer(Backbone):
         weight = next(self.network.parameters())
         if weight.device != device and not hasattr(weight, "ds_status"):
             self.network.to(device)
-
-
-def _positions_of(part: PetlPart) -> int:
-    """Positions before the text that a part has: keys that share the softmax of the text."""
-    return part.length if isinstance(part, PrefixConfig | MamConfig) and not part.gate else 0
