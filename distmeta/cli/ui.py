@@ -48,7 +48,7 @@ def ui(
             if as_json:
                 print_json({"address": server.address, "uri": mask_uri(store)})
             else:
-                print(f"{mask_uri(store)} is served at {server.address}  (Ctrl-C ends it)", flush=True)
+                print(f"{mask_uri(store)} is served at {server.page}  (Ctrl-C ends it)", flush=True)
             server.wait()
     except (KeyboardInterrupt, Stopped):
         return

@@ -48,6 +48,7 @@ from distmeta.tracking.uris import (
 )
 
 _LOG = logging.getLogger(__name__)
+_CHARTS = "model-metrics?workflowType=machine_learning"  # without it, MLflow 3 opens a page about traces
 _LATE_REQUESTS_S = 180.0  # how long requests of a killed driver may still arrive
 _END_TIMEOUT_S = 10.0
 _FAILED_CLOSE_TIMEOUT_S = 30.0
@@ -187,7 +188,7 @@ class MlflowTracker(Tracker):
 
     @override
     def address(self) -> str | None:
-        page = f"#/experiments/{self._experiment_id}/runs/{self._run_id}"
+        page = f"#/experiments/{self._experiment_id}/runs/{self._run_id}/{_CHARTS}"
         if is_server(self._uri):
             return f"{mask_uri(self._uri).rstrip('/')}/{page}"
         option = "" if self._uri == DEFAULT_URI else f" --uri {mask_uri(self._uri)}"

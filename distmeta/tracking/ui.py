@@ -28,7 +28,7 @@ _POLL_S = 0.2
 
 
 class MlflowServer:
-    """An MLflow server as a context manager, available at `address` within the block.
+    """An MLflow server as a context manager, available at `address` within the block, its experiments at `page`.
 
     Args:
         uri: The store, `sqlite:///FILE` or another database.
@@ -49,6 +49,9 @@ class MlflowServer:
         _check_free(host, port)
         self._uri, self._host, self._port = uri, host, port
         self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self.page = (
+            f"{self.address}/#/experiments?workflowType=machine_learning"  # without it: MLflow 3's page of traces
+        )
 
     def __enter__(self) -> Self:
         """Start the server and wait until it is available.

@@ -228,7 +228,7 @@ class Loop:
 
     def _log(self, record: StepRecord) -> None:
         metrics = {f"train/{name}": value for name, value in record.metrics.items()}
-        metrics |= {f"train/outer/{name}": value for name, value in record.outer.items()}
+        metrics |= {f"outer.{name}": value for name, value in record.outer.items()}
         metrics |= {f"system/{name}": value for name, value in {**self._rates.metrics(), **process_metrics()}.items()}
         metrics |= {"system/train_s": self._train_s, "system/workers": float(self._executor.num_workers)}
         counts = {**self._incidents.counts(), "checkpoint_failures": self._saving.failures}
@@ -278,7 +278,7 @@ class Loop:
         if not num_tasks:
             return []
         scores = self._evaluate("test", num_tasks, tested.step, tested.params)
-        self._record(self._server.version, {**_flat("final_test", scores), "final_test/step": float(tested.step)})
+        self._record(self._server.version, {**_flat("final_test", scores, "."), "final_test.step": float(tested.step)})
         return scores
 
     def _keep(self, tested: Evaluated, scores: Sequence[Score]) -> tuple[str, ...]:
@@ -306,9 +306,10 @@ class Loop:
         return evaluate_shards(self._executor, config.engine, snapshot, shards)
 
 
-def _flat(prefix: str, scores: Sequence[Score]) -> dict[str, float]:
+def _flat(prefix: str, scores: Sequence[Score], separator: str = "/") -> dict[str, float]:
+    """Metrics by name. MLflow's page makes sections of names with a `/`, in their order; the others come last."""
     metrics: dict[str, float] = {}
     for score in scores:
-        name = f"{prefix}/{score.protocol}/{score.metric}"
+        name = separator.join((prefix, score.protocol, score.metric))
         metrics |= {f"{name}_before": score.mean[0], name: score.mean[-1], f"{name}_ci95": score.interval[-1]}
     return metrics

@@ -222,7 +222,7 @@ def _write(folder: Folder, name: str, content: Mapping[str, Any]) -> None:
 
 
 def _metrics(score: SeedsScore) -> dict[str, float]:
-    name = f"final_test/{score.protocol}/{score.metric}"
+    name = f"final_test.{score.protocol}.{score.metric}"
     return {name: score.mean, f"{name}_ci95": score.interval}
 
 

@@ -7,7 +7,7 @@ import sqlite3
 from collections import defaultdict
 from pathlib import Path
 
-SAME_VALUES = ("train/", "val/", "final_test/")
+SAME_VALUES = ("train/", "val/", "final_test.")
 """Metrics that depend on the configuration alone."""
 SAME_STEPS = (
     *SAME_VALUES,

@@ -55,8 +55,8 @@ def test_an_outage_neither_loses_nor_duplicates_values(
         assert [file.path for file in client.list_artifacts(run_id, "pictures")] == ["pictures/plot.png"]
         run = client.get_run(run_id)
         assert run.info.status == "FINISHED"
-        address = f"{server.address}/#/experiments/{run.info.experiment_id}/runs/{run_id}"
-        assert tracker.address() == address
+        charts = f"runs/{run_id}/model-metrics?workflowType=machine_learning"
+        assert tracker.address() == f"{server.address}/#/experiments/{run.info.experiment_id}/{charts}"
     assert not (tmp_path / "unsent").exists()
 
     # The run is resumed, and its server stays unavailable until the run ends.

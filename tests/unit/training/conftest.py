@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ class Driver:
     def logged(self) -> dict[int, set[str]]:
         """First parts of the metrics' names, by step."""
         [*_, tracker] = self.trackers
-        return {step: {name.split("/")[0] for name in metrics} for step, metrics in tracker.metrics.items()}
+        return {step: {re.split(r"[/.]", name)[0] for name in metrics} for step, metrics in tracker.metrics.items()}
 
     def evaluated(self) -> list[tuple[str, int, int]]:
         """Split, number of tasks and version of each evaluation of the last run."""

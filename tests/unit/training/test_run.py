@@ -40,8 +40,8 @@ def test_metrics_are_logged_at_the_first_the_last_and_every_third_step(driver: D
     assert sorted(tracker.metrics) == [1, 3, 6, 7]
     for metrics in tracker.metrics.values():
         assert metrics["train/loss"] == 2.0
-        assert metrics["train/outer/lr"] == 0.1
-        assert metrics["train/outer/grad_norm"] == pytest.approx(13**0.5), "ones for 4 + 4 + 4 + 1 parameters"
+        assert metrics["outer.lr"] == 0.1
+        assert metrics["outer.grad_norm"] == pytest.approx(13**0.5), "ones for 4 + 4 + 4 + 1 parameters"
         assert metrics["system/workers"] == 1.0
         assert {"system/tasks_per_s", "system/train_s", "system/data_wait_share", "system/worker_busy_share"} <= set(
             metrics
@@ -70,18 +70,18 @@ def test_evaluations_are_due_at_every_second_and_at_the_last_step(driver: Driver
     result = driver.train(config)
     assert driver.evaluated() == [("val", 5, 2), ("val", 5, 4), ("val", 5, 6), ("val", 5, 7), ("test", 9, 7)]
     assert driver.logged == {
-        1: {"train", "system"},
+        1: {"train", "outer", "system"},
         2: {"val", "system"},
-        3: {"train", "system"},
+        3: {"train", "outer", "system"},
         4: {"val", "system"},
-        6: {"train", "system", "val"},
-        7: {"train", "system", "val", "final_test"},
+        6: {"train", "outer", "system", "val"},
+        7: {"train", "outer", "system", "val", "final_test"},
     }
     metrics = driver.trackers[0].metrics
     assert metrics[4]["val/inductive/loss_before"] == 3.0
     assert metrics[4]["val/inductive/loss"] == 2.0**-4
     assert metrics[4]["val/inductive/loss_ci95"] == 0.0
-    assert metrics[7]["final_test/inductive/loss"] == 2.0**-7
+    assert metrics[7]["final_test.inductive.loss"] == 2.0**-7
     assert [(each.step, each.scores[0].mean[-1]) for each in result.evaluations] == [
         (step, 2.0**-step) for step in (2, 4, 6, 7)
     ]
@@ -155,7 +155,7 @@ def test_a_budget_ends_the_run_as_the_last_step_would(driver: Driver) -> None:
     )
     result = driver.train(config)
     assert (result.steps, result.train_s, result.tasks_per_s) == (4, 4.0, 6.0)
-    assert driver.logged == {1: {"train", "system"}, 4: {"train", "system", "val"}}
+    assert driver.logged == {1: {"train", "outer", "system"}, 4: {"train", "outer", "system", "val"}}
     assert driver.saved() == {0: None, 4: -(2.0**-4)}
     metrics = driver.trackers[0].metrics[4]
     assert metrics["system/train_s"] == 4.0
@@ -275,7 +275,7 @@ def test_a_nonfinite_update_ends_the_run_or_is_dropped(driver: Driver) -> None:
         "retries": 1,
         "dropped": 1,
     }
-    assert driver.trackers[1].metrics[3]["train/outer/dropped"] == 1.0
+    assert driver.trackers[1].metrics[3]["outer.dropped"] == 1.0
     assert result.steps == 7
 
 

@@ -63,7 +63,7 @@ def test_each_seed_is_a_run_below_one_parent(driver: Driver, parents: list[FakeT
     mean, std = 0.7 / 3, np.std([0.1, 0.2, 0.4], ddof=1)
     assert score.mean == pytest.approx(mean)
     assert score.interval == pytest.approx(4.3027 * std / math.sqrt(3))
-    assert parents[0].metrics[3]["final_test/inductive/loss"] == pytest.approx(mean)
+    assert parents[0].metrics[3]["final_test.inductive.loss"] == pytest.approx(mean)
     assert parents[0].status == "FINISHED"
     assert result.to_json()["seeds"] == 3
     assert result.rows()[0]["each seed"] == "0.1000 0.2000 0.4000"

@@ -80,7 +80,7 @@ def test_the_best_of_the_evaluated_parameters_are_tested_and_kept(driver: Driver
     assert digest(driver.pictures[0][1]) == digest(best.averaged)
     assert driver.trackers[0].models == ["step-00000003"]
     metrics = driver.trackers[0].metrics[7]
-    assert (metrics["final_test/inductive/loss"], metrics["final_test/step"]) == (4.0, 3.0)
+    assert (metrics["final_test.inductive.loss"], metrics["final_test.step"]) == (4.0, 3.0)
     assert result.digest == checkpoints.load(result.checkpoint).digest, "the run's own parameters are the last"
     assert result.checkpoint.endswith("step-00000007")
 
