@@ -15,6 +15,7 @@ would refuse valid tasks. The learner checks the inputs instead.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -32,8 +33,12 @@ class AdaptAndPredict(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Load the checkpoint that the model was logged with."""
         import distmeta
+        from distmeta.core import code
+        from distmeta.tracking.logged_model import OWN_CODE
 
-        self.learner = distmeta.load(context.artifacts["checkpoint"], trust_code=True)  # an MLflow model is code
+        checkpoint = context.artifacts["checkpoint"]
+        code.kept.append(Path(checkpoint) / OWN_CODE)
+        self.learner = distmeta.load(checkpoint, trust_code=True)  # an MLflow model is code
 
     # MLflow warns without a type hint, has none for tensors of different lengths, and does not check this one.
     @override

@@ -1,8 +1,8 @@
 """Users' own code: `FILE.py:NAME`, loaded from the file whose content has the expected hash.
 
-A file is run once in a process, under a name made of its hash. It is searched for from the current folder, then from
-the folders of `search_path` (that of the driver, in a worker). What the file imports is looked up as in any program;
-its own folder is searched, too.
+A file is run once in a process, under a name made of its hash. It is searched for by its hash in the folders of `kept`
+(those of a logged model), then from the current folder, then from the folders of `search_path` (that of the driver, in
+a worker). What the file imports is looked up as in any program; its own folder is searched, too.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, Protocol
@@ -21,6 +22,8 @@ MAX_CODE_BYTES = 16 << 20
 _MODULE_PREFIX = "_distmeta_code_"
 search_path: list[str] = []
 """Further folders in which files are searched for."""
+kept: list[Path] = []
+"""Folders of files by their hash, as `keep` made them."""
 
 
 def split_target(target: str) -> tuple[str, str]:
@@ -44,6 +47,18 @@ def hash_of_target(target: str, where: str) -> str:
     return hashlib.sha256(read_file(_find(split_target(target)[0], where), MAX_CODE_BYTES)).hexdigest()
 
 
+def keep(targets: Iterable[tuple[str, str]], folder: Path) -> None:
+    """Copy the files of targets, given with their hashes, to `folder/HASH.py`.
+
+    Raises:
+        UserError: A file is missing, or is another one than its hash says.
+    """
+    for target, sha256 in targets:
+        _, content = _content(split_target(target)[0], sha256, target)
+        folder.mkdir(exist_ok=True)
+        (folder / f"{sha256}.py").write_bytes(content)
+
+
 def load_target(target: str, sha256: str | None, where: str) -> Any:
     """What a target names.
 
@@ -56,16 +71,8 @@ def load_target(target: str, sha256: str | None, where: str) -> Any:
         UserError: The file is missing, is another one than the hash says, raises, or has no such name.
     """
     file, name = split_target(target)
-    path = _find(file, where)
-    content = read_file(path, MAX_CODE_BYTES)
-    actual = hashlib.sha256(content).hexdigest()
-    if sha256 is not None and actual != sha256:
-        raise UserError(
-            f"{path} is another file than the one that the run started with (sha256 {actual[:12]}, not {sha256[:12]})",
-            where=where,
-            allowed="the same file on every machine, and until the run ends",
-        )
-    module = _run(path, content, actual, where)
+    path, content = _content(file, sha256, where)
+    module = _run(path, content, hashlib.sha256(content).hexdigest(), where)
     if not hasattr(module, name):
         public = [each for each in vars(module) if not each.startswith("_")]
         raise UserError(f"{file} defines no '{name}'", where=where, allowed=nearest(name, public))
@@ -117,6 +124,21 @@ def target_of(value: Any) -> str:
         raise ValueError(f"{what} is not defined at the top level of a file; workers could not load it")
     path = os.path.relpath(file)
     return f"{path if not path.startswith(os.pardir) else os.path.abspath(file)}:{name}"
+
+
+def _content(file: str, sha256: str | None, where: str) -> tuple[Path, bytes]:
+    """Path and content of a file, which must have the hash if one is given."""
+    path = next((folder / f"{sha256}.py" for folder in kept if (folder / f"{sha256}.py").is_file()), None)
+    path = path or _find(file, where)
+    content = read_file(path, MAX_CODE_BYTES)
+    actual = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and actual != sha256:
+        raise UserError(
+            f"{path} is another file than the one that the run started with (sha256 {actual[:12]}, not {sha256[:12]})",
+            where=where,
+            allowed="the same file on every machine, and until the run ends",
+        )
+    return path, content
 
 
 def _find(file: str, where: str) -> Path:

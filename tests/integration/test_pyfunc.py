@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 
 import distmeta
 from distmeta.config.load import load_config
+from distmeta.core import code
 from distmeta.core.errors import UserError
 from distmeta.training import TrainResult, train
 
@@ -53,14 +54,17 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
         f"checkpoint.path={folder / 'runs'}",
     ]
     result = train(load_config(str(JOB), changes), quiet=True)
-    client = MlflowClient(uri)
-    run = client.get_run(str(result.run_id))
-    names = [file.path for file in client.list_artifacts(str(result.run_id), "pictures")]
-    model_id = run.outputs.model_outputs[0].model_id
+    names = [file.path for file in MlflowClient(uri).list_artifacts(str(result.run_id), "pictures")]
+    return Logged(result, loaded(uri, result), names)
+
+
+def loaded(uri: str, result: TrainResult) -> PyFuncModel:
+    """The model of a run."""
+    model_id = MlflowClient(uri).get_run(str(result.run_id)).outputs.model_outputs[0].model_id
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
     try:
-        return Logged(result, mlflow.pyfunc.load_model(f"models:/{model_id}"), names)
+        return mlflow.pyfunc.load_model(f"models:/{model_id}")
     finally:
         mlflow.set_tracking_uri(before)
 
@@ -118,3 +122,36 @@ def test_the_model_holds_no_pickle_and_the_run_its_pictures(logged: Logged) -> N
     assert config["loader_module"] == "mlflow.pyfunc.loaders.code_model"
     assert "python_model" not in config
     assert "pictures/adaptation_curve.png" in logged.artifacts
+
+
+OWN = """
+import torch
+from torch import nn
+from distmeta.config import RunConfig, RuntimeConfig, SinusoidTasks, TrainConfig, TrackingConfig, EvaluationConfig
+from distmeta.methods import maml
+
+def net(input_shape, num_outputs):
+    return nn.Sequential(nn.Linear(*input_shape, 8), nn.Tanh(), nn.Linear(8, num_outputs))
+
+def config():
+    return RunConfig(
+        name="own", tasks=SinusoidTasks(), model=net, algorithm=maml(), train=TrainConfig(steps=1),
+        runtime=RuntimeConfig(executor="local"), evaluation=EvaluationConfig(every=0, final_tasks=0),
+    )
+"""
+
+
+def test_a_model_of_one_s_own_code_brings_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.chdir(tmp_path)
+    Path("own_job.py").write_text(OWN)
+    result = train(load_config("own_job.py", [f"tracking.uri={uri}"]), quiet=True)
+    waves = np.linspace(-5, 5, 10, dtype=np.float32)[:, None]
+    expected = distmeta.load(result.checkpoint, trust_code=True).adapt(waves, np.sin(waves))(waves)
+    (tmp_path / "own_job.py").unlink()
+    model = loaded(uri, result)
+    answer = model.predict({"support_inputs": waves, "support_targets": np.sin(waves), "query_inputs": waves})
+    np.testing.assert_array_equal(answer, expected)
+    with pytest.raises(UserError, match="there is no file own_job"):
+        monkeypatch.setattr(code, "kept", [])
+        distmeta.load(result.checkpoint, trust_code=True)
