@@ -62,8 +62,9 @@ def summary(store: ClassStore) -> dict[str, Any]:
         result["pixel_std"] = [round(float(value), 4) for value in pixels.std((0, 2, 3))]
     elif store.kind in LAYOUTS:
         numbers = (store.vectors if store.kind == "vector" else store.rows)[rows, :_MAX_NUMBERS].astype(np.float64)
-        result["mean"] = [float(f"{value:.4g}") for value in numbers.mean(0)]
-        result["std"] = [float(f"{value:.4g}") for value in numbers.std(0)]
+        with np.errstate(over="ignore", invalid="ignore"):  # sums of numbers as large as a damaged store may hold
+            moments = {"mean": numbers.mean(0), "std": numbers.std(0)}
+        result |= {name: [float(f"{value:.4g}") for value in values] for name, values in moments.items()}
     else:
         result["characters"] = _spread([len(store.texts[int(row)].as_py()) for row in rows])
     return result

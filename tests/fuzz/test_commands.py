@@ -165,7 +165,8 @@ def _run(places: Places, trained: Path, arguments: list[str]) -> None:
         _fill(place.work, trained)
         connects = any(word in CONNECTING for word in arguments[:2]) or any("://" in each for each in arguments)
         outcome = place.run(*arguments, connects=connects)
-        if outcome.code == 0 and "--json" in arguments and "--help" not in arguments and "-h" not in arguments:
+        options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+        if outcome.code == 0 and "--json" in options and "--help" not in options and "-h" not in options:
             json.loads(outcome.stdout.splitlines()[-1])
 
 

@@ -60,7 +60,7 @@ class Watch:
     def _may_change(self, path: str) -> bool:
         folder, name = os.path.split(os.path.abspath(path))
         real = os.path.join(os.path.realpath(folder), name)
-        allowed = (*self.allowed, f"{os.devnull}/")  # nothing can be made below it
+        allowed = (*self.allowed, f"{os.devnull}/", f"/proc/{os.getpid()}/mem/")  # nothing can be made there
         return "__pycache__" in real or any(f"{real}/".startswith(each) for each in allowed)
 
 

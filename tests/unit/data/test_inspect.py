@@ -70,3 +70,11 @@ def test_contact_sheet_samples_many_classes_evenly(tmp_path: Path) -> None:
         rows = [sheet.getpixel((2, 2 + 58 * row)) for row in range(12)]
         assert sheet.size[1] == 2 + 12 * 58
     assert [row[0] for row in rows] == [0, 9, 18, 27, 36, 45, 54, 63, 72, 81, 90, 99]
+
+
+def test_summary_of_numbers_too_large_to_square(tmp_path: Path) -> None:
+    rows = np.array([[-1e300, 1.0], [1e300, 2.0]])
+    store = write_store(tmp_path / "large", rows, class_names=["x"], class_counts=[2], num_targets=1)
+    result = summary(store)
+    assert result["mean"] == [0.0, 1.5]
+    assert result["std"] == [np.inf, 0.5]
