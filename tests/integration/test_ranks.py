@@ -215,7 +215,7 @@ def test_two_ranks_give_the_bits_of_one(ray_cluster: None, base: RunConfig) -> N
 def test_a_transformer_in_parts_gives_the_bits_of_a_whole_one(
     ray_cluster: None, base: RunConfig, tmp_path: Path
 ) -> None:
-    """LoRA on a small decoder, second order, texts of several lengths."""
+    """LoRA on a small decoder with rounded matrices, second order, texts of several lengths."""
     texts = [f"{'word ' * (1 + number % 5)}of {kind} {number}" for kind in "abcdefghi" for number in range(5)]
     splits = {"classes": {"train": [0, 1, 2], "val": [3, 4, 5], "test": [6, 7, 8]}}
     write_store(tmp_path / "texts", texts, class_names=list("abcdefghi"), class_counts=(5,) * 9, splits=splits)
@@ -228,6 +228,7 @@ def test_a_transformer_in_parts_gives_the_bits_of_a_whole_one(
             "model": TransformerConfig(
                 architecture={"model_type": "gpt2", **sizes, "bos_token_id": None, "eos_token_id": None},
                 petl=(LoraConfig(targets=("fused", "ffn_in")),),
+                frozen_dtype="bfloat16",
             ),
             "engine": EngineConfig(strategy="vmap", chunk=2),
             "train": TrainConfig(steps=2, tasks_per_step=3),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from distmeta.config import Phase
@@ -15,6 +15,7 @@ from distmeta.engine.ops import EagerOps
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners.gradient import GradientLearner
 from distmeta.models.base import Frame
+from distmeta.models.petl.frozen import frozen_linear, round_matrices
 from distmeta.models.petl.transformer import Transformer
 
 from .. import petl_reference as reference
@@ -195,10 +196,14 @@ def test_strategies_agree_in_all_families(family: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ("lora", "full") else pytest.mark.thorough) for name in KINDS]
+    ("name", "frozen_dtype"),
+    [pytest.param(name, None, marks=() if name in ("lora", "full") else pytest.mark.thorough) for name in KINDS]
+    + [("lora", "bfloat16")],
 )
-def test_a_task_has_the_same_bits_alone_and_in_whatever_company(name: str, one_thread: None) -> None:
-    network = transformer("bert", KINDS[name], dtype=torch.float32)
+def test_a_task_has_the_same_bits_alone_and_in_whatever_company(
+    name: str, frozen_dtype: str | None, one_thread: None
+) -> None:
+    network = transformer("bert", KINDS[name], dtype=torch.float32, frozen_dtype=frozen_dtype)
     meta, episodes = perturbed(network.init(0)), tasks("bert", tasks=16)
     others = tasks("bert", tasks=16, seed=1)
     ops = EagerOps(learner_of(network), "vmap", terms_of(episodes), "unrolled")
@@ -222,6 +227,43 @@ def adapted_and_gradient(ops: EagerOps, meta: Params, episodes: Episode) -> Para
     gradients = [leaf for leaf in tree_leaves(slopes.by_state) if isinstance(leaf, Tensor)]
     assert found and gradients
     return found | {f"gradient {i}": leaf for i, leaf in enumerate(gradients)}
+
+
+@pytest.mark.parametrize("estimator", [FIRST_ORDER, EXACT], ids=["first order", "second order"])
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_rounded_matrices_change_little(family: str, estimator: Estimator) -> None:
+    part = kind_for(family, "lora") or {}
+    network = transformer(family, part, dtype=torch.float32)
+    rounded = transformer(family, part, dtype=torch.float32, frozen_dtype="bfloat16")
+    assert rounded._packs == network._packs  # how texts are laid does not depend on it
+    types = {name: weight.dtype for name, weight in rounded.network.named_parameters()}
+    matrices = {name for name, weight in network.network.named_parameters() if weight.dim() == 2}
+    assert {name for name, dtype in types.items() if dtype == torch.bfloat16} == matrices
+    meta, episodes = perturbed(network.init(0)), tasks(family)
+    assert {tensor.dtype for tensor in meta.values()} == {torch.float32}
+    whole, less = (mean_gradient(learner_of(each), estimator, meta, episodes) for each in (network, rounded))
+    together = mean_gradient(learner_of(rounded), estimator, meta, episodes, VMAP)
+    assert 1e-4 < relative_error(less, whole) < 0.1
+    assert relative_error(together, less) < 0.02
+
+
+def test_a_rounded_product_is_that_of_rounded_operands() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=rng) for shape in ((5, 8), (6, 8), (6,)))
+    x.requires_grad_()
+    layer = nn.Linear(8, 6)
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    shared = nn.ModuleList([layer, nn.LayerNorm(6), nn.Embedding(6, 8)])
+    shared[2].weight = layer.weight
+    round_matrices(shared, torch.bfloat16)
+    assert layer.weight is shared[2].weight and layer.bias.dtype == torch.float32
+    y = frozen_linear(x, layer.weight, layer.bias)
+    exact = x.detach().bfloat16().double() @ weight.bfloat16().double().T
+    expected = exact.float().bfloat16().double() + bias.double()
+    assert y.dtype == torch.float32
+    torch.testing.assert_close(y.detach().double(), expected, rtol=2**-8, atol=2**-8)
+    [slope_of_x] = torch.autograd.grad(y.sum(), [x])
+    torch.testing.assert_close(slope_of_x, weight.bfloat16().float().sum(0).expand(5, -1), rtol=0.01, atol=0.03)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.nn import functional
 from typing_extensions import override
@@ -60,11 +60,37 @@ def whole(weight: Any) -> Iterator[Tensor]:
         weight.partition()
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer of torch or of transformers."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def with_matrices(network: nn.Module) -> list[Any]:
+    """The layers of a network whose weight is a matrix that is used by the functions below."""
+    return [module for module in network.modules() if is_linear(module) or type(module) is nn.Embedding]
+
+
+def round_matrices(network: nn.Module, dtype: torch.dtype) -> None:
+    """Give the matrices of a network's linear layers and embeddings another type, each once if layers share it."""
+    rounded: dict[nn.Parameter, nn.Parameter] = {}
+    for layer in with_matrices(network):
+        if layer.weight not in rounded:
+            rounded[layer.weight] = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
+        layer.weight = rounded[layer.weight]
+
+
 def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, transposed: bool = False) -> Tensor:
-    """`x @ weight.T + bias`: [..., I] -> [..., O] for a weight [O, I], or [I, O] where it is `transposed`."""
+    """`x @ weight.T + bias`: [..., I] -> [..., O] for a weight [O, I], or [I, O] where it is `transposed`.
+
+    With a weight of another type than `x`, operands and result of the product have the weight's type.
+    """
+    y: Tensor
+    if weight.dtype != x.dtype:
+        y = frozen_linear(x.to(weight.dtype), weight, transposed=transposed)
+        return (y if bias is None else y + bias).to(x.dtype)  # the bias has the type of x, and so has the sum
     if not is_partitioned(weight):
         return functional.linear(x, weight.T if transposed else weight, bias)
-    y: Tensor = _Product.apply(x, _Hidden(weight), transposed)  # type: ignore[no-untyped-call]
+    y = _Product.apply(x, _Hidden(weight), transposed)  # type: ignore[no-untyped-call]
     return y if bias is None else y + bias
 
 

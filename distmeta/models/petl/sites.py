@@ -12,6 +12,7 @@ import copy
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from distmeta.core import ranks
@@ -19,7 +20,7 @@ from distmeta.models.layers import layer_norm
 from distmeta.models.petl.attention import BLOCK
 from distmeta.models.petl.call import Call, current
 from distmeta.models.petl.families import block_of, role_of
-from distmeta.models.petl.frozen import frozen_embedding, frozen_linear, shape_of
+from distmeta.models.petl.frozen import frozen_embedding, frozen_linear, is_linear, shape_of, with_matrices
 
 Before = Callable[[Call, Tensor], Tensor]
 After = Callable[[Call, Tensor, Tensor], Tensor]
@@ -62,16 +63,21 @@ class Site:
         return y
 
 
-def make_sites(network: nn.Module) -> dict[str, Site]:
-    """Replace the forward of every linear layer of the network. Returns the sites by name."""
+def make_sites(network: nn.Module, dtype: torch.dtype) -> dict[str, Site]:
+    """Replace the forward of every linear layer and embedding of the network. Returns the sites by name.
+
+    Args:
+        network: The network.
+        dtype: Type of what goes through it.
+    """
     sites: dict[str, Site] = {}
     for path, layer in network.named_modules():
         layer.__dict__[BLOCK] = block_of(f"{path}.")
-        if _is_linear(layer):
+        if is_linear(layer):
             sites[path] = Site(path, layer)
             layer.__dict__["forward"] = sites[path]
         elif type(layer) is nn.Embedding:
-            layer.__dict__["forward"] = _Embedding(path, layer)
+            layer.__dict__["forward"] = _Embedding(path, layer, dtype)
     return sites
 
 
@@ -100,11 +106,11 @@ def padding_position(network: nn.Module) -> int | None:
 class _Embedding:
     """The forward of a table of embeddings."""
 
-    def __init__(self, path: str, layer: nn.Embedding) -> None:
-        self._name, self._layer = f"{path}.weight", layer
+    def __init__(self, path: str, layer: nn.Embedding, dtype: torch.dtype) -> None:
+        self._name, self._layer, self._dtype = f"{path}.weight", layer, dtype
 
     def __call__(self, ids: Tensor) -> Tensor:
-        return frozen_embedding(ids, current().params.get(self._name, self._layer.weight))
+        return frozen_embedding(ids, current().params.get(self._name, self._layer.weight)).to(self._dtype)
 
 
 class _LayerNorm:
@@ -138,9 +144,4 @@ def divide(network: nn.Module) -> None:
         return
     from distmeta.models.petl.partition import partition
 
-    layers = [layer for layer in network.modules() if _is_linear(layer) or type(layer) is nn.Embedding]
-    partition(nn.ParameterList([layer.weight for layer in layers]))
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    partition(nn.ParameterList([layer.weight for layer in with_matrices(network)]))

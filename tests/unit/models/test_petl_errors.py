@@ -179,3 +179,8 @@ def test_without_its_package_a_network_in_a_package_is_named(monkeypatch: pytest
 def test_neither_a_network_nor_an_architecture_is_refused() -> None:
     with pytest.raises(ValueError, match=r"neither model\.pretrained nor model\.architecture\.model_type"):
         TransformerConfig()
+
+
+def test_weights_that_are_all_tuned_are_not_rounded() -> None:
+    with pytest.raises(ValueError, match=r"model.frozen_dtype: part 'full' tunes all weights.*allowed: null"):
+        TransformerConfig.model_validate({"architecture": BERT, "petl": [{"kind": "full"}], "frozen_dtype": "bfloat16"})
