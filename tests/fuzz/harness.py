@@ -199,12 +199,19 @@ class Place:
 # --- judges ---
 
 
+def _is_one_error(code: int, lines: list[str]) -> bool:
+    """One line. With exit code 1, which is that of runs that began well, lines on their progress may precede it."""
+    *before, last = lines or [""]
+    is_progress = all(line.startswith("step ") for line in before)
+    return last.startswith("error: ") and (not before or (code == 1 and is_progress))
+
+
 def _judge_command(outcome: Outcome) -> None:
     code, lines = outcome.code, outcome.stderr.splitlines()
     named = isinstance(outcome.error, DistmetaError) and not isinstance(outcome.error, UserError)
     if code not in (0, 2) and not (code == 1 and named):
         outcome.blame("exit code", f"{code} after {outcome.error!r}")
-    elif code != 0 and (len(lines) != 1 or not lines[0].startswith("error: ")):
+    elif code != 0 and not _is_one_error(code, lines):
         outcome.blame("output", f"{len(lines)} lines on stderr with exit code {code}")
     elif any(line.startswith("Traceback") for line in lines):
         outcome.blame("traceback", outcome.stderr)
