@@ -57,8 +57,8 @@ def _job(
         train=TrainConfig(steps=steps, tasks_per_step=tasks_per_step, patience=6),
         runtime=RuntimeConfig(workers=2, shard_size=1),
         # Validation chooses what is tested: a few dozen steps are enough, and more of them fit the training intents.
-        evaluation=EvaluationConfig(every=25, tasks=200, final_tasks=600),
-        checkpoint=CheckpointConfig(every=25),
+        evaluation=EvaluationConfig(every=20, tasks=400, final_tasks=600),
+        checkpoint=CheckpointConfig(every=20),
     )
 
 
@@ -83,7 +83,7 @@ def lora_protonet() -> RunConfig:
     task, and a step sees every intent.
     """
     tasks = _tasks(train_way=25, queries=1)
-    return _job("lora_protonet", methods.protonet(scale=SCALE), tasks, outer=_adam(5e-4), steps=300)
+    return _job("lora_protonet", methods.protonet(scale=SCALE), tasks, outer=_adam(5e-4), steps=120)
 
 
 def proto_maml() -> RunConfig:

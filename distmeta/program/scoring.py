@@ -18,15 +18,17 @@ import numpy.typing as npt
 import torch
 
 from distmeta.config import EngineConfig
+from distmeta.core import ranks
 from distmeta.core.types import Episode, Params
 from distmeta.engine.chunks import cut, in_order
-from distmeta.engine.engine import chunk_of, is_compiled, make_ops
+from distmeta.engine.engine import chunk_of, is_compiled, lift_of, make_ops
 from distmeta.engine.graphs.compiled import canonical
 from distmeta.engine.lanes import Lanes
 from distmeta.engine.ops import EagerOps
 from distmeta.engine.precision import library_precision, products
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.terms import Metrics, OuterTerm
+from distmeta.program.features import FeatureTable, reads_table
 
 Curve = npt.NDArray[np.float64]
 
@@ -99,11 +101,22 @@ class Scorer:
         self, evaluators: Mapping[str, Learner], terms: Sequence[OuterTerm], config: EngineConfig, lanes: Lanes
     ) -> None:
         self._config, self._lanes = config, lanes
-        self._ops = {name: make_ops(learner, terms, config, lanes.count) for name, learner in evaluators.items()}
+        self._tables = {
+            name: FeatureTable(learner, lanes, config.matmul)
+            for name, learner in evaluators.items()
+            if reads_table(learner) and ranks.current.world == 1
+        }
+        self._ops = {
+            name: EagerOps(self._tables[name].learner, lift_of(config.strategy), terms, "flat", training=False)
+            if name in self._tables
+            else make_ops(learner, terms, config, lanes.count)
+            for name, learner in evaluators.items()
+        }
         self._prepared: set[tuple[object, ...]] = set()
 
     def score(self, meta: Params, episodes: Episode) -> ShardScores:
         """Score T tasks with meta-parameters and running statistics."""
+        snapshot = meta
         if is_compiled(self._config):
             meta, episodes = canonical(meta), episodes.map(lambda tensor: tensor.contiguous())
         size = chunk_of(self._config) or self._lanes.chunk(episodes.num_tasks)
@@ -112,8 +125,11 @@ class Scorer:
         with library_precision(self._config.matmul):
             for protocol, ops in self._ops.items():
                 points[protocol] = scored_points(ops.num_steps(episodes))
-                chunks = cut(episodes, size)
-                parts = self._score_chunks(protocol, meta, [chunk.episodes for chunk in chunks])
+                known, tasks = meta, episodes
+                if protocol in self._tables:
+                    known, tasks = self._tables[protocol].look_up(snapshot, episodes)
+                chunks = cut(tasks, size)
+                parts = self._score_chunks(protocol, known, [chunk.episodes for chunk in chunks])
                 scores[protocol] = {
                     name: in_order(chunks, [part[name] for part in parts]).double().cpu().numpy() for name in parts[0]
                 }
@@ -121,7 +137,8 @@ class Scorer:
 
     def _score_chunks(self, protocol: str, meta: Params, parts: list[Episode]) -> list[Metrics]:
         ops = self._ops[protocol]
-        for part in parts if is_compiled(self._config) else ():  # tracing is not thread-safe: before the lanes start
+        is_traced = is_compiled(self._config) and protocol not in self._tables
+        for part in parts if is_traced else ():  # tracing is not thread-safe: before the lanes start
             key = (protocol, part.form, *(tensor.shape for tensor in part.tensors()))
             if key not in self._prepared:
                 self._score_chunk(ops, meta, part)

@@ -38,6 +38,8 @@ class PrototypeLearner(Learner):
         scale: Factor of the squared distances.
     """
 
+    reads_features_only = True
+
     def __init__(self, backbone: Backbone, num_classes: int, scale: float = 1.0) -> None:
         super().__init__(backbone)
         self._num_classes, self._scale = num_classes, scale

@@ -1,0 +1,100 @@
+"""Scores from features that are computed once are those of computing them for every task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from distmeta.config import EngineConfig, Phase
+from distmeta.core.types import Episode, Params
+from distmeta.engine.lanes import Lanes
+from distmeta.methods.learners.base import Learner
+from distmeta.methods.learners.prototype import PrototypeLearner
+from distmeta.models.base import Backbone
+from distmeta.program import features, scoring
+from distmeta.program.features import BATCH, FeatureTable, reads_table
+from distmeta.program.scoring import Scorer, ShardScores
+
+from ...numerics.petl_problems import KINDS, end_to_end, tasks, transformer
+from ...numerics.problems import WAY, classification, conv4, gradient, mlp, perturbed, terms_of
+
+TASKS = 6
+
+
+def prototypes(backbone: Backbone) -> PrototypeLearner:
+    return PrototypeLearner(backbone, WAY, scale=3.0)
+
+
+def scored(learner: Learner, meta: Params, episodes: Episode, strategy: str = "vmap", lanes: int = 1) -> ShardScores:
+    config = EngineConfig.model_validate({"strategy": strategy})
+    return Scorer({"inductive": learner}, terms_of(episodes), config, Lanes(lanes)).score(meta, episodes)
+
+
+def texts(dtype: torch.dtype) -> tuple[PrototypeLearner, Params, Episode]:
+    """Class means over a small BERT, and tasks whose texts come again in other tasks."""
+    network = transformer("bert", KINDS["lora"], dtype=dtype)
+    drawn = tasks("bert", tasks=TASKS - 2)
+    again = drawn.map(lambda tensor: torch.cat([tensor, tensor[:2]]))
+    return prototypes(network), perturbed(network.init(0)), end_to_end(again)
+
+
+def vectors(dtype: torch.dtype) -> tuple[PrototypeLearner, Params, Episode]:
+    network = mlp()
+    return prototypes(network), perturbed(network.init(0)), classification(6, tasks=TASKS)
+
+
+@pytest.mark.parametrize("strategy", ["loop", "vmap", "compiled"])
+@pytest.mark.parametrize("problem", [texts, vectors])
+def test_scores_are_those_without_the_table(
+    problem: Callable[..., Any], strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, meta, episodes = problem(torch.float64)
+    table = scored(learner, meta, episodes, strategy)
+    monkeypatch.setattr(scoring, "reads_table", lambda learner: False)
+    each = scored(learner, meta, episodes, "loop")
+    assert table.points == each.points
+    for metric, values in each.scores["inductive"].items():
+        np.testing.assert_allclose(table.scores["inductive"][metric], values, rtol=1e-10, atol=1e-12)
+
+
+def test_a_task_has_the_same_bits_in_any_shard_and_with_any_number_of_lanes() -> None:
+    learner, meta, episodes = texts(torch.float32)
+    expected = scored(learner, meta, episodes).scores["inductive"]["loss"]
+    assert np.array_equal(scored(learner, meta, episodes, lanes=2).scores["inductive"]["loss"], expected)
+    scorer = Scorer({"inductive": learner}, terms_of(episodes), EngineConfig(strategy="vmap"), Lanes(1))
+    for order in ((3, 4), (0,), (5, 2, 1)):  # what was computed for a shard before is there in the next
+        part = scorer.score(meta, episodes.select(order)).scores["inductive"]["loss"]
+        assert np.array_equal(part, expected[list(order)])
+
+
+def test_an_example_is_computed_once_for_each_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, meta, episodes = texts(torch.float32)
+    batches: list[Tensor] = []
+    whole = FeatureTable._features
+
+    def counted(table: FeatureTable, meta: Params, batch: Tensor) -> Tensor:
+        batches.append(batch)
+        return whole(table, meta, batch)
+
+    monkeypatch.setattr(features.FeatureTable, "_features", counted)
+    scorer = Scorer({"inductive": learner}, terms_of(episodes), EngineConfig(strategy="vmap"), Lanes(1))
+    first = scorer.score(meta, episodes).scores["inductive"]["loss"]
+    rows = {tuple(text.tolist()) for batch in episodes.roles.values() for text in batch.inputs.flatten(0, 1)}
+    assert {len(batch) for batch in batches} == {BATCH}
+    assert len(batches) == -(-len(rows) // BATCH)
+    scorer.score(meta, episodes)
+    assert len(batches) == -(-len(rows) // BATCH)
+    other = scorer.score({name: tensor + 0.1 for name, tensor in meta.items()}, episodes).scores["inductive"]["loss"]
+    assert len(batches) == 2 * -(-len(rows) // BATCH)
+    assert not np.allclose(other, first)
+
+
+def test_learners_that_adapt_the_body_and_networks_that_see_the_batch_have_no_table() -> None:
+    assert reads_table(prototypes(mlp()))
+    assert not reads_table(gradient(mlp(), Phase(lr=0.1)))
+    assert not reads_table(prototypes(conv4()))
