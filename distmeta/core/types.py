@@ -17,7 +17,7 @@ from torch import Tensor
 
 Params = dict[str, Tensor]
 """A flat mapping `dotted.name -> Tensor`."""
-SUPPORT, QUERY, SOURCE = "support", "query", "source"
+SUPPORT, QUERY, SOURCE, OUTSIDE = "support", "query", "source", "outside"
 """Roles: what a task is adapted to, what the adapted learner is scored on, and labelled examples of all training
 classes together, with targets of their own (transfer learning)."""
 

@@ -16,7 +16,7 @@ from typing import Any
 from distmeta.config import CheckpointConfig, EngineConfig, RunConfig, TrackingConfig
 from distmeta.core import code, ranks
 from distmeta.core.errors import UserError
-from distmeta.core.types import Episode, Params, Report, Shard, Snapshot, TaskSpec, Work
+from distmeta.core.types import OUTSIDE, Episode, Params, Report, Shard, Snapshot, TaskSpec, Work
 from distmeta.engine.auto import Choice, choose_by_shapes
 from distmeta.engine.engine import Engine, lift_of
 from distmeta.engine.lanes import Lanes, lanes_for
@@ -84,8 +84,12 @@ class MetaProgram:
         self._on_device: tuple[Snapshot, Params] | None = None  # the last snapshot and its copy on the device
 
     def episodes(self, specs: Sequence[TaskSpec]) -> Episode:
-        """Build tasks of one split with the roles that the method reads."""
-        return self.source.episodes(specs, self.algorithm.roles(specs[0].split))
+        """Build tasks of one split with the roles that the method reads, and those that evaluation scores besides."""
+        split = specs[0].split
+        roles = self.algorithm.roles(split)
+        if split != "train" and OUTSIDE in self.source.roles(split):
+            roles = tuple(dict.fromkeys((*roles, OUTSIDE)))
+        return self.source.episodes(specs, roles)
 
     def prepare(self, work: Work, shard: Shard) -> None:
         """Start making the shard's episodes on a background thread."""

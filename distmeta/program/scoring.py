@@ -16,20 +16,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from distmeta.config import EngineConfig
 from distmeta.core import ranks
-from distmeta.core.types import Episode, Params
+from distmeta.core.types import OUTSIDE, QUERY, Episode, Params
 from distmeta.engine.chunks import cut, in_order
 from distmeta.engine.engine import chunk_of, is_compiled, lift_of, make_ops
 from distmeta.engine.graphs.compiled import canonical
 from distmeta.engine.lanes import Lanes
 from distmeta.engine.ops import EagerOps
 from distmeta.engine.precision import library_precision, products
+from distmeta.methods.estimators.base import State
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.terms import Metrics, OuterTerm
 from distmeta.program.features import FeatureTable, reads_table
 
+OUTSIDE_AUROC = "outside_auroc"
 Curve = npt.NDArray[np.float64]
 
 
@@ -90,6 +93,9 @@ def scored_points(num_steps: int) -> tuple[int, ...]:
 class Scorer:
     """Adapts to every task of a shard and scores its query set at every point.
 
+    Tasks with a role `outside` (examples of none of their classes) also have a score `outside_auroc`: how well the
+    probability of the most probable class tells queries from these (Hendrycks & Gimpel 2017, arXiv 1610.02136).
+
     Args:
         evaluators: Learners by protocol.
         terms: What is scored.
@@ -148,11 +154,37 @@ class Scorer:
     def _score_chunk(self, ops: EagerOps, meta: Params, part: Episode) -> Metrics:
         """Metrics [T, P] of a chunk."""
         points, curve = scored_points(ops.num_steps(part)), []
+        task = part.only([role for role in part.roles if role != OUTSIDE])
         with nullcontext() if is_compiled(self._config) else products(self._config.matmul):
-            for visit in ops.walk(meta, part, marks=points):
+            for visit in ops.walk(meta, task, marks=points):
                 if visit.k in points:
-                    curve.append(ops.score(meta, visit.state, part).metrics)
+                    metrics = dict(ops.score(meta, visit.state, task).metrics)
+                    if OUTSIDE in part.roles:
+                        known, unknown = (_confidences(ops, meta, visit.state, part, role) for role in (QUERY, OUTSIDE))
+                        metrics[OUTSIDE_AUROC] = auroc(known, unknown)
+                    curve.append(metrics)
         return {name: torch.stack([metrics[name] for metrics in curve], 1) for name in curve[0]}
+
+
+def _confidences(ops: EagerOps, meta: Params, state: State, tasks: Episode, role: str) -> Tensor:
+    """The probability [T, B] of the most probable class, for the examples of a role."""
+    places = None if tasks.sizes is None else dict(tasks.sizes[0].places).get(role)  # a chunk has tasks of one size
+    outputs = ops.predict(meta, state, tasks, tasks[role].inputs, places)
+    return outputs.softmax(-1).amax(-1)
+
+
+def auroc(positive: Tensor, negative: Tensor) -> Tensor:
+    """The area under the ROC curve of each task: the share of pairs in the right order, ties count half.
+
+    Args:
+        positive: [T, B] scores that should be high.
+        negative: [T, C] scores that should be low.
+
+    Returns:
+        [T].
+    """
+    difference = positive[:, :, None] - negative[:, None, :]
+    return ((difference.sign() + 1) / 2).mean((1, 2))
 
 
 def summarise(shards: Sequence[ShardScores]) -> list[Score]:

@@ -27,7 +27,7 @@ from distmeta.config.tasks import TextTasks
 from distmeta.core import seeding
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64
-from distmeta.core.types import Batch, Episode, TextSizes, TokenIds
+from distmeta.core.types import OUTSIDE, Batch, Episode, TextSizes, TokenIds
 from distmeta.data.manifest import Kind
 from distmeta.data.splits import OUTSIDE_CLASS
 from distmeta.data.store import ClassStore
@@ -38,7 +38,6 @@ from distmeta.tasks.images import StoreSource
 from distmeta.tasks.stored import rows_of, split_set_of
 from distmeta.tasks.tokens import encoded_texts
 
-OUTSIDE = "outside"
 """Role of texts that belong to none of a task's classes, without targets."""
 
 

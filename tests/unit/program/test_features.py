@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from distmeta.config import EngineConfig, Phase
-from distmeta.core.types import Episode, Params
+from distmeta.core.types import OUTSIDE, Batch, Episode, Params
 from distmeta.engine.lanes import Lanes
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.learners.prototype import PrototypeLearner
-from distmeta.models.base import Backbone
+from distmeta.models.base import Backbone, Frame
 from distmeta.program import features, scoring
 from distmeta.program.features import BATCH, FeatureTable, reads_table
-from distmeta.program.scoring import Scorer, ShardScores
+from distmeta.program.scoring import OUTSIDE_AUROC, Scorer, ShardScores, auroc
 
-from ...numerics.petl_problems import KINDS, end_to_end, tasks, transformer
+from ...numerics.petl_problems import KINDS, VOCABULARY, end_to_end, tasks, transformer
 from ...numerics.problems import WAY, classification, conv4, gradient, mlp, perturbed, terms_of
 
 TASKS = 6
@@ -94,7 +94,39 @@ def test_an_example_is_computed_once_for_each_version(monkeypatch: pytest.Monkey
     assert not np.allclose(other, first)
 
 
+@pytest.mark.parametrize("has_table", [True, False])
+@pytest.mark.parametrize("laid", [end_to_end, lambda episodes: episodes], ids=["end to end", "rows"])
+def test_confidences_tell_queries_from_texts_of_no_class(
+    has_table: bool, laid: Callable[[Episode], Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "reads_table", lambda learner: has_table)
+    network = transformer("bert", KINDS["lora"])
+    learner, meta = prototypes(network), perturbed(network.init(0))
+    drawn = tasks("bert", tasks=3)
+    ids = drawn.query.inputs
+    outside = Batch(torch.where(ids > 0, VOCABULARY - ids, 0))
+    episodes = laid(Episode({**drawn.roles, OUTSIDE: outside}))
+    found = scored(learner, meta, episodes).scores["inductive"][OUTSIDE_AUROC]
+    for task in range(3):
+        support, targets = drawn.support.inputs[task], drawn.support.targets
+        assert targets is not None
+        features = network.features(meta, support, Frame())
+        means = torch.stack([features[targets[task] == label].mean(0) for label in range(WAY)])
+        known, unknown = (
+            torch.softmax(-3.0 * torch.cdist(network.features(meta, texts[task], Frame()), means) ** 2, 1).amax(1)
+            for texts in (drawn.query.inputs, outside.inputs)
+        )
+        pairs = [float(k > u) for k in known for u in unknown]
+        assert found[task, 0] == pytest.approx(sum(pairs) / len(pairs))
+    assert found.min() > 0 and found.max() < 1  # so that the order of pairs matters
+
+
 def test_learners_that_adapt_the_body_and_networks_that_see_the_batch_have_no_table() -> None:
     assert reads_table(prototypes(mlp()))
     assert not reads_table(gradient(mlp(), Phase(lr=0.1)))
     assert not reads_table(prototypes(conv4()))
+
+
+def test_ties_count_half() -> None:
+    positive, negative = torch.tensor([[0.9, 0.5], [0.1, 0.2]]), torch.tensor([[0.5], [0.3]])
+    assert auroc(positive, negative).tolist() == [0.75, 0.0]

@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, TextTasks, VectorTasks
 from distmeta.core.errors import UserError
-from distmeta.core.types import QUERY, SUPPORT, Episode
+from distmeta.core.types import OUTSIDE, QUERY, SUPPORT, Episode
 from distmeta.data.store import ClassStore
 from distmeta.tasks import SOURCES, TaskSource, build_source
-from distmeta.tasks.texts import OUTSIDE, TextSource
+from distmeta.tasks.texts import TextSource
 
 FEW_SHOT = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 4}
 ROWS = {"shots": 2, "queries": 3, "eval_queries": 4}

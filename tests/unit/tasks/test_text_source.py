@@ -16,14 +16,14 @@ from pydantic import ValidationError
 from distmeta.config.base import to_user_error
 from distmeta.config.tasks import StoreTasks, TextTasks
 from distmeta.core.errors import UserError
-from distmeta.core.types import SOURCE, Batch, Episode, TaskSpec
+from distmeta.core.types import OUTSIDE, SOURCE, Batch, Episode, TaskSpec
 from distmeta.data.catalog import import_store
 from distmeta.data.store import ClassStore, write_store
 from distmeta.models.petl.texts import row_width
 from distmeta.models.petl.tokens import MINILM_PACKAGE, load_tokenizer
 from distmeta.tasks import build_source
 from distmeta.tasks.images import StoreSource
-from distmeta.tasks.texts import OUTSIDE, TextSource
+from distmeta.tasks.texts import TextSource
 
 from .conftest import COUNTS, OUTSIDE_TEXTS, SPLITS, text_of
 
