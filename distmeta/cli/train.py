@@ -68,6 +68,14 @@ def train(
             "--resume, seeds that are finished are not run again.",
         ),
     ] = None,
+    at_once: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="With --seeds: train K of them at a time, each in a process of its own. By default as many as the "
+            "cores have room for if runtime.executor is local, else 1. The results are the same.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the configuration, print all of it as YAML, and start nothing.")
     ] = False,
@@ -85,6 +93,8 @@ def train(
         raise UserError("given without --resume", where="--which", allowed="--resume --which previous")
     if chosen != "latest" and seeds is not None:
         raise UserError("given together with --seeds", where="--which", allowed="--resume --seeds N")
+    if at_once is not None and seeds is None:
+        raise UserError("given without --seeds", where="--at-once", allowed="--seeds N --at-once K")
     if not dry_run and not as_json:
         print(f"reading {job}", flush=True)  # the first sign of life: loading libraries takes seconds
     config = load_config(job, overrides or ())
@@ -109,10 +119,11 @@ def train(
         if not as_json:
             print(f"{config.name}: loading torch", flush=True)
         try:
-            result = _train(config, chosen, seeds, resuming, anew)
+            result = _train(config, chosen, seeds, at_once, resuming, anew)
         except Stopped as stopped:
             changes = [part for override in overrides or () for part in ("--set", override)]
-            options = [] if seeds is None else ["--seeds", str(seeds)]
+            numbers = {"--seeds": seeds, "--at-once": at_once}
+            options = [part for name, number in numbers.items() if number is not None for part in (name, str(number))]
             again = mask_uri(shlex.join(["distmeta", "train", job, *changes, *options, "--resume"]))
             raise stopped.explained(f"continue with `{again}`") from None
     content = result.to_json()
@@ -128,6 +139,7 @@ def _train(
     config: RunConfig,
     which: Literal["latest", "previous"],
     seeds: int | None,
+    at_once: int | None,
     resume: bool | Literal["auto"],
     anew: bool,
 ) -> TrainResult | SeedsResult:
@@ -137,5 +149,5 @@ def _train(
 
     resume_collector()
     if seeds is not None:
-        return train_seeds(config, seeds=seeds, resume=resume, anew=anew)
+        return train_seeds(config, seeds=seeds, at_once=at_once, resume=resume, anew=anew)
     return train_one(config, resume=resume, which=which, anew=anew)

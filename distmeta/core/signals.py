@@ -82,6 +82,11 @@ class SignalGuard:
         """Whether a signal has arrived."""
         return self._signum is not None
 
+    @property
+    def arrived(self) -> int:
+        """Number of signals so far."""
+        return self._count
+
     def check(self) -> None:
         """Raise `Stopped` if a signal has arrived."""
         if self._signum is not None and not self._shielded:

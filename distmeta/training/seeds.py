@@ -1,4 +1,4 @@
-"""The same run with several seeds, one after the other, and the means over seeds with their intervals.
+"""The same run with several seeds, side by side where there is room, and the means over seeds with their intervals.
 
     half-width = t * std / sqrt(S),    t: 97.5% quantile of Student's t with S - 1 degrees of freedom
 
@@ -9,7 +9,6 @@ initial meta-parameters and the training tasks do to a result.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,20 +17,18 @@ from typing import Any, Literal
 
 from distmeta import checkpoint as checkpoints
 from distmeta.checkpoint.reading import run_folder
-from distmeta.checkpoint.storage import Folder, StoreError, convert_errors
 from distmeta.config import RunConfig
 from distmeta.config.load import change
 from distmeta.core.errors import UserError
 from distmeta.tracking import build_tracker
-from distmeta.tracking.flatten import masked_config
-from distmeta.training.run import end_status, train
+from distmeta.training.run import end_status
+from distmeta.training.seed_run import SeedRun, read_json, write_json
+from distmeta.training.side_by_side import room_for, train_side_by_side
 
 MAX_SEEDS = 1000
 PARENT_TAG = "mlflow.parentRunId"
 """Nests a run below another one on MLflow's page."""
-_GROUP, _RESULT = "seeds.json", "result.json"
-_ELSEWHERE = ("runtime", "tracking", "checkpoint")
-"""Sections in which a finished run may differ from the one asked for."""
+_GROUP = "seeds.json"
 # 97.5% quantiles of Student's t with 1 to 30 degrees of freedom.
 _QUANTILES = (
     *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
@@ -107,17 +104,22 @@ def train_seeds(
     config: RunConfig,
     *,
     seeds: int = 5,
+    at_once: int | None = None,
     resume: bool | Literal["auto"] = False,
     anew: bool = False,
     quiet: bool = False,
 ) -> SeedsResult:
-    """Run a configuration with the seeds 0 to `seeds` - 1, one after the other.
+    """Run a configuration with the seeds 0 to `seeds` - 1.
 
     The runs are called `NAME-seed0`, `NAME-seed1`, ...; in MLflow they lie below a run NAME with the means over seeds.
+    Results do not depend on how many are trained at a time.
 
     Args:
         config: The run; its own seed is not used.
         seeds: Number of seeds.
+        at_once: How many are trained at a time, from 1, in this process, to `seeds`; more than one are processes of
+            their own. None: with `runtime.executor` `local`, as many as the cores have room for; one on a GPU, and
+            where the result depends on time (`train.budget_s`, `engine.strategy` `measured`). Otherwise one.
         resume: Leave out seeds that are finished, continue those that have checkpoints and start the others; `auto`:
             also if there is none yet.
         anew: Start all seeds again although they have checkpoints, which are moved.
@@ -129,28 +131,35 @@ def train_seeds(
     """
     if not 2 <= seeds <= MAX_SEEDS:
         raise UserError(f"{seeds} seeds", where="--seeds", allowed=f"2 to {MAX_SEEDS}")
+    if at_once is not None and not 1 <= at_once <= seeds:
+        raise UserError(f"{at_once} seeds at a time", where="--at-once", allowed=f"1 to {seeds}")
     configs = [change(config, [f"seed={seed}", f"name={config.name}-seed{seed}"]) for seed in range(seeds)]
     _check_unused(config, configs, resume, anew)
     group = run_folder(config.checkpoint.path, config.name)
-    before = _read(group, _GROUP).get("run_id") if resume else None
+    before = read_json(group, _GROUP).get("run_id") if resume else None
     with contextlib.ExitStack() as stack:
         tracker = build_tracker(config.tracking)
         parent = tracker.start(config.name, {**config.model_dump(mode="json"), "seeds": seeds}, before) or None
         stack.push(lambda kind, error, trace: tracker.close(end_status(kind)))
         if parent:
-            _write(group, _GROUP, {"run_id": parent})
-        results = []
-        for each in configs:
-            result = _finished(each) if resume else None
-            if result is None:
-                tags = {PARENT_TAG: parent} if parent else {}
-                trained = train(each, resume="auto" if resume else False, anew=anew, quiet=quiet, tags=tags)
-                result = json.loads(json.dumps(trained.to_json()))  # as it will be read
-                _write(_folder(each), _RESULT, {"config": _comparable(each), "result": result})
-            results.append(result)
+            write_json(group, _GROUP, {"run_id": parent})
+        tags = {PARENT_TAG: parent} if parent else {}
+        runs = [SeedRun(each, bool(resume), anew, quiet, tags) for each in configs]
+        results = _train(runs, at_once or min(seeds, room_for(config)))
         scores = summarise_seeds(results)
         tracker.log(seeds, {name: value for score in scores for name, value in _metrics(score).items()})
     return SeedsResult(config.name, parent, tuple(results), scores)
+
+
+def _train(runs: Sequence[SeedRun], at_once: int) -> list[Mapping[str, Any]]:
+    """The results of all runs, of which those that are finished are not trained again."""
+    results = {seed: result for seed, run in enumerate(runs) if (result := run.finished()) is not None}
+    left = {seed: run for seed, run in enumerate(runs) if seed not in results}
+    if at_once > 1 and len(left) > 1:
+        results |= train_side_by_side(left, at_once)
+    else:
+        results |= {seed: run.train() for seed, run in left.items()}
+    return [results[seed] for seed in range(len(runs))]
 
 
 def summarise_seeds(results: Sequence[Mapping[str, Any]]) -> tuple[SeedsScore, ...]:
@@ -189,36 +198,6 @@ def _check_unused(config: RunConfig, configs: Sequence[RunConfig], resume: bool 
             where="--resume",
             allowed="the name of a run that has been started with --seeds, or no --resume",
         )
-
-
-def _finished(config: RunConfig) -> Mapping[str, Any] | None:
-    """The result of a run that has ended; None if it has not, or was another one."""
-    content = _read(_folder(config), _RESULT)
-    return content["result"] if content.get("config") == _comparable(config) and "result" in content else None
-
-
-def _comparable(config: RunConfig) -> dict[str, Any]:
-    fields = masked_config(config.model_dump(mode="json"))
-    return {name: value for name, value in fields.items() if name not in _ELSEWHERE}
-
-
-def _folder(config: RunConfig) -> Folder:
-    return run_folder(config.checkpoint.path, config.name)
-
-
-def _read(folder: Folder, name: str) -> dict[str, Any]:
-    """A JSON object beside the checkpoints; empty if there is none, or it was not written to its end."""
-    try:
-        content = json.loads(folder.read(name))
-    except (UserError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _write(folder: Folder, name: str, content: Mapping[str, Any]) -> None:
-    with contextlib.suppress(StoreError), convert_errors("the result cannot be written", folder.url):
-        folder.fs.makedirs(folder.path, exist_ok=True)
-        folder.fs.pipe_file((folder / name).path, json.dumps(content).encode())
 
 
 def _metrics(score: SeedsScore) -> dict[str, float]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
-from distmeta.config import EvaluationConfig, RunConfig
+from distmeta.config import EngineConfig, EvaluationConfig, RunConfig, RuntimeConfig, TrainConfig
 from distmeta.core.errors import UserError, WorkerError
 from distmeta.program.scoring import ShardScores
+from distmeta.training import seed_run, side_by_side
 from distmeta.training import seeds as module
+from distmeta.training.seed_run import SeedRun
 from distmeta.training.seeds import SeedsResult, student_t, summarise_seeds, train_seeds
 
 from ...fakes_training import Call, FakeTracker
@@ -41,7 +44,7 @@ def parents(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> list[FakeTracker
         return driver.train(config, **options)
 
     monkeypatch.setattr(module, "build_tracker", build)
-    monkeypatch.setattr(module, "train", run)
+    monkeypatch.setattr(seed_run, "train", run)
     return parents
 
 
@@ -50,7 +53,7 @@ def config(driver: Driver, steps: int = 2) -> RunConfig:
 
 
 def run(driver: Driver, steps: int = 2, **options: Any) -> SeedsResult:
-    return train_seeds(config(driver, steps), seeds=3, **options)
+    return train_seeds(config(driver, steps), seeds=3, **{"at_once": 1, **options})
 
 
 def test_each_seed_is_a_run_below_one_parent(driver: Driver, parents: list[FakeTracker]) -> None:
@@ -73,7 +76,7 @@ def test_finished_seeds_are_not_run_again(driver: Driver, parents: list[FakeTrac
     def fail(call: Call) -> Any:
         raise WorkerError("shard 0 failed")
 
-    first = module.train
+    first = seed_run.train
 
     def fail_at_seed_one(config: RunConfig, **options: Any) -> Any:
         if config.seed == 1:
@@ -82,7 +85,7 @@ def test_finished_seeds_are_not_run_again(driver: Driver, parents: list[FakeTrac
         return first(config, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "train", fail_at_seed_one)
+        patch.setattr(seed_run, "train", fail_at_seed_one)
         with pytest.raises(WorkerError):
             run(driver)
     assert parents[0].status == "FAILED"
@@ -116,6 +119,94 @@ def test_resuming_needs_a_seed_unless_automatic(driver: Driver, parents: list[Fa
 def test_the_number_of_seeds_is_checked(driver: Driver, seeds: int) -> None:
     with pytest.raises(UserError, match="--seeds"):
         train_seeds(config(driver), seeds=seeds)
+
+
+@pytest.mark.parametrize("at_once", [-1, 0, 4])
+def test_the_number_at_a_time_is_checked(driver: Driver, parents: list[FakeTracker], at_once: int) -> None:
+    with pytest.raises(UserError, match=f"--at-once: {at_once} seeds at a time; allowed: 1 to 3"):
+        run(driver, at_once=at_once)
+    assert parents == []
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str]]]:
+    """What is to be trained side by side: how many at a time, and which runs. They are trained in this process."""
+    asked = []
+
+    def train_side_by_side(runs: Mapping[int, SeedRun], at_once: int) -> dict[int, Mapping[str, Any]]:
+        asked.append((at_once, [each.config.name for each in runs.values()]))
+        return {seed: SeedRun.from_json(each.to_json()).train() for seed, each in reversed(runs.items())}
+
+    monkeypatch.setattr(module, "train_side_by_side", train_side_by_side)
+    return asked
+
+
+def test_side_by_side_is_the_same_as_one_after_the_other(
+    driver: Driver, parents: list[FakeTracker], asked: list[tuple[int, list[str]]]
+) -> None:
+    first = run(driver)
+    assert asked == []
+    driver.trackers.clear()
+    again = run(driver, anew=True, at_once=2)
+    assert asked == [(2, ["loop-seed0", "loop-seed1", "loop-seed2"])]
+    assert [tracker.tags[0] for tracker in driver.trackers] == [{"mlflow.parentRunId": "fake-id"}] * 3
+    assert (again.name, again.scores) == (first.name, first.scores)
+    assert [each["name"] for each in again.results] == ["loop-seed0", "loop-seed1", "loop-seed2"]
+    assert [each["digest"] for each in again.results] == [each["digest"] for each in first.results]
+
+
+def test_only_seeds_that_are_not_finished_are_trained_side_by_side(
+    driver: Driver, parents: list[FakeTracker], asked: list[tuple[int, list[str]]]
+) -> None:
+    result = run(driver)
+    for seed in (0, 2):
+        (driver.folder / f"loop-seed{seed}" / "result.json").unlink()
+    resumed = run(driver, resume=True, at_once=3)
+    assert asked == [(3, ["loop-seed0", "loop-seed2"])]
+    assert resumed.results[1] == result.results[1]
+    (driver.folder / "loop-seed1" / "result.json").unlink()
+    run(driver, resume=True, at_once=3)
+    assert len(asked) == 1, "a single one needs no process of its own"
+
+
+@pytest.mark.parametrize(
+    ("cores", "sections", "expected"),
+    [
+        (1, {}, None),
+        (2, {}, 2),
+        (64, {}, 3),
+        (5, {"runtime": RuntimeConfig(executor="local", threads_per_worker=2)}, 2),
+        (3, {"runtime": RuntimeConfig(executor="local", threads_per_worker=4)}, None),
+        (64, {"runtime": RuntimeConfig(executor="local", device="cuda")}, None),
+        (64, {"runtime": RuntimeConfig(executor="ray")}, None),
+        (64, {"engine": EngineConfig(strategy="measured")}, None),
+        (64, {"train": TrainConfig(steps=2, tasks_per_step=6, budget_s=60.0)}, None),
+    ],
+)
+def test_as_many_at_a_time_as_there_is_room_for(
+    driver: Driver,
+    parents: list[FakeTracker],
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    sections: dict[str, Any],
+    expected: int | None,
+) -> None:
+    """`expected`: how many side by side; None where they are trained in this process."""
+    monkeypatch.setattr(side_by_side, "cores", lambda: cores)
+    found: list[int | None] = []
+
+    def side(runs: Mapping[int, SeedRun], at_once: int) -> dict[int, Mapping[str, Any]]:
+        found.append(at_once)
+        return {seed: {"scores": []} for seed in runs}
+
+    def alone(self: SeedRun) -> Mapping[str, Any]:
+        found.append(None)
+        return {"scores": []}
+
+    monkeypatch.setattr(module, "train_side_by_side", side)
+    monkeypatch.setattr(SeedRun, "train", alone)
+    train_seeds(driver.config(**{"steps": 2, **sections}), seeds=3)
+    assert set(found) == {expected}
 
 
 def test_scores_that_are_not_finite_have_no_interval() -> None:
