@@ -123,6 +123,7 @@ def test_the_same_bits_as_one_after_the_other(undisturbed: SeedsResult, capfd: p
     assert "seed 1 |" not in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_stopped_parent_leaves_checkpoints_and_goes_on_to_the_same_bits(undisturbed: SeedsResult) -> None:
     process = start("--at-once", "2")
     wait_for_steps(process)
@@ -135,6 +136,7 @@ def test_a_stopped_parent_leaves_checkpoints_and_goes_on_to_the_same_bits(undist
     assert digests(result_of("--at-once", "2", "--resume")) == digests(undisturbed)
 
 
+@pytest.mark.slow
 def test_children_of_a_killed_parent_save_and_end() -> None:
     process = start("--at-once", "2")
     wait_for_steps(process)
