@@ -43,7 +43,13 @@ def scaling_of(values: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> Scaling
     Args:
         values: [M, D], which may be mapped: only a block of it is in memory at a time.
         rows: Rows to take the statistics of.
+
+    Raises:
+        UserError: There are none.
     """
+    if not len(rows):
+        what = "split 'train' has no examples to standardise by"
+        raise UserError(what, where="tasks.standardise", allowed="false, or a split set with training classes")
     blocks = [rows[start : start + _BLOCK_ROWS] for start in range(0, len(rows), _BLOCK_ROWS)]
     mean = sum(values[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(rows)
     squares = sum(np.square(values[block] - mean).sum(axis=0) for block in blocks)

@@ -7,10 +7,11 @@ for each split.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -195,7 +196,8 @@ def _read_arrow(file: IO[bytes]) -> Any:
     start = file.read(6)
     file.seek(0)
     reader = pa.ipc.open_file(file) if start == b"ARROW1" else pa.ipc.open_stream(file)
-    table = reader.read_all()
+    with _sizes_checked():
+        table = reader.read_all()
     _check_rows(table.num_rows)
     table.validate(full=True)
     return table
@@ -204,7 +206,17 @@ def _read_arrow(file: IO[bytes]) -> Any:
 def _read_parquet(file: IO[bytes]) -> Any:
     parquet = pa.parquet.ParquetFile(file)
     _check_rows(parquet.metadata.num_rows)
-    return parquet.read()
+    with _sizes_checked():
+        return parquet.read()
+
+
+@contextlib.contextmanager
+def _sizes_checked() -> Iterator[None]:
+    """Damaged metadata may give any size: what cannot be allocated is no reason to end as out of memory."""
+    try:
+        yield
+    except MemoryError as error:
+        raise ValueError("it asks for more memory than there is") from error
 
 
 def _check_rows(num_rows: int) -> None:

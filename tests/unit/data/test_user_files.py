@@ -133,6 +133,15 @@ def test_damaged_saved_data_sets_are_named(saved: Path, damage: Callable[[Path],
     rejected("hf", saved, message)
 
 
+def test_metadata_that_ask_for_too_much_memory_are_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reader:
+        def read_all(self) -> None:
+            raise MemoryError("malloc of size 4611686018427387904 failed")
+
+    monkeypatch.setattr(pa.ipc, "open_stream", lambda file: Reader())
+    rejected("hf", saved, r"data-00000-of-00002.arrow: cannot be read: it asks for more memory than there is")
+
+
 def test_a_small_file_of_very_many_rows_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "empty", pa.table({"image": pa.nulls(10**9), "label": pa.nulls(10**9)}), {}, parts=1)
     rejected("hf", tmp_path / "empty", r"data-00000-of-00001.arrow: cannot be read: it has 1000000000 rows, more than")

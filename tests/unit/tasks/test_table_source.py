@@ -91,6 +91,15 @@ def test_vectors_are_scaled_by_the_training_classes_alone(vectors: ClassStore) -
     np.testing.assert_allclose(result.inputs.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_there_is_nothing_to_scale_by_without_training_classes(tmp_path: Path) -> None:
+    rows = np.arange(36, dtype=np.float32).reshape(12, 3)
+    splits = {"new": {"test": [0, 1, 2]}}
+    write_store(tmp_path / "new", rows, class_names=list("abc"), class_counts=[4] * 3, splits=splits)
+    config = VectorTasks(store=str(tmp_path / "new"), standardise=True, way=2, shots=1, queries=1, eval_queries=1)
+    with pytest.raises(UserError, match=r"tasks.standardise: split 'train' has no examples .* allowed: false"):
+        build_source(config, 0, torch.float32)
+
+
 def test_a_source_is_pickled_with_the_path_of_its_store(table: ClassStore) -> None:
     source = source_of(table, standardise=True)
     pickled = pickle.dumps(source)
