@@ -92,6 +92,38 @@ def scaling_curves(path: Path, efficiency: Curves, checks: Curves, title: str) -
     save(figure, path)
 
 
+def shares(path: Path, results: Mapping[str, Any], title: str) -> None:
+    """Draw accuracy in percent against the share of tuned parameters, a panel for each task.
+
+    Args:
+        path: PNG file.
+        results: kind -> {share, scores: {"start, task": (mean, half-width)}}.
+        title: The machine.
+    """
+    from matplotlib.figure import Figure
+
+    pairs = [name.rsplit(", ", 1) for name in next(iter(results.values()))["scores"]]
+    starts, tasks = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
+    figure = Figure(figsize=(9.0, 4.0), layout="constrained", dpi=150)
+    figure.suptitle(title, fontsize=8, x=0.01, ha="left")
+    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        for index, start in enumerate(starts):
+            x = [100 * result["share"] for result in results.values()]
+            means, halves = zip(*(result["scores"][f"{start}, {task}"] for result in results.values()), strict=True)
+            label = start if task == tasks[0] else None
+            axes.errorbar(x, means, halves, linestyle="none", capsize=2, label=label, **_style(index))
+        for name, result in results.items():
+            top = max(result["scores"][f"{start}, {task}"][0] for start in starts)
+            axes.annotate(
+                name, (100 * result["share"], top), (0, 5), textcoords="offset points", fontsize=6, ha="center"
+            )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}%")
+        _finish(axes, "share of tuned parameters", f"accuracy, {task} (%)")
+    _legend(figure, starts)
+    save(figure, path)
+
+
 def _two_panels(title: str, curves: Curves) -> tuple[Figure, Axes, Axes]:
     """Two panels, with curves of (x, left y, right y)."""
     from matplotlib.figure import Figure

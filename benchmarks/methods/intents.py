@@ -25,6 +25,7 @@ from benchmarks.scripts import LONG_OUT, load_job, options
 from distmeta.program.scoring import headline
 from distmeta.training import train
 from distmeta.training.evaluate import evaluate
+from distmeta.training.seeds import student_t
 
 SPLITS = ("01", "02", "03", "04", "05")
 SHOTS = (1, 5)
@@ -77,9 +78,11 @@ def run_split(args: argparse.Namespace, split: str, seed: int) -> dict[str, Any]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95% interval (normal)."""
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-    return float(np.mean(values)), 1.96 * spread / float(np.sqrt(len(values)))
+    """Mean and half-width of its 95% interval (Student's t)."""
+    if len(values) < 2:
+        return float(np.mean(values)), float("nan")
+    spread = float(np.std(values, ddof=1)) / float(np.sqrt(len(values)))
+    return float(np.mean(values)), student_t(len(values) - 1) * spread
 
 
 def table(results: Mapping[str, Any]) -> list[str]:
