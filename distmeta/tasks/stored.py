@@ -45,15 +45,20 @@ def scaling_of(values: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> Scaling
         rows: Rows to take the statistics of.
 
     Raises:
-        UserError: There are none.
+        UserError: There are none, or they are too large to square, or not numbers.
     """
     if not len(rows):
         what = "split 'train' has no examples to standardise by"
         raise UserError(what, where="tasks.standardise", allowed="false, or a split set with training classes")
     blocks = [rows[start : start + _BLOCK_ROWS] for start in range(0, len(rows), _BLOCK_ROWS)]
-    mean = sum(values[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(rows)
-    squares = sum(np.square(values[block] - mean).sum(axis=0) for block in blocks)
-    deviation = np.sqrt(squares / len(rows))
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = sum(values[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(rows)
+        squares = sum(np.square(values[block] - mean).sum(axis=0) for block in blocks)
+        deviation = np.sqrt(squares / len(rows))
+    if not np.isfinite(deviation).all():
+        column = int(np.argmin(np.isfinite(deviation)))
+        what = f"the numbers of input {column} in split 'train' have no finite standard deviation"
+        raise UserError(what, where="tasks.standardise", allowed="false, or numbers that can be squared")
     return Scaling(mean, np.where(deviation > 0, deviation, 1.0))
 
 

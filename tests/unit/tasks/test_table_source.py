@@ -16,6 +16,7 @@ from distmeta.data.catalog import list_stores, open_store
 from distmeta.data.store import ClassStore, write_store
 from distmeta.tasks import build_source
 from distmeta.tasks.images import StoreSource, VectorSource
+from distmeta.tasks.stored import scaling_of
 from distmeta.tasks.table import TableSource
 
 from .conftest import COUNTS, SPLITS
@@ -98,6 +99,15 @@ def test_there_is_nothing_to_scale_by_without_training_classes(tmp_path: Path) -
     config = VectorTasks(store=str(tmp_path / "new"), standardise=True, way=2, shots=1, queries=1, eval_queries=1)
     with pytest.raises(UserError, match=r"tasks.standardise: split 'train' has no examples .* allowed: false"):
         build_source(config, 0, torch.float32)
+
+
+@pytest.mark.parametrize("number", [1e200, np.inf, np.nan])
+def test_numbers_without_a_deviation_are_named(number: float) -> None:
+    values = np.arange(8.0).reshape(4, 2)
+    values[2, 1] = number
+    with pytest.raises(UserError, match=r"tasks.standardise: the numbers of input 1 in split 'train' have no finite"):
+        scaling_of(values, np.arange(4))
+    assert scaling_of(values, np.array([0, 1, 3])).scale[0] > 0
 
 
 def test_a_source_is_pickled_with_the_path_of_its_store(table: ClassStore) -> None:
