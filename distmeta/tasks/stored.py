@@ -33,7 +33,8 @@ class Scaling:
 
     def __call__(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Scale values [..., D]."""
-        scaled: npt.NDArray[np.float64] = (values - self.mean) / self.scale
+        with np.errstate(over="ignore"):  # rows outside of training may be much larger
+            scaled: npt.NDArray[np.float64] = (values - self.mean) / self.scale
         return scaled
 
 
