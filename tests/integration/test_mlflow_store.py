@@ -184,7 +184,8 @@ def test_the_address_names_the_command_that_serves_the_store(make: Callable[[], 
     tracker.close()
     address = tracker.address()
     assert address is not None and address.startswith("http://127.0.0.1:5000/#/experiments/")
-    assert address.endswith(f"/runs/{run_id}  (open it with: distmeta ui --uri {uri})")
+    charts = f"/runs/{run_id}/model-metrics?workflowType=machine_learning"
+    assert address.endswith(f"{charts}  (open it with: distmeta ui --uri {uri})")
 
 
 def test_a_deleted_experiment_is_reported(make: Callable[[], MlflowTracker], uri: str) -> None:
