@@ -94,6 +94,8 @@ class TransformerConfig(Frozen):
             draws them.
         frozen_dtype: Type of frozen matrices; None takes `engine.dtype`. `bfloat16` halves their memory and rounds
             operands and results of their products, which are faster where the processor has them (AMX, GPUs).
+        recompute: Keep the inputs of blocks alone; backward passes of any order compute the rest again (activation
+            checkpointing): less memory, more time.
         inputs: Token ids, or pixels.
         attention: Whether tokens see only those before them; `auto` asks the network.
         pooling: Features of a text: mean over its tokens, first token (`cls`), last token (`last`).
@@ -107,6 +109,7 @@ class TransformerConfig(Frozen):
     petl: tuple[PetlPart, ...] = Field((LoraConfig(),), min_length=1, max_length=10)
     init_from: Text | None = None
     frozen_dtype: Literal["bfloat16"] | None = None
+    recompute: bool = False
     inputs: Literal["tokens", "pixels"] = "tokens"
     attention: Literal["auto", "causal", "full"] = "auto"
     pooling: Literal["mean", "cls", "last"] = "mean"

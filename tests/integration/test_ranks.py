@@ -212,8 +212,11 @@ def test_two_ranks_give_the_bits_of_one(ray_cluster: None, base: RunConfig) -> N
     assert two.scores == one.scores
 
 
+@pytest.mark.parametrize(
+    "recompute", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "blocks computed again"]
+)
 def test_a_transformer_in_parts_gives_the_bits_of_a_whole_one(
-    ray_cluster: None, base: RunConfig, tmp_path: Path
+    recompute: bool, ray_cluster: None, base: RunConfig, tmp_path: Path
 ) -> None:
     """LoRA on a small decoder with rounded matrices, second order, texts of several lengths."""
     texts = [f"{'word ' * (1 + number % 5)}of {kind} {number}" for kind in "abcdefghi" for number in range(5)]
@@ -229,6 +232,7 @@ def test_a_transformer_in_parts_gives_the_bits_of_a_whole_one(
                 architecture={"model_type": "gpt2", **sizes, "bos_token_id": None, "eos_token_id": None},
                 petl=(LoraConfig(targets=("fused", "ffn_in")),),
                 frozen_dtype="bfloat16",
+                recompute=recompute,
             ),
             "engine": EngineConfig(strategy="vmap", chunk=2),
             "train": TrainConfig(steps=2, tasks_per_step=3),

@@ -32,6 +32,7 @@ from distmeta.models.petl.families import block_of, num_blocks
 from distmeta.models.petl.frozen import shape_of
 from distmeta.models.petl.load import load_network
 from distmeta.models.petl.parts import PARTS, Own, Part, Shape
+from distmeta.models.petl.recompute import recompute_blocks
 from distmeta.models.petl.sites import divide, make_sites, padding_position, read_from_call
 from distmeta.models.petl.texts import lay_out, row_width
 from distmeta.models.share import share
@@ -86,6 +87,8 @@ class Transformer(Backbone):
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"two parts have parameter '{twice}'", where="model.petl", allowed="one of each kind")
         read_from_call(self.network, {name for part in self._parts for name in part.makes if isinstance(part, Own)})
+        if config.recompute:
+            recompute_blocks(self.network)
 
     @override
     def init(self, seed: int) -> Params:
