@@ -238,8 +238,8 @@ def test_a_transformer_in_parts_gives_the_bits_of_a_whole_one(
             "train": TrainConfig(steps=2, tasks_per_step=3),
         }
     )
-    one = run(config, "whole", "runtime.executor=local")
-    two = run(config, "parts", "runtime.ranks=2")
+    one = run(config, f"whole-{recompute}", "runtime.executor=local")
+    two = run(config, f"parts-{recompute}", "runtime.ranks=2")
     assert two.digest == one.digest
     assert two.scores == one.scores
 
