@@ -1,18 +1,12 @@
 """Configuration of a run: typed, validated and immutable. Imports neither torch nor Ray."""
 
-from distmeta.config.algorithm import (
-    AlgorithmConfig,
-    BackpropConfig,
-    DisplacementConfig,
-    EvaluateConfig,
-    GradientConfig,
-    Phase,
-    PrototypeConfig,
-    Term,
-)
+from distmeta.config.algorithm import AlgorithmConfig, EvaluateConfig, Term
 from distmeta.config.checkpoint import CheckpointConfig
 from distmeta.config.engine import EngineConfig
+from distmeta.config.estimators import BackpropConfig, DisplacementConfig
 from distmeta.config.evaluation import EvaluationConfig
+from distmeta.config.gradient import GradientConfig, Phase
+from distmeta.config.learners import PrototypeConfig
 from distmeta.config.models import Conv4Config, MlpConfig, ResNet12Config, TransformerConfig
 from distmeta.config.outer import OuterConfig
 from distmeta.config.petl import (

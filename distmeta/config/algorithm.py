@@ -4,160 +4,16 @@ the outer loss is made of (terms).
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 
 from distmeta.config.base import Frozen
-from distmeta.config.bounds import InnerSteps, PositiveCount, Text
-from distmeta.config.python import PythonEstimator, PythonLearner, PythonObjective
-
-ObjectiveName = Annotated[Text | PythonObjective, BeforeValidator(PythonObjective.of)]
-"""An objective by name (`distmeta.methods.objectives`), or one of the user's."""
-
-
-class Phase(Frozen):
-    """Consecutive inner steps with the same settings.
-
-    Attributes:
-        groups: Parameter groups of the backbone that the steps move (`all`, `body`, `head`, `norm`, `block1`, ...).
-        steps: Inner steps.
-        lr: Inner learning rate.
-        rates: Rates of single groups, where they differ; of two groups that share a parameter, the later one counts.
-        role: Role of the task's examples that the steps use.
-        head: Head of the network that they go through.
-        optimizer: Inner optimizer.
-        beta1: Decay of the inner Adam's first moment (Reptile uses 0).
-        beta2: Decay of its second moment.
-        batch: Examples per step; steps cycle through the (shuffled) examples. None takes all of them.
-        objective: Name of the inner loss; None takes the objective of the tasks.
-        l2sp: Weight of `0.5 * |fast - start|^2` added to the inner loss, where `start` is the value before the phase
-            (L2-SP, Li et al. 2018; iMAML's proximal term).
-    """
-
-    groups: tuple[Text, ...] = Field(("all",), max_length=1000)
-    steps: InnerSteps = 1
-    lr: PositiveFloat = 0.4
-    rates: dict[Text, PositiveFloat] = Field({}, max_length=1000)
-    role: Text = "support"
-    head: Text = "head"
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    beta1: float = Field(0.9, ge=0.0, lt=1.0)
-    beta2: float = Field(0.999, ge=0.0, lt=1.0)
-    batch: PositiveCount | None = None
-    objective: ObjectiveName | None = None
-    l2sp: NonNegativeFloat = 0.0
-
-
-class GradientConfig(Frozen):
-    """Adapt by gradient steps on the support set.
-
-    Attributes:
-        phases: Phases of inner steps, in order.
-        learned_lr: Inner rates are meta-parameters, one for each parameter entry (Meta-SGD, Li et al. 2017).
-        head: The last layer starts from the meta-parameters (`meta`), from zeros (`fresh`: fine-tuning after joint
-            training), or such that it classifies by distance to the class means of the support set's features
-            (`prototypes`: Proto-MAML, Triantafillou et al. 2020, section 4).
-        scale: Factor of the squared distances to class means.
-    """
-
-    kind: Literal["gradient"] = "gradient"
-    phases: tuple[Phase, ...] = Field((Phase(),), min_length=1, max_length=1000)
-    learned_lr: bool = False
-    head: Literal["meta", "fresh", "prototypes"] = "meta"
-    scale: PositiveFloat = 1.0
-
-    is_stepwise: ClassVar[bool] = True
-
-    @property
-    def needs_classes(self) -> bool:
-        """Whether the tasks must be classification."""
-        return self.head == "prototypes"
-
-    @property
-    def keeps_outputs(self) -> bool:
-        """Whether tasks must have as many outputs at evaluation as in training."""
-        return self.head == "meta"
-
-    @property
-    def learns_rates(self) -> bool:
-        """Whether some meta-parameters act through inner gradients alone."""
-        return self.learned_lr
-
-    @property
-    def uses(self) -> tuple[tuple[str, str, str], ...]:
-        """Heads that adaptation uses: field below the learner, head, role of the examples."""
-        return tuple((f".phases.{i}", phase.head, phase.role) for i, phase in enumerate(self.phases) if phase.steps)
-
-    @property
-    def num_steps(self) -> int:
-        return sum(phase.steps for phase in self.phases)
-
-    def with_steps(self, steps: int) -> GradientConfig:
-        """The same with another number of steps in its last phase."""
-        *before, last = self.phases
-        return self.model_copy(update={"phases": (*before, last.model_copy(update={"steps": steps}))})
-
-
-class PrototypeConfig(Frozen):
-    """Classify by squared Euclidean distance to class means in feature space (Snell et al. 2017).
-
-    Attributes:
-        scale: Factor of the squared distances (an inverse temperature, for features of length 1).
-    """
-
-    kind: Literal["prototype"] = "prototype"
-    scale: PositiveFloat = 1.0
-
-    needs_classes: ClassVar[bool] = True
-    is_stepwise: ClassVar[bool] = False
-    keeps_outputs: ClassVar[bool] = False
-    learns_rates: ClassVar[bool] = False
-    num_steps: ClassVar[int] = 0
-    uses: ClassVar[tuple[tuple[str, str, str], ...]] = (("", "head", "support"),)
-
-    def with_steps(self, steps: int) -> PrototypeConfig:
-        """The same: there are no inner steps."""
-        return self
-
-
-LearnerConfig = Annotated[
-    Annotated[GradientConfig | PrototypeConfig | PythonLearner, Field(discriminator="kind")],
-    BeforeValidator(PythonLearner.of),
-]
-
-
-class BackpropConfig(Frozen):
-    """Outer gradient of the query loss by differentiation through adaptation.
-
-    Attributes:
-        order: 2 is the exact gradient; 1 treats inner gradients as constants (FOMAML).
-    """
-
-    kind: Literal["backprop"] = "backprop"
-    order: Literal[1, 2] = 2
-
-    needs_steps: ClassVar[bool] = False
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the outer gradient goes through the inner gradients."""
-        return self.order == 2
-
-
-class DisplacementConfig(Frozen):
-    """Outer signal `meta - fast` (Reptile, Nichol et al. 2018)."""
-
-    kind: Literal["displacement"] = "displacement"
-
-    needs_steps: ClassVar[bool] = True
-    is_exact: ClassVar[bool] = False
-
-
-EstimatorConfig = Annotated[
-    Annotated[BackpropConfig | DisplacementConfig | PythonEstimator, Field(discriminator="kind")],
-    BeforeValidator(PythonEstimator.of),
-]
+from distmeta.config.bounds import InnerSteps, Text
+from distmeta.config.estimators import BackpropConfig, EstimatorConfig
+from distmeta.config.gradient import GradientConfig
+from distmeta.config.learners import LearnerConfig
+from distmeta.config.python import ObjectiveName
 
 
 class Term(Frozen):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, Field, JsonValue, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue, field_validator
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import Text
@@ -114,6 +114,10 @@ class PythonObjective(OwnCode):
     """An objective of the user's: a function (forward, batch, **options) -> (loss, metrics)."""
 
     kind: Literal["python"] = "python"
+
+
+ObjectiveName = Annotated[Text | PythonObjective, BeforeValidator(PythonObjective.of)]
+"""An objective by name (`distmeta.methods.objectives`), or one of the user's."""
 
 
 def own_code(section: Any, path: str = "") -> Iterator[tuple[str, OwnCode]]:

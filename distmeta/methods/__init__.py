@@ -3,17 +3,21 @@
 Exports the presets; imports no torch.
 """
 
-from distmeta.methods.presets import (
-    METHODS,
-    anil,
-    fomaml,
-    maml,
-    meta_sgd,
-    method,
-    pretrain,
-    proto_maml,
-    protonet,
-    reptile,
-)
+from distmeta.methods.presets import METHODS, Preset, method
+from distmeta.methods.presets.gradient import anil, fomaml, maml, meta_sgd, proto_maml, reptile
+from distmeta.methods.presets.metric import protonet
+from distmeta.methods.presets.transfer import pretrain
 
-__all__ = ["METHODS", "anil", "fomaml", "maml", "meta_sgd", "method", "pretrain", "proto_maml", "protonet", "reptile"]
+__all__ = [
+    "METHODS",
+    "Preset",
+    "anil",
+    "fomaml",
+    "maml",
+    "meta_sgd",
+    "method",
+    "pretrain",
+    "proto_maml",
+    "protonet",
+    "reptile",
+]

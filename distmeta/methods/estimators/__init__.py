@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from distmeta.config.algorithm import EstimatorConfig
+from distmeta.config.estimators import EstimatorConfig
 from distmeta.core.code import instance_of
 from distmeta.methods.estimators.backprop import Backprop
 from distmeta.methods.estimators.base import Estimator

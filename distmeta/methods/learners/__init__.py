@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from distmeta.config.algorithm import GradientConfig, LearnerConfig, PrototypeConfig
+from distmeta.config.gradient import GradientConfig
+from distmeta.config.learners import LearnerConfig, PrototypeConfig
 from distmeta.config.python import PythonLearner
 from distmeta.core.code import instance_of
 from distmeta.methods.learners.base import Learner

@@ -1,11 +1,7 @@
-"""Presets: methods with the settings of their papers for Omniglot, where those are published.
-
-Each returns an `AlgorithmConfig`; arguments change its settings: `maml(lr=0.1, steps=5)`. Imports no torch.
-"""
+"""Presets of methods that adapt by gradient steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 from distmeta.config import (
@@ -15,10 +11,7 @@ from distmeta.config import (
     EvaluateConfig,
     GradientConfig,
     Phase,
-    PrototypeConfig,
-    Term,
 )
-from distmeta.core.errors import UserError, nearest
 
 
 def _gradient(
@@ -66,11 +59,6 @@ def reptile(lr: float = 1e-3, steps: int = 5, batch: int = 10, eval_steps: int =
     )
 
 
-def protonet(scale: float = 1.0) -> AlgorithmConfig:
-    """Prototypical networks (Snell et al. 2017, arXiv 1703.05175). Use it with a larger `tasks.train_way`."""
-    return AlgorithmConfig(method="protonet", learner=PrototypeConfig(scale=scale), estimator=BackpropConfig())
-
-
 def proto_maml(
     lr: float = 0.1, steps: int = 1, order: Literal[1, 2] = 2, scale: float = 1.0, eval_steps: int | None = None
 ) -> AlgorithmConfig:
@@ -81,44 +69,3 @@ def proto_maml(
         estimator=BackpropConfig(order=order),
         evaluate=EvaluateConfig(steps=eval_steps),
     )
-
-
-def pretrain(
-    lr: float = 0.5, steps: int = 20, groups: tuple[str, ...] = ("head",), *, fresh: bool = True
-) -> AlgorithmConfig:
-    """Joint pre-training, then fine-tuning for each task: the transfer-learning baseline.
-
-    Classification trains on examples of all training classes together (role `source`), and fine-tunes a head that
-    starts from zeros (`groups=("all",)` moves the body as well). Regression (`fresh=False`) trains on the queries of
-    all tasks, and continues from the pre-trained network.
-    """
-    phase = Phase(groups=groups, lr=lr, steps=steps)
-    return AlgorithmConfig(
-        method="pretrain",
-        learner=GradientConfig(phases=(phase,), head="fresh" if fresh else "meta"),
-        estimator=BackpropConfig(),
-        terms=(Term(role="source" if fresh else "query", at="meta"),),
-    )
-
-
-METHODS: dict[str, Callable[..., AlgorithmConfig]] = {
-    "maml": maml,
-    "fomaml": fomaml,
-    "anil": anil,
-    "meta_sgd": meta_sgd,
-    "reptile": reptile,
-    "protonet": protonet,
-    "proto_maml": proto_maml,
-    "pretrain": pretrain,
-}
-
-
-def method(name: str, **settings: object) -> AlgorithmConfig:
-    """A preset by name; `settings` are its arguments.
-
-    Raises:
-        UserError: There is no such preset.
-    """
-    if name not in METHODS:
-        raise UserError(f"unknown method '{name}'", where="method", allowed=nearest(name, METHODS))
-    return METHODS[name](**settings)

@@ -1,0 +1,61 @@
+"""Presets: methods with the settings of their papers for Omniglot, where those are published.
+
+Each returns an `AlgorithmConfig`; arguments change its settings: `maml(lr=0.1, steps=5)`. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from distmeta.config import AlgorithmConfig
+from distmeta.core.errors import UserError, nearest
+from distmeta.methods.presets.gradient import anil, fomaml, maml, meta_sgd, proto_maml, reptile
+from distmeta.methods.presets.metric import protonet
+from distmeta.methods.presets.transfer import pretrain
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A row of the table of methods.
+
+    Attributes:
+        make: Makes the method; arguments change its settings.
+        title: Its name in prose.
+        paper: Authors, year, arXiv number.
+        job: A job that runs it.
+    """
+
+    make: Callable[..., AlgorithmConfig]
+    title: str
+    paper: str
+    job: str
+
+
+METHODS: dict[str, Preset] = {
+    "maml": Preset(maml, "MAML", "Finn et al. 2017, arXiv 1703.03400", "jobs/omniglot.py:maml"),
+    "fomaml": Preset(
+        fomaml, "First-order MAML", "Finn et al. 2017, arXiv 1703.03400, section 5.2", "jobs/omniglot.py:fomaml"
+    ),
+    "anil": Preset(anil, "ANIL", "Raghu et al. 2020, arXiv 1909.09157", "jobs/omniglot.py:anil"),
+    "meta_sgd": Preset(meta_sgd, "Meta-SGD", "Li et al. 2017, arXiv 1707.09835", "jobs/omniglot.py:meta_sgd"),
+    "reptile": Preset(reptile, "Reptile", "Nichol et al. 2018, arXiv 1803.02999", "jobs/omniglot.py:reptile"),
+    "protonet": Preset(protonet, "ProtoNet", "Snell et al. 2017, arXiv 1703.05175", "jobs/omniglot.py:protonet"),
+    "proto_maml": Preset(
+        proto_maml, "Proto-MAML", "Triantafillou et al. 2020, arXiv 1903.03096", "jobs/intents.py:proto_maml"
+    ),
+    "pretrain": Preset(
+        pretrain, "Pre-training, fine-tuning", "joint training as the baseline", "jobs/omniglot.py:pretrain"
+    ),
+}
+
+
+def method(name: str, **settings: object) -> AlgorithmConfig:
+    """A preset by name; `settings` are its arguments.
+
+    Raises:
+        UserError: There is no such preset.
+    """
+    if name not in METHODS:
+        raise UserError(f"unknown method '{name}'", where="method", allowed=nearest(name, METHODS))
+    return METHODS[name].make(**settings)
