@@ -27,6 +27,9 @@ class OuterConfig(Frozen):
         clip_norm: Maximum global norm of the outer gradient; None: no clipping.
         average: Decay of an exponential moving average of the meta-parameters, which is then evaluated and exported
             instead of them; 0: no averaging (Polyak & Juditsky 1992).
+        interpolation: What is evaluated and exported lies at this share of the way from the initial meta-parameters to
+            their average (or to themselves, without averaging): below 1, more of a pre-trained start is kept (Wortsman
+            et al. 2022, arXiv 2109.01903). Training is not changed.
         nonfinite: What to do if a shard's update has an infinite or NaN entry on two workers: end the run (`abort`), or
             leave the shard out of its step and count it (`drop`).
         staleness: None: every step waits for all its shards (synchronous, exact). A number s: workers never wait; a
@@ -47,6 +50,7 @@ class OuterConfig(Frozen):
     warmup_steps: NonNegativeCount = 0
     clip_norm: PositiveFloat | None = None
     average: float = Field(0.0, ge=0.0, lt=1.0)
+    interpolation: float = Field(1.0, gt=0.0, le=1.0)
     nonfinite: Literal["abort", "drop"] = "abort"
     staleness: NonNegativeCount | None = None
     staleness_weight: Literal["inverse", "constant"] = "inverse"
@@ -59,6 +63,11 @@ class OuterConfig(Frozen):
         if self.zero is not None:
             return "zero"
         return "synchronous" if self.staleness is None else "asynchronous"
+
+    @property
+    def averages(self) -> bool:
+        """Whether other values than the meta-parameters themselves are evaluated and exported."""
+        return self.average > 0.0 or self.interpolation < 1.0
 
     @property
     def fixes_ranks(self) -> bool:
@@ -74,6 +83,7 @@ class OuterConfig(Frozen):
             "staleness": (self.staleness is not None, "null"),
             "compression": (self.compression != "none", "none"),
             "average": (self.average > 0.0, "0"),
+            "interpolation": (self.interpolation < 1.0, "1"),
             "nonfinite": (self.nonfinite != "abort", "abort"),
         }
         for field, (is_refused, allowed) in refused.items():

@@ -2,11 +2,12 @@
 
     g   <- g * min(1, clip_norm / |g|)
     p   <- optimizer(p, g, rate(t))
-    avg <- d_t * avg + (1 - d_t) * p,    d_t = min(average, (1 + t) / (10 + t))
+    avg <- d_t * avg + (1 - d_t) * (p_0 + interpolation * (p - p_0)),    d_t = min(average, (1 + t) / (10 + t))
 
 `t` is the number of earlier updates. The average is that of Polyak & Juditsky (1992, "Acceleration of stochastic
 approximation by averaging") with exponential weights. Its decay starts at 0.1 and grows to `average`: that removes the
-random initial parameters from it quickly, and makes a bias correction unnecessary.
+random initial parameters from it quickly, and makes a bias correction unnecessary. An interpolation of 1 averages the
+parameters themselves; below 1, a part of the initial ones, p_0, is kept (Wortsman et al. 2022, arXiv 2109.01903).
 """
 
 from __future__ import annotations
@@ -116,13 +117,13 @@ class OuterOptimizer:
     """Owns the meta-parameters, on the CPU, and updates them.
 
     Args:
-        params: Initial meta-parameters; copied.
+        params: Initial meta-parameters of the run, also where it is resumed; copied.
         config: The outer section.
         total_steps: Number of steps of the whole run, for the schedule.
 
     Attributes:
         params: The meta-parameters, updated in place by `step`.
-        average: Their moving average; None if averaging is off.
+        average: What is evaluated: their moving average, interpolated; None for the meta-parameters themselves.
         num_steps: Number of updates so far.
 
     Raises:
@@ -132,7 +133,8 @@ class OuterOptimizer:
     def __init__(self, params: Mapping[str, Tensor], config: OuterConfig, total_steps: int) -> None:
         check_optimizer(config)
         self.params: Params = {name: tensor.detach().cpu().clone() for name, tensor in params.items()}
-        self.average: Params | None = cloned(self.params) if config.average else None
+        self.average: Params | None = cloned(self.params) if config.averages else None
+        self._start: Params = cloned(self.params) if config.interpolation < 1.0 else {}
         self.num_steps = 0
         self._config = config
         self._total_steps = total_steps
@@ -165,9 +167,14 @@ class OuterOptimizer:
         if self.average is not None:
             decay = min(self._config.average, (1 + self.num_steps) / (10 + self.num_steps))
             for name, tensor in self.average.items():
-                tensor.lerp_(self.params[name], 1.0 - decay)
+                tensor.lerp_(self._interpolated(name), 1.0 - decay)
         self.num_steps += 1
         return {"grad_norm": norm, "clipped": float(clipped), "lr": rate}
+
+    def _interpolated(self, name: str) -> Tensor:
+        if not self._start:
+            return self.params[name]
+        return torch.lerp(self._start[name], self.params[name], self._config.interpolation)
 
     def state_dict(self) -> State:
         """A copy of everything that the next update depends on.
@@ -220,7 +227,7 @@ def check_state(state: Mapping[str, object], config: OuterConfig, params: Mappin
     if not isinstance(num_steps, int):
         raise UserError(f"num_steps is {num_steps!r}", where="server state", allowed="a whole number")
     check_fits(state, PARAMS, params)
-    if config.average:
+    if config.averages:
         check_fits(state, AVERAGE, params)
     for entry in state:
         if entry.startswith(OPTIMIZER) and entry.removeprefix(OPTIMIZER).rsplit("/", 1)[0] not in params:

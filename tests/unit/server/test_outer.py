@@ -61,7 +61,7 @@ def test_arguments_are_not_changed() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_optimizer_resumes_to_the_same_bits(name: str, dtype: torch.dtype) -> None:
     params = make_params(dtype)
-    config = OuterConfig(optimizer=name, schedule="cosine", warmup_steps=2, average=0.9)
+    config = OuterConfig(optimizer=name, schedule="cosine", warmup_steps=2, average=0.9, interpolation=0.5)
     straight = OuterOptimizer(params, config, 10)
     run(straight, 0, 10)
     first = OuterOptimizer(params, config, 10)
@@ -132,6 +132,23 @@ def test_the_average_is_the_closed_form() -> None:
         expected = decay * expected + (1 - decay) * (step + 1)
     assert optimizer.average is not None
     assert optimizer.average["w"].item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("average", [0.0, 0.7])
+def test_interpolation_is_the_share_of_the_way_from_the_start(average: float) -> None:
+    start = {"w": torch.tensor([5.0, -1.0], dtype=torch.float64)}
+    grad = {"w": torch.tensor([1.0, 2.0], dtype=torch.float64)}
+    whole, part = (
+        OuterOptimizer(start, OuterConfig(optimizer="SGD", average=average, interpolation=share), 10)
+        for share in (1.0, 0.25)
+    )
+    for _ in range(5):
+        whole.step(grad)
+        part.step(grad)
+    assert digest(part.params) == digest(whole.params)
+    evaluated = whole.params if whole.average is None else whole.average
+    assert part.average is not None
+    torch.testing.assert_close(part.average["w"], start["w"] + 0.25 * (evaluated["w"] - start["w"]), rtol=1e-12, atol=0)
 
 
 def test_learning_rates_of_the_schedules() -> None:
