@@ -43,7 +43,14 @@ def _tasks(**fields: Any) -> TextTasks:
 
 
 def _job(
-    name: str, algorithm: AlgorithmConfig, tasks: TextTasks, *, outer: OuterConfig, steps: int, tasks_per_step: int = 2
+    name: str,
+    algorithm: AlgorithmConfig,
+    tasks: TextTasks,
+    *,
+    outer: OuterConfig,
+    steps: int,
+    tasks_per_step: int = 2,
+    every: int = 20,
 ) -> RunConfig:
     """A method on MiniLM: every layer has LoRA, and a worker takes one task at a time."""
     return RunConfig(
@@ -57,14 +64,16 @@ def _job(
         train=TrainConfig(steps=steps, tasks_per_step=tasks_per_step, patience=6),
         runtime=RuntimeConfig(workers=2, shard_size=1),
         # Validation chooses what is tested: a few dozen steps are enough, and more of them fit the training intents.
-        evaluation=EvaluationConfig(every=20, tasks=400, final_tasks=600),
-        checkpoint=CheckpointConfig(every=20),
+        evaluation=EvaluationConfig(every=every, tasks=400, final_tasks=600),
+        checkpoint=CheckpointConfig(every=every),
     )
 
 
-def _adam(lr: float) -> OuterConfig:
+def _adam(lr: float, interpolation: float = 1.0) -> OuterConfig:
     """The average over steps forgets within a hundred of them; the warm-up lets Adam see some gradients first."""
-    return OuterConfig(optimizer="Adam", lr=lr, warmup_steps=20, schedule="cosine", average=0.98)
+    return OuterConfig(
+        optimizer="Adam", lr=lr, warmup_steps=20, schedule="cosine", average=0.98, interpolation=interpolation
+    )
 
 
 def _proto_maml() -> AlgorithmConfig:
@@ -81,9 +90,12 @@ def lora_protonet() -> RunConfig:
 
     A training task has 25 intents, all that there are for training in a split of BANKING77: it is harder than a test
     task, and a step sees every intent.
+
+    Few classes are soon learnt by heart. What is tested keeps a part of the frozen network, which was trained on far
+    more texts: 0.6 of the way from it is best on validation (split 02: 84.9% at 1, 87.5% at 0.6).
     """
-    tasks = _tasks(train_way=25, queries=1)
-    return _job("lora_protonet", methods.protonet(scale=SCALE), tasks, outer=_adam(5e-4), steps=120)
+    tasks, outer = _tasks(train_way=25, queries=1), _adam(1e-3, interpolation=0.6)
+    return _job("lora_protonet", methods.protonet(scale=SCALE), tasks, outer=outer, steps=200, every=100)
 
 
 def proto_maml() -> RunConfig:

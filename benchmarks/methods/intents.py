@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ def changes(args: argparse.Namespace, job: str, split: str, seed: int) -> list[s
 
 
 def run_split(args: argparse.Namespace, split: str, seed: int) -> dict[str, Any]:
-    """Train on one class split, and test every row: row -> shots -> accuracy in percent."""
+    """Train on one class split, and test every row: row -> shots -> accuracy in percent; and how long that took."""
+    started = time.monotonic()
     frozen, trained = (
         train(load_job(f"intents.py:{job}", *changes(args, job, split, seed), *more), anew=True)
         for job, more in (("frozen", ["train.steps=0"]), ("lora_protonet", []))
@@ -76,7 +78,8 @@ def run_split(args: argparse.Namespace, split: str, seed: int) -> dict[str, Any]
             found = headline(evaluate(str(path), tasks=args.episodes, seed=0, overrides=overrides).scores)
             scores[row][str(shots)] = 100 * found.mean[-1]
         progress(f"{args.store} {split} seed {seed}: {row}: {scores[row]}")
-    return {"scores": scores, "steps": trained.steps, "train_s": trained.train_s, "tasks_per_s": trained.tasks_per_s}
+    seconds = {"train_s": trained.train_s, "total_s": time.monotonic() - started}
+    return {"scores": scores, "steps": trained.steps, "tasks_per_s": trained.tasks_per_s, **seconds}
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -127,6 +130,7 @@ def main() -> None:
                 results[f"{split}/{seed}"] = run_split(args, split, seed)
                 report.write(results=results, table=table(results))
     print("\n".join(table(results)))
+    print(f"{sum(run['total_s'] for run in results.values()) / 60:.0f} minutes")
 
 
 if __name__ == "__main__":
