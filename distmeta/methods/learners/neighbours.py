@@ -123,7 +123,7 @@ def log_probabilities(log_weights: Tensor, targets: Tensor, num_classes: int) ->
 def _log_factors(log_weights: Tensor, neighbours: int) -> Tensor:
     """Logarithms [B, N] of 1 for the nearest examples, of `OTHER_WEIGHT` for the others."""
     nearest = log_weights.topk(min(neighbours, log_weights.shape[1]), dim=1).values
-    return torch.where(log_weights >= nearest[:, -1:], 0.0, math.log(OTHER_WEIGHT)).to(log_weights.dtype)
+    return torch.zeros_like(log_weights).masked_fill(log_weights < nearest[:, -1:], math.log(OTHER_WEIGHT))
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class RidgeLearner(Learner):
 
 
 def ridge(x: Tensor, y: Tensor, regularisation: Tensor) -> Tensor:
-    """Weights [D, O] that minimise `|x W - y|^2 + regularisation |W|^2`, by the smaller of the two systems of equations.
+    """Weights [D, O] that minimise `|x W - y|^2 + regularisation |W|^2`, by the smaller of two systems of equations.
 
     Args:
         x: [N, D].
