@@ -35,6 +35,7 @@ def _adam(lr: float) -> OuterConfig:
 
 
 ONE_QUERY = _tasks(queries=1)
+MANY_WAYS = _tasks(train_way=20, queries=2)
 ADAM = _adam(3e-3)
 
 
@@ -86,7 +87,27 @@ def meta_sgd() -> RunConfig:
 
 def protonet() -> RunConfig:
     """ProtoNet (Snell et al. 2017), trained on 20 ways."""
-    return _job(methods.protonet(), tasks=_tasks(train_way=20, queries=2), outer=_adam(1e-3), tasks_per_step=8)
+    return _job(methods.protonet(), tasks=MANY_WAYS, outer=_adam(1e-3), tasks_per_step=8)
+
+
+def matching() -> RunConfig:
+    """Matching network (Vinyals et al. 2016), trained on 20 ways, with a tenth of the paper's temperature."""
+    return _job(methods.matching(scale=10.0), tasks=MANY_WAYS, outer=_adam(1e-3), tasks_per_step=8)
+
+
+def knn() -> RunConfig:
+    """Weighted nearest neighbours: five of the twenty training examples count."""
+    return _job(methods.knn(neighbours=5), tasks=MANY_WAYS, outer=_adam(1e-3), tasks_per_step=8)
+
+
+def r2d2() -> RunConfig:
+    """R2-D2 (Bertinetto et al. 2019): a ridge head, trained on 20 ways."""
+    return _job(methods.r2d2(scale=10.0), tasks=MANY_WAYS, outer=_adam(1e-3), tasks_per_step=8)
+
+
+def nil() -> RunConfig:
+    """NIL (Raghu et al. 2020): trained as ANIL, tested without a head."""
+    return _job(methods.nil(lr=0.1, steps=5))
 
 
 def pretrain() -> RunConfig:

@@ -42,6 +42,11 @@ def maml() -> RunConfig:
     return _job(methods.maml(lr=0.01, steps=1, eval_steps=10))
 
 
+def r2d2() -> RunConfig:
+    """A ridge head in closed form (Bertinetto et al. 2019)."""
+    return _job(methods.r2d2(regularisation=0.1))
+
+
 def pretrain() -> RunConfig:
     """The paper's "pre-trained" baseline: one network trained on all waves together, then fine-tuned on each.
 

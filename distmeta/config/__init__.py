@@ -6,7 +6,7 @@ from distmeta.config.engine import EngineConfig
 from distmeta.config.estimators import BackpropConfig, DisplacementConfig
 from distmeta.config.evaluation import EvaluationConfig
 from distmeta.config.gradient import GradientConfig, Phase
-from distmeta.config.learners import PrototypeConfig
+from distmeta.config.learners import NeighbourConfig, PrototypeConfig, RidgeConfig
 from distmeta.config.models import Conv4Config, MlpConfig, ResNet12Config, TransformerConfig
 from distmeta.config.outer import OuterConfig
 from distmeta.config.petl import (
@@ -49,6 +49,7 @@ __all__ = [
     "LoraConfig",
     "MamConfig",
     "MlpConfig",
+    "NeighbourConfig",
     "OuterConfig",
     "PartitionConfig",
     "Phase",
@@ -60,6 +61,7 @@ __all__ = [
     "PythonObjective",
     "PythonTasks",
     "ResNet12Config",
+    "RidgeConfig",
     "RunConfig",
     "RuntimeConfig",
     "SinusoidTasks",

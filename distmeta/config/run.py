@@ -85,15 +85,16 @@ class RunConfig(Frozen):
                 f"model.kind '{self.model.kind}' does not take {given}, which tasks.source '{tasks.source}' has; "
                 "'transformer' goes with 'texts'"
             )
-        if learner.needs_classes and not tasks.has_classes:
-            raise ValueError(
-                f"algorithm.learner.kind '{learner.kind}' needs classes, "
-                f"but tasks.source '{tasks.source}' is regression"
-            )
+        evaluated = self.algorithm.evaluated_learner()
+        for field, each in (("algorithm.learner", learner), ("algorithm.evaluate.learner", evaluated)):
+            if each.needs_classes and not tasks.has_classes:
+                raise ValueError(
+                    f"{field}.kind '{each.kind}' needs classes, but tasks.source '{tasks.source}' is regression"
+                )
         if learner.keeps_outputs and self.algorithm.adapts and tasks.changes_outputs:
             raise ValueError(
                 "tasks.train_way differs from tasks.way: a learner with one output per class cannot change their "
-                "number; allowed: the same number, or learner 'prototype'"
+                "number; allowed: the same number, or learner 'prototype', 'neighbours' or 'ridge'"
             )
         if self.outer.staleness is not None and estimator.is_exact and learner.num_steps:
             raise ValueError(

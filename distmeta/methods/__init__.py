@@ -5,7 +5,8 @@ Exports the presets; imports no torch.
 
 from distmeta.methods.presets import METHODS, Preset, method
 from distmeta.methods.presets.gradient import anil, fomaml, maml, meta_sgd, proto_maml, reptile
-from distmeta.methods.presets.metric import protonet
+from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
+from distmeta.methods.presets.reuse import multitask, nil, nil_head
 from distmeta.methods.presets.transfer import pretrain
 
 __all__ = [
@@ -13,11 +14,17 @@ __all__ = [
     "Preset",
     "anil",
     "fomaml",
+    "knn",
     "maml",
+    "matching",
     "meta_sgd",
     "method",
+    "multitask",
+    "nil",
+    "nil_head",
     "pretrain",
     "proto_maml",
     "protonet",
+    "r2d2",
     "reptile",
 ]

@@ -207,7 +207,7 @@ def _check_evaluators(evaluators: Mapping[str, Learner], learner: Learner, tasks
         raise UserError(
             f"evaluation needs parameter '{name}' {list(tensor.shape)}, but training {has}",
             where=where,
-            allowed="head 'fresh', or terms and phases of training that use what evaluation uses",
+            allowed="head 'fresh', ridge with learned false, or training that uses what evaluation uses",
         )
 
 

@@ -26,7 +26,21 @@ from distmeta.config import (
     TrainConfig,
 )
 from distmeta.core.tensors import global_norm
-from distmeta.methods import anil, fomaml, maml, meta_sgd, pretrain, proto_maml, protonet, reptile
+from distmeta.methods import (
+    anil,
+    fomaml,
+    knn,
+    maml,
+    matching,
+    meta_sgd,
+    multitask,
+    nil,
+    pretrain,
+    proto_maml,
+    protonet,
+    r2d2,
+    reptile,
+)
 from distmeta.training import train
 
 _SMALL_IMAGES: dict[str, Any] = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 3, "size": 16}
@@ -73,6 +87,14 @@ CASES: dict[str, RunConfig] = {
         ),
         _run("protonet", "vmap", protonet(), tasks=_glyphs(train_way=5)),
         _run("proto_maml", "loop", proto_maml(steps=2, scale=0.3), tasks=_glyphs(train_way=4)),
+        _run("matching", "vmap", matching(scale=5.0), tasks=_glyphs(train_way=4)),
+        _run("matching-context", "loop", matching(scale=5.0, context_steps=2), tasks=_glyphs(train_way=4)),
+        _run("knn", "vmap", knn(neighbours=3, scale=0.5), tasks=_glyphs(train_way=4)),
+        _run("r2d2", "vmap", r2d2(scale=4.0), tasks=_glyphs(train_way=4)),
+        _run("r2d2-waves", "loop", r2d2(regularisation=0.1), tasks=SinusoidTasks(), **_WAVES),
+        _run("nil", "vmap", nil(steps=3)),
+        _run("multitask", "loop", multitask()),
+        _run("multitask-heads", "vmap", multitask("task", steps=3)),
         _run("pretrain", "loop", pretrain(steps=4)),
         _run(
             "pretrain-waves",

@@ -270,6 +270,26 @@ ROWS = [
         ("algorithm.learner.kind 'prototype' needs classes", "tasks.source 'sinusoid'"),
     ),
     Row(
+        "neighbours' labels of a sinusoid",
+        change(*SINUSOID, "algorithm.evaluate.learner={kind: neighbours}"),
+        ("algorithm.evaluate.learner.kind 'neighbours' needs classes", "tasks.source 'sinusoid'"),
+    ),
+    Row(
+        "a learned ridge head of another body",
+        change(*GLYPHS, "algorithm.evaluate.learner={kind: ridge}"),
+        ("algorithm.evaluate.learner: evaluation needs parameter 'ridge.log_lambda'", "ridge with learned false"),
+    ),
+    Row(
+        "no neighbours",
+        change(*GLYPHS, "algorithm.learner={kind: neighbours, neighbours: 0}"),
+        ("algorithm.learner.neighbours: 0 is not valid", "greater than 0"),
+    ),
+    Row(
+        "no regularisation",
+        change(*GLYPHS, "algorithm.learner={kind: ridge, regularisation: 0}"),
+        ("algorithm.learner.regularisation: 0 is not valid", "greater than 0"),
+    ),
+    Row(
         "more training ways",
         change("tasks.train_way=20"),
         ("tasks.train_way differs from tasks.way", "'prototype'"),

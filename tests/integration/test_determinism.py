@@ -21,6 +21,8 @@ from distmeta.training import TrainResult, train
 from distmeta.training.procedure import Step
 from distmeta.training.steps import Synchronous
 
+from ..golden.cases import CASES
+
 pytestmark = pytest.mark.xdist_group("ray")
 
 JOB = Path(__file__).parents[2] / "jobs" / "sinusoid.py"
@@ -79,6 +81,16 @@ def test_any_number_of_ray_workers_gives_the_same_bits(
 ) -> None:
     result = run(base, f"workers-{workers}", "runtime.executor=ray", f"runtime.workers={workers}")
     assert result.digest == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_every_method_has_the_same_bits_on_ray_workers(ray_cluster: None, name: str, tmp_path: Path) -> None:
+    changes = ("evaluation.final_tasks=0", "runtime.shard_size=2", f"checkpoint.path={tmp_path}")
+    digest = run(CASES[name], "local", *changes).digest
+    for workers in (1, 2):
+        on_ray = ("runtime.executor=ray", f"runtime.workers={workers}")
+        assert run(CASES[name], f"workers-{workers}", *changes, *on_ray).digest == digest
 
 
 @pytest.mark.slow

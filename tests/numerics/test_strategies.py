@@ -7,13 +7,15 @@ from itertools import product
 
 import pytest
 
-from distmeta.config import EngineConfig, Phase
+from distmeta.config import EngineConfig, NeighbourConfig, Phase, RidgeConfig
 from distmeta.engine.graphs import compiled
 from distmeta.methods.estimators import ESTIMATORS
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners import LEARNERS
 from distmeta.methods.learners.base import Learner
+from distmeta.methods.learners.neighbours import NeighbourLearner
 from distmeta.methods.learners.prototype import PrototypeLearner
+from distmeta.methods.learners.ridge import RidgeLearner
 from distmeta.models.base import Backbone
 
 from .problems import (
@@ -46,6 +48,11 @@ LEARNER_ROWS: dict[str, Callable[[Backbone], Learner]] = {
         backbone, Phase(groups=("head",), lr=0.2), Phase(lr=0.1, objective="entropy")
     ),
     "prototype": lambda backbone: PrototypeLearner(backbone, WAY),
+    "neighbours": lambda backbone: NeighbourLearner(
+        NeighbourConfig(similarity="euclidean", neighbours=2), backbone, WAY
+    ),
+    "neighbours, context": lambda backbone: NeighbourLearner(NeighbourConfig(context_steps=2), backbone, WAY),
+    "ridge": lambda backbone: RidgeLearner(RidgeConfig(regularisation=0.3), backbone, WAY),
 }
 ESTIMATOR_ROWS: dict[str, Estimator] = {
     "backprop": EXACT,
@@ -102,6 +109,8 @@ def is_default(kind: str, estimator: str, network: str, graphs: str, memory: str
     """Rows on which compiled strategies are tested by default; all of them take many minutes."""
     if network == "mlp" and kind == "gradient":
         return True
+    if kind.startswith("neighbours") or kind == "ridge":
+        return (estimator, network, graphs) == ("backprop", "mlp", "whole") and kind != "neighbours, context"
     if network == "mlp":
         return estimator == "backprop" and (memory == "unrolled" or kind == "gradient, Adam")
     if kind == "prototype":

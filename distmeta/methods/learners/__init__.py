@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from distmeta.config.gradient import GradientConfig
-from distmeta.config.learners import LearnerConfig, PrototypeConfig
+from distmeta.config.learners import LearnerConfig, NeighbourConfig, PrototypeConfig, RidgeConfig
 from distmeta.config.python import PythonLearner
 from distmeta.core.code import instance_of
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.learners.gradient import GradientLearner
+from distmeta.methods.learners.neighbours import NeighbourLearner
 from distmeta.methods.learners.prototype import PrototypeLearner
+from distmeta.methods.learners.ridge import RidgeLearner
 from distmeta.models.base import Backbone
 
 LearnerFactory = Callable[[Any, Backbone, str, str], Learner]
@@ -25,12 +27,26 @@ def _prototype(config: PrototypeConfig, backbone: Backbone, objective: str, wher
     return PrototypeLearner(backbone, backbone.num_outputs, config.scale)
 
 
+def _neighbours(config: NeighbourConfig, backbone: Backbone, objective: str, where: str) -> Learner:
+    return NeighbourLearner(config, backbone, backbone.num_outputs)
+
+
+def _ridge(config: RidgeConfig, backbone: Backbone, objective: str, where: str) -> Learner:
+    return RidgeLearner(config, backbone, backbone.num_outputs)
+
+
 def _python(config: PythonLearner, backbone: Backbone, objective: str, where: str) -> Learner:
     learner: Learner = instance_of(Learner, config, where, backbone)
     return learner
 
 
-LEARNERS: dict[str, LearnerFactory] = {"gradient": _gradient, "prototype": _prototype, "python": _python}
+LEARNERS: dict[str, LearnerFactory] = {
+    "gradient": _gradient,
+    "prototype": _prototype,
+    "neighbours": _neighbours,
+    "ridge": _ridge,
+    "python": _python,
+}
 
 
 def build_learner(

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from distmeta.config import AlgorithmConfig
 from distmeta.core.errors import UserError, nearest
 from distmeta.methods.presets.gradient import anil, fomaml, maml, meta_sgd, proto_maml, reptile
-from distmeta.methods.presets.metric import protonet
+from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
+from distmeta.methods.presets.reuse import multitask, nil
 from distmeta.methods.presets.transfer import pretrain
 
 
@@ -46,6 +47,18 @@ METHODS: dict[str, Preset] = {
     ),
     "pretrain": Preset(
         pretrain, "Pre-training, fine-tuning", "joint training as the baseline", "jobs/omniglot.py:pretrain"
+    ),
+    "matching": Preset(
+        matching, "Matching network", "Vinyals et al. 2016, arXiv 1606.04080", "jobs/omniglot.py:matching"
+    ),
+    "knn": Preset(knn, "Weighted nearest neighbours", "Goldberger et al. 2004 (NIPS 17)", "jobs/omniglot.py:knn"),
+    "r2d2": Preset(r2d2, "R2-D2, ridge head", "Bertinetto et al. 2019, arXiv 1805.08136", "jobs/omniglot.py:r2d2"),
+    "nil": Preset(nil, "NIL", "Raghu et al. 2020, arXiv 1909.09157, section 5", "jobs/omniglot.py:nil"),
+    "multitask": Preset(
+        multitask,
+        "Multitask training",
+        "Raghu et al. 2020, arXiv 1909.09157, section 6",
+        "jobs/feature_reuse.py:multitask",
     ),
 }
 

@@ -17,7 +17,7 @@ from distmeta.config import CheckpointConfig, Conv4Config, EngineConfig, GlyphTa
 from distmeta.core.errors import UserError
 from distmeta.core.tensors import cloned, digest
 from distmeta.core.types import Batch, Params
-from distmeta.methods import maml, pretrain, protonet
+from distmeta.methods import knn, maml, matching, nil, pretrain, protonet, r2d2
 from distmeta.methods.build import build_algorithm, build_evaluators
 from distmeta.server import ParameterServer
 from distmeta.tasks.base import TaskSignature
@@ -28,7 +28,15 @@ SIDE, WAY = 16, 3
 IMAGES = TaskSignature((1, SIDE, SIDE), WAY, {"support": WAY, "query": WAY, "source": 11}, "cross_entropy")
 WAVES = TaskSignature((1,), 1, {"support": 1, "query": 1}, "mse")
 DOUBLE = EngineConfig(dtype="float64")
-METHODS = {"maml": maml(steps=2, eval_steps=None), "protonet": protonet(), "pretrain": pretrain(steps=2)}
+METHODS = {
+    "maml": maml(steps=2, eval_steps=None),
+    "protonet": protonet(),
+    "pretrain": pretrain(steps=2),
+    "matching": matching(context_steps=2),
+    "knn": knn(),
+    "r2d2": r2d2(),
+    "nil": nil(),
+}
 
 
 def image_config(method: str = "protonet", **sections: Any) -> RunConfig:
@@ -107,7 +115,7 @@ def test_outputs_are_in_the_sorted_order_of_the_labels() -> None:
     assert outputs.argmax(1).tolist() == [2, 0, 1]
 
 
-@pytest.mark.parametrize(("method", "way"), [("maml", WAY), ("protonet", None), ("pretrain", None)])
+@pytest.mark.parametrize(("method", "way"), [(name, WAY if name == "maml" else None) for name in METHODS])
 def test_only_a_learner_with_a_trained_head_needs_the_trained_way(method: str, way: int | None) -> None:
     learner = image_learner(method)
     assert (learner.way, learner.is_classifier, learner.input_shape) == (way, True, (1, SIDE, SIDE))

@@ -17,11 +17,40 @@ from distmeta.config.load import load_config
 ROOT = Path(__file__).resolve().parents[3]
 JOBS = {
     "cifar_fs": ["maml"],
+    "feature_reuse": [
+        "anil",
+        "maml",
+        "multiclass",
+        "multitask",
+        "multitask_heads",
+        "nil_training",
+        "random_features",
+    ],
     "intents": ["fomaml", "frozen", "lora_plain", "lora_protonet", "proto_maml", "reptile"],
-    "omniglot": ["anil", "fomaml", "maml", "meta_sgd", "pretrain", "protonet", "reptile"],
-    "sinusoid": ["maml", "pretrain"],
+    "omniglot": [
+        "anil",
+        "fomaml",
+        "knn",
+        "maml",
+        "matching",
+        "meta_sgd",
+        "nil",
+        "pretrain",
+        "protonet",
+        "r2d2",
+        "reptile",
+    ],
+    "sinusoid": ["maml", "pretrain", "r2d2"],
 }
-METHOD = {"frozen": "protonet", "lora_plain": "proto_maml", "lora_protonet": "protonet"}
+METHOD = {
+    "intents_frozen": "protonet",
+    "intents_lora_plain": "proto_maml",
+    "intents_lora_protonet": "protonet",
+    "feature_reuse_anil": "nil",
+    "feature_reuse_maml": "maml_nil",
+    "feature_reuse_multitask_heads": "multitask",
+    "feature_reuse_nil_training": "matching",
+}
 """Methods of functions that are not named for them."""
 
 
@@ -44,7 +73,7 @@ def test_every_file_is_checked_here_and_none_is_a_package() -> None:
 def test_a_run_is_named_by_its_file_and_function(file: str, name: str) -> None:
     config = load_config(str(ROOT / "jobs" / f"{file}.py:{name}"))
     assert config.name == f"{file}_{name}"
-    assert config.algorithm.method == METHOD.get(name, name)
+    assert config.algorithm.method == METHOD.get(config.name, name)
 
 
 def test_the_demo_has_one_function() -> None:

@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from distmeta.config import EngineConfig, Phase
+from distmeta.config import EngineConfig, NeighbourConfig, Phase, RidgeConfig
 from distmeta.core.types import OUTSIDE, Batch, Episode, Params
 from distmeta.engine.lanes import Lanes
 from distmeta.methods.learners.base import Learner
+from distmeta.methods.learners.neighbours import NeighbourLearner
 from distmeta.methods.learners.prototype import PrototypeLearner
+from distmeta.methods.learners.ridge import RidgeLearner
 from distmeta.models.base import Backbone, Frame
 from distmeta.program import features, scoring
 from distmeta.program.features import BATCH, FeatureTable, reads_table
@@ -48,8 +50,18 @@ def vectors(dtype: torch.dtype) -> tuple[PrototypeLearner, Params, Episode]:
     return prototypes(network), perturbed(network.init(0)), classification(6, tasks=TASKS)
 
 
+def neighbours(dtype: torch.dtype) -> tuple[Learner, Params, Episode]:
+    learner = NeighbourLearner(NeighbourConfig(neighbours=2, context_steps=2), mlp(), WAY)
+    return learner, perturbed(learner.init(0)), classification(6, tasks=TASKS)
+
+
+def ridge(dtype: torch.dtype) -> tuple[Learner, Params, Episode]:
+    learner = RidgeLearner(RidgeConfig(), mlp(), WAY)
+    return learner, perturbed(learner.init(0)), classification(6, tasks=TASKS)
+
+
 @pytest.mark.parametrize("strategy", ["loop", "vmap", "compiled"])
-@pytest.mark.parametrize("problem", [texts, vectors])
+@pytest.mark.parametrize("problem", [texts, vectors, neighbours, ridge])
 def test_scores_are_those_without_the_table(
     problem: Callable[..., Any], strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,7 +134,7 @@ def test_confidences_tell_queries_from_texts_of_no_class(
 
 
 def test_learners_that_adapt_the_body_and_networks_that_see_the_batch_have_no_table() -> None:
-    assert reads_table(prototypes(mlp()))
+    assert all(reads_table(problem(torch.float64)[0]) for problem in (vectors, neighbours, ridge))
     assert not reads_table(gradient(mlp(), Phase(lr=0.1)))
     assert not reads_table(prototypes(conv4()))
 
