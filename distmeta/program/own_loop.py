@@ -98,7 +98,7 @@ class OwnLoop:
         engine = self.config.engine
         if engine.strategy == "auto":
             vmap = "vmap" not in self.algorithm.learner.backbone.limits
-            engine = choose_by_shapes(engine, meta, episodes, vmap=vmap).apply(engine)
+            engine = choose_by_shapes(engine, meta, episodes, vmap=vmap, device=device.type).apply(engine)
         if engine not in self._engines:
             algorithm = self.algorithm
             self._engines[engine] = Engine(algorithm.learner, algorithm.estimator, algorithm.terms, engine)
