@@ -145,7 +145,8 @@ def engine_run(name: str, workload: Workload, threads: int) -> Run:
     values = workload.config.engine.model_dump() | {"strategy": strategy, "chunk": int(chunk) if chunk else None}
     config = EngineConfig.model_validate(values)
     if strategy == "auto":
-        config = choose_by_shapes(config, workload.meta, workload.episodes).apply(config)
+        device = workload.config.runtime.device
+        config = choose_by_shapes(config, workload.meta, workload.episodes, device=device).apply(config)
     engine = workload.engine(config, lanes)
 
     def run() -> Params:

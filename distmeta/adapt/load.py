@@ -48,8 +48,10 @@ class Predictor:
         classes: [C] the labels of the support set, sorted; None for regression.
     """
 
-    def __init__(self, learner: Learner, meta: Params, support: Batch, classes: Array | None, reader: Reader) -> None:
-        self._ops, self._meta, self.classes, self._reader = one_by_one(learner), meta, classes, reader
+    def __init__(
+        self, learner: Learner, head: str, meta: Params, support: Batch, classes: Array | None, reader: Reader
+    ) -> None:
+        self._ops, self._head, self._meta, self.classes, self._reader = one_by_one(learner), head, meta, classes, reader
         examples = support.map(lambda tensor: tensor.unsqueeze(0))
         sizes = reader.sizes(support.inputs)
         self._task = Episode(
@@ -90,7 +92,7 @@ class Predictor:
 
     def _outputs(self, queries: torch.Tensor) -> Array:
         places = self._reader.places(queries)
-        outputs = self._ops.predict(self._meta, self._state, self._task, queries.unsqueeze(0), places)
+        outputs = self._ops.predict(self._meta, self._state, self._task, queries.unsqueeze(0), places, head=self._head)
         array: Array = outputs[0].numpy()
         return array
 
@@ -133,11 +135,15 @@ class AdaptableLearner:
         self.takes_texts = isinstance(config.tasks, TextTasks)
         self._reader = reader_of(config, signature, algorithm.learner.backbone.is_row_wise, words)
         self.is_classifier = signature.objective == "cross_entropy"
-        keeps_outputs = config.algorithm.evaluated_learner().keeps_outputs
-        self.way = signature.num_outputs if keeps_outputs and self.is_classifier else None
         if self.protocol not in algorithm.evaluators:
             allowed = ", ".join(algorithm.evaluators)
             raise UserError(f"unknown protocol '{self.protocol}'", where="protocol", allowed=allowed)
+        self._head = algorithm.eval_head
+        keeps_outputs = config.algorithm.evaluated_learner().keeps_outputs
+        fresh = algorithm.evaluators[self.protocol].fresh
+        if fresh and not fresh >= set(algorithm.learner.backbone.head_names(self._head)):
+            keeps_outputs = True  # other heads than this one start anew for each task
+        self.way = signature.num_outputs if keeps_outputs and self.is_classifier else None
 
     def adapt(self, inputs: Examples, targets: npt.ArrayLike | Sequence[Any]) -> Predictor:
         """Adapt to labelled examples.
@@ -166,7 +172,7 @@ class AdaptableLearner:
         else:
             target = to_numbers(y, (signature.num_outputs,), dtype_of(self.config), "support targets")
         learner = build_evaluators(self.config, signature)[self.protocol]
-        return Predictor(learner, self._params, Batch(x, target), classes, self._reader)
+        return Predictor(learner, self._head, self._params, Batch(x, target), classes, self._reader)
 
 
 def load(

@@ -92,9 +92,7 @@ def export(
 ) -> None:
     """Write the LoRA, IA3 or prefix parameters of a transformer as a folder that the package peft loads."""
     found = _load(path, which)
-    from distmeta.methods.build import dtype_of
-    from distmeta.models import build_backbone
-    from distmeta.models.base import HEAD
+    from distmeta.methods.build import build_algorithm
 
     config, signature = found.config, found.signature
     if config.model.kind != "transformer":
@@ -103,8 +101,7 @@ def export(
     from distmeta.models.petl.exchange import export_peft
     from distmeta.models.petl.transformer import Transformer
 
-    heads = {HEAD: signature.num_outputs}
-    network = build_backbone(config.model, signature.input_shape, heads, dtype_of(config))
+    network = build_algorithm(config, signature).learner.backbone
     assert isinstance(network, Transformer)
     facts = {"run": config.name, "steps": found.step, "validation score": found.score, "digest": found.digest}
     files = export_peft(network, found.averaged, peft, {key: fact for key, fact in facts.items() if fact is not None})

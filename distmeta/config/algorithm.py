@@ -41,10 +41,13 @@ class EvaluateConfig(Frozen):
     Attributes:
         steps: Inner steps of the last phase (Reptile takes more at evaluation).
         learner: Another learner.
+        head: Head of the network that queries are scored through; None takes that of the first term on queries, those
+            after adaptation before those at `meta`; without such a term, the last one that adaptation uses.
     """
 
     steps: InnerSteps | None = None
     learner: LearnerConfig | None = None
+    head: Text | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -80,6 +83,17 @@ class AlgorithmConfig(Frozen):
         if self.evaluate.steps is not None:
             return self.learner.with_steps(self.evaluate.steps)
         return self.evaluate.learner or self.learner
+
+    @property
+    def evaluated_head(self) -> str:
+        """The head that evaluation tasks are scored through."""
+        if self.evaluate.head is not None:
+            return self.evaluate.head
+        of_terms = [
+            term.head for term in sorted(self.terms, key=lambda term: term.at == "meta") if term.role == "query"
+        ]
+        used = [head for _, head, _ in self.evaluated_learner().uses]
+        return (*of_terms, *reversed(used), "head")[0]
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -13,9 +13,10 @@ class EngineConfig(Frozen):
 
     Attributes:
         strategy: One task after the other (`loop`), or the tasks of a chunk at once (`vmap`); either as native code
-            (`compiled`, `compiled_vmap`). `auto` chooses `loop` or `vmap` by the network and the size of a task, the
-            same on every machine. `measured` times all of them on the first shard and uses the fastest for the whole
-            run: faster for long runs, but the choice, and so the last bits of the result, depend on the machine.
+            (`compiled`, `compiled_vmap`). `auto` chooses `loop` or `vmap` by the network, the size of a task and the
+            kind of device, the same on every machine. `measured` times them on the first shard and uses the fastest
+            for the whole run: faster for long runs, but the choice, and so the last bits of the result, depend on the
+            machine.
         chunk: Number of tasks in a chunk of `vmap` and `compiled_vmap`; None takes the whole shard.
         memory: `unrolled` stores the autograd graph of all inner steps. `flat` stores only the states between inner
             steps and recomputes each step in the backward pass (adjoint sweep): the same gradient, in memory that

@@ -74,11 +74,12 @@ class PythonTasks(OwnCode):
     """Tasks of the user's: a `TaskSource`, made by (seed, dtype, **options).
 
     Attributes:
-        max_examples: Examples of the largest task, for the bound on a shard's size.
+        max_examples: Examples of the largest task, all roles together, so that a shard that is too large is refused
+            before anything is built; tasks of more examples are refused. None: shards are checked when they are built.
     """
 
     source: Literal["python"] = "python"
-    max_examples: int = Field(1, ge=1)
+    max_examples: int | None = Field(None, ge=1)
     has_classes: ClassVar[bool] = True
     has_images: ClassVar[bool] = True
     has_texts: ClassVar[bool] = True

@@ -53,11 +53,12 @@ class RunConfig(Frozen):
     @model_validator(mode="after")
     def _a_shard_fits_into_memory(self) -> Self:
         most_tasks = max(self.train.tasks_per_step, self.evaluation.tasks, self.evaluation.final_tasks)
-        examples = min(self.runtime.shard_size, most_tasks) * self.tasks.max_examples
+        of_a_task = self.tasks.max_examples or 1  # tasks of a user's that declare nothing are checked when built
+        examples = min(self.runtime.shard_size, most_tasks) * of_a_task
         if examples > MAX_SHARD_EXAMPLES:
             raise ValueError(
                 f"runtime.shard_size {self.runtime.shard_size} puts {examples} examples into a shard, "
-                f"{self.tasks.max_examples} of each task; allowed: at most {MAX_SHARD_EXAMPLES}"
+                f"{of_a_task} of each task; allowed: at most {MAX_SHARD_EXAMPLES}"
             )
         return self
 

@@ -34,11 +34,14 @@ def _splitmix64(state: Uint64) -> Uint64:
 
 def mix(*parts: int | str) -> int:
     """Hash integers and strings into one 63-bit seed (63 so that it fits a signed integer everywhere)."""
-    state = np.zeros(1, dtype=np.uint64)
-    for part in parts:
+    state = 0
+    for part in parts:  # Python's integers: an array of one number takes ten times as long, for every task of a run
         value = zlib.crc32(part.encode()) if isinstance(part, str) else part & _MASK
-        state = _splitmix64(state ^ np.uint64(value))
-    return int(state[0]) >> 1
+        z = ((state ^ value) + int(_GOLDEN)) & _MASK
+        z = ((z ^ (z >> 30)) * int(_MIX_1)) & _MASK
+        z = ((z ^ (z >> 27)) * int(_MIX_2)) & _MASK
+        state = z ^ (z >> 31)
+    return state >> 1
 
 
 def bits(seeds: npt.ArrayLike, stream: str, count: int) -> Uint64:

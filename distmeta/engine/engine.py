@@ -12,7 +12,7 @@ on the worker nor on the number of lanes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -129,6 +129,15 @@ def _sum_metrics(estimates: Sequence[Estimate]) -> dict[str, float]:
     names = list(estimates[0].metrics)
     values = torch.cat([torch.stack([each.metrics[name] for name in names]) for each in estimates], 1).double()
     return dict(zip(names, torch.cumsum(values, 1)[:, -1].tolist(), strict=True))
+
+
+def possible_strategies(limits: Mapping[str, str]) -> tuple[str, ...]:
+    """The strategies that a network's limits allow (see `Backbone.limits`)."""
+    return tuple(
+        strategy
+        for strategy in ("loop", "vmap", *COMPILED)
+        if not ("vmap" in limits and lift_of(strategy) == "vmap") and not ("compile" in limits and strategy in COMPILED)
+    )
 
 
 def is_compiled(config: EngineConfig) -> bool:

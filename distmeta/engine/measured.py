@@ -5,8 +5,15 @@ of the run's meta-parameters: the choice is kept in its checkpoints.
 
 No strategy is the fastest everywhere: on a CPU, vmap is twenty times as fast as a loop for a small network, and slower
 for a convolutional network with many images. The eager candidates are timed first. If the run is long enough to repay
-compiling, the compiled counterpart of the faster one is timed too, and both counterparts where the two are close. A
-candidate that raises is left out, with the reason. The choice is stored for this machine, method and shapes.
+compiling, compiled ones are timed too:
+
+    CUDA    both
+    CPU     the counterpart of the faster eager one, and both where the two are close; but with filters, which take
+            long to compile with weights of their own for every task and are not the fastest, `compiled` alone there
+
+What the network does not support (`Backbone.limits`) is not tried: under a `vmap` that it does not support, gradients
+may be wrong without an error. A candidate that raises is left out, with the reason. The choice is stored for this
+machine, method and shapes.
 """
 
 from __future__ import annotations
@@ -25,7 +32,7 @@ from distmeta.config import EngineConfig
 from distmeta.core.errors import UserError
 from distmeta.core.types import Episode, Params
 from distmeta.engine.auto import Choice
-from distmeta.engine.engine import Engine
+from distmeta.engine.engine import COMPILED, Engine, possible_strategies
 from distmeta.engine.graphs.cache import cache_folder, environment
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners.base import Learner
@@ -53,6 +60,7 @@ def choose_by_time(
     method: str = "",
     tasks_ahead: float = math.inf,
     seconds_ahead: float = math.inf,
+    device: str = "cpu",
 ) -> Choice:
     """Time the candidates on a shard and choose the fastest.
 
@@ -67,11 +75,13 @@ def choose_by_time(
         method: Identifies learner, estimator and network; the key under which the choice is stored. Empty: not stored.
         tasks_ahead: Tasks of the whole run, which decide whether compiling pays.
         seconds_ahead: Time limit of the run in seconds.
+        device: Where shards are computed: `cpu`, `cuda` or `cuda:N`.
 
     Raises:
         UserError: Every candidate raises.
     """
-    started, key = time.perf_counter(), _key(method, config, lanes, meta, episodes)
+    started, possible = time.perf_counter(), possible_strategies(learner.backbone.limits)
+    key = _key([method, possible], config, lanes, meta, episodes)
     stored = _load(key) if method else None
     candidates = _Candidates(
         lambda tried: Engine(learner, estimator, terms, tried, lanes), config, lanes, meta, episodes
@@ -79,14 +89,17 @@ def choose_by_time(
     if stored is not None:
         candidates.seconds, candidates.failures = dict(stored.seconds), dict(stored.failures)
     else:
-        candidates.run("loop")
-        candidates.run("vmap")
+        for strategy in ("loop", "vmap"):
+            if strategy in possible:
+                candidates.run(strategy)
     best = min(candidates.seconds.values(), default=math.inf)
     is_long = min(best * tasks_ahead, seconds_ahead) >= MIN_RUN_PER_COMPILE * ESTIMATED_COMPILE_S
     if stored is not None and (stored.compiled or not is_long):
         return stored
-    for strategy in _worth_compiling(candidates.seconds, meta) if is_long else ():
-        candidates.run(strategy)
+    worth = _worth_compiling(candidates.seconds, meta, device) if is_long else []
+    for strategy in worth:
+        if strategy in possible:
+            candidates.run(strategy)
     if not candidates.seconds:
         reasons = "; ".join(f"{name}: {message}" for name, message in candidates.failures.items())
         raise UserError(f"every strategy fails ({reasons})", where="engine.strategy")
@@ -99,8 +112,13 @@ def choose_by_time(
     return choice
 
 
-def _worth_compiling(seconds: dict[str, float], meta: Params) -> list[str]:
-    """The compiled counterparts of the faster eager candidate, or of both where their times are close."""
+def _worth_compiling(seconds: dict[str, float], meta: Params, device: str) -> list[str]:
+    """On a CPU, the compiled counterparts of the faster eager candidate, or of both where their times are close.
+
+    Elsewhere both: there, eager times say how long it takes to launch operations, not how long these take.
+    """
+    if device != "cpu":
+        return list(COMPILED)
     ratio = seconds.get("loop", math.inf) / seconds.get("vmap", math.inf)
     # Convolutions with weights of their own for every task are slow to compile and not the fastest on a CPU.
     has_filters = any(tensor.dim() == 4 for tensor in meta.values())
@@ -153,7 +171,7 @@ class _Candidates:
         return min(times)
 
 
-def _key(method: str, config: EngineConfig, lanes: int, meta: Params, episodes: Episode) -> str:
+def _key(method: Any, config: EngineConfig, lanes: int, meta: Params, episodes: Episode) -> str:
     shapes = [[str(tensor.dtype), *tensor.shape] for tensor in (*meta.values(), *episodes.tensors())]
     device = str(next(iter(meta.values())).device)
     text = json.dumps([method, config.model_dump(mode="json"), lanes, shapes, device, environment()])

@@ -148,7 +148,14 @@ class EagerOps(TaskOps):
         return state
 
     def predict(
-        self, meta: Params, state: State, episodes: Episode, inputs: Tensor, places: int | None = None
+        self,
+        meta: Params,
+        state: State,
+        episodes: Episode,
+        inputs: Tensor,
+        places: int | None = None,
+        *,
+        head: str,
     ) -> Tensor:
         """Outputs [T, B, O] for inputs [T, B, ...].
 
@@ -158,6 +165,7 @@ class EagerOps(TaskOps):
             episodes: T tasks.
             inputs: [T, B, ...].
             places: Tokens that the B texts of each task fit into, end to end; None if that is not known.
+            head: Head of the network that they go through.
         """
         known = {} if places is None else {inputs.shape[1]: places}
         episodes = self._segments.without_unused_seeds(episodes.only(self._learner.roles))
@@ -165,14 +173,14 @@ class EagerOps(TaskOps):
         def predict(meta: Params, state: State, tensors: Tensors) -> Tensor:
             def one(meta: Params, state: TaskState, task: Episode, inputs: Tensor) -> Tensor:
                 net = self._segments.network(state.buffers, task, training=self._training, places=known)
-                return self._learner.predict(net, self._segments.params_of(meta), state.fast, task, inputs)
+                return self._learner.predict(net, self._segments.params_of(meta), state.fast, task, inputs, head=head)
 
             tasks = episodes.rebuild(tensors[:-1])
             outputs: Tensor = self._segments.each(one, meta, episodes.num_tasks, state, tasks, tensors[-1])
             return outputs
 
         tensors = (*episodes.tensors(), inputs)
-        outputs: Tensor = self._run(("predict", episodes.form, places), predict, meta, state, tensors)
+        outputs: Tensor = self._run(("predict", episodes.form, places, head), predict, meta, state, tensors)
         return outputs
 
     def num_operations(self, meta: Params, episodes: Episode) -> int:

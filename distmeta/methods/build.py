@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from distmeta.config import RunConfig, Term
-from distmeta.core.errors import UserError
+from distmeta.core.errors import UserError, nearest
 from distmeta.core.tensors import all_finite
-from distmeta.core.types import QUERY, Params, TokenIds
+from distmeta.core.types import QUERY, SUPPORT, Params, TokenIds
 from distmeta.methods.estimators import build_estimator
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners import build_learner
@@ -31,7 +31,7 @@ class Algorithm:
         estimator: How the outer signal is computed.
         terms: The outer loss.
         evaluators: Learners for evaluation tasks, by protocol (`distmeta.models.base`), the preferred one first.
-        scored: What evaluation tasks are scored on.
+        scored: What evaluation tasks are scored on: the queries, by the tasks' own objective, through one head.
     """
 
     learner: Learner
@@ -39,6 +39,11 @@ class Algorithm:
     terms: tuple[OuterTerm, ...]
     evaluators: dict[str, Learner]
     scored: tuple[OuterTerm, ...]
+
+    @property
+    def eval_head(self) -> str:
+        """Head that evaluation tasks are scored through."""
+        return self.scored[0].head
 
     @property
     def train_roles(self) -> tuple[str, ...]:
@@ -81,13 +86,9 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
             allowed="1, or another network",
         )
     evaluators = build_evaluators(config, tasks)
-    _check_evaluators(evaluators, learner, tasks, _field_of_evaluation(config))
-    return Algorithm(learner, build_estimator(settings.estimator), terms, evaluators, scored_terms(tasks))
-
-
-def scored_terms(tasks: TaskSignature) -> tuple[OuterTerm, ...]:
-    """What evaluation tasks are scored on: the queries, by the tasks' own objective."""
-    return (OuterTerm(QUERY, find_objective(tasks.objective, "tasks")),)
+    _check_evaluators(evaluators, learner, tasks, settings.evaluated_head, _field_of_evaluation(config))
+    scored = OuterTerm(QUERY, find_objective(tasks.objective, "tasks"), head=settings.evaluated_head)
+    return Algorithm(learner, build_estimator(settings.estimator), terms, evaluators, (scored,))
 
 
 def check_params(config: RunConfig, tasks: TaskSignature, params: Params, buffers: Params, where: str) -> None:
@@ -118,10 +119,13 @@ def check_params(config: RunConfig, tasks: TaskSignature, params: Params, buffer
 
 
 def build_evaluators(config: RunConfig, tasks: TaskSignature) -> dict[str, Learner]:
-    """Build the learner of evaluation tasks under each protocol that the network can follow."""
-    settings = config.algorithm
-    backbone = build_backbone(config.model, tasks.input_shape, {HEAD: tasks.num_outputs}, dtype_of(config))
-    where = _field_of_evaluation(config)
+    """Build the learner of evaluation tasks under each protocol that the network can follow.
+
+    Its network has the heads of training; those that evaluation goes through have the outputs of evaluation tasks.
+    """
+    settings, where = config.algorithm, _field_of_evaluation(config)
+    heads = {**_train_heads(config, tasks), **_eval_heads(config, tasks)}
+    backbone = build_backbone(config.model, tasks.input_shape, heads, dtype_of(config))
     return {
         protocol: build_learner(settings.evaluated_learner(), backbone.under(protocol), tasks.objective, where)
         for protocol in backbone.protocols
@@ -139,9 +143,22 @@ def _train_heads(config: RunConfig, tasks: TaskSignature) -> dict[str, int]:
     uses = [(f"algorithm.terms.{i}", term.head, term.role) for i, term in enumerate(settings.terms)]
     if settings.adapts:
         uses += [(f"algorithm.learner{field}", head, role) for field, head, role in settings.learner.uses]
+    return _heads(uses, tasks.train_outputs) or {HEAD: tasks.num_outputs}
+
+
+def _eval_heads(config: RunConfig, tasks: TaskSignature) -> dict[str, int]:
+    """The same at evaluation, whose tasks may have other classes than those of training, and another number of them."""
+    settings, learner = config.algorithm, _field_of_evaluation(config)
+    uses = [("algorithm.evaluate", settings.evaluated_head, QUERY)]
+    uses += [(f"{learner}{field}", head, role) for field, head, role in settings.evaluated_learner().uses]
+    return _heads(uses, {**tasks.train_outputs, SUPPORT: tasks.num_outputs, QUERY: tasks.num_outputs})
+
+
+def _heads(uses: Sequence[tuple[str, str, str]], outputs_of: Mapping[str, int]) -> dict[str, int]:
+    """Numbers of outputs of heads, by the roles whose examples go through them: (field, head, role)."""
     heads: dict[str, tuple[int, str]] = {}
     for where, head, role in uses:
-        outputs = _outputs(tasks, role, f"{where}.role")
+        outputs = _outputs(outputs_of, role, f"{where}.role")
         before = heads.setdefault(head, (outputs, where))
         if before[0] != outputs:
             raise UserError(
@@ -149,13 +166,13 @@ def _train_heads(config: RunConfig, tasks: TaskSignature) -> dict[str, int]:
                 where=f"{where}.head",
                 allowed="another head",
             )
-    return {head: outputs for head, (outputs, _) in heads.items()} or {HEAD: tasks.num_outputs}
+    return {head: outputs for head, (outputs, _) in heads.items()}
 
 
-def _outputs(tasks: TaskSignature, role: str, where: str) -> int:
-    if role not in tasks.train_outputs:
-        raise UserError(f"the tasks have no role '{role}'", where=where, allowed=", ".join(tasks.train_outputs))
-    return tasks.train_outputs[role]
+def _outputs(outputs_of: Mapping[str, int], role: str, where: str) -> int:
+    if role not in outputs_of:
+        raise UserError(f"the tasks have no role '{role}'", where=where, allowed=", ".join(outputs_of))
+    return outputs_of[role]
 
 
 def _outer_term(term: Term, position: int, tasks: TaskSignature, backbone: Backbone) -> OuterTerm:
@@ -195,11 +212,17 @@ def _field_of_evaluation(config: RunConfig) -> str:
     return "algorithm.learner" if config.algorithm.evaluate.learner is None else "algorithm.evaluate.learner"
 
 
-def _check_evaluators(evaluators: Mapping[str, Learner], learner: Learner, tasks: TaskSignature, where: str) -> None:
-    """Check that evaluation reads roles that there are, and meta-parameters that training has."""
+def _check_evaluators(
+    evaluators: Mapping[str, Learner], learner: Learner, tasks: TaskSignature, head: str, where: str
+) -> None:
+    """Check that evaluation reads roles that there are, and a head and meta-parameters that training has."""
     evaluator, trained = next(iter(evaluators.values())), learner.init(0)
     for role in evaluator.roles:
-        _outputs(tasks, role, where)
+        _outputs(tasks.train_outputs, role, where)
+    is_fresh = evaluator.fresh >= set(evaluator.backbone.head_names(head))
+    if head not in learner.backbone.heads and not is_fresh:
+        what = f"evaluation scores queries through head '{head}', which training does not have"
+        raise UserError(what, where="algorithm.evaluate.head", allowed=nearest(head, learner.backbone.heads))
     for name, tensor in evaluator.init(0).items():
         if name in evaluator.fresh or (name in trained and trained[name].shape == tensor.shape):
             continue

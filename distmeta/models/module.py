@@ -196,6 +196,8 @@ class ModuleBackbone(Backbone):
         frozen = {name: tensor.detach() for name, tensor in module.named_parameters() if not tensor.requires_grad}
         params = {name: tensor.detach() for name, tensor in module.named_parameters() if tensor.requires_grad}
         name, head = self._find_head(module)
+        if head is not None and HEAD not in self.heads:  # heads of other names take the place of the module's own
+            params = {each: tensor for each, tensor in params.items() if each.rpartition(".")[0] != name}
         buffers = _replace_layers(module, self._dtype, self._where)
         if head is not None:
             module = _without(module, name)
@@ -211,7 +213,7 @@ class ModuleBackbone(Backbone):
                 what = f"the module has no linear layer '{self._head_option}'"
                 raise UserError(what, where=f"{self._where}.head", allowed=", ".join(linear) or "null")
             return self._head_option, linear[self._head_option]
-        fitting = [name for name, layer in linear.items() if layer.out_features == self.heads.get(HEAD)]
+        fitting = [name for name, layer in linear.items() if layer.out_features == self.heads.get(HEAD, 1)]
         last = next(reversed(linear), "")
         return (last, linear[last]) if last and last in fitting[-1:] else (HEAD, None)
 

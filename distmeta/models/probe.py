@@ -92,4 +92,4 @@ def _example(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tenso
 def _outputs(backbone: Backbone, params: Mapping[str, Tensor], x: Tensor, *, training: bool = True) -> Tensor:
     frame = Frame(training=training, buffers=backbone.buffers(), seed=torch.zeros((), dtype=torch.int64))
     features = backbone.features(params, x, frame)
-    return backbone.head(params, features, HEAD) if backbone.has_head else features
+    return backbone.head(params, features, HEAD) if backbone.has_head and HEAD in backbone.heads else features

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distmeta.config import EngineConfig, RunConfig
+from distmeta.config import EngineConfig, EvaluateConfig, RunConfig
 from distmeta.config.python import pinned
 from distmeta.core.types import Batch, Episode, Params
 from distmeta.engine.auto import choose_by_shapes
@@ -98,7 +98,7 @@ class OwnLoop:
         engine = self.config.engine
         if engine.strategy == "auto":
             vmap = "vmap" not in self.algorithm.learner.backbone.limits
-            engine = choose_by_shapes(engine, meta, episodes, vmap=vmap).apply(engine)
+            engine = choose_by_shapes(engine, meta, episodes, vmap=vmap, device=device.type).apply(engine)
         if engine not in self._engines:
             algorithm = self.algorithm
             self._engines[engine] = Engine(algorithm.learner, algorithm.estimator, algorithm.terms, engine)
@@ -135,7 +135,7 @@ class OwnLoop:
         if steps is not None:
             learner_config = config.algorithm.evaluated_learner().with_steps(steps)
             algorithm = config.algorithm.model_copy(
-                update={"learner": learner_config, "evaluate": type(config.algorithm.evaluate)()}
+                update={"learner": learner_config, "evaluate": EvaluateConfig(head=self.algorithm.eval_head)}
             )
             config = config.model_copy(update={"algorithm": algorithm})
         learner = build_evaluators(config, self.signature)[protocol or protocol_of(self.algorithm)]
@@ -146,7 +146,8 @@ class OwnLoop:
 
     def predict(self, task: AdaptedTask, inputs: Tensor) -> Tensor:
         """Outputs [B, O] for `inputs` [B, ...]; with derivatives where adaptation was differentiable."""
-        return task.ops.predict(task.meta, task.state, task.task, inputs.unsqueeze(0))[0]
+        head = self.algorithm.eval_head
+        return task.ops.predict(task.meta, task.state, task.task, inputs.unsqueeze(0), head=head)[0]
 
 
 def build(config: RunConfig) -> OwnLoop:

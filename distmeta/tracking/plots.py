@@ -5,6 +5,9 @@ Shapes: N support examples, Q queries, S tasks, P points of a curve, H x W pixel
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,6 +219,19 @@ def _finish(figure: Figure, axes: Axes, path: Path, *, xlabel: str, ylabel: str,
     axes.set_axisbelow(True)
     axes.legend(frameon=False, fontsize=8)
     save(figure, path)
+
+
+def load_ahead() -> threading.Thread:
+    """Import the libraries of plots on another thread: for a time in which this one only waits."""
+
+    def load() -> None:
+        with contextlib.suppress(ImportError):  # the first plot raises it again
+            for name in ("matplotlib.figure", "matplotlib.ticker", "matplotlib.backends.backend_agg"):
+                importlib.import_module(name)
+
+    thread = threading.Thread(target=load, name="distmeta-loading-plots")
+    thread.start()
+    return thread
 
 
 def plain(axes: Axes) -> None:

@@ -6,13 +6,15 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import fsspec
 import torch
 
 from distmeta.core.types import QUERY, SUPPORT, Episode, Params
 from distmeta.engine.engine import one_by_one
-from distmeta.methods.learners.base import Learner
+from distmeta.engine.ops import EagerOps
+from distmeta.methods.estimators.base import State
 from distmeta.program.program import MetaProgram
 from distmeta.program.scoring import Score
 from distmeta.tasks import TaskSource
@@ -48,8 +50,8 @@ def keep_pictures(
         draw = _drawing(program.source)
         if draw is not None:
             episode = program.episodes(program.source.specs("test", 0, NUM_SAMPLES))
-            learner = program.algorithm.evaluators[protocol]
-            pictures.append(draw(target / "sample_tasks.png", learner, params, episode))
+            learner = _Trained(one_by_one(program.algorithm.evaluators[protocol]), params, program.algorithm.eval_head)
+            pictures.append(draw(target / "sample_tasks.png", learner, episode))
         for picture in pictures:
             tracker.artifact(picture, FOLDER)
     return pictures if folder else []
@@ -80,19 +82,37 @@ def _draw_curve(path: Path, scores: Sequence[Score]) -> Path:
     return path
 
 
-def _drawing(source: TaskSource) -> Callable[[Path, Learner, Params, Episode], Path] | None:
+class _Trained(NamedTuple):
+    """A trained learner, for one task at a time.
+
+    Attributes:
+        ops: How it adapts.
+        params: Meta-parameters and running statistics.
+        head: The head that its predictions go through.
+    """
+
+    ops: EagerOps
+    params: Params
+    head: str
+
+    def predict(self, state: State, task: Episode, inputs: torch.Tensor) -> torch.Tensor:
+        """Outputs [B, O] for `inputs` [B, ...]."""
+        return self.ops.predict(self.params, state, task, inputs.unsqueeze(0), head=self.head)[0]
+
+
+def _drawing(source: TaskSource) -> Callable[[Path, _Trained, Episode], Path] | None:
     """How sample tasks are drawn; None if they are neither images nor functions of one number."""
     if source.objective == "cross_entropy":
         return _draw_images if len(source.input_shape) == 3 else None
     return _draw_fits if (source.input_shape, source.num_outputs) == ((1,), 1) else None
 
 
-def _draw_images(path: Path, learner: Learner, params: Params, episode: Episode) -> Path:
-    batch, ops = episode.query, one_by_one(learner)
+def _draw_images(path: Path, learner: _Trained, episode: Episode) -> Path:
+    batch = episode.query
     assert episode.support.targets is not None and batch.targets is not None
     predictions = []
     for task in _tasks(episode):
-        outputs = ops.predict(params, ops.adapt(params, task), task, task.query.inputs)[0]
+        outputs = learner.predict(learner.ops.adapt(learner.params, task), task, task.query.inputs[0])
         predictions.append(outputs.argmax(-1))
     plots.sample_tasks(
         path,
@@ -105,14 +125,14 @@ def _draw_images(path: Path, learner: Learner, params: Params, episode: Episode)
     return path
 
 
-def _draw_fits(path: Path, learner: Learner, params: Params, episode: Episode) -> Path:
+def _draw_fits(path: Path, learner: _Trained, episode: Episode) -> Path:
     """Regression from one number to one number: the true curve, and fits before and after adaptation."""
     fits = []
     for task in _tasks(episode):
         support, query = (task[role].map(lambda tensor: tensor[0]) for role in (SUPPORT, QUERY))
         assert support.targets is not None and query.targets is not None
         grid, order = query.inputs.sort(dim=0)
-        predictions = _predictions(learner, params, task, grid)
+        predictions = _predictions(learner, task, grid)
         fits.append(
             plots.Fit(
                 support=(support.inputs[:, 0].numpy(), support.targets[:, 0].numpy()),
@@ -131,9 +151,8 @@ def _tasks(episode: Episode) -> Iterator[Episode]:
         yield episode.map(lambda tensor, t=t: tensor[t : t + 1])  # type: ignore[misc]
 
 
-def _predictions(learner: Learner, params: Params, task: Episode, grid: torch.Tensor) -> dict[int, torch.Tensor]:
+def _predictions(learner: _Trained, task: Episode, grid: torch.Tensor) -> dict[int, torch.Tensor]:
     """Predictions on the grid after 0, 1 and all inner steps, by number of steps."""
-    ops = one_by_one(learner)
-    steps = (0, 1, ops.num_steps(task))
-    visits = (visit for visit in ops.walk(params, task, marks=steps) if visit.k in steps)
-    return {visit.k: ops.predict(params, visit.state, task, grid.unsqueeze(0))[0] for visit in visits}
+    steps = (0, 1, learner.ops.num_steps(task))
+    visits = (visit for visit in learner.ops.walk(learner.params, task, marks=steps) if visit.k in steps)
+    return {visit.k: learner.predict(visit.state, task, grid) for visit in visits}

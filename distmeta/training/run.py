@@ -28,7 +28,7 @@ from distmeta.runtime import build_executor
 from distmeta.runtime.device import check_device
 from distmeta.runtime.memory import keep_freed_memory
 from distmeta.server.outer import check_optimizer
-from distmeta.tracking import build_tracker
+from distmeta.tracking import build_tracker, plots
 from distmeta.tracking.base import RunStatus
 from distmeta.tracking.console import Progress
 from distmeta.tracking.uris import mask_uri, tracking_uri
@@ -124,6 +124,7 @@ def _train(request: Request, progress: Progress, guard: SignalGuard) -> TrainRes
         if config.tracking.kind == "mlflow":
             store = mask_uri(tracking_uri(config.tracking.uri, config.tracking.uri_file))
             progress.note(f"{config.name}: opening {store}")
+            loading.callback(plots.load_ahead().join)  # the store's process is at work, and this one waits
         pending = checkpoints.pending(checkpoint.path) if checkpoint else ()
         resumed = checkpoint.run_id if checkpoint else None
         run_id = tracker.start(config.name, config.model_dump(mode="json"), resumed, pending, request.tags) or None

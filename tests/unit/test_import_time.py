@@ -29,6 +29,10 @@ def test_the_configuration_needs_neither_torch_nor_ray(statement):
     assert loaded_by(statement) <= {"pydantic", "numpy"}
 
 
+def test_the_process_that_talks_to_mlflow_needs_no_configuration():
+    assert loaded_by("import distmeta.tracking.answer") == set()
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     "statement",

@@ -122,12 +122,12 @@ def _engine_config(workload: Workload, name: str, lanes: int) -> EngineConfig:
 
 def _choose(workload: Workload, name: str, config: EngineConfig, lanes: int) -> tuple[EngineConfig, dict[str, Any]]:
     """Let the engine choose. Returns the configuration and the record of the choice."""
-    meta, episodes = workload.meta, workload.episodes
+    meta, episodes, device = workload.meta, workload.episodes, workload.config.runtime.device
     if name == AUTO:
-        choice = choose_by_shapes(config, meta, episodes)
+        choice = choose_by_shapes(config, meta, episodes, device=device)
     else:
         parts = (workload.learner, workload.estimator, workload.terms)
-        choice = choose_by_time(*parts, config, lanes, meta, episodes)
+        choice = choose_by_time(*parts, config, lanes, meta, episodes, device=device)
     return choice.apply(config), {**asdict(choice), "reason": choice.reason}
 
 

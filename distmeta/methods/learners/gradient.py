@@ -100,7 +100,7 @@ class GradientLearner(Learner):
         used = [phase for phase in self._phases if phase.config.steps]
         self.roles = tuple(dict.fromkeys(phase.config.role for phase in used)) or Learner.roles
         moved = frozenset(name for phase in used for name in phase.rates)
-        heads = dict.fromkeys(phase.config.head for phase in used) or {HEAD: None}
+        heads = dict.fromkeys(phase.config.head for phase in used) or {config.phases[-1].head: None}
         head_names = frozenset(name for head in heads for name in backbone.head_names(head))
         self.fresh = frozenset() if config.head == "meta" else head_names
         self._scale = config.scale if config.head == "prototypes" else None

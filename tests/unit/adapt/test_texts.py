@@ -102,7 +102,9 @@ def test_predictions_are_those_of_the_learner_on_the_ids_of_the_words(trained: P
         return ids
 
     support = Batch(padded(SUPPORT), torch.tensor([names.index(label) for label in LABELS]))
-    one = build_evaluators(learner.config, learner._signature.__class__((16,), 4, {}, "cross_entropy"))["inductive"]
+    one = build_evaluators(
+        learner.config, learner._signature.__class__((16,), 4, {"support": 4, "query": 4}, "cross_entropy")
+    )["inductive"]
     meta = learner._params
     expected = predict(one, meta, adapt(one, meta, support), support, padded(QUERIES))
     predictor = learner.adapt(SUPPORT, LABELS)

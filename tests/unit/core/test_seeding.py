@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from distmeta.core.seeding import _GOLDEN, _splitmix64, bits, choice, mix, normal, uniform
 
+MIXED = 692140941122319693
 SEEDS = np.arange(2000, dtype=np.uint64)
 
 
@@ -30,6 +33,15 @@ def test_mixed_seeds_are_63_bits_and_depend_on_every_part_and_its_position() -> 
     assert len(seeds) == 9, "0 and 2^70 are equal modulo 2^64"
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert mix(0, "train", 3, 1) == mix(0, "train", 3, 1)
+
+
+@given(st.lists(st.integers(-(2**70), 2**70), min_size=1, max_size=5))
+def test_mixed_seeds_are_those_of_the_hash_of_arrays(parts: list[int]) -> None:
+    state = np.zeros(1, dtype=np.uint64)
+    for part in parts:
+        state = _splitmix64(state ^ np.uint64(part % 2**64))
+    assert mix(*parts) == int(state[0]) >> 1
+    assert mix(0, "train", 17, 3) == MIXED, "no release changes the tasks of a seed"
 
 
 def test_uniform_numbers_have_the_moments_of_their_distribution() -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from distmeta.config import RunConfig
+from distmeta.config import EngineConfig, RunConfig
 from distmeta.config.load import change, load_config
+from distmeta.engine.auto import choose_by_shapes
+from distmeta.program import program as module
 from distmeta.program.program import MetaProgram
 from distmeta.training import train
 
@@ -29,7 +31,27 @@ def test_the_choice_follows_the_network_and_the_size_of_a_task(changes: list[str
     program = MetaProgram(change(RunConfig(name="a"), changes))
     choice = program.choose_by_shapes()
     assert (choice.strategy, choice.chunk, choice.memory) == (strategy, None, "auto")
-    assert choice.reason == f"engine: {strategy}, by the network and the size of a task"
+    assert choice.reason == f"engine: {strategy}, by the network, the size of a task and the device"
+    program.close()
+
+
+@pytest.mark.parametrize(
+    ("device", "strategy"), [("cpu", "loop"), ("cuda", "vmap"), ("cuda:3", "vmap"), ("mps", "loop")]
+)
+def test_the_rule_is_that_of_the_kind_of_device(device: str, strategy: str) -> None:
+    program = MetaProgram(change(RunConfig(name="a"), ["tasks={source: glyphs, queries: 15}"]))
+    meta, episodes = program.algorithm.learner.init(0), program.episodes(program.source.specs("train", 0, 1))
+    assert choose_by_shapes(EngineConfig(), meta, episodes, device=device).strategy == strategy
+    assert choose_by_shapes(EngineConfig(), meta, episodes, device=device, vmap=False).strategy == "loop"
+    program.close()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_the_driver_chooses_for_the_device_of_the_workers(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "check_policy", lambda *_: None)  # asks the GPU
+    changes = ["tasks={source: glyphs, queries: 15}", f"runtime.device={device}"]
+    program = MetaProgram(change(RunConfig(name="a"), changes))
+    assert program.choose_by_shapes().strategy == {"cpu": "loop", "cuda:1": "vmap"}[device]
     program.close()
 
 

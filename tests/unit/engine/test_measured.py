@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pytest
@@ -66,9 +66,11 @@ def choose(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Choice, Bench
         lanes: int = 1,
         engine: EngineConfig = MEASURED,
         filters: bool = False,
+        limits: Collection[str] = (),
         **options: Any,
     ) -> tuple[Choice, Bench]:
         bench = Bench(times)
+        monkeypatch.setattr(learner.backbone, "limits", dict.fromkeys(limits, "reason"), raising=False)
         monkeypatch.setattr(module, "Engine", bench.engine)
         monkeypatch.setattr(module, "time", bench)
         meta = learner.init(0) | ({"filters": torch.zeros(1, 1, 3, 3)} if filters else {})
@@ -110,6 +112,42 @@ def test_long_runs_also_try_the_compiled_counterparts_of_close_strategies(
     assert bench.strategies == ["loop", "vmap", *compiled]
     assert choice.compiled
     assert choice.strategy == compiled[-1]
+
+
+@pytest.mark.parametrize("filters", [False, True])
+@pytest.mark.parametrize(("loop", "vmap"), [(1.0, 1.0), (50.0, 1.0), (1.0, 50.0)])
+def test_on_a_gpu_long_runs_try_both_compiled_strategies(
+    choose: Choose, loop: float, vmap: float, filters: bool
+) -> None:
+    times = {"loop": loop, "vmap": vmap, "compiled": 0.5, "compiled_vmap": 0.25}
+    choice, bench = choose(times, filters=filters, tasks_ahead=LONG, device="cuda:0")
+    assert bench.strategies == ["loop", "vmap", "compiled", "compiled_vmap"]
+    assert choice.strategy == "compiled_vmap"
+
+
+@pytest.mark.parametrize(
+    ("limits", "tried"),
+    [
+        (["vmap"], ["loop", "compiled"]),
+        (["compile"], ["loop", "vmap"]),
+        (["vmap", "compile"], ["loop"]),
+        (["second_order"], ["loop", "vmap", "compiled", "compiled_vmap"]),
+    ],
+)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_the_network_does_not_support_is_not_tried(
+    choose: Choose, limits: list[str], tried: list[str], device: str
+) -> None:
+    times = {"loop": 1.0, "vmap": 0.9, "compiled": 0.5, "compiled_vmap": 0.1}
+    choice, bench = choose(times, limits=limits, tasks_ahead=LONG, device=device)
+    assert bench.strategies == tried
+    assert choice.strategy == tried[-1]
+
+
+def test_a_choice_is_not_remembered_for_a_network_of_other_limits(choose: Choose) -> None:
+    times = {"loop": 1.0, "vmap": 0.5}
+    assert choose(times, method="maml", tasks_ahead=100)[0].strategy == "vmap"
+    assert choose(times, method="maml", tasks_ahead=100, limits=["vmap"])[0].strategy == "loop"
 
 
 @pytest.mark.parametrize(("seconds_ahead", "compiled"), [(300.0, True), (299.0, False)])

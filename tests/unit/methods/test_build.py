@@ -32,6 +32,7 @@ WAY, CLASSES = 5, 11
 SIGNATURE = TaskSignature((1, 16, 16), WAY, {SUPPORT: WAY, QUERY: WAY, SOURCE: CLASSES}, "cross_entropy")
 JOINT = Term(role=SOURCE, at="meta")
 SOURCE_HEAD = Term(role=SOURCE, head="source", at="meta")
+FRESH_SOURCE = GradientConfig(phases=(Phase(head="source"),), head="fresh")
 
 
 def build(algorithm: AlgorithmConfig, norm: str = "batch") -> Algorithm:
@@ -62,6 +63,23 @@ def test_tasks_are_built_with_the_roles_that_are_read_and_networks_with_the_head
     assert (built.roles("train"), built.roles("val"), built.roles("test")) == (train, test, test)
     assert built.learner.backbone.heads == heads
     assert [term.role for term in built.scored] == [QUERY]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "head"),
+    [
+        (AlgorithmConfig(), "head"),
+        (pretrain(), "head"),
+        (AlgorithmConfig(terms=(SOURCE_HEAD, Term(head="aux"))), "aux"),
+        (AlgorithmConfig(terms=(Term(at="meta"), Term(head="aux", at="each"))), "aux"),
+        (AlgorithmConfig(terms=(Term(), Term(head="aux")), evaluate=EvaluateConfig(head="aux")), "aux"),
+        (AlgorithmConfig(terms=(SOURCE_HEAD,), learner=FRESH_SOURCE), "source"),
+    ],
+)
+def test_queries_are_scored_through_the_head_of_evaluation(algorithm: AlgorithmConfig, head: str) -> None:
+    built = build(algorithm)
+    assert [term.head for term in built.scored] == [built.eval_head] == [head]
+    assert {evaluator.backbone.heads[head] for evaluator in built.evaluators.values()} == {WAY}
 
 
 def test_the_protocol_of_a_run_is_that_of_its_training() -> None:
@@ -117,7 +135,20 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an unknown role at evaluation": (
         {"evaluate": EvaluateConfig(learner=GradientConfig(phases=(Phase(role="unlabelled"),)))},
-        r"^algorithm\.evaluate\.learner: the tasks have no role 'unlabelled'",
+        r"^algorithm\.evaluate\.learner\.phases\.0\.role: the tasks have no role 'unlabelled'",
+    ),
+    "an unknown head of evaluation": (
+        {"terms": (Term(), SOURCE_HEAD), "evaluate": EvaluateConfig(head="sorce")},
+        r"^algorithm\.evaluate\.head: evaluation scores queries through head 'sorce', which training does not have; "
+        r"allowed: did you mean 'source'\? \(head, source\)$",
+    ),
+    "a head of evaluation with the outputs of training": (
+        {"terms": (Term(), SOURCE_HEAD), "evaluate": EvaluateConfig(head="source")},
+        r"^algorithm\.learner: evaluation needs parameter 'source\.weight' \[5, 4\], but training has it as \[11, 4\]",
+    ),
+    "inner steps of evaluation through a head of other outputs": (
+        {"evaluate": EvaluateConfig(learner=GradientConfig(phases=(Phase(), Phase(role=SOURCE))))},
+        r"^algorithm\.evaluate\.learner\.phases\.1\.head: role 'source' needs 11 outputs, but head 'head' has 5 for ",
     ),
     "an unknown objective": (
         {"terms": (Term(), Term(objective="hinge"))},

@@ -232,6 +232,22 @@ def test_a_head_can_be_named() -> None:
     assert ModuleBackbone(make, (4,), {"head": WAY}, torch.float32, head="2").num_features == 6
 
 
+def test_heads_of_other_names_take_the_place_of_the_modules_own() -> None:
+    def make(shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(shape[0], 6), nn.ReLU(), nn.Linear(6, num_outputs))
+
+    net = ModuleBackbone(make, (4,), {"aux": WAY}, torch.float32)
+    params = net.init(0)
+    assert {name: list(tensor.shape) for name, tensor in params.items()} == {
+        "0.weight": [6, 4],
+        "0.bias": [6],
+        "aux.weight": [WAY, 6],
+        "aux.bias": [WAY],
+    }
+    assert net.groups()["all"] == tuple(params)
+    assert Network(net)(params, torch.ones(2, 4), head="aux").shape == (2, WAY)
+
+
 @pytest.mark.parametrize("kind", [Sequence, lambda *_: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, WAY))])
 def test_threads_call_a_network_at_once_with_their_own_weights(kind: Make) -> None:
     shape = (3, 4) if kind is Sequence else (4,)

@@ -28,6 +28,7 @@ from distmeta.engine.auto import Choice
 from distmeta.engine.engine import Engine
 from distmeta.engine.lanes import Lanes
 from distmeta.methods import maml
+from distmeta.models.mlp import Mlp
 from distmeta.program import program as module
 from distmeta.program.program import CHOOSE, EVALUATE, HANDLERS, UPDATE, MetaProgram, MetaRecipe
 from distmeta.program.scoring import Scorer, ShardScores
@@ -109,7 +110,7 @@ def test_choose_times_strategies_for_the_whole_run(program: MetaProgram, monkeyp
     assert arguments[:5] == (algorithm.learner, algorithm.estimator, algorithm.terms, measured, 1)
     assert all(arguments[5][name] is tensor for name, tensor in snapshot.params.items())
     assert arguments[6].num_tasks == 4
-    assert (options["tasks_ahead"], options["seconds_ahead"]) == (3 * 8, math.inf)
+    assert (options["tasks_ahead"], options["seconds_ahead"], options["device"]) == (3 * 8, math.inf, "cpu")
     assert "maml" in options["method"] and '"mlp"' in options["method"]
 
 
@@ -234,3 +235,19 @@ def test_a_recipe_holds_no_address_of_stores() -> None:
     recipe = MetaRecipe.of(make_config(tracking=tracking, checkpoint=CheckpointConfig(path="s3://bucket/private")))
     assert "secret" not in recipe.config_json
     assert "private" not in recipe.config_json
+
+
+@pytest.mark.parametrize(
+    ("limit", "strategy", "message"),
+    [
+        ("vmap", "vmap", r"'vmap' needs vmap, .* \(why\); allowed: auto, measured, loop, compiled$"),
+        ("vmap", "compiled_vmap", r"'compiled_vmap' needs vmap, .* \(why\); allowed: auto, measured, loop, compiled$"),
+        ("compile", "compiled", r"'compiled' compiles the network, .* \(why\); allowed: auto, measured, loop, vmap$"),
+    ],
+)
+def test_a_strategy_that_the_network_does_not_support_is_refused(
+    limit: str, strategy: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Mlp, "limits", {limit: "why"})
+    with pytest.raises(UserError, match=rf"^engine\.strategy: {message}"):
+        MetaProgram(make_config(engine=EngineConfig.model_validate({"strategy": strategy})))

@@ -88,3 +88,19 @@ def test_the_source_travels_with_the_model(tmp_path: Path) -> None:
     package = Path(distmeta.__file__).parent
     names = {path.relative_to(package) for path in package.rglob("*.py")}
     assert {path.relative_to(copy) for path in copy.rglob("*") if path.is_file()} == names | {Path("py.typed")}
+
+
+def test_mlflow_does_not_read_every_installed_package_to_check_the_versions_that_it_is_given() -> None:
+    from mlflow.utils import environment, requirements_utils
+
+    checked: list[list[str]] = []
+    check = environment.warn_dependency_requirement_mismatches
+    assert check is requirements_utils.warn_dependency_requirement_mismatches, "where MLflow looks it up"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(environment, "warn_dependency_requirement_mismatches", checked.append)
+        with logged_model.unchecked_requirements():
+            environment._process_pip_requirements([], ["mlflow"])
+        assert checked == []
+        environment._process_pip_requirements([], ["mlflow"])
+        assert len(checked) == 1, "afterwards the check is there again"
+    assert environment.warn_dependency_requirement_mismatches is check

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,3 +46,18 @@ def test_each_plot_is_a_png_that_is_not_empty(tmp_path: Path, name: str) -> None
 def test_samples_cover_all_classes() -> None:
     labels = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
     assert plots._sample_of_classes(labels, 4).tolist() == [0, 1, 3, 6]
+
+
+def test_libraries_are_loaded_ahead_on_another_thread(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom distmeta.tracking import plots\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "plots.load_ahead().join()\n"
+        "before = set(sys.modules)\n"
+        "import pathlib\n"
+        "plots.adaptation_curve(pathlib.Path(sys.argv[1]), {'x': ((0, 1), (1, 0), (0, 0))}, 'y', 'title')\n"
+        "print([name for name in set(sys.modules) - before if name.startswith('matplotlib')])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "x.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]", "nothing is left to load when the first plot is drawn"

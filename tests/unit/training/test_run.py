@@ -307,6 +307,27 @@ def test_a_finished_run_keeps_pictures_and_its_model(driver: Driver, model: bool
     assert tracker.models == (["step-00000007"] if model else [])
 
 
+@pytest.mark.parametrize(("kind", "events"), [("mlflow", ["load", "start", "join"]), ("none", ["start"])])
+def test_libraries_of_plots_are_loaded_while_the_store_is_opened(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, kind: str, events: list[str]
+) -> None:
+    seen: list[str] = []
+    start = FakeTracker.start
+
+    def load_ahead() -> Any:
+        seen.append("load")
+        return SimpleNamespace(join=lambda: seen.append("join"))
+
+    def started(self: FakeTracker, *arguments: Any) -> str:
+        seen.append("start")
+        return start(self, *arguments)
+
+    monkeypatch.setattr(module.plots, "load_ahead", load_ahead)
+    monkeypatch.setattr(FakeTracker, "start", started)
+    driver.train(driver.config(tracking=TrackingConfig.model_validate({"kind": kind, "model": False})))
+    assert seen == events
+
+
 def test_asynchronous_runs_pause_for_evaluations(driver: Driver) -> None:
     driver.workers = 2
     outer = OuterConfig(optimizer="SGD", lr=0.1, staleness=2)
