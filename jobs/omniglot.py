@@ -84,6 +84,16 @@ def meta_sgd() -> RunConfig:
     return _job(methods.meta_sgd(lr=0.1, steps=1), every=500)
 
 
+def imaml() -> RunConfig:
+    """iMAML (Rajeswaran et al. 2019): the implicit gradient of a proximal inner problem."""
+    return _job(methods.imaml(), outer=_adam(1e-3), steps=20_000, final_tasks=600)
+
+
+def imaml_hf() -> RunConfig:
+    """Hessian-free iMAML (Rajeswaran et al. 2019): the inner problem is solved by Newton steps."""
+    return _job(methods.imaml_hf(), outer=_adam(1e-3), steps=20_000, final_tasks=600)
+
+
 def protonet() -> RunConfig:
     """ProtoNet (Snell et al. 2017), trained on 20 ways."""
     return _job(methods.protonet(), tasks=_tasks(train_way=20, queries=2), outer=_adam(1e-3), tasks_per_step=8)

@@ -5,6 +5,7 @@ Exports the presets; imports no torch.
 
 from distmeta.methods.presets import METHODS, Preset, method
 from distmeta.methods.presets.gradient import anil, fomaml, maml, meta_sgd, proto_maml, reptile
+from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.metric import protonet
 from distmeta.methods.presets.transfer import pretrain
 
@@ -13,6 +14,8 @@ __all__ = [
     "Preset",
     "anil",
     "fomaml",
+    "imaml",
+    "imaml_hf",
     "maml",
     "meta_sgd",
     "method",

@@ -77,8 +77,8 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
     if settings.estimator.is_exact and settings.learner.num_steps and "second_order" in backbone.limits:
         raise UserError(
             f"the exact gradient needs second derivatives, which the network lacks ({backbone.limits['second_order']})",
-            where="algorithm.estimator.order",
-            allowed="1, or another network",
+            where="algorithm.estimator",
+            allowed="kind 'backprop' with order 1, or another network",
         )
     evaluators = build_evaluators(config, tasks)
     _check_evaluators(evaluators, learner, tasks, _field_of_evaluation(config))

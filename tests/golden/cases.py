@@ -26,7 +26,7 @@ from distmeta.config import (
     TrainConfig,
 )
 from distmeta.core.tensors import global_norm
-from distmeta.methods import anil, fomaml, maml, meta_sgd, pretrain, proto_maml, protonet, reptile
+from distmeta.methods import anil, fomaml, imaml, imaml_hf, maml, meta_sgd, pretrain, proto_maml, protonet, reptile
 from distmeta.training import train
 
 _SMALL_IMAGES: dict[str, Any] = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 3, "size": 16}
@@ -71,6 +71,9 @@ CASES: dict[str, RunConfig] = {
             tasks=_glyphs(train_shots=3),
             outer=OuterConfig(optimizer="SGD", lr=1.0, schedule="linear"),
         ),
+        _run("imaml", "loop", imaml(steps=4, cg_steps=3)),
+        _run("imaml-waves", "vmap", imaml(lr=0.05, steps=4, damping=0.0), tasks=SinusoidTasks(), **_WAVES),
+        _run("imaml_hf", "vmap", imaml_hf(steps=1, cg_steps=2)),
         _run("protonet", "vmap", protonet(), tasks=_glyphs(train_way=5)),
         _run("proto_maml", "loop", proto_maml(steps=2, scale=0.3), tasks=_glyphs(train_way=4)),
         _run("pretrain", "loop", pretrain(steps=4)),

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from distmeta.config.gradient import GradientConfig
-from distmeta.config.learners import LearnerConfig, PrototypeConfig
+from distmeta.config.learners import LearnerConfig, NewtonConfig, PrototypeConfig
 from distmeta.config.python import PythonLearner
 from distmeta.core.code import instance_of
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.learners.gradient import GradientLearner
+from distmeta.methods.learners.newton import NewtonLearner
 from distmeta.methods.learners.prototype import PrototypeLearner
 from distmeta.models.base import Backbone
 
@@ -19,6 +20,10 @@ LearnerFactory = Callable[[Any, Backbone, str, str], Learner]
 
 def _gradient(config: GradientConfig, backbone: Backbone, objective: str, where: str) -> Learner:
     return GradientLearner(config, backbone, objective, where)
+
+
+def _newton(config: NewtonConfig, backbone: Backbone, objective: str, where: str) -> Learner:
+    return NewtonLearner(config, backbone, objective, where)
 
 
 def _prototype(config: PrototypeConfig, backbone: Backbone, objective: str, where: str) -> Learner:
@@ -30,7 +35,12 @@ def _python(config: PythonLearner, backbone: Backbone, objective: str, where: st
     return learner
 
 
-LEARNERS: dict[str, LearnerFactory] = {"gradient": _gradient, "prototype": _prototype, "python": _python}
+LEARNERS: dict[str, LearnerFactory] = {
+    "gradient": _gradient,
+    "newton_cg": _newton,
+    "prototype": _prototype,
+    "python": _python,
+}
 
 
 def build_learner(

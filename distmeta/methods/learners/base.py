@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +46,18 @@ class Stage:
             return batch
         rows = torch.tensor(self.rows, device=batch.inputs.device)
         return batch.map(lambda tensor: tensor.index_select(axis, rows))
+
+
+class Proximal(NamedTuple):
+    """A proximal inner problem, argmin_phi L(phi) + l2sp / 2 * |phi - anchor|^2, at an approximate solution.
+
+    Attributes:
+        solution: The tensors of the adapted state that solve it, by name.
+        rate: `lr * l2sp` of the last inner step, `phi - lr * (grad L(phi) + l2sp * (phi - anchor))`.
+    """
+
+    solution: Params
+    rate: float
 
 
 class Learner(ABC):
@@ -114,3 +126,7 @@ class Learner(ABC):
     def displacement(self, meta: Params, fast: Fast) -> Params:
         """`meta - fast` for meta-parameters that adaptation changes, zero for the others (Reptile's outer signal)."""
         return {name: torch.zeros_like(tensor) for name, tensor in meta.items()}
+
+    def proximal(self, fast: Fast) -> Proximal:
+        """The inner problem that the inner steps solve (iMAML); its tensors are those of `fast`, not copies."""
+        raise NotImplementedError(f"{type(self).__name__} solves no proximal problem")

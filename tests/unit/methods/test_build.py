@@ -15,6 +15,8 @@ from distmeta.config import (
     EvaluateConfig,
     GlyphTasks,
     GradientConfig,
+    ImplicitConfig,
+    NewtonConfig,
     Phase,
     PrototypeConfig,
     RunConfig,
@@ -147,11 +149,38 @@ def test_parts_that_do_not_fit_are_refused(name: str) -> None:
         ({"learner": PrototypeConfig(), "evaluate": EvaluateConfig(steps=3)}, "evaluate.steps needs a learner with"),
         ({"learner": GradientConfig(learned_lr=True), "estimator": DisplacementConfig()}, "needs the exact gradient"),
         ({"terms": ()}, "at least 1 item"),
+        ({"estimator": ImplicitConfig()}, "'implicit' needs an inner problem with a proximal term"),
+        ({"estimator": ImplicitConfig(), "learner": PrototypeConfig()}, "'implicit' needs an inner problem"),
+        ({"estimator": ImplicitConfig(), "learner": NewtonConfig(), "terms": (Term(at="each"),)}, "the way to the sol"),
+        ({"estimator": ImplicitConfig(), "learner": NewtonConfig(), "terms": (JOINT,)}, "there is no adaptation"),
     ],
 )
 def test_configurations_that_cannot_work_are_refused(parts: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         AlgorithmConfig(**parts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings"),
+    [
+        ({"l2sp": 0.0}, {}),
+        ({"steps": 0}, {}),
+        ({"batch": 2}, {}),
+        ({"optimizer": "adam"}, {}),
+        ({"rates": {"head": 0.5}}, {}),
+        ({}, {"learned_lr": True}),
+        ({}, {"head": "fresh"}),
+        ({}, {"head": "prototypes"}),
+    ],
+)
+def test_a_gradient_learner_is_proximal_if_all_its_steps_solve_one_problem(
+    changes: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    phase = {"l2sp": 2.0, "lr": 0.1}
+    assert GradientConfig.model_validate({"phases": [phase]}).proximal == 2.0
+    assert GradientConfig.model_validate({"phases": [phase | {"rates": {"head": 0.1}}]}).proximal == 2.0
+    assert GradientConfig.model_validate({"phases": [phase | changes], **settings}).proximal is None
+    assert GradientConfig.model_validate({"phases": [phase, phase]}).proximal is None
 
 
 def test_steps_and_another_learner_at_evaluation_exclude_each_other() -> None:
