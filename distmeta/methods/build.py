@@ -80,6 +80,12 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
             where="algorithm.estimator",
             allowed="kind 'backprop' with order 1, or another network",
         )
+    if settings.estimator.is_exact and not settings.estimator.needs_proximal and learner.step_order > 1:
+        raise UserError(
+            "the exact gradient through Newton steps needs third derivatives, which torch gets wrong for batch norm",
+            where="algorithm.estimator",
+            allowed="kind 'implicit', or 'backprop' with order 1",
+        )
     evaluators = build_evaluators(config, tasks)
     _check_evaluators(evaluators, learner, tasks, _field_of_evaluation(config))
     return Algorithm(learner, build_estimator(settings.estimator), terms, evaluators, scored_terms(tasks))

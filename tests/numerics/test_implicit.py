@@ -91,7 +91,7 @@ def test_the_gradient_is_that_of_an_unroll_of_1500_steps() -> None:
 def test_ridge_regression_has_the_closed_form(solver: str, damping: float, engine: EngineConfig) -> None:
     backbone, episodes, l2sp = mlp(INPUTS, OUTPUTS, ()), regression(INPUTS, OUTPUTS, tasks=3), 0.7
     meta = perturbed(backbone.init(0))
-    learner = gradient(backbone, Phase(lr=0.6, steps=80, l2sp=l2sp), objective="mse")
+    learner = gradient(backbone, Phase(lr=0.2, steps=200, l2sp=l2sp), objective="mse")
     if solver == "newton_cg":
         learner = newton(backbone, "mse", proximal=l2sp, steps=2, cg_steps=10, lr=0.2)
     theta, eye, expected = stacked(meta), torch.eye(INPUTS + 1, dtype=torch.float64), []
@@ -108,7 +108,7 @@ def test_ridge_regression_has_the_closed_form(solver: str, damping: float, engin
 def test_terms_that_see_the_meta_parameters_keep_their_direct_gradient() -> None:
     backbone, episodes = mlp(INPUTS, OUTPUTS, ()), regression(INPUTS, OUTPUTS, tasks=2)
     meta = perturbed(backbone.init(0))
-    learner = gradient(backbone, Phase(lr=0.6, steps=10, l2sp=0.7), objective="mse")
+    learner = gradient(backbone, Phase(lr=0.2, steps=10, l2sp=0.7), objective="mse")
     direct = OuterTerm("support", mse, weight=0.3, at="meta")
     with_direct = mean_gradient(learner, SOLVED, meta, episodes, terms=(OuterTerm("query", mse), direct))
     plain = mean_gradient(learner, SOLVED, meta, episodes)

@@ -135,7 +135,7 @@ def test_flat_memory_grows_by_the_states_and_unrolled_memory_by_the_graphs(strat
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("strategy", ["loop", "vmap"])
+@pytest.mark.parametrize("strategy", ["loop", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_memory_of_an_implicit_gradient_does_not_grow_with_the_steps(strategy: str) -> None:
     implicit = Implicit(ImplicitConfig())
     few, many = (peak(steps, "auto", strategy, implicit, l2sp=2.0)[0] for steps in (5, 100))

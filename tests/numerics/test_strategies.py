@@ -61,7 +61,7 @@ PROXIMAL = ("gradient, L2-SP", "newton_cg")
 PAIRS = [
     (kind, estimator)
     for kind, estimator in product(LEARNER_ROWS, ESTIMATOR_ROWS)
-    if estimator != "implicit" or kind in PROXIMAL
+    if (estimator != "implicit" or kind in PROXIMAL) and (kind, estimator) != ("newton_cg", "backprop")
 ]
 BACKBONES: dict[str, tuple[Callable[[], Backbone], tuple[int, ...]]] = {
     "mlp": (mlp, (6,)),
@@ -113,7 +113,7 @@ def is_default(kind: str, estimator: str, network: str, graphs: str, memory: str
     if network == "mlp" and kind == "gradient":
         return True
     if network == "mlp" and estimator == "implicit":
-        return graphs == "whole" or memory == "flat"
+        return kind == "newton_cg" and memory == "flat"
     if network == "mlp":
         return estimator == "backprop" and (memory == "unrolled" or kind == "gradient, Adam")
     if kind == "prototype":

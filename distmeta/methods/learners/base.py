@@ -74,12 +74,14 @@ class Learner(ABC):
         backbone: The network.
         roles: Roles that adaptation reads; it is shown no other.
         fresh: Names of parameters that start anew for each task, whatever the meta-parameters say.
+        step_order: Order of the derivatives that an inner step takes.
         reads_features_only: Whether it uses the network for nothing but the features of examples by the
             meta-parameters, so that evaluation may compute those of each example once.
     """
 
     roles: tuple[str, ...] = (SUPPORT,)
     fresh: frozenset[str] = frozenset()
+    step_order: int = 1
     reads_features_only: bool = False
 
     def __init__(self, backbone: Backbone) -> None:

@@ -48,6 +48,8 @@ class NewtonLearner(GradientLearner):
         UserError: The network has no second derivatives, or a parameter group, head or objective is unknown.
     """
 
+    step_order = 2
+
     def __init__(
         self, config: NewtonConfig, backbone: Backbone, objective: str, where: str = "algorithm.learner"
     ) -> None:

@@ -20,7 +20,7 @@ def imaml(
     damping: float = 1.0,
     eval_steps: int | None = None,
 ) -> AlgorithmConfig:
-    """iMAML with gradient descent (Rajeswaran et al. 2019, arXiv 1909.04630): Omniglot 5-way."""
+    """Implicit MAML with gradient descent (Rajeswaran et al. 2019, arXiv 1909.04630): Omniglot 5-way."""
     return AlgorithmConfig(
         method="imaml",
         learner=GradientConfig(phases=(Phase(lr=lr, steps=steps, l2sp=l2sp),)),

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from distmeta.config import (
     AlgorithmConfig,
+    BackpropConfig,
     Conv4Config,
     DisplacementConfig,
     EvaluateConfig,
@@ -181,6 +182,19 @@ def test_a_gradient_learner_is_proximal_if_all_its_steps_solve_one_problem(
     assert GradientConfig.model_validate({"phases": [phase | {"rates": {"head": 0.1}}]}).proximal == 2.0
     assert GradientConfig.model_validate({"phases": [phase | changes], **settings}).proximal is None
     assert GradientConfig.model_validate({"phases": [phase, phase]}).proximal is None
+
+
+def test_the_exact_gradient_through_newton_steps_is_refused() -> None:
+    with pytest.raises(UserError, match="through Newton steps needs third derivatives"):
+        build(AlgorithmConfig(learner=NewtonConfig()))
+    build(AlgorithmConfig(learner=NewtonConfig(), estimator=BackpropConfig(order=1)))
+    build(AlgorithmConfig(learner=NewtonConfig(), estimator=ImplicitConfig()))
+
+
+def test_a_parameter_group_of_newton_steps_is_named_where_it_stands() -> None:
+    with pytest.raises(UserError, match="unknown parameter group 'tail'") as refused:
+        build(AlgorithmConfig(learner=NewtonConfig(groups=("tail",)), estimator=ImplicitConfig()))
+    assert refused.value.where == "algorithm.learner.groups"
 
 
 def test_steps_and_another_learner_at_evaluation_exclude_each_other() -> None:
