@@ -79,7 +79,7 @@ def test_the_gradient_is_that_of_a_long_unroll(groups: str) -> None:
 def test_the_gradient_is_that_of_an_unroll_of_1500_steps() -> None:
     backbone, episodes = smooth(), classification(6)
     meta = perturbed(backbone.init(0))
-    learner = gradient(backbone, Phase(lr=0.1, steps=1500, l2sp=0.3))
+    learner = gradient(backbone, Phase(lr=0.3, steps=1500, l2sp=0.5))
     exact = mean_gradient(learner, EXACT, meta, episodes, FLAT)
     assert relative_error(mean_gradient(learner, SOLVED, meta, episodes), exact) < 1e-6
     assert relative_error(mean_gradient(learner, FIRST_ORDER, meta, episodes), exact) > 0.1

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from benchmarks.live_bytes import LiveBytes
 from distmeta.config import EngineConfig, ImplicitConfig, Phase
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.estimators.implicit import Implicit
@@ -37,42 +33,6 @@ NETWORKS: dict[str, tuple[Callable[[], Backbone], tuple[int, ...]]] = {
     "mlp": (mlp, (6,)),
     "conv4": (conv4, (1, 16, 16)),
 }
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all live tensors that operations have returned.
-
-    Attributes:
-        peak: Maximum number of bytes so far.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = self._current = 0
-        self._live: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        arguments = {self._address(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and self._address(leaf) not in arguments:
-                self._add(leaf.untyped_storage())
-        return result
-
-    def _address(self, tensor: Tensor) -> int:
-        return tensor.untyped_storage().data_ptr()
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        address, size = storage.data_ptr(), storage.nbytes()
-        if address in self._live or size == 0:
-            return
-        self._live[address] = size
-        self._current += size
-        self.peak = max(self.peak, self._current)
-        weakref.finalize(storage, self._remove, address)
-
-    def _remove(self, address: int) -> None:
-        self._current -= self._live.pop(address)
 
 
 def peak(steps: int, memory: str, strategy: str, estimator: Estimator = EXACT, l2sp: float = 0.0) -> tuple[int, int]:
