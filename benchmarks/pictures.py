@@ -66,6 +66,25 @@ def memory_curves(path: Path, curves: Curves, title: str) -> None:
     save(figure, path)
 
 
+def tradeoff_curves(path: Path, curves: Curves, title: str) -> None:
+    """Draw points of (inner steps, error of the meta-gradient, seconds, peak MiB), by contender."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12.0, 4.0), layout="constrained", dpi=150)
+    figure.suptitle(title, fontsize=8, x=0.01, ha="left")
+    labels = ("error of the meta-gradient, relative", "seconds", "peak memory, MiB")
+    for panel, (axes, label) in enumerate(zip(figure.subplots(1, 3), labels, strict=True), 1):
+        for index, (name, points) in enumerate(curves.items()):
+            x, y = [point[0] for point in points], [point[panel] for point in points]
+            axes.plot(x, y, label=name if panel == 1 else None, **_style(index))
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        _finish(axes, "inner steps", label)
+    _legend(figure, curves)
+    save(figure, path)
+
+
 def overhead_curves(path: Path, curves: Curves, goal: float, title: str) -> None:
     """Draw points of (workers, seconds of overhead, its ratio to copying), by payload; `goal` bounds the ratio."""
     figure, left, right = _two_panels(title, curves)

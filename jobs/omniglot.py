@@ -37,6 +37,8 @@ def _adam(lr: float) -> OuterConfig:
 ONE_QUERY = _tasks(queries=1)
 MANY_WAYS = _tasks(train_way=20, queries=2)
 ADAM = _adam(3e-3)
+COMPILED = EngineConfig(strategy="compiled")
+"""Needs a C++ compiler; half a minute the first time, for iMAML two."""
 
 
 def _job(
@@ -44,6 +46,7 @@ def _job(
     *,
     tasks: StoreTasks = ONE_QUERY,
     outer: OuterConfig = ADAM,
+    engine: EngineConfig = COMPILED,
     steps: int = 60_000,
     tasks_per_step: int = 32,
     every: int = 1000,
@@ -56,7 +59,7 @@ def _job(
         tasks=tasks,
         model=Conv4Config(filters=64, downsample="stride"),
         algorithm=algorithm,
-        engine=EngineConfig(strategy="compiled"),  # needs a C++ compiler; half a minute the first time
+        engine=engine,
         outer=outer,
         train=TrainConfig(steps=steps, tasks_per_step=tasks_per_step, budget_s=600),
         runtime=RuntimeConfig(workers=2, shard_size=tasks_per_step // 2),
@@ -83,6 +86,17 @@ def anil() -> RunConfig:
 def meta_sgd() -> RunConfig:
     """Meta-SGD (Li et al. 2017): learned inner rates."""
     return _job(methods.meta_sgd(lr=0.1, steps=1), every=500)
+
+
+def imaml() -> RunConfig:
+    """Implicit MAML (Rajeswaran et al. 2019): a proximal inner problem, solved by gradient descent."""
+    return _job(methods.imaml(), outer=_adam(1e-3), steps=20_000, every=200, final_tasks=600)
+
+
+def imaml_hf() -> RunConfig:
+    """Hessian-free iMAML (Rajeswaran et al. 2019): the inner problem is solved by Newton steps."""
+    engine = EngineConfig(strategy="vmap")  # the graph of a Newton step takes minutes to compile
+    return _job(methods.imaml_hf(), outer=_adam(1e-3), engine=engine, steps=20_000, every=200, final_tasks=600)
 
 
 def protonet() -> RunConfig:

@@ -3,10 +3,10 @@
 from distmeta.config.algorithm import AlgorithmConfig, EvaluateConfig, Term
 from distmeta.config.checkpoint import CheckpointConfig
 from distmeta.config.engine import EngineConfig
-from distmeta.config.estimators import BackpropConfig, DisplacementConfig
+from distmeta.config.estimators import BackpropConfig, DisplacementConfig, ImplicitConfig
 from distmeta.config.evaluation import EvaluationConfig
 from distmeta.config.gradient import GradientConfig, Phase
-from distmeta.config.learners import NeighbourConfig, PrototypeConfig, RidgeConfig
+from distmeta.config.learners import NeighbourConfig, NewtonConfig, PrototypeConfig, RidgeConfig
 from distmeta.config.models import Conv4Config, MlpConfig, ResNet12Config, TransformerConfig
 from distmeta.config.outer import OuterConfig
 from distmeta.config.petl import (
@@ -46,10 +46,12 @@ __all__ = [
     "GlyphTasks",
     "GradientConfig",
     "Ia3Config",
+    "ImplicitConfig",
     "LoraConfig",
     "MamConfig",
     "MlpConfig",
     "NeighbourConfig",
+    "NewtonConfig",
     "OuterConfig",
     "PartitionConfig",
     "Phase",

@@ -107,6 +107,17 @@ class AlgorithmConfig(Frozen):
             )
         if any(term.at == "each" for term in self.terms) and not learner.num_steps:
             raise ValueError(f"a term at 'each' inner step needs one, but learner.kind '{learner.kind}' takes none")
+        if estimator.needs_proximal and learner.proximal is None:
+            raise ValueError(
+                f"estimator.kind '{estimator.kind}' needs an inner problem with a proximal term: learner.kind "
+                "'newton_cg', or 'gradient' with head 'meta' and one phase that has l2sp > 0, steps of sgd, one rate "
+                "that is not learned, and no batch"
+            )
+        if estimator.needs_proximal and any(term.at == "each" for term in self.terms):
+            raise ValueError(
+                f"a term at 'each' inner step scores the way to the solution, which estimator.kind '{estimator.kind}' "
+                "does not differentiate; use 'last', or estimator.kind 'backprop'"
+            )
         if learner.learns_rates and not estimator.is_exact:
             raise ValueError(
                 "learner.learned_lr needs the exact gradient, because no other estimator changes the rates; "

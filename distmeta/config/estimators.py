@@ -21,6 +21,7 @@ class BackpropConfig(Frozen):
     order: Literal[1, 2] = 2
 
     needs_steps: ClassVar[bool] = False
+    needs_proximal: ClassVar[bool] = False
 
     @property
     def is_exact(self) -> bool:
@@ -34,10 +35,30 @@ class DisplacementConfig(Frozen):
     kind: Literal["displacement"] = "displacement"
 
     needs_steps: ClassVar[bool] = True
+    needs_proximal: ClassVar[bool] = False
     is_exact: ClassVar[bool] = False
 
 
+class ImplicitConfig(Frozen):
+    """Implicit gradient at the solution of a proximal inner problem (iMAML, Rajeswaran et al. 2019).
+
+    Attributes:
+        steps: Iterations of conjugate gradient; each is a product with the Hessian of the inner loss.
+        tolerance: Residual, relative to the task's query gradient, at which a task's iterations stop.
+        damping: Added to the matrix `I + Hessian / l2sp` as a multiple of `I`; 0 is the exact implicit gradient.
+    """
+
+    kind: Literal["implicit"] = "implicit"
+    steps: int = Field(5, ge=1, le=1000)
+    tolerance: float = Field(1e-5, ge=0.0, lt=1.0)
+    damping: float = Field(0.0, ge=0.0, le=1e6)
+
+    needs_steps: ClassVar[bool] = True
+    needs_proximal: ClassVar[bool] = True
+    is_exact: ClassVar[bool] = True
+
+
 EstimatorConfig = Annotated[
-    Annotated[BackpropConfig | DisplacementConfig | PythonEstimator, Field(discriminator="kind")],
+    Annotated[BackpropConfig | DisplacementConfig | ImplicitConfig | PythonEstimator, Field(discriminator="kind")],
     BeforeValidator(PythonEstimator.of),
 ]

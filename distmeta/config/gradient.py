@@ -80,6 +80,14 @@ class GradientConfig(Frozen):
         return self.learned_lr
 
     @property
+    def proximal(self) -> float | None:
+        """Weight of the proximal term of the one problem that all inner steps solve; None if they do not."""
+        phase, *others = self.phases
+        one_rate = not self.learned_lr and all(rate == phase.lr for rate in phase.rates.values())
+        whole = phase.steps > 0 and phase.batch is None and phase.optimizer == "sgd"
+        return phase.l2sp if phase.l2sp and whole and one_rate and not others and self.head == "meta" else None
+
+    @property
     def uses(self) -> tuple[tuple[str, str, str], ...]:
         """Heads that adaptation uses: field below the learner, head, role of the examples."""
         return tuple((f".phases.{i}", phase.head, phase.role) for i, phase in enumerate(self.phases) if phase.steps)

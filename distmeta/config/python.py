@@ -95,6 +95,7 @@ class PythonLearner(OwnCode):
     is_stepwise: ClassVar[bool] = False
     keeps_outputs: ClassVar[bool] = False
     learns_rates: ClassVar[bool] = False
+    proximal: ClassVar[float | None] = None
     uses: ClassVar[tuple[tuple[str, str, str], ...]] = ()
     num_steps: ClassVar[int] = 1
 
@@ -108,6 +109,7 @@ class PythonEstimator(OwnCode):
 
     kind: Literal["python"] = "python"
     needs_steps: ClassVar[bool] = False
+    needs_proximal: ClassVar[bool] = False
     is_exact: ClassVar[bool] = False
 
 

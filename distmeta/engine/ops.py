@@ -25,7 +25,7 @@ from distmeta.engine.segments import Key, Segment, Segments, TaskState, Tensors
 from distmeta.engine.states import States
 from distmeta.engine.trees import Structure, derivatives, flatten, graph_leaves
 from distmeta.methods.estimators.base import Cotangent, Pullback, Scores, Slopes, State, TaskOps, Visit
-from distmeta.methods.learners.base import Fast, Learner, Stage
+from distmeta.methods.learners.base import Fast, Learner, Proximal, Stage
 from distmeta.methods.terms import ADAPTED, At, Metrics, OuterTerm, outer_loss, terms_at
 
 Memory = Literal["auto", "unrolled", "flat"]
@@ -139,6 +139,10 @@ class EagerOps(TaskOps):
 
         total: Params = self._run(("displacement",), displacement, self._segments.params_of(meta), state.fast)
         return total
+
+    @override
+    def proximal(self, state: State) -> Proximal:
+        return self._learner.proximal(state.fast)
 
     def adapt(self, meta: Params, episodes: Episode) -> State:
         """The state after all inner steps."""

@@ -5,6 +5,7 @@ Exports the presets; imports no torch.
 
 from distmeta.methods.presets import METHODS, Preset, method
 from distmeta.methods.presets.gradient import anil, fomaml, maml, meta_sgd, proto_maml, reptile
+from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.reuse import multitask, nil, nil_head
 from distmeta.methods.presets.transfer import pretrain
@@ -14,6 +15,8 @@ __all__ = [
     "Preset",
     "anil",
     "fomaml",
+    "imaml",
+    "imaml_hf",
     "knn",
     "maml",
     "matching",

@@ -82,8 +82,14 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
     if settings.estimator.is_exact and settings.learner.num_steps and "second_order" in backbone.limits:
         raise UserError(
             f"the exact gradient needs second derivatives, which the network lacks ({backbone.limits['second_order']})",
-            where="algorithm.estimator.order",
-            allowed="1, or another network",
+            where="algorithm.estimator",
+            allowed="kind 'backprop' with order 1, or another network",
+        )
+    if settings.estimator.is_exact and not settings.estimator.needs_proximal and learner.step_order > 1:
+        raise UserError(
+            "the exact gradient through Newton steps needs third derivatives, which torch gets wrong for batch norm",
+            where="algorithm.estimator",
+            allowed="kind 'implicit', or 'backprop' with order 1",
         )
     evaluators = build_evaluators(config, tasks)
     _check_evaluators(evaluators, learner, tasks, settings.evaluated_head, _field_of_evaluation(config))

@@ -100,6 +100,23 @@ def test_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "| prototype | float32 |" in capsys.readouterr().out
 
 
+def test_tradeoff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--inputs", "6", "--examples", "9", "--tasks", "2", "--l2sp", "0.5"]
+    counts = ["--steps", "2", "40", "--cg-steps", "7", "--rounds", "1"]
+    run(monkeypatch, "methods.tradeoff", *sizes, *counts, "--out", str(tmp_path))
+    points = written(tmp_path, "tradeoff")["points"]
+    errors = {(point["contender"], point["steps"]): point["error"] for point in points}
+    peaks = {(point["contender"], point["steps"]): point["peak_mib"] for point in points}
+    assert len(points) == 12
+    for name in ("unrolled", "flat", "iMAML, gradient descent", "iMAML, Newton-CG"):
+        assert errors[name, 40] < 1e-4 < errors[name, 2]
+    assert errors["first order", 40] > 0.1
+    assert peaks["unrolled", 40] > 3 * peaks["unrolled", 2]
+    assert peaks["iMAML, gradient descent", 40] == pytest.approx(peaks["iMAML, gradient descent", 2], rel=0.05)
+    assert is_picture(tmp_path / "tradeoff.png")
+    assert "iMAML, Newton-CG" in capsys.readouterr().out
+
+
 def trained(config: RunConfig) -> TrainResult:
     """The result of a training run that has not taken place."""
     protocols = ("transductive", "inductive")

@@ -50,6 +50,8 @@ ROWS = (
     Row("anil"),
     Row("meta_sgd"),
     Row("reptile", {"eval_steps": 14, "batch": 4}, {"train_shots": 4}, {"lr": 0.01, "eval_steps": 14, "batch": 4}),
+    Row("imaml", {"steps": 4}, {}, {"lr": 0.01, "steps": 4}),
+    Row("imaml_hf", {"steps": 2, "cg_steps": 3}, {}, {"lr": 0.01, "steps": 2, "cg_steps": 3}),
     Row("protonet", {}, {"train_way": 7}, None),
     Row("proto_maml", {"steps": 2, "scale": 0.1}, {"train_way": 4}, None),
     Row("pretrain", {"steps": 4}, {}, {"steps": 4, "lr": 0.01, "groups": ("all",), "fresh": False}),

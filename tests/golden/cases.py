@@ -29,6 +29,8 @@ from distmeta.core.tensors import global_norm
 from distmeta.methods import (
     anil,
     fomaml,
+    imaml,
+    imaml_hf,
     knn,
     maml,
     matching,
@@ -85,6 +87,9 @@ CASES: dict[str, RunConfig] = {
             tasks=_glyphs(train_shots=3),
             outer=OuterConfig(optimizer="SGD", lr=1.0, schedule="linear"),
         ),
+        _run("imaml", "loop", imaml(steps=4, cg_steps=3)),
+        _run("imaml-waves", "vmap", imaml(lr=0.05, steps=4, damping=0.0), tasks=SinusoidTasks(), **_WAVES),
+        _run("imaml_hf", "vmap", imaml_hf(steps=1, cg_steps=2)),
         _run("protonet", "vmap", protonet(), tasks=_glyphs(train_way=5)),
         _run("proto_maml", "loop", proto_maml(steps=2, scale=0.3), tasks=_glyphs(train_way=4)),
         _run("matching", "vmap", matching(scale=5.0), tasks=_glyphs(train_way=4)),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from distmeta.config import EngineConfig, Phase
+from benchmarks.live_bytes import LiveBytes
+from distmeta.config import EngineConfig, ImplicitConfig, Phase
+from distmeta.methods.estimators.base import Estimator
+from distmeta.methods.estimators.implicit import Implicit
 from distmeta.methods.learners.base import Learner
 from distmeta.models.base import Backbone
 
@@ -37,49 +35,14 @@ NETWORKS: dict[str, tuple[Callable[[], Backbone], tuple[int, ...]]] = {
 }
 
 
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all live tensors that operations have returned.
-
-    Attributes:
-        peak: Maximum number of bytes so far.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = self._current = 0
-        self._live: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        arguments = {self._address(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and self._address(leaf) not in arguments:
-                self._add(leaf.untyped_storage())
-        return result
-
-    def _address(self, tensor: Tensor) -> int:
-        return tensor.untyped_storage().data_ptr()
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        address, size = storage.data_ptr(), storage.nbytes()
-        if address in self._live or size == 0:
-            return
-        self._live[address] = size
-        self._current += size
-        self.peak = max(self.peak, self._current)
-        weakref.finalize(storage, self._remove, address)
-
-    def _remove(self, address: int) -> None:
-        self._current -= self._live.pop(address)
-
-
-def peak(steps: int, memory: str, strategy: str) -> tuple[int, int]:
+def peak(steps: int, memory: str, strategy: str, estimator: Estimator = EXACT, l2sp: float = 0.0) -> tuple[int, int]:
     """Peak bytes of an update, and bytes of the fast weights of a task."""
-    learner, episodes = gradient(conv4(), Phase(lr=0.01, steps=steps)), classification(1, 16, 16, tasks=1, shots=8)
+    phase = Phase(lr=0.01, steps=steps, l2sp=l2sp)
+    learner, episodes = gradient(conv4(), phase), classification(1, 16, 16, tasks=1, shots=8)
     meta = perturbed(learner.init(0), size=0.05)
     engine = EngineConfig.model_validate({"strategy": strategy, "memory": memory})
     with LiveBytes() as live:
-        update(learner, EXACT, meta, episodes, engine)
+        update(learner, estimator, meta, episodes, engine)
     return live.peak, sum(tensor.nbytes for tensor in meta.values())
 
 
@@ -129,6 +92,14 @@ def test_flat_memory_grows_by_the_states_and_unrolled_memory_by_the_graphs(strat
     assert (more_unrolled - unrolled) / (many - few) > 10 * state
     assert flat < unrolled
     assert more_flat < 1.5 * flat
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("strategy", ["loop", pytest.param("vmap", marks=pytest.mark.slow)])
+def test_memory_of_an_implicit_gradient_does_not_grow_with_the_steps(strategy: str) -> None:
+    implicit = Implicit(ImplicitConfig())
+    few, many = (peak(steps, "auto", strategy, implicit, l2sp=2.0)[0] for steps in (5, 100))
+    assert many == pytest.approx(few, rel=0.05)
 
 
 @pytest.mark.thorough

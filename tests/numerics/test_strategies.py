@@ -7,13 +7,15 @@ from itertools import product
 
 import pytest
 
-from distmeta.config import EngineConfig, NeighbourConfig, Phase, RidgeConfig
+from distmeta.config import EngineConfig, ImplicitConfig, NeighbourConfig, NewtonConfig, Phase, RidgeConfig
 from distmeta.engine.graphs import compiled
 from distmeta.methods.estimators import ESTIMATORS
 from distmeta.methods.estimators.base import Estimator
+from distmeta.methods.estimators.implicit import Implicit
 from distmeta.methods.learners import LEARNERS
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.learners.neighbours import NeighbourLearner
+from distmeta.methods.learners.newton import NewtonLearner
 from distmeta.methods.learners.prototype import PrototypeLearner
 from distmeta.methods.learners.ridge import RidgeLearner
 from distmeta.models.base import Backbone
@@ -47,6 +49,7 @@ LEARNER_ROWS: dict[str, Callable[[Backbone], Learner]] = {
     "gradient, phases": lambda backbone: gradient(
         backbone, Phase(groups=("head",), lr=0.2), Phase(lr=0.1, objective="entropy")
     ),
+    "newton_cg": lambda backbone: NewtonLearner(NewtonConfig(steps=1, cg_steps=2), backbone, "cross_entropy"),
     "prototype": lambda backbone: PrototypeLearner(backbone, WAY),
     "neighbours": lambda backbone: NeighbourLearner(
         NeighbourConfig(similarity="euclidean", neighbours=2), backbone, WAY
@@ -58,7 +61,15 @@ ESTIMATOR_ROWS: dict[str, Estimator] = {
     "backprop": EXACT,
     "backprop, first order": FIRST_ORDER,
     "displacement": DISPLACEMENT,
+    "implicit": Implicit(ImplicitConfig(steps=2)),
 }
+PROXIMAL = ("gradient, L2-SP", "newton_cg")
+"""Learners with an inner problem that has an implicit gradient."""
+PAIRS = [
+    (kind, estimator)
+    for kind, estimator in product(LEARNER_ROWS, ESTIMATOR_ROWS)
+    if (estimator != "implicit" or kind in PROXIMAL) and (kind, estimator) != ("newton_cg", "backprop")
+]
 BACKBONES: dict[str, tuple[Callable[[], Backbone], tuple[int, ...]]] = {
     "mlp": (mlp, (6,)),
     "strided conv4": (conv4, (1, 16, 16)),
@@ -99,8 +110,7 @@ EAGER_NETWORKS = [pytest.param(name, marks=pytest.mark.thorough if "conv4" in na
 
 
 @pytest.mark.parametrize("network", EAGER_NETWORKS)
-@pytest.mark.parametrize("estimator", ESTIMATOR_ROWS)
-@pytest.mark.parametrize("kind", LEARNER_ROWS)
+@pytest.mark.parametrize(("kind", "estimator"), PAIRS)
 def test_all_eager_strategies_agree(kind: str, estimator: str, network: str) -> None:
     assert_strategies_agree(kind, estimator, network, *EAGER, tolerance=1e-12)
 
@@ -111,6 +121,8 @@ def is_default(kind: str, estimator: str, network: str, graphs: str, memory: str
         return True
     if kind.startswith("neighbours") or kind == "ridge":
         return (estimator, network, graphs) == ("backprop", "mlp", "whole") and kind != "neighbours, context"
+    if network == "mlp" and estimator == "implicit":
+        return kind == "newton_cg" and memory == "flat"
     if network == "mlp":
         return estimator == "backprop" and (memory == "unrolled" or kind == "gradient, Adam")
     if kind == "prototype":
@@ -123,13 +135,15 @@ MAX_OPERATIONS = {"whole": 10**9, "operations": -1}
 GRAPHS = (("whole", "unrolled"), ("operations", "unrolled"), ("operations", "flat"))
 ROWS = [
     pytest.param(*row, *graphs, marks=pytest.mark.thorough if is_default(*row, *graphs) else pytest.mark.slow)
-    for *row, graphs in product(LEARNER_ROWS, ESTIMATOR_ROWS, BACKBONES, GRAPHS)
+    for pair, network, graphs in product(PAIRS, BACKBONES, GRAPHS)
+    for row in ((*pair, network),)
 ]
 # Graphs take seconds to compile, deep ones a minute, so rows differ from the first one in one respect.
 NATIVE_ROWS = [
     (kind, estimator, network, *graphs)
-    for kind, estimator, network, graphs in product(LEARNER_ROWS, ESTIMATOR_ROWS, BACKBONES, GRAPHS)
+    for (kind, estimator), network, graphs in product(PAIRS, BACKBONES, GRAPHS)
     if (kind == "gradient") + (estimator == "backprop") + (network == "mlp") >= 2
+    or (kind in PROXIMAL and estimator == "implicit" and network != "pooled inductive conv4")
     or (kind == "prototype" and estimator == "backprop")
 ]
 

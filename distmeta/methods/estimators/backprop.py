@@ -16,7 +16,17 @@ from typing_extensions import override
 
 from distmeta.config import BackpropConfig
 from distmeta.core.types import Episode, Params
-from distmeta.methods.estimators.base import Cotangent, Estimate, Estimator, Moment, Pullback, Slopes, State, TaskOps
+from distmeta.methods.estimators.base import (
+    Estimate,
+    Estimator,
+    Moment,
+    Pullback,
+    Slopes,
+    State,
+    TaskOps,
+    add_cotangents,
+    add_params,
+)
 from distmeta.methods.terms import ADAPTED
 
 Chain = list[tuple[Pullback, Slopes | None]]
@@ -44,9 +54,9 @@ class Backprop(Estimator):
         grad, cotangent = slopes.by_meta, slopes.by_state
         for pullback, between in reversed(chain):
             if between is not None:
-                grad, cotangent = _add(grad, between.by_meta), _add_cotangents(cotangent, between.by_state)
+                grad, cotangent = add_params(grad, between.by_meta), add_cotangents(cotangent, between.by_state)
             by_meta, cotangent = pullback(cotangent)
-            grad = _add(grad, by_meta)
+            grad = add_params(grad, by_meta)
         ordered = {name: grad[name] for name in meta if name in grad}
         return Estimate(ordered, slopes.scores.metrics, slopes.scores.buffers, {})
 
@@ -66,15 +76,7 @@ class Backprop(Estimator):
         return state, chain
 
 
-def _add(total: Params, more: Params) -> Params:
-    return {**total, **{name: total[name] + grad if name in total else grad for name, grad in more.items()}}
-
-
-def _add_cotangents(total: Cotangent, more: Cotangent) -> Cotangent:
-    return tuple(b if a is None else a if b is None else a + b for a, b in zip(total, more, strict=True))
-
-
 def _add_slopes(total: Slopes | None, more: Slopes) -> Slopes:
     if total is None:
         return more
-    return Slopes(_add(total.by_meta, more.by_meta), _add_cotangents(total.by_state, more.by_state), more.scores)
+    return Slopes(add_params(total.by_meta, more.by_meta), add_cotangents(total.by_state, more.by_state), more.scores)

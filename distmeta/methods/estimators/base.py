@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from distmeta.core.types import Episode, Params
+from distmeta.methods.learners.base import Proximal
 from distmeta.methods.terms import At, Metrics
 
 State = Any
@@ -119,6 +120,9 @@ class TaskOps(Protocol):
     def displacement(self, meta: Params, state: State) -> Params:
         """`meta - fast`, summed over the tasks (see `Learner.displacement`)."""
 
+    def proximal(self, state: State) -> Proximal:
+        """The inner problem that the inner steps solve (see `Learner.proximal`), with tensors of the state."""
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -173,3 +177,13 @@ class Estimator(ABC):
             episodes: T tasks.
             moment: What else it depends on.
         """
+
+
+def add_params(total: Params, more: Params) -> Params:
+    """The sum of two derivatives by the meta-parameters; missing names are zero."""
+    return {**total, **{name: total[name] + grad if name in total else grad for name, grad in more.items()}}
+
+
+def add_cotangents(total: Cotangent, more: Cotangent) -> Cotangent:
+    """The sum of two derivatives by a state."""
+    return tuple(b if a is None else a if b is None else a + b for a, b in zip(total, more, strict=True))

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from distmeta.config.gradient import GradientConfig
-from distmeta.config.learners import LearnerConfig, NeighbourConfig, PrototypeConfig, RidgeConfig
+from distmeta.config.learners import LearnerConfig, NeighbourConfig, NewtonConfig, PrototypeConfig, RidgeConfig
 from distmeta.config.python import PythonLearner
 from distmeta.core.code import instance_of
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.learners.gradient import GradientLearner
 from distmeta.methods.learners.neighbours import NeighbourLearner
+from distmeta.methods.learners.newton import NewtonLearner
 from distmeta.methods.learners.prototype import PrototypeLearner
 from distmeta.methods.learners.ridge import RidgeLearner
 from distmeta.models.base import Backbone
@@ -21,6 +22,10 @@ LearnerFactory = Callable[[Any, Backbone, str, str], Learner]
 
 def _gradient(config: GradientConfig, backbone: Backbone, objective: str, where: str) -> Learner:
     return GradientLearner(config, backbone, objective, where)
+
+
+def _newton(config: NewtonConfig, backbone: Backbone, objective: str, where: str) -> Learner:
+    return NewtonLearner(config, backbone, objective, where)
 
 
 def _prototype(config: PrototypeConfig, backbone: Backbone, objective: str, where: str) -> Learner:
@@ -42,6 +47,7 @@ def _python(config: PythonLearner, backbone: Backbone, objective: str, where: st
 
 LEARNERS: dict[str, LearnerFactory] = {
     "gradient": _gradient,
+    "newton_cg": _newton,
     "prototype": _prototype,
     "neighbours": _neighbours,
     "ridge": _ridge,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,6 +48,18 @@ class Stage:
         return batch.map(lambda tensor: tensor.index_select(axis, rows))
 
 
+class Proximal(NamedTuple):
+    """A proximal inner problem, argmin_phi L(phi) + l2sp / 2 * |phi - anchor|^2, at an approximate solution.
+
+    Attributes:
+        solution: The tensors of the adapted state that solve it, by name.
+        rate: `lr * l2sp` of the last inner step, `phi - lr * (grad L(phi) + l2sp * (phi - anchor))`.
+    """
+
+    solution: Params
+    rate: float
+
+
 class Learner(ABC):
     """Pure functions for one task; the engine lifts them to functions of T tasks. Arguments are never changed.
 
@@ -62,12 +74,14 @@ class Learner(ABC):
         backbone: The network.
         roles: Roles that adaptation reads; it is shown no other.
         fresh: Names of parameters that start anew for each task, whatever the meta-parameters say.
+        step_order: Order of the derivatives that an inner step takes.
         reads_features_only: Whether it uses the network for nothing but the features of examples by the
             meta-parameters, so that evaluation may compute those of each example once.
     """
 
     roles: tuple[str, ...] = (SUPPORT,)
     fresh: frozenset[str] = frozenset()
+    step_order: int = 1
     reads_features_only: bool = False
 
     def __init__(self, backbone: Backbone) -> None:
@@ -114,3 +128,7 @@ class Learner(ABC):
     def displacement(self, meta: Params, fast: Fast) -> Params:
         """`meta - fast` for meta-parameters that adaptation changes, zero for the others (Reptile's outer signal)."""
         return {name: torch.zeros_like(tensor) for name, tensor in meta.items()}
+
+    def proximal(self, fast: Fast) -> Proximal:
+        """The inner problem that the inner steps solve (iMAML); its tensors are those of `fast`, not copies."""
+        raise NotImplementedError(f"{type(self).__name__} solves no proximal problem")

@@ -21,7 +21,7 @@ are normalised apart from the support set, where theirs share a batch with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,7 +32,7 @@ from typing_extensions import override
 from distmeta.config import GradientConfig, Phase
 from distmeta.core.errors import UserError, nearest
 from distmeta.core.types import Batch, Episode, Params
-from distmeta.methods.learners.base import Learner, Stage
+from distmeta.methods.learners.base import Learner, Proximal, Stage
 from distmeta.methods.learners.prototype import class_means, linear_form
 from distmeta.methods.objectives import Objective, find_objective
 from distmeta.models.base import HEAD, Backbone
@@ -94,7 +94,7 @@ class GradientLearner(Learner):
         super().__init__(backbone)
         groups = backbone.groups()
         self._phases = [
-            _phase(phase, i, groups, objective, f"{where}.phases.{i}", learned=config.learned_lr)
+            _phase(phase, i, groups, objective, self._field(where, i), learned=config.learned_lr)
             for i, phase in enumerate(config.phases)
         ]
         used = [phase for phase in self._phases if phase.config.steps]
@@ -111,6 +111,10 @@ class GradientLearner(Learner):
         whole = all(phase.config.batch is None for phase in used) and len(self.roles) == 1
         still = not (backbone.buffers() or backbone.is_random)
         self._keeps_features = whole and still and frozenset(self._moved) <= head_names
+
+    def _field(self, where: str, index: int) -> str:
+        """Field of the configuration that a phase is, for messages."""
+        return f"{where}.phases.{index}"
 
     @override
     def init(self, seed: int) -> Params:
@@ -162,26 +166,34 @@ class GradientLearner(Learner):
         self, net: Network, meta: Params, fast: FastWeights, batch: Batch, kind: int, scalars: Tensor
     ) -> FastWeights:
         sets_anchor, index = divmod(kind, len(self._phases))
-        phase, rates, objective, _ = self._phases[index]
-        fixed = {name: tensor for name, tensor in fast.moved.items() if name not in rates}
-        moving = {name: tensor for name, tensor in fast.moved.items() if name in rates}
-        anchor = {**fast.anchor, **moving} if sets_anchor else fast.anchor
+        phase = self._phases[index]
+        moving = {name: tensor for name, tensor in fast.moved.items() if name in phase.rates}
+        if sets_anchor:
+            fast = fast._replace(anchor={**fast.anchor, **moving})
+        gradient, net.buffers = grad(self._loss(net, meta, fast, batch, phase), has_aux=True)(moving)
+        return self._update(meta, fast, moving, gradient, phase, scalars)
+
+    def _loss(
+        self, net: Network, meta: Params, fast: FastWeights, batch: Batch, phase: _Phase
+    ) -> Callable[[Params], tuple[Tensor, Params]]:
+        """What a phase minimises: values of the parameters that it moves -> the loss, and running statistics."""
+        fixed = {name: tensor for name, tensor in fast.moved.items() if name not in phase.rates}
+        head, l2sp = phase.config.head, phase.config.l2sp
 
         def loss(moving: Params) -> tuple[Tensor, Params]:
             params, inner = {**meta, **fixed, **moving}, net.fork()
 
             def forward(inputs: Tensor) -> Tensor:
                 if fast.features is not None and inputs is batch.inputs:
-                    return inner.head(params, fast.features, phase.head)
-                return inner(params, inputs, head=phase.head)
+                    return inner.head(params, fast.features, head)
+                return inner(params, inputs, head=head)
 
-            value = objective(forward, batch)[0]
-            for name, tensor in moving.items() if phase.l2sp else ():
-                value = value + 0.5 * phase.l2sp * (tensor - anchor[name]).square().sum()
+            value = phase.objective(forward, batch)[0]
+            for name, tensor in moving.items() if l2sp else ():
+                value = value + 0.5 * l2sp * (tensor - fast.anchor[name]).square().sum()
             return value, inner.buffers
 
-        gradient, net.buffers = grad(loss, has_aux=True)(moving)
-        return self._update(meta, fast._replace(anchor=anchor), moving, gradient, self._phases[index], scalars)
+        return loss
 
     def _update(
         self, meta: Params, fast: FastWeights, moving: Params, gradient: Params, phase: _Phase, scalars: Tensor
@@ -220,6 +232,11 @@ class GradientLearner(Learner):
             else torch.zeros_like(tensor)
             for name, tensor in meta.items()
         }
+
+    @override
+    def proximal(self, fast: FastWeights) -> Proximal:
+        phase = self._phases[0].config
+        return Proximal(fast.moved, phase.lr * phase.l2sp)
 
     def _fresh_heads(self, meta: Params, features: Tensor | None, task: Episode) -> Params:
         """Heads that start anew; the tasks set their number of outputs. The meta-parameters need not have them."""

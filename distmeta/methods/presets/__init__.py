@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from distmeta.config import AlgorithmConfig
 from distmeta.core.errors import UserError, nearest
 from distmeta.methods.presets.gradient import anil, fomaml, maml, meta_sgd, proto_maml, reptile
+from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.reuse import multitask, nil
 from distmeta.methods.presets.transfer import pretrain
@@ -41,6 +42,10 @@ METHODS: dict[str, Preset] = {
     "anil": Preset(anil, "ANIL", "Raghu et al. 2020, arXiv 1909.09157", "jobs/omniglot.py:anil"),
     "meta_sgd": Preset(meta_sgd, "Meta-SGD", "Li et al. 2017, arXiv 1707.09835", "jobs/omniglot.py:meta_sgd"),
     "reptile": Preset(reptile, "Reptile", "Nichol et al. 2018, arXiv 1803.02999", "jobs/omniglot.py:reptile"),
+    "imaml": Preset(imaml, "iMAML", "Rajeswaran et al. 2019, arXiv 1909.04630", "jobs/omniglot.py:imaml"),
+    "imaml_hf": Preset(
+        imaml_hf, "Hessian-free iMAML", "Rajeswaran et al. 2019, arXiv 1909.04630", "jobs/omniglot.py:imaml_hf"
+    ),
     "protonet": Preset(protonet, "ProtoNet", "Snell et al. 2017, arXiv 1703.05175", "jobs/omniglot.py:protonet"),
     "proto_maml": Preset(
         proto_maml, "Proto-MAML", "Triantafillou et al. 2020, arXiv 1903.03096", "jobs/intents.py:proto_maml"

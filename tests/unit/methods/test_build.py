@@ -10,11 +10,14 @@ from pydantic import ValidationError
 
 from distmeta.config import (
     AlgorithmConfig,
+    BackpropConfig,
     Conv4Config,
     DisplacementConfig,
     EvaluateConfig,
     GlyphTasks,
     GradientConfig,
+    ImplicitConfig,
+    NewtonConfig,
     Phase,
     PrototypeConfig,
     RunConfig,
@@ -178,11 +181,51 @@ def test_parts_that_do_not_fit_are_refused(name: str) -> None:
         ({"learner": PrototypeConfig(), "evaluate": EvaluateConfig(steps=3)}, "evaluate.steps needs a learner with"),
         ({"learner": GradientConfig(learned_lr=True), "estimator": DisplacementConfig()}, "needs the exact gradient"),
         ({"terms": ()}, "at least 1 item"),
+        ({"estimator": ImplicitConfig()}, "'implicit' needs an inner problem with a proximal term"),
+        ({"estimator": ImplicitConfig(), "learner": PrototypeConfig()}, "'implicit' needs an inner problem"),
+        ({"estimator": ImplicitConfig(), "learner": NewtonConfig(), "terms": (Term(at="each"),)}, "the way to the sol"),
+        ({"estimator": ImplicitConfig(), "learner": NewtonConfig(), "terms": (JOINT,)}, "there is no adaptation"),
     ],
 )
 def test_configurations_that_cannot_work_are_refused(parts: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         AlgorithmConfig(**parts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings"),
+    [
+        ({"l2sp": 0.0}, {}),
+        ({"steps": 0}, {}),
+        ({"batch": 2}, {}),
+        ({"optimizer": "adam"}, {}),
+        ({"rates": {"head": 0.5}}, {}),
+        ({}, {"learned_lr": True}),
+        ({}, {"head": "fresh"}),
+        ({}, {"head": "prototypes"}),
+    ],
+)
+def test_a_gradient_learner_is_proximal_if_all_its_steps_solve_one_problem(
+    changes: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    phase = {"l2sp": 2.0, "lr": 0.1}
+    assert GradientConfig.model_validate({"phases": [phase]}).proximal == 2.0
+    assert GradientConfig.model_validate({"phases": [phase | {"rates": {"head": 0.1}}]}).proximal == 2.0
+    assert GradientConfig.model_validate({"phases": [phase | changes], **settings}).proximal is None
+    assert GradientConfig.model_validate({"phases": [phase, phase]}).proximal is None
+
+
+def test_the_exact_gradient_through_newton_steps_is_refused() -> None:
+    with pytest.raises(UserError, match="through Newton steps needs third derivatives"):
+        build(AlgorithmConfig(learner=NewtonConfig()))
+    build(AlgorithmConfig(learner=NewtonConfig(), estimator=BackpropConfig(order=1)))
+    build(AlgorithmConfig(learner=NewtonConfig(), estimator=ImplicitConfig()))
+
+
+def test_a_parameter_group_of_newton_steps_is_named_where_it_stands() -> None:
+    with pytest.raises(UserError, match="unknown parameter group 'tail'") as refused:
+        build(AlgorithmConfig(learner=NewtonConfig(groups=("tail",)), estimator=ImplicitConfig()))
+    assert refused.value.where == "algorithm.learner.groups"
 
 
 def test_steps_and_another_learner_at_evaluation_exclude_each_other() -> None:
