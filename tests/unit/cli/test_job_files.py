@@ -30,6 +30,8 @@ JOBS = {
     "omniglot": [
         "anil",
         "fomaml",
+        "imaml",
+        "imaml_hf",
         "knn",
         "maml",
         "matching",
