@@ -90,6 +90,10 @@ class RunConfig(Frozen):
                 f"algorithm.learner.kind '{learner.kind}' needs classes, "
                 f"but tasks.source '{tasks.source}' is regression"
             )
+        if (learner.needs_names or self.algorithm.evaluated_learner().needs_names) and not tasks.has_texts:
+            raise ValueError(
+                f"algorithm.learner.head 'label_words' needs texts, but tasks.source '{tasks.source}' has none"
+            )
         if learner.keeps_outputs and self.algorithm.adapts and tasks.changes_outputs:
             raise ValueError(
                 "tasks.train_way differs from tasks.way: a learner with one output per class cannot change their "

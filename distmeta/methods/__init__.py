@@ -7,6 +7,7 @@ from distmeta.methods.presets import (
     METHODS,
     anil,
     fomaml,
+    label_words,
     maml,
     meta_sgd,
     method,
@@ -16,4 +17,16 @@ from distmeta.methods.presets import (
     reptile,
 )
 
-__all__ = ["METHODS", "anil", "fomaml", "maml", "meta_sgd", "method", "pretrain", "proto_maml", "protonet", "reptile"]
+__all__ = [
+    "METHODS",
+    "anil",
+    "fomaml",
+    "label_words",
+    "maml",
+    "meta_sgd",
+    "method",
+    "pretrain",
+    "proto_maml",
+    "protonet",
+    "reptile",
+]

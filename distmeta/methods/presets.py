@@ -83,6 +83,27 @@ def proto_maml(
     )
 
 
+def label_words(
+    lr: float = 0.1,
+    steps: int = 1,
+    order: Literal[1, 2] = 2,
+    groups: tuple[str, ...] = ("all",),
+    scale: float = 1.0,
+    eval_steps: int | None = None,
+) -> AlgorithmConfig:
+    """Scores of class names as the next words of a decoder, then inner steps (Schick & Schuetze 2021, PET, arXiv
+    2001.07676). `steps=0` scores alone (Brown et al. 2020, arXiv 2005.14165).
+
+    It takes texts (`tasks.template`), and a decoder with `model.pooling = "last"`.
+    """
+    return AlgorithmConfig(
+        method="label_words",
+        learner=GradientConfig(phases=(Phase(groups=groups, lr=lr, steps=steps),), head="label_words", scale=scale),
+        estimator=BackpropConfig(order=order),
+        evaluate=EvaluateConfig(steps=eval_steps),
+    )
+
+
 def pretrain(
     lr: float = 0.5, steps: int = 20, groups: tuple[str, ...] = ("head",), *, fresh: bool = True
 ) -> AlgorithmConfig:
@@ -109,6 +130,7 @@ METHODS: dict[str, Callable[..., AlgorithmConfig]] = {
     "reptile": reptile,
     "protonet": protonet,
     "proto_maml": proto_maml,
+    "label_words": label_words,
     "pretrain": pretrain,
 }
 

@@ -97,7 +97,7 @@ def require_transformers(where: str) -> Any:
 
 def _make(pretrained: str | None, architecture: Mapping[str, Any], dtype: torch.dtype, where: str) -> nn.Module:
     transformers = require_transformers(where)
-    with quiet(transformers), _errors_as_lines(pretrained, where):
+    with quiet(transformers), errors_as_lines(pretrained, where):
         if pretrained is None:
             kind = architecture.get("model_type")
             options = {name: value for name, value in architecture.items() if name != "model_type"}
@@ -120,7 +120,7 @@ def _make(pretrained: str | None, architecture: Mapping[str, Any], dtype: torch.
 
 
 @contextlib.contextmanager
-def _errors_as_lines(pretrained: str | None, where: str) -> Iterator[None]:
+def errors_as_lines(pretrained: str | None, where: str) -> Iterator[None]:
     """What `transformers` raises for a name, a folder or fields that it cannot use, as one line."""
     try:
         yield

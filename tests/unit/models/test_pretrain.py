@@ -30,7 +30,7 @@ def test_masks_have_the_shares_of_the_paper() -> None:
     vocabulary = 1000
     ids = torch.randint(len(SPECIAL), vocabulary, (200, 100), generator=torch.Generator().manual_seed(0))
     ids[:, 0], ids[:, 50:] = SPECIAL.index("[CLS]"), 0
-    inputs, labels = mask_tokens(ids, vocabulary, torch.Generator().manual_seed(1))
+    inputs, labels = mask_tokens(vocabulary, ids, torch.Generator().manual_seed(1))
     chosen = labels != -100
     assert not bool(chosen[:, 0].any()) and not bool(chosen[:, 50:].any()), "special tokens are not predicted"
     assert torch.equal(labels[chosen], ids[chosen]) and torch.equal(inputs[~chosen], ids[~chosen])
