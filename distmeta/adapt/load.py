@@ -148,7 +148,7 @@ class AdaptableLearner:
 
         Args:
             inputs: [N, *input_shape] numbers, images in [0, 1]; or a list of N sentences, for a learner of texts.
-            targets: [N] labels of any sortable type for classification, or names where the learner reads those of classes
+            targets: [N] labels of any sortable type for classification, names if the learner reads those of classes
                 (`label_words`); [N, O] values for regression.
 
         Raises:

@@ -4,8 +4,8 @@ Where the texts are the tasks' own, each followed by the name of its class (`dis
 decoder knows which words name classes, and `label_words` asks it for those of classes that it has not seen. What is
 written is a folder as `transformers` writes them, for `model.pretrained` and `tasks.tokenizer`.
 
-Deviations: word pieces as BERT's (uncased) instead of pairs of bytes, no token between texts, no dropout, each step draws
-its texts anew.
+Deviations: word pieces as BERT's (uncased) instead of pairs of bytes, no token between texts, no dropout, each step
+draws its texts anew.
 """
 
 from __future__ import annotations
