@@ -32,10 +32,13 @@ def label_ids(tokenizer: Tokenizer, names: Sequence[str], template: str, where: 
     Raises:
         UserError: A name has no token.
     """
+    spoken, allowed = [_spoken(name) for name in names], "names of words that the tokenizer knows"
+    if "" in spoken:
+        raise UserError(f"class name {names[spoken.index('')]!r} has no word", where=where, allowed=allowed)
     try:
-        ids = tokenizer.continuations([_spoken(name) for name in names], template.replace("{}", "a"))
+        ids = tokenizer.continuations(spoken, template.replace("{}", "a"))
     except ValueError as error:
-        raise UserError(f"class name {error}", where=where, allowed="names of words that the tokenizer knows") from None
+        raise UserError(f"class name {error}", where=where, allowed=allowed) from None
     longest = max(map(len, ids))
     return torch.tensor([each + [tokenizer.pad_id] * (longest - len(each)) for each in ids])
 
