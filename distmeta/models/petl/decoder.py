@@ -52,6 +52,7 @@ def pretrain_decoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(settings.seed, "decoder"))
         network = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_positions=512, **sizes, **still))
+    network.loss_type = "ForCausalLM"  # else transformers says that it guesses it
     losses = fit(network, encoded(tokenizer, texts, settings), _next_words, settings)
     write(network, tokenizer, folder)
     return losses

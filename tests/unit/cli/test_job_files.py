@@ -18,10 +18,18 @@ ROOT = Path(__file__).resolve().parents[3]
 JOBS = {
     "cifar_fs": ["maml"],
     "intents": ["fomaml", "frozen", "lora_plain", "lora_protonet", "proto_maml", "reptile"],
+    "label_words": ["few_shot", "meta_trained", "zero_shot"],
     "omniglot": ["anil", "fomaml", "maml", "meta_sgd", "pretrain", "protonet", "reptile"],
     "sinusoid": ["maml", "pretrain"],
 }
-METHOD = {"frozen": "protonet", "lora_plain": "proto_maml", "lora_protonet": "protonet"}
+METHOD = {
+    "frozen": "protonet",
+    "lora_plain": "proto_maml",
+    "lora_protonet": "protonet",
+    "few_shot": "label_words",
+    "meta_trained": "label_words",
+    "zero_shot": "label_words",
+}
 """Methods of functions that are not named for them."""
 
 
