@@ -1,19 +1,19 @@
-"""Few-shot intents by the names of the classes: what a decoder expects as the next word behind "query: TEXT intent:".
+"""Few-shot intents by the names of the classes: what a decoder expects behind "query: TEXT intent:".
 
-The score of a class is the mean log-probability of the words of its name, so that a decoder answers before it has seen an
-example (`zero_shot`); inner steps then adapt LoRA and the scores to the support set (`few_shot`), from where many training
-tasks have brought LoRA (`meta_trained`). Classes of a test task are unseen, their names as well.
+The score of a class is the mean log-probability of the words of its name to come next, so that a decoder answers before
+it has seen an example (`zero_shot`); inner steps then adapt LoRA and the scores to the support set (`few_shot`), from
+where many training tasks have brought LoRA (`meta_trained`). Classes of a test task are unseen, their names as well.
 
-The decoder is made first, from the training texts alone, in some minutes. It is small and knows these texts only: names that
-share words with those of training work, others do not. A decoder from the Hugging Face hub knows more.
+The decoder is made first, from the training texts alone, in some minutes. It is small and knows these texts only: names
+that share words with those of training work, others do not. `model.pretrained` and `tasks.tokenizer` take a larger one.
 
     python jobs/examples/decoder.py decoders/banking77
     distmeta train jobs/label_words.py:zero_shot
+    distmeta train jobs/label_words.py:few_shot
     distmeta train jobs/label_words.py:meta_trained --set train.budget_s=600
-    distmeta train jobs/label_words.py:few_shot --set model.pretrained=gpt2 --set tasks.tokenizer=gpt2 --set model.pad_id=50256
 
-Needs `distmeta[petl]`, and the raw files of BANKING77 below $DISTMETA_DATA. Scores by words: Schick & Schuetze 2021, arXiv
-2001.07676; Brown et al. 2020, arXiv 2005.14165.
+Needs `distmeta[petl]`, and the raw files of BANKING77 below $DISTMETA_DATA. Scores by words: Schick & Schuetze 2021,
+arXiv 2001.07676; Brown et al. 2020, arXiv 2005.14165.
 """
 
 from distmeta import methods
