@@ -22,9 +22,11 @@ def query_term(objective: str = "cross_entropy") -> tuple[OuterTerm, ...]:
     return (OuterTerm("query", OBJECTIVES[objective]),)
 
 
-def walk(learner: Learner, meta: Params, support: Batch) -> Sequence[Fast]:
-    """The adapted state after 0, 1, ..., K inner steps."""
-    task = Episode({SUPPORT: support.map(lambda tensor: tensor.unsqueeze(0))}, torch.zeros(1, dtype=torch.int64))
+def walk(learner: Learner, meta: Params, task: Batch | Episode) -> Sequence[Fast]:
+    """The adapted state after 0, 1, ..., K inner steps, from a task or its support set alone."""
+    roles = {SUPPORT: task} if isinstance(task, Batch) else task.roles
+    batches = {role: batch.map(lambda tensor: tensor.unsqueeze(0)) for role, batch in roles.items()}
+    task = Episode(batches, torch.zeros(1, dtype=torch.int64))
     visits = one_by_one(learner).walk(meta, task, marks=(0,))
     return [tree_map(_without_task_axis, visit.state.fast) for visit in visits]
 
@@ -33,9 +35,9 @@ def _without_task_axis(leaf: Any) -> Any:
     return leaf.squeeze(0) if isinstance(leaf, Tensor) else leaf
 
 
-def adapt(learner: Learner, meta: Params, support: Batch) -> Fast:
-    """The adapted state after all inner steps."""
-    return walk(learner, meta, support)[-1]
+def adapt(learner: Learner, meta: Params, task: Batch | Episode) -> Fast:
+    """The adapted state after all inner steps, from a task or its support set alone."""
+    return walk(learner, meta, task)[-1]
 
 
 def predict(learner: Learner, meta: Params, fast: Fast, support: Batch, inputs: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from distmeta.methods.build import dtype_of
 from distmeta.models.petl.texts import places_for
 from distmeta.models.petl.tokens import Tokenizer, WordTokenizer, load_tokenizer
 from distmeta.tasks.base import TaskSignature
+from distmeta.tasks.labels import label_ids
 
 Examples = npt.ArrayLike | Iterable[str]
 MAX_TOGETHER = 256
@@ -50,6 +51,18 @@ class Reader(ABC):
     def places(self, inputs: Tensor) -> int | None:
         """Tokens that examples fit into, end to end; None if they are no texts."""
         return None
+
+    def names(self, values: Sequence[object], what: str) -> Tensor:
+        """Names of classes as a tensor [C, ...], as they would go on behind an example.
+
+        Args:
+            values: C labels.
+            what: What they are, for messages.
+
+        Raises:
+            UserError: They are no names of this kind.
+        """
+        raise UserError("only learners of texts read names of classes", where=what, allowed="sentences")
 
     def sizes(self, inputs: Tensor) -> TextSizes | None:
         """How large a support set of these examples is; None if they are no texts."""
@@ -80,11 +93,14 @@ class Sentences(Reader):
         tokenizer: The tokenizer of the run.
         buckets: Lengths in tokens, ascending; longer texts are cut to the last one, and keep the tokens that end them.
         together: Texts that are given to the network at a time; None for all.
+        template: What is put around every text, in place of `{}`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, buckets: Sequence[int], together: int | None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, buckets: Sequence[int], together: int | None, template: str = "{}"
+    ) -> None:
         self._tokenizer, self._buckets, self._together = tokenizer, tuple(buckets), together
-        self._closing = tokenizer.closing()
+        self._closing, self._template = tokenizer.closing(template), template
 
     @override
     def read(self, values: Examples, what: str) -> Tensor:
@@ -97,11 +113,19 @@ class Sentences(Reader):
         return [self._padded(ids[start : start + count]) for start in range(0, len(ids), count)]
 
     @override
+    def names(self, values: Sequence[object], what: str) -> Tensor:
+        for value in values:
+            if not isinstance(value, str):
+                whole = f"label {value!r} is a {type(value).__name__}, but the learner reads the names of classes"
+                raise UserError(whole, where=what, allowed="labels that are words")
+        return label_ids(self._tokenizer, [str(value) for value in values], self._template, what)
+
+    @override
     def places(self, inputs: Tensor) -> int | None:
         return places_for((inputs != self._tokenizer.pad_id).sum(-1).tolist(), inputs.shape[-1])
 
     def _encode(self, texts: list[str], what: str) -> list[list[int]]:
-        ids = self._tokenizer.encode(texts)
+        ids = self._tokenizer.encode([self._template.replace("{}", text) for text in texts])
         if [] in ids:
             row = ids.index([])
             raise UserError(f"text {row} ({texts[row][:40]!r}) has no token", where=what, allowed="words")
@@ -138,7 +162,8 @@ def reader_of(config: RunConfig, signature: TaskSignature, is_row_wise: bool, wo
         was = "none" if known is None else f"{known.count}, with {known.pad_id} for padding"
         what = f"the tokenizer has {tokenizer.vocab_size} token ids, with {tokenizer.pad_id} for padding"
         raise UserError(what, where="tasks.tokenizer", allowed=f"the tokenizer of the run ({was})")
-    return Sentences(tokenizer, config.tasks.buckets, MAX_TOGETHER if is_row_wise else None)
+    together = MAX_TOGETHER if is_row_wise else None
+    return Sentences(tokenizer, config.tasks.buckets, together, config.tasks.template)
 
 
 def _tokenizer(name: str, words: Sequence[str] | None) -> Tokenizer:

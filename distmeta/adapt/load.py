@@ -31,7 +31,7 @@ from distmeta.config import RunConfig
 from distmeta.config.python import require_trust
 from distmeta.config.tasks import TextTasks
 from distmeta.core.errors import UserError
-from distmeta.core.types import SUPPORT, Batch, Episode, Params
+from distmeta.core.types import LABELS, SUPPORT, Batch, Episode, Params
 from distmeta.engine.engine import one_by_one
 from distmeta.methods.build import build_algorithm, build_evaluators, check_params, dtype_of, protocol_of
 from distmeta.methods.learners.base import Learner
@@ -52,10 +52,14 @@ class Predictor:
         self, learner: Learner, head: str, meta: Params, support: Batch, classes: Array | None, reader: Reader
     ) -> None:
         self._ops, self._head, self._meta, self.classes, self._reader = one_by_one(learner), head, meta, classes, reader
-        examples = support.map(lambda tensor: tensor.unsqueeze(0))
+        roles = {SUPPORT: support}
+        if LABELS in learner.roles and classes is not None:
+            roles[LABELS] = Batch(reader.names(classes.tolist(), "support targets"))
         sizes = reader.sizes(support.inputs)
         self._task = Episode(
-            {SUPPORT: examples}, torch.zeros(1, dtype=torch.int64), None if sizes is None else (sizes,)
+            {role: batch.map(lambda tensor: tensor.unsqueeze(0)) for role, batch in roles.items()},
+            torch.zeros(1, dtype=torch.int64),
+            None if sizes is None else (sizes,),
         )
         self._state = self._ops.adapt(meta, self._task)
 
@@ -150,10 +154,11 @@ class AdaptableLearner:
 
         Args:
             inputs: [N, *input_shape] numbers, images in [0, 1]; or a list of N sentences, for a learner of texts.
-            targets: [N] labels of any sortable type for classification, [N, O] values for regression.
+            targets: [N] labels of any sortable type for classification, names if the learner reads those of classes
+                (`label_words`); [N, O] values for regression.
 
         Raises:
-            UserError: The shapes, the number of targets or the number of classes do not fit.
+            UserError: The shapes, the number of targets or the number of classes do not fit, or labels are no names.
         """
         x = self._reader.read(inputs, "support inputs")
         y = _rows(targets, len(x))

@@ -51,15 +51,17 @@ class GradientConfig(Frozen):
         phases: Phases of inner steps, in order.
         learned_lr: Inner rates are meta-parameters, one for each parameter entry (Meta-SGD, Li et al. 2017).
         head: The last layer starts from the meta-parameters (`meta`), from zeros (`fresh`: fine-tuning after joint
-            training), or such that it classifies by distance to the class means of the support set's features
-            (`prototypes`: Proto-MAML, Triantafillou et al. 2020, section 4).
-        scale: Factor of the squared distances to class means.
+            training), such that it classifies by distance to the class means of the support set's features
+            (`prototypes`: Proto-MAML, Triantafillou et al. 2020, section 4), or such that it gives the mean
+            log-probability of the words of a class's name as the next word of a decoder (`label_words`: Schick &
+            Schuetze 2021, Brown et al. 2020).
+        scale: Factor of the squared distances to class means, or of the log-probabilities.
     """
 
     kind: Literal["gradient"] = "gradient"
     phases: tuple[Phase, ...] = Field((Phase(),), min_length=1, max_length=1000)
     learned_lr: bool = False
-    head: Literal["meta", "fresh", "prototypes"] = "meta"
+    head: Literal["meta", "fresh", "prototypes", "label_words"] = "meta"
     scale: PositiveFloat = 1.0
 
     is_stepwise: ClassVar[bool] = True
@@ -67,7 +69,12 @@ class GradientConfig(Frozen):
     @property
     def needs_classes(self) -> bool:
         """Whether the tasks must be classification."""
-        return self.head == "prototypes"
+        return self.head in ("prototypes", "label_words")
+
+    @property
+    def needs_names(self) -> bool:
+        """Whether the classes of tasks must have names (role `labels`)."""
+        return self.head == "label_words"
 
     @property
     def keeps_outputs(self) -> bool:
@@ -90,7 +97,9 @@ class GradientConfig(Frozen):
     @property
     def uses(self) -> tuple[tuple[str, str, str], ...]:
         """Heads that adaptation uses: field below the learner, head, role of the examples."""
-        return tuple((f".phases.{i}", phase.head, phase.role) for i, phase in enumerate(self.phases) if phase.steps)
+        uses = tuple((f".phases.{i}", phase.head, phase.role) for i, phase in enumerate(self.phases) if phase.steps)
+        heads = dict.fromkeys(head for _, head, _ in uses) or ("head",)
+        return (*uses, *(("", head, "labels") for head in heads)) if self.needs_names else uses
 
     @property
     def num_steps(self) -> int:

@@ -18,6 +18,7 @@ class _FeatureConfig(Frozen):
     is_stepwise: ClassVar[bool] = False
     keeps_outputs: ClassVar[bool] = False
     learns_rates: ClassVar[bool] = False
+    needs_names: ClassVar[bool] = False
     proximal: ClassVar[float | None] = None
     num_steps: ClassVar[int] = 0
     uses: ClassVar[tuple[tuple[str, str, str], ...]] = (("", "head", "support"),)
@@ -109,6 +110,7 @@ class NewtonConfig(Frozen):
     objective: ObjectiveName | None = None
 
     needs_classes: ClassVar[bool] = False
+    needs_names: ClassVar[bool] = False
     is_stepwise: ClassVar[bool] = True
     keeps_outputs: ClassVar[bool] = True
     learns_rates: ClassVar[bool] = False

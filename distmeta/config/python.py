@@ -92,6 +92,7 @@ class PythonLearner(OwnCode):
 
     kind: Literal["python"] = "python"
     needs_classes: ClassVar[bool] = False
+    needs_names: ClassVar[bool] = False
     is_stepwise: ClassVar[bool] = False
     keeps_outputs: ClassVar[bool] = False
     learns_rates: ClassVar[bool] = False

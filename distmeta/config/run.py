@@ -92,6 +92,8 @@ class RunConfig(Frozen):
                 raise ValueError(
                     f"{field}.kind '{each.kind}' needs classes, but tasks.source '{tasks.source}' is regression"
                 )
+            if each.needs_names and not tasks.has_texts:
+                raise ValueError(f"{field}.head 'label_words' needs texts, but tasks.source '{tasks.source}' has none")
         if learner.keeps_outputs and self.algorithm.adapts and tasks.changes_outputs:
             raise ValueError(
                 "tasks.train_way differs from tasks.way: a learner with one output per class cannot change their "

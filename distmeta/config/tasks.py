@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, field_validator
 from typing_extensions import override
 
-from distmeta.config.base import Frozen
+from distmeta.config.base import Frozen, shortened
 from distmeta.config.bounds import Examples, Length, Range, Text, Ways
 from distmeta.config.python import PythonTasks
 
@@ -92,6 +92,7 @@ class TextTasks(_FewShot):
             a name on the Hugging Face hub.
         buckets: Lengths in tokens that tasks are padded to, ascending. Longer texts are cut to the last one.
         outside: Whether evaluation tasks have a role `outside`: texts of the out-of-scope class.
+        template: What is put around every text, in place of `{}`: `query: {} intent:`.
     """
 
     has_images: ClassVar[bool] = False
@@ -104,6 +105,16 @@ class TextTasks(_FewShot):
     tokenizer: Text = "minilm"
     buckets: tuple[Length, ...] = Field((16, 24, 32, 48, 64), min_length=1, max_length=64)
     outside: bool = False
+    template: Text = "{}"
+
+    @field_validator("template")
+    @classmethod
+    def _template_holds_a_text(cls, template: str) -> str:
+        if template.count("{}") != 1 or template != template.strip():
+            raise ValueError(
+                f"{shortened(template)} is no template; allowed: a text with '{{}}' once, no blank at its ends"
+            )
+        return template
 
     @field_validator("buckets")
     @classmethod

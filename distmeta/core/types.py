@@ -17,9 +17,10 @@ from torch import Tensor
 
 Params = dict[str, Tensor]
 """A flat mapping `dotted.name -> Tensor`."""
-SUPPORT, QUERY, SOURCE, OUTSIDE = "support", "query", "source", "outside"
-"""Roles: what a task is adapted to, what the adapted learner is scored on, and labelled examples of all training
-classes together, with targets of their own (transfer learning)."""
+SUPPORT, QUERY, SOURCE, OUTSIDE, LABELS = "support", "query", "source", "outside", "labels"
+"""Roles: what a task is adapted to, what the adapted learner is scored on, labelled examples of all training classes
+together, with targets of their own (transfer learning), texts that belong to none of a task's classes, without targets,
+and the names of a task's classes, in the order of the targets."""
 
 
 class Batch(dict[str, Tensor]):
@@ -99,7 +100,9 @@ class Episode:
         return Episode({role: batch for role, batch in self.roles.items() if role in roles}, self.seeds, self.sizes)
 
     def select(self, tasks: Sequence[int]) -> Episode:
-        """Some of the T tasks, in the given order. Texts are cut to the length of the longest of these tasks.
+        """Some of the T tasks, in the given order.
+
+        Texts are cut to the length of the longest of these tasks; names of classes are not.
 
         Args:
             tasks: Positions on the task axis.
@@ -111,7 +114,7 @@ class Episode:
         sizes = tuple(self.sizes[task] for task in rows)
         longest = max(size.length for size in sizes)
         roles = {
-            role: Batch(**{**batch, "inputs": batch.inputs[..., :longest].contiguous()})
+            role: batch if role == LABELS else Batch(**{**batch, "inputs": batch.inputs[..., :longest].contiguous()})
             for role, batch in chosen.roles.items()
         }
         return Episode(roles, chosen.seeds, sizes)
@@ -150,10 +153,12 @@ class TokenIds:
     Attributes:
         count: Ids are below it.
         pad_id: Id of padding, which no text contains.
+        num_closing: Special tokens that end every text of tasks.
     """
 
     count: int
     pad_id: int
+    num_closing: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Exports the presets; imports no torch.
 """
 
 from distmeta.methods.presets import METHODS, Preset, method
-from distmeta.methods.presets.gradient import anil, fomaml, maml, meta_sgd, proto_maml, reptile
+from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.reuse import multitask, nil, nil_head
@@ -18,6 +18,7 @@ __all__ = [
     "imaml",
     "imaml_hf",
     "knn",
+    "label_words",
     "maml",
     "matching",
     "meta_sgd",

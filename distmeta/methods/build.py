@@ -93,6 +93,7 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
         )
     evaluators = build_evaluators(config, tasks)
     _check_evaluators(evaluators, learner, tasks, settings.evaluated_head, _field_of_evaluation(config))
+    _check_names(config, tasks.tokens)
     scored = OuterTerm(QUERY, find_objective(tasks.objective, "tasks"), head=settings.evaluated_head)
     return Algorithm(learner, build_estimator(settings.estimator), terms, evaluators, (scored,))
 
@@ -212,6 +213,14 @@ def _check_tokens(known: TokenIds | None, given: TokenIds | None) -> None:
     if given.pad_id != known.pad_id:
         what = f"the network takes token {known.pad_id} for padding, but the tokenizer pads with {given.pad_id}"
         raise UserError(what, where="model.pad_id", allowed=str(given.pad_id))
+
+
+def _check_names(config: RunConfig, given: TokenIds | None) -> None:
+    """Check that a word may come behind the texts of tasks, where the names of classes are scored as such."""
+    learners = (config.algorithm.learner, config.algorithm.evaluated_learner())
+    if given is not None and given.num_closing and any(learner.needs_names for learner in learners):
+        what = f"the tokenizer ends every text with {given.num_closing} special tokens, so that no word comes behind it"
+        raise UserError(what, where="tasks.tokenizer", allowed="the tokenizer of a decoder, which ends texts with none")
 
 
 def _field_of_evaluation(config: RunConfig) -> str:

@@ -7,12 +7,13 @@ is in its `Frame`. `Network` makes the frames, so that learners need not.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from torch import Tensor
 
+from distmeta.core.errors import UserError
 from distmeta.core.types import Params, TokenIds
 
 HEAD = "head"
@@ -102,6 +103,18 @@ class Backbone(ABC):
     def head(self, params: Mapping[str, Tensor], features: Tensor, head: str = HEAD) -> Tensor:
         """A last layer: [B, D] -> [B, O]."""
         return features @ params[f"{head}.weight"].T + params[f"{head}.bias"]
+
+    def words(self, where: str) -> Callable[[Tensor], Tensor]:
+        """The words that the network predicts behind a text: a function of token ids int64 [...] that gives vectors
+        [..., D]. Features times the vector of a word are its score, up to what all words share.
+
+        Args:
+            where: Field of the configuration that asks for them, for messages.
+
+        Raises:
+            UserError: The network predicts no words, or its features are not what predicts them.
+        """
+        raise UserError("the network predicts no words", where=where, allowed="a decoder (model.kind 'transformer')")
 
     @abstractmethod
     def groups(self) -> dict[str, tuple[str, ...]]:

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from distmeta.config import EngineConfig, EvaluateConfig, RunConfig
 from distmeta.config.python import pinned
-from distmeta.core.types import Batch, Episode, Params
+from distmeta.core.errors import UserError
+from distmeta.core.types import LABELS, Batch, Episode, Params
 from distmeta.engine.auto import choose_by_shapes
 from distmeta.engine.engine import Engine, one_by_one
 from distmeta.engine.ops import EagerOps
@@ -119,6 +120,7 @@ class OwnLoop:
         seed: int = 0,
         differentiable: bool = False,
         protocol: str | None = None,
+        labels: Tensor | None = None,
     ) -> AdaptedTask:
         """Adapt to one task.
 
@@ -130,6 +132,10 @@ class OwnLoop:
             seed: Seed of random layers.
             differentiable: Keep the autograd graph, so that what is computed from the task has derivatives by `meta`.
             protocol: `transductive` or `inductive`; None takes the preferred one.
+            labels: int64 [C, L] token ids of the names of the classes, for a learner that reads them (`label_words`).
+
+        Raises:
+            UserError: The learner reads names of classes, and `labels` is None.
         """
         config = self.config
         if steps is not None:
@@ -139,8 +145,13 @@ class OwnLoop:
             )
             config = config.model_copy(update={"algorithm": algorithm})
         learner = build_evaluators(config, self.signature)[protocol or protocol_of(self.algorithm)]
-        examples = Batch(inputs, targets).map(lambda tensor: tensor.unsqueeze(0))
-        task = Episode({learner.roles[0]: examples}, torch.tensor([seed], device=inputs.device))
+        roles = {learner.roles[0]: Batch(inputs, targets)}
+        if LABELS in learner.roles:
+            if labels is None:
+                raise UserError("the learner reads the names of classes", where="labels", allowed="their token ids")
+            roles[LABELS] = Batch(labels)
+        examples = {role: batch.map(lambda tensor: tensor.unsqueeze(0)) for role, batch in roles.items()}
+        task = Episode(examples, torch.tensor([seed], device=inputs.device))
         ops = one_by_one(learner, differentiable=differentiable)
         return AdaptedTask(ops, meta, ops.adapt(meta, task), task)
 

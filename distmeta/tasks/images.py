@@ -91,13 +91,16 @@ class StoreSource(FewShotSource):
 
     @override
     def _choose(self, split: str, seeds: Uint64, way: int, count: int) -> tuple[Ids, Ids]:
-        indices = self._splits[split]
-        self._check_way(self._config, split, way)
-        classes = seeding.choice(seeds, "classes", len(indices) * self._turns, way)
-        first, sizes = self._rows(indices)
+        classes = self._choose_classes(split, seeds, way)
+        first, sizes = self._rows(self._splits[split])
         position = classes // self._turns
         picked = _choose_rows(seeding.bits(seeds, "class seeds", way), sizes[position], int(sizes.max()), count)
         return classes, first[position][:, :, None] + picked
+
+    def _choose_classes(self, split: str, seeds: Uint64, way: int) -> Ids:
+        """The ids [T, W] of the classes of tasks, in the order of their targets."""
+        self._check_way(self._config, split, way)
+        return seeding.choice(seeds, "classes", len(self._splits[split]) * self._turns, way)
 
     @override
     def _choose_source(self, seeds: Uint64, count: int) -> tuple[Ids, Ids, Ids]:

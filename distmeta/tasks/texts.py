@@ -9,25 +9,30 @@ Out of scope: the texts of class `oos`, which is in no split, are the role `outs
 draws from the class's even rows and testing from its odd ones, so that a threshold is not chosen on texts that it is
 tested on.
 
-Shapes: T tasks, N texts of one role, L tokens.
+Names of classes: the role `labels` has the tokens of the names of a task's classes, in the order of the targets, as
+they would go on behind a text. All tasks have the same length there, that of the store's longest name.
+
+Shapes: T tasks, W ways, N texts of one role, L tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from typing_extensions import override
 
 from distmeta.config.tasks import TextTasks
 from distmeta.core import seeding
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64
-from distmeta.core.types import OUTSIDE, Batch, Episode, TextSizes, TokenIds
+from distmeta.core.types import LABELS, OUTSIDE, QUERY, Batch, Episode, TextSizes, TokenIds
 from distmeta.data.manifest import Kind
 from distmeta.data.splits import OUTSIDE_CLASS
 from distmeta.data.store import ClassStore
@@ -35,10 +40,9 @@ from distmeta.models.petl.texts import places_for
 from distmeta.models.petl.tokens import Tokenizer, WordTokenizer, load_tokenizer
 from distmeta.tasks.fewshot import Ids, task_size
 from distmeta.tasks.images import StoreSource
+from distmeta.tasks.labels import label_ids
 from distmeta.tasks.stored import rows_of, split_set_of
 from distmeta.tasks.tokens import encoded_texts
-
-"""Role of texts that belong to none of a task's classes, without targets."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class TextSource(StoreSource):
     """Few-shot tasks over an open store of texts. Inputs are int64 token ids [T, N, L], targets int64 [T, N].
 
     Args:
-        config: Ways, shots, queries, split set, tokenizer, buckets.
+        config: Ways, shots, queries, split set, tokenizer, buckets, template.
         store: The store.
         seed: The run's seed.
         dtype: Not used: token ids are int64.
@@ -74,7 +78,7 @@ class TextSource(StoreSource):
 
     Raises:
         UserError: The store holds no texts, lacks the split set, has too few classes or examples, or no out-of-scope
-            class although `outside` is set; or there is no such tokenizer.
+            class although `outside` is set; there is no such tokenizer; or the template leaves no token for a text.
     """
 
     kind: Kind = "text"
@@ -85,9 +89,11 @@ class TextSource(StoreSource):
         self.input_shape = (config.buckets[-1],)
         tokenizer = self.load_tokenizer()
         self.pad_id, self.vocab_size = tokenizer.pad_id, tokenizer.vocab_size
-        self.tokens = TokenIds(tokenizer.vocab_size, tokenizer.pad_id)
+        self.tokens = TokenIds(tokenizer.vocab_size, tokenizer.pad_id, len(tokenizer.closing()))
+        self.train_outputs = {**self.train_outputs, LABELS: self.train_outputs[QUERY]}
+        self._check_template(tokenizer)
         self.words = tokenizer.words if isinstance(tokenizer, WordTokenizer) else None
-        self._encoded = encoded_texts(store, tokenizer)
+        self._encoded = encoded_texts(store, tokenizer, config.template)
         self._outside = self._outside_rows(config) if config.outside else {}
 
     def load_tokenizer(self) -> Tokenizer:
@@ -96,7 +102,20 @@ class TextSource(StoreSource):
 
     def _training_texts(self) -> list[str]:
         texts: list[str] = self._store.texts.take(rows_of(self._store, self._splits["train"])).to_pylist()
-        return texts
+        return [self._config.template.replace("{}", text) for text in texts]
+
+    def _check_template(self, tokenizer: Tokenizer) -> None:
+        template, longest = self._config.template, self._config.buckets[-1]
+        taken = len(tokenizer.encode([template.replace("{}", "")])[0])
+        if taken >= longest:
+            what = f"it has {taken} tokens itself, but texts are cut to {longest}"
+            raise UserError(what, where="tasks.template", allowed="a shorter one, or longer tasks.buckets")
+
+    @cached_property
+    def _label_table(self) -> Tensor:
+        """The token ids [C, L] of the names of all classes of the store."""
+        tokenizer, names = self.load_tokenizer(), self._store.class_names
+        return label_ids(tokenizer, names, self._config.template, f"data '{self._store.name}'")
 
     def _outside_rows(self, config: TextTasks) -> dict[str, Ids]:
         """Rows of out-of-scope texts for each split that is evaluated."""
@@ -126,12 +145,19 @@ class TextSource(StoreSource):
 
     @override
     def batches(self, split: str, seeds: Uint64, roles: Sequence[str]) -> Mapping[str, Batch]:
-        inside = [role for role in roles if role != OUTSIDE]
+        inside = [role for role in roles if role not in (OUTSIDE, LABELS)]
         drawn = dict(super().batches(split, seeds, inside)) if inside else {}
         if OUTSIDE in roles:
             drawn[OUTSIDE] = self._draw_outside(split, seeds)
+        names = {LABELS: self._labels(split, seeds)} if LABELS in roles else {}
+        if not drawn:
+            return names
         longest = max(self._lengths([self._encoded.sizes[batch.inputs.numpy()] for batch in drawn.values()]))
-        return {role: self._tokens(batch, longest) for role, batch in drawn.items()}
+        return {role: self._tokens(batch, longest) for role, batch in drawn.items()} | names
+
+    def _labels(self, split: str, seeds: Uint64) -> Batch:
+        classes = self._choose_classes(split, seeds, task_size(self._config, split)[0])
+        return Batch(self._label_table[torch.from_numpy(self._splits[split][classes])])
 
     def _draw_outside(self, split: str, seeds: Uint64) -> Batch:
         """As many out-of-scope texts as an evaluation task has queries."""
@@ -155,8 +181,10 @@ class TextSource(StoreSource):
         return tuple(buckets[np.minimum(np.searchsorted(buckets, longest), len(buckets) - 1)].tolist())
 
     @override
-    def sizes(self, batches: Mapping[str, Batch]) -> tuple[TextSizes, ...]:
-        counts = {role: self._counts(batch) for role, batch in batches.items()}
+    def sizes(self, batches: Mapping[str, Batch]) -> tuple[TextSizes, ...] | None:
+        counts = {role: self._counts(batch) for role, batch in batches.items() if role != LABELS}
+        if not counts:
+            return None
         return tuple(
             TextSizes(length, tuple((role, places_for(each[task].tolist(), length)) for role, each in counts.items()))
             for task, length in enumerate(self._lengths(list(counts.values())))
@@ -167,10 +195,11 @@ class TextSource(StoreSource):
         return counts
 
     def count_tokens(self, episode: Episode) -> TokenCount:
-        """Count the tokens of an episode of T tasks, and the places of its texts.
+        """Count the tokens of an episode of T tasks, and the places of its texts. Names of classes do not count.
 
         The places are those that a network computes which lays texts end to end.
         """
-        tokens = sum(int((batch.inputs != self.pad_id).sum()) for batch in episode.roles.values())
+        batches = [batch for role, batch in episode.roles.items() if role != LABELS]
+        tokens = sum(int((batch.inputs != self.pad_id).sum()) for batch in batches)
         places = sum(count for sizes in episode.sizes or () for role, count in sizes.places if role in episode.roles)
         return TokenCount(tokens, places)

@@ -1,7 +1,7 @@
 """The token ids of a store's texts, encoded once for each store and tokenizer and then mapped by all processes.
 
 The file is an Arrow IPC file of one column of lists, in the folder `tokens` of DISTMETA_HOME. Its name has a digest of
-the examples and the tokenizer, so that it never goes out of date; it may be deleted at any time.
+the examples, the tokenizer and the template, so that it never goes out of date; it may be deleted at any time.
 
 Shapes: M texts, L tokens.
 """
@@ -44,7 +44,7 @@ class EncodedTexts:
         num_texts: M.
         pad_id: Id of padding.
         vocab_size: All ids are below it.
-        closing: Ids of the special tokens that end every text.
+        closing: Ids that end every text: special tokens, and the words of a template behind it.
 
     Attributes:
         sizes: [M] int64, the number of tokens of each text.
@@ -84,7 +84,7 @@ class EncodedTexts:
         Args:
             rows: [...] texts.
             length: L of the result, at least the size of each text or `longest`.
-            longest: Tokens to cut longer texts to; they keep the special tokens that end them.
+            longest: Tokens to cut longer texts to; they keep the tokens that end every text.
 
         Returns:
             [..., L].
@@ -104,16 +104,21 @@ class EncodedTexts:
         return padded
 
 
-def encoded_texts(store: ClassStore, tokenizer: Tokenizer) -> EncodedTexts:
+def encoded_texts(store: ClassStore, tokenizer: Tokenizer, template: str = "{}") -> EncodedTexts:
     """Map the token ids of a store's texts, which are encoded at first use. Safe for concurrent processes.
+
+    Args:
+        store: The store.
+        tokenizer: The tokenizer.
+        template: What is put around every text, in place of `{}`.
 
     Raises:
         UserError: A text has no token, or the file cannot be written.
     """
-    key = json.dumps([_VERSION, store.manifest.examples.sha256, tokenizer.digest])
+    key = json.dumps([_VERSION, store.manifest.examples.sha256, tokenizer.digest, template])
     folder = data_home() / "tokens"
     path = folder / f"{store.name[:80]}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.arrow"
-    closing = tokenizer.closing()
+    closing = tokenizer.closing(template)
     if (found := _open(path, store, tokenizer, closing, report=False)) is not None:
         return found
     with locked(folder / f".{path.stem}.lock"):
@@ -121,7 +126,7 @@ def encoded_texts(store: ClassStore, tokenizer: Tokenizer) -> EncodedTexts:
             return found
         _LOG.info("encoding the texts of '%s'", store.name)
         try:
-            _write(path, _encode(store, tokenizer))
+            _write(path, _encode(store, tokenizer, template))
         except OSError as error:
             raise UserError(f"cannot be written: {reason(error)}", where=str(path)) from error
         return EncodedTexts(path, store.num_examples, tokenizer.pad_id, tokenizer.vocab_size, closing)
@@ -145,12 +150,13 @@ def _column_type() -> Any:
     return pa.large_list(pa.field("item", pa.int32(), nullable=False))
 
 
-def _encode(store: ClassStore, tokenizer: Tokenizer) -> Any:
-    """A column of the ids of all texts."""
+def _encode(store: ClassStore, tokenizer: Tokenizer, template: str) -> Any:
+    """A column of the ids of all texts within the template."""
     ids: list[npt.NDArray[np.int32]] = []
     sizes: list[int] = [0]
     for start in range(0, store.num_examples, _BLOCK_TEXTS):
-        block = tokenizer.encode(store.texts.slice(start, _BLOCK_TEXTS).to_pylist())
+        texts = store.texts.slice(start, _BLOCK_TEXTS).to_pylist()
+        block = tokenizer.encode([template.replace("{}", text) for text in texts])
         sizes += map(len, block)
         ids.append(np.fromiter((index for text in block for index in text), dtype=np.int32))
     if 0 in sizes[1:]:

@@ -1,9 +1,10 @@
-"""Properties of every method, on images and on sine waves: one table with a row for each method."""
+"""Properties of every method, on images, on sine waves, or on texts: one table with a row for each method."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from distmeta.server.tree import sum_group
 from distmeta.tasks import build_source
 
 from ..adapting import adapt, predict
+from ..decoders import texts_in, transformer
 
 TASKS = 6
 FEW_SHOT = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 3, "size": 16}
@@ -36,12 +38,14 @@ class Row:
         settings: Arguments of the preset for images.
         tasks: Fields of the task section.
         regression: Arguments of the preset for sine waves; None if the method does not support regression.
+        takes_texts: Whether the method takes texts alone, through a decoder.
     """
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     tasks: Mapping[str, Any] = field(default_factory=dict)
     regression: Mapping[str, Any] | None = field(default_factory=lambda: {"lr": 0.01})
+    takes_texts: bool = False
 
 
 ROWS = (
@@ -54,6 +58,7 @@ ROWS = (
     Row("imaml_hf", {"steps": 2, "cg_steps": 3}, {}, {"lr": 0.01, "steps": 2, "cg_steps": 3}),
     Row("protonet", {}, {"train_way": 7}, None),
     Row("proto_maml", {"steps": 2, "scale": 0.1}, {"train_way": 4}, None),
+    Row("label_words", {"steps": 2}, {"train_way": 4}, None, takes_texts=True),
     Row("pretrain", {"steps": 4}, {}, {"steps": 4, "lr": 0.01, "groups": ("all",), "fresh": False}),
     Row("matching", {"context_steps": 2}, {"train_way": 4}, None),
     Row("knn", {"neighbours": 3, "scale": 0.3}, {"train_way": 4}, None),
@@ -73,6 +78,19 @@ def glyphs(row: Row) -> RunConfig:
     )
 
 
+def intents(row: Row, folder: Path) -> RunConfig:
+    tasks = {**texts_in(folder), "queries": 1, "eval_queries": 1, **row.tasks}
+    return RunConfig.model_validate(
+        {
+            "name": "contract",
+            "tasks": tasks,
+            "model": transformer(),
+            "algorithm": method(row.name, **row.settings),
+            "engine": EngineConfig(dtype="float64"),
+        }
+    )
+
+
 def sine_waves(row: Row) -> RunConfig:
     assert row.regression is not None
     return RunConfig(
@@ -84,8 +102,9 @@ def sine_waves(row: Row) -> RunConfig:
     )
 
 
-CONFIGS = {f"{row.name}, glyphs": glyphs(row) for row in ROWS}
+CONFIGS = {f"{row.name}, glyphs": glyphs(row) for row in ROWS if not row.takes_texts}
 CONFIGS |= {f"{row.name}, sine waves": sine_waves(row) for row in ROWS if row.regression is not None}
+TEXTS = {f"{row.name}, texts": row for row in ROWS if row.takes_texts}
 
 
 @dataclass(frozen=True)
@@ -113,9 +132,12 @@ class Case:
         return self.score("vmap").scores
 
 
-@pytest.fixture(params=CONFIGS)
-def case(request: pytest.FixtureRequest) -> Case:
-    return build(CONFIGS[request.param])
+@pytest.fixture(params=[*CONFIGS, *TEXTS])
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    if request.param not in TEXTS:
+        return build(CONFIGS[request.param])
+    pytest.importorskip("transformers", reason="decoders are those of transformers")
+    return build(intents(TEXTS[request.param], tmp_path))
 
 
 def build(config: RunConfig) -> Case:
@@ -128,7 +150,7 @@ def build(config: RunConfig) -> Case:
 
 
 def part(episodes: Episode, begin: int, end: int) -> Episode:
-    return episodes.map(lambda tensor: tensor[begin:end])
+    return episodes.select(range(begin, end))
 
 
 def assert_close(actual: Update, expected: Update) -> None:
@@ -233,6 +255,6 @@ def test_an_adapted_learner_has_one_output_for_each_class(case: Case) -> None:
     num_outputs = build_source(case.config.tasks, 0, dtype_of(case.config)).num_outputs
     task = case.test.map(lambda tensor: tensor[0])
     for learner in case.algorithm.evaluators.values():
-        fast = adapt(learner, case.meta, task.support)
+        fast = adapt(learner, case.meta, task)
         outputs = predict(learner, case.meta, fast, task.support, task.support.inputs)
         assert outputs.shape == (len(task.support.inputs), num_outputs)

@@ -22,8 +22,10 @@ from distmeta.config import (
     RunConfig,
     RuntimeConfig,
     SinusoidTasks,
+    TextTasks,
     TrackingConfig,
     TrainConfig,
+    TransformerConfig,
 )
 from distmeta.core.tensors import global_norm
 from distmeta.methods import (
@@ -32,6 +34,7 @@ from distmeta.methods import (
     imaml,
     imaml_hf,
     knn,
+    label_words,
     maml,
     matching,
     meta_sgd,
@@ -44,6 +47,8 @@ from distmeta.methods import (
     reptile,
 )
 from distmeta.training import train
+
+from ..decoders import texts_in, transformer
 
 _SMALL_IMAGES: dict[str, Any] = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 3, "size": 16}
 _ADAM = OuterConfig(optimizer="Adam", lr=3e-3, average=0.9, schedule="cosine", clip_norm=1.0)
@@ -100,6 +105,13 @@ CASES: dict[str, RunConfig] = {
         _run("nil", "vmap", nil(steps=3)),
         _run("multitask", "loop", multitask()),
         _run("multitask-heads", "vmap", multitask("task", steps=3)),
+        _run(
+            "label_words",
+            "vmap",
+            label_words(lr=0.05, steps=2, scale=0.2),
+            tasks=TextTasks(store="intents", way=3, shots=1, queries=2, eval_queries=2),
+            model=TransformerConfig.model_validate(transformer()),
+        ),
         _run("pretrain", "loop", pretrain(steps=4)),
         _run(
             "pretrain-waves",
@@ -130,6 +142,8 @@ class Outcome:
 def run_case(name: str, folder: Path) -> Outcome:
     """Train a golden run below `folder`."""
     config = CASES[name].model_copy(update={"checkpoint": CheckpointConfig(path=str(folder))})
+    if config.tasks.source == "texts":
+        config = config.model_copy(update={"tasks": TextTasks.model_validate(texts_in(folder))})
     with mock.patch("distmeta.training.loop.keep_pictures", return_value=[]):  # drawing takes longer than training
         result = train(config, quiet=True)
     norm = global_norm(checkpoints.load(result.checkpoint).averaged)

@@ -1,12 +1,17 @@
 """Adapt by gradient steps on the support set: the learner of MAML, ANIL, Meta-SGD, Reptile and fine-tuning.
 
-    fast_0     = meta                                   (head of zeros where `head = fresh`)
+    fast_0     = meta                                   (a head of the task's own where `head` is not `meta`)
     fast_{k+1} = fast_k - lr * direction(grad L_support(fast_k))
 
 A phase sets which parameter groups move, for how many steps, at which rate and with which optimizer. MAML (Finn et al.
 2017, arXiv 1703.03400) moves all parameters, ANIL (Raghu et al. 2020, arXiv 1909.09157) the head, Meta-SGD (Li et al.
 2017, arXiv 1707.09835) all parameters with learned rates, one for each entry. Proto-MAML (Triantafillou et al. 2020,
-arXiv 1903.03096) starts from a head that classifies by distance to the class means.
+arXiv 1903.03096) starts from a head that classifies by distance to the class means. Label words (Schick & Schuetze
+2021, arXiv 2001.07676; Brown et al. 2020, arXiv 2005.14165) start from the head of a decoder that gives the mean
+log-probability of the words of a class's name to come next, which is linear in the features h up to a constant that all
+classes share:
+
+    1/|c| sum_{v in c} log p(v | text) = h . mean_{v in c} E_v - log sum_u exp(h . E_u)      E: output embedding
 
 Everything is differentiable with respect to `meta`, Adam's moments included. Where no phase moves the body and every
 step uses the whole of one role, its features are computed once for all steps (exact: they do not change).
@@ -31,9 +36,10 @@ from typing_extensions import override
 
 from distmeta.config import GradientConfig, Phase
 from distmeta.core.errors import UserError, nearest
-from distmeta.core.types import Batch, Episode, Params
+from distmeta.core.types import LABELS, Batch, Episode, Params
 from distmeta.methods.learners.base import Learner, Proximal, Stage
 from distmeta.methods.learners.prototype import class_means, linear_form
+from distmeta.methods.learners.words import class_words
 from distmeta.methods.objectives import Objective, find_objective
 from distmeta.models.base import HEAD, Backbone
 from distmeta.models.network import Network
@@ -85,7 +91,8 @@ class GradientLearner(Learner):
         where: Field of the configuration that `config` is, for messages.
 
     Raises:
-        UserError: A phase names an unknown parameter group, head or objective.
+        UserError: A phase names an unknown parameter group, head or objective, or the head needs words that the network
+            does not predict.
     """
 
     def __init__(
@@ -103,7 +110,9 @@ class GradientLearner(Learner):
         heads = dict.fromkeys(phase.config.head for phase in used) or {config.phases[-1].head: None}
         head_names = frozenset(name for head in heads for name in backbone.head_names(head))
         self.fresh = frozenset() if config.head == "meta" else head_names
-        self._scale = config.scale if config.head == "prototypes" else None
+        self._scale, self._from_means = config.scale, config.head == "prototypes"
+        self._words = backbone.words(f"{where}.head") if config.head == "label_words" else None
+        self._makes_heads = self._from_means or self._words is not None
         self._moved = tuple(name for name in groups["all"] if name in moved | self.fresh)
         self._uses_adam = any(phase.config.optimizer == "adam" for phase in used)
         self._uses_anchor = any(phase.config.l2sp for phase in used)
@@ -111,6 +120,8 @@ class GradientLearner(Learner):
         whole = all(phase.config.batch is None for phase in used) and len(self.roles) == 1
         still = not (backbone.buffers() or backbone.is_random)
         self._keeps_features = whole and still and frozenset(self._moved) <= head_names
+        if self._words is not None:
+            self.roles = (*self.roles, LABELS)
 
     def _field(self, where: str, index: int) -> str:
         """Field of the configuration that a phase is, for messages."""
@@ -118,9 +129,9 @@ class GradientLearner(Learner):
 
     @override
     def init(self, seed: int) -> Params:
-        """The backbone's parameters without heads from class means; for Meta-SGD, a rate for each entry that moves."""
+        """The backbone's parameters without heads that tasks make; for Meta-SGD, a rate for each entry that moves."""
         params = self.backbone.init(seed)
-        if self._scale is not None:
+        if self._makes_heads:
             params = {name: tensor for name, tensor in params.items() if name not in self.fresh}
         for phase in self._phases:
             params |= {
@@ -134,7 +145,7 @@ class GradientLearner(Learner):
     def start(self, net: Network, meta: Params, task: Episode) -> FastWeights:
         """The meta-parameters that some phase moves; a head of its own for the task."""
         moved = {name: meta[name] for name in self._moved if name not in self.fresh}
-        needs_features = self._keeps_features or self._scale is not None
+        needs_features = self._keeps_features or self._from_means
         features = net.features(meta, task[self.roles[0]].inputs) if needs_features else None
         moved |= self._fresh_heads(meta, features, task)
         features = features if self._keeps_features else None
@@ -243,7 +254,11 @@ class GradientLearner(Learner):
         like, heads = next(iter(meta.values())), Params()
         for head, outputs in self.backbone.heads.items() if self.fresh else ():
             weight, bias = self.backbone.head_names(head)
-            if self._scale is not None and features is not None:
+            if self._words is not None:
+                pad_id = self.backbone.tokens.pad_id if self.backbone.tokens else 0
+                heads[weight] = self._scale * class_words(self._words, task[LABELS].inputs, pad_id)
+                heads[bias] = like.new_zeros(outputs)
+            elif self._from_means and features is not None:
                 means = class_means(features, task[self.roles[0]], outputs)
                 heads[weight], heads[bias] = linear_form(means, self._scale)
             else:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from distmeta.config import AlgorithmConfig
 from distmeta.core.errors import UserError, nearest
-from distmeta.methods.presets.gradient import anil, fomaml, maml, meta_sgd, proto_maml, reptile
+from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.reuse import multitask, nil
@@ -49,6 +49,9 @@ METHODS: dict[str, Preset] = {
     "protonet": Preset(protonet, "ProtoNet", "Snell et al. 2017, arXiv 1703.05175", "jobs/omniglot.py:protonet"),
     "proto_maml": Preset(
         proto_maml, "Proto-MAML", "Triantafillou et al. 2020, arXiv 1903.03096", "jobs/intents.py:proto_maml"
+    ),
+    "label_words": Preset(
+        label_words, "Label words", "Schick & Schuetze 2021, arXiv 2001.07676", "jobs/label_words.py:few_shot"
     ),
     "pretrain": Preset(
         pretrain, "Pre-training, fine-tuning", "joint training as the baseline", "jobs/omniglot.py:pretrain"

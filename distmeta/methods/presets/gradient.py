@@ -69,3 +69,24 @@ def proto_maml(
         estimator=BackpropConfig(order=order),
         evaluate=EvaluateConfig(steps=eval_steps),
     )
+
+
+def label_words(
+    lr: float = 0.1,
+    steps: int = 1,
+    order: Literal[1, 2] = 2,
+    groups: tuple[str, ...] = ("all",),
+    scale: float = 1.0,
+    eval_steps: int | None = None,
+) -> AlgorithmConfig:
+    """Scores of class names as the next words of a decoder, then inner steps (Schick & Schuetze 2021, PET, arXiv
+    2001.07676). `steps=0` scores alone (Brown et al. 2020, arXiv 2005.14165).
+
+    It takes texts (`tasks.template`), and a decoder with `model.pooling = "last"`.
+    """
+    return AlgorithmConfig(
+        method="label_words",
+        learner=GradientConfig(phases=(Phase(groups=groups, lr=lr, steps=steps),), head="label_words", scale=scale),
+        estimator=BackpropConfig(order=order),
+        evaluate=EvaluateConfig(steps=eval_steps),
+    )

@@ -53,6 +53,8 @@ def load_network(
     if key not in _networks:
         network = _make(pretrained, architecture, dtype, where)
         _remove_dropout(network)
+        # It would look at the values of token ids, and ask for a mask, which attention has from elsewhere.
+        network.__dict__["warn_if_padding_and_no_attention_mask"] = _say_nothing
         if frozen_dtype != dtype:
             round_matrices(network, frozen_dtype)
         _networks[key] = network.requires_grad_(False)
@@ -97,7 +99,7 @@ def require_transformers(where: str) -> Any:
 
 def _make(pretrained: str | None, architecture: Mapping[str, Any], dtype: torch.dtype, where: str) -> nn.Module:
     transformers = require_transformers(where)
-    with quiet(transformers), _errors_as_lines(pretrained, where):
+    with quiet(transformers), errors_as_lines(pretrained, where):
         if pretrained is None:
             kind = architecture.get("model_type")
             options = {name: value for name, value in architecture.items() if name != "model_type"}
@@ -120,7 +122,7 @@ def _make(pretrained: str | None, architecture: Mapping[str, Any], dtype: torch.
 
 
 @contextlib.contextmanager
-def _errors_as_lines(pretrained: str | None, where: str) -> Iterator[None]:
+def errors_as_lines(pretrained: str | None, where: str) -> Iterator[None]:
     """What `transformers` raises for a name, a folder or fields that it cannot use, as one line."""
     try:
         yield
@@ -155,6 +157,10 @@ def _without_pooler(network: nn.Module) -> nn.Module:
     if isinstance(getattr(network, "pooler", None), nn.Module):
         network.pooler = None  # type: ignore[assignment]
     return network.eval()
+
+
+def _say_nothing(*_: object) -> None:
+    """Takes the place of a warning."""
 
 
 def _remove_dropout(network: nn.Module) -> None:

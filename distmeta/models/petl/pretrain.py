@@ -5,14 +5,17 @@ written is a folder as `transformers` writes them, with a tokenizer made from th
 `tasks.tokenizer` take it.
 
 Deviations: no next-sentence prediction, no dropout, each step draws its texts anew.
+
+A decoder is pre-trained in the same way by `distmeta.models.petl.decoder`.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,8 @@ from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix
 from distmeta.models.petl.load import quiet, require_transformers
 
+Examples = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
+"""Inputs and labels [B, L] of a step, from token ids [B, L] and draws."""
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SMALL = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
 """A BERT of three million weights without its embeddings."""
@@ -75,30 +80,47 @@ def pretrain(
     Raises:
         UserError: There are fewer than two texts, or `transformers` is not installed.
     """
-    if len(texts) < 2:
-        raise UserError(f"{len(texts)} texts", where="texts", allowed="two or more")
     transformers, settings = require_transformers("pretrain"), settings or Pretraining()
-    tokenizer = _tokenizer(texts, settings.vocabulary)
-    tokenizer.enable_truncation(settings.length)
-    encoded = [torch.tensor(each.ids) for each in tokenizer.encode_batch(list(texts))]
-    tokenizer.no_truncation()
+    tokenizer = word_pieces(texts, settings.vocabulary)
+    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    from tokenizers import processors
+
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(settings.seed, "encoder"))
         sizes = {**SMALL, **(architecture or {}), "vocab_size": tokenizer.get_vocab_size(), "pad_token_id": 0}
         still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         config = transformers.BertConfig(max_position_embeddings=512, **sizes, **still)
         network = transformers.BertForMaskedLM(config)
-    losses = _train(network, encoded, tokenizer.get_vocab_size(), settings)
+    losses = fit(network, encoded(tokenizer, texts, settings), partial(mask_tokens, sizes["vocab_size"]), settings)
+    write(network, tokenizer, folder)
+    return losses
+
+
+def write(network: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a network of `transformers` and its tokenizer."""
+    transformers = require_transformers("pretrain")
     folder.mkdir(parents=True, exist_ok=True)
     with quiet(transformers):
         network.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
-    return losses
 
 
-def _tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
-    """Word pieces, as BERT's (uncased): characters, and the words and endings that occur most."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+def word_pieces(texts: Sequence[str], vocabulary: int) -> Any:
+    """A tokenizer of word pieces, as BERT's (uncased): characters, and the words and endings that occur most.
+
+    It puts no special tokens around texts; padding is id 0.
+
+    Args:
+        texts: The corpus.
+        vocabulary: Ids, at most.
+
+    Raises:
+        UserError: There are fewer than two texts.
+    """
+    if len(texts) < 2:
+        raise UserError(f"{len(texts)} texts", where="texts", allowed="two or more")
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     words: Counter[str] = Counter()
@@ -108,8 +130,6 @@ def _tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
     tokenizer = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     tokenizer.decoder = decoders.WordPiece()
-    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
     tokenizer.no_padding()
     return tokenizer
@@ -131,7 +151,23 @@ def _pieces(words: Mapping[str, int], vocabulary: int) -> list[str]:
     return list(dict.fromkeys([*pieces, *frequent]))[: max(vocabulary, len(pieces))]
 
 
-def _train(network: Any, encoded: Sequence[Tensor], vocabulary: int, settings: Pretraining) -> list[float]:
+def encoded(tokenizer: Any, texts: Sequence[str], settings: Pretraining) -> list[Tensor]:
+    """The token ids of each text, cut to the length that is read."""
+    tokenizer.enable_truncation(settings.length)
+    ids = [torch.tensor(each.ids) for each in tokenizer.encode_batch(list(texts))]
+    tokenizer.no_truncation()
+    return ids
+
+
+def fit(network: Any, texts: Sequence[Tensor], examples: Examples, settings: Pretraining) -> list[float]:
+    """Train a network of `transformers` on token ids; returns the loss of each step.
+
+    Args:
+        network: Gives the loss of `labels`.
+        texts: Token ids of each text.
+        examples: Inputs and labels of a step.
+        settings: How.
+    """
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=0.01)
     warmup = max(1, settings.steps // 10)
     losses: list[float] = []
@@ -141,9 +177,9 @@ def _train(network: Any, encoded: Sequence[Tensor], vocabulary: int, settings: P
         if settings.budget_s is not None and time.monotonic() - started > settings.budget_s:
             break
         rng = torch.Generator().manual_seed(mix(settings.seed, "step", step))
-        rows = torch.randint(len(encoded), (settings.batch,), generator=rng).tolist()
-        ids = torch.nn.utils.rnn.pad_sequence([encoded[row] for row in rows], batch_first=True)
-        inputs, labels = mask_tokens(ids, vocabulary, rng)
+        rows = torch.randint(len(texts), (settings.batch,), generator=rng).tolist()
+        ids = torch.nn.utils.rnn.pad_sequence([texts[row] for row in rows], batch_first=True)
+        inputs, labels = examples(ids, rng)
         loss = network(input_ids=inputs, attention_mask=(ids != 0).long(), labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
@@ -155,12 +191,12 @@ def _train(network: Any, encoded: Sequence[Tensor], vocabulary: int, settings: P
     return losses
 
 
-def mask_tokens(ids: Tensor, vocabulary: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def mask_tokens(vocabulary: int, ids: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Choose the tokens to predict: most are masked, some replaced, some stay.
 
     Args:
-        ids: int64 [B, L]; ids below the number of special tokens are never chosen.
         vocabulary: Number of ids.
+        ids: int64 [B, L]; ids below the number of special tokens are never chosen.
         rng: Draws.
 
     Returns:

@@ -62,13 +62,27 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens and padding, up to what the tokenizer does not keep."""
 
-    def closing(self) -> tuple[int, ...]:
-        """Ids of the special tokens that end every text."""
-        empty, letter = self.encode(["", "a"])
+    def closing(self, template: str = "{}") -> tuple[int, ...]:
+        """Ids that end every text: special tokens, and the words of a template behind the text."""
+        empty, letter = self.encode([template.replace("{}", text) for text in ("", "a")])
         count = 0
         while count < len(empty) and empty[-1 - count] == letter[-1 - count]:
             count += 1
         return tuple(empty[len(empty) - count :])
+
+    def continuations(self, texts: Sequence[str], before: str) -> list[list[int]]:
+        """The ids of each text as it goes on behind `before` and a space, without special tokens.
+
+        Raises:
+            ValueError: A text has no token of its own there.
+        """
+        num_closing = len(self.closing())
+        every = self.encode([before, *(f"{before} {text}" for text in texts)])
+        first, *others = [ids[: len(ids) - num_closing] for ids in every]
+        for text, ids in zip(texts, others, strict=True):
+            if ids[: len(first)] != first or len(ids) == len(first):
+                raise ValueError(f"{text[:40]!r} has no token")
+        return [ids[len(first) :] for ids in others]
 
 
 class WordTokenizer(Tokenizer):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ from distmeta.models.petl.parts import PARTS, Own, Part, Shape
 from distmeta.models.petl.recompute import recompute_blocks
 from distmeta.models.petl.sites import divide, make_sites, padding_position, read_from_call
 from distmeta.models.petl.texts import lay_out, row_width
+from distmeta.models.petl.words import ALLOWED, Words, load_words
 from distmeta.models.share import share
 
 
@@ -61,8 +62,8 @@ class Transformer(Backbone):
         self, config: TransformerConfig, input_shape: tuple[int, ...], heads: Mapping[str, int], dtype: torch.dtype
     ) -> None:
         self._config, self._dtype, self.heads = config, dtype, dict(heads)
-        frozen_dtype = torch.bfloat16 if config.frozen_dtype == "bfloat16" else dtype
-        self.network = share(load_network(config.pretrained, config.architecture, dtype, frozen_dtype=frozen_dtype))
+        frozen = self._frozen_dtype = torch.bfloat16 if config.frozen_dtype == "bfloat16" else dtype
+        self.network = share(load_network(config.pretrained, config.architecture, dtype, frozen_dtype=frozen))
         divide(self.network)
         settings: Any = self.network.config  # what transformers knows of the network
         self._settings = settings
@@ -113,6 +114,18 @@ class Transformer(Backbone):
         call = Call(params, texts.mask)
         positions = {"position_ids": texts.positions + self._first_position} if self._packs else {}
         return self._scaled(texts.pool(self._run(call, input_ids=texts.ids, **positions), self._config.pooling))
+
+    @override
+    def words(self, where: str) -> Callable[[Tensor], Tensor]:
+        """Rows of the output embedding, which is frozen: those of pre-training, even where part `full` tunes it."""
+        config = self._config
+        if not self._is_decoder or self.tokens is None:
+            raise UserError("an encoder predicts no next word", where=where, allowed=ALLOWED)
+        if config.pooling != "last" or config.normalise:
+            what = "features that are no hidden states of the last token do not predict the next word"
+            raise UserError(what, where=where, allowed="model.pooling 'last' and model.normalise false")
+        weight = load_words(self.network, config.pretrained, config.architecture, self._frozen_dtype, where)
+        return Words(weight, self._dtype)
 
     @override
     def groups(self) -> dict[str, tuple[str, ...]]:

@@ -27,6 +27,7 @@ JOBS = {
         "random_features",
     ],
     "intents": ["fomaml", "frozen", "lora_plain", "lora_protonet", "proto_maml", "reptile"],
+    "label_words": ["few_shot", "meta_trained", "zero_shot"],
     "omniglot": [
         "anil",
         "fomaml",
@@ -48,6 +49,9 @@ METHOD = {
     "intents_frozen": "protonet",
     "intents_lora_plain": "proto_maml",
     "intents_lora_protonet": "protonet",
+    "label_words_few_shot": "label_words",
+    "label_words_meta_trained": "label_words",
+    "label_words_zero_shot": "label_words",
     "feature_reuse_anil": "nil",
     "feature_reuse_maml": "maml_nil",
     "feature_reuse_multitask_heads": "multitask",

@@ -1,4 +1,4 @@
-"""Masked language modelling on one's own texts: what is masked, that it learns, and that its folder is a backbone."""
+"""Pre-training on one's own texts: what is masked, that encoders and decoders learn, and that folders are backbones."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from distmeta.core.errors import UserError
 from distmeta.core.tensors import digest
 from distmeta.models import build_backbone
 from distmeta.models.base import Frame
+from distmeta.models.petl.decoder import pretrain_decoder
 from distmeta.models.petl.pretrain import SPECIAL, Pretraining, mask_tokens, pretrain
 from distmeta.models.petl.tokens import load_tokenizer
 
@@ -30,7 +31,7 @@ def test_masks_have_the_shares_of_the_paper() -> None:
     vocabulary = 1000
     ids = torch.randint(len(SPECIAL), vocabulary, (200, 100), generator=torch.Generator().manual_seed(0))
     ids[:, 0], ids[:, 50:] = SPECIAL.index("[CLS]"), 0
-    inputs, labels = mask_tokens(ids, vocabulary, torch.Generator().manual_seed(1))
+    inputs, labels = mask_tokens(vocabulary, ids, torch.Generator().manual_seed(1))
     chosen = labels != -100
     assert not bool(chosen[:, 0].any()) and not bool(chosen[:, 50:].any()), "special tokens are not predicted"
     assert torch.equal(labels[chosen], ids[chosen]) and torch.equal(inputs[~chosen], ids[~chosen])
@@ -66,3 +67,35 @@ def test_it_is_a_function_of_its_settings(tmp_path: Path) -> None:
 def test_no_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^texts: 1 texts; allowed: two or more"):
         pretrain(["alone"], tmp_path)
+
+
+# --- decoders ---
+
+TINY_DECODER = {"n_embd": 32, "n_layer": 1, "n_head": 2}
+SOUNDS = {"cat": "meows", "dog": "barks", "cow": "moos", "hen": "clucks"}
+LINES = [f"the {size} {animal} {sound}" for size in ("big", "small") for animal, sound in SOUNDS.items()]
+
+
+def test_a_decoder_learns_the_words_behind_a_text_and_its_folder_gives_them(tmp_path: Path) -> None:
+    losses = pretrain_decoder(LINES, tmp_path / "decoder", SETTINGS, TINY_DECODER)
+    assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
+    tokenizer = load_tokenizer(str(tmp_path / "decoder"), lambda: [])
+    assert tokenizer.closing() == ()
+    config = TransformerConfig.model_validate(
+        {"pretrained": str(tmp_path / "decoder"), "pooling": "last", "petl": ({"kind": "bitfit"},)}
+    )
+    network = build_backbone(config, (16,), {"head": 2})
+    assert network.tokens is not None
+    assert (network.tokens.count, network.tokens.pad_id) == (tokenizer.vocab_size, tokenizer.pad_id)
+    ids = torch.tensor(tokenizer.encode([f"the small {animal}" for animal in SOUNDS]))
+    words = network.words("here")(torch.tensor(tokenizer.continuations(list(SOUNDS.values()), "the")))
+    assert words.shape == (4, 1, 32)
+    scores = network.features(network.init(0), ids, Frame()) @ words[:, 0].T
+    assert scores.argmax(1).tolist() == [0, 1, 2, 3]
+
+
+def test_a_decoder_is_a_function_of_its_settings(tmp_path: Path) -> None:
+    settings = Pretraining(steps=3, batch=4, length=12)
+    losses = [pretrain_decoder(LINES, tmp_path / name, settings, TINY_DECODER) for name in ("a", "b")]
+    assert losses[0] == losses[1]
+    assert (tmp_path / "a" / "tokenizer.json").read_bytes() == (tmp_path / "b" / "tokenizer.json").read_bytes()

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, TextTasks, VectorTasks
 from distmeta.core.errors import UserError
-from distmeta.core.types import OUTSIDE, QUERY, SUPPORT, Episode
+from distmeta.core.types import LABELS, OUTSIDE, QUERY, SUPPORT, Episode
 from distmeta.data.store import ClassStore
 from distmeta.tasks import SOURCES, TaskSource, build_source
 from distmeta.tasks.texts import TextSource
@@ -101,9 +101,12 @@ def test_inputs_are_finite_and_have_the_requested_dtype_and_shape(config: TasksC
         longest = max((size.length for size in episode.sizes or ()), default=0)
         for role, batch in episode.roles.items():
             assert batch.inputs.dtype == (torch.int64 if is_text else dtype)
-            assert batch.inputs.shape[2:] == ((longest,) if is_text else source.input_shape)
             assert batch.inputs.is_contiguous()
             assert bool(batch.inputs.isfinite().all())
+            if role == LABELS:
+                assert batch.targets is None and batch.inputs.shape[1] == FEW_SHOT["way"]
+                continue
+            assert batch.inputs.shape[2:] == ((longest,) if is_text else source.input_shape)
             if role == OUTSIDE:
                 assert batch.targets is None
                 continue

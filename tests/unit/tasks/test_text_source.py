@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from distmeta.config.base import to_user_error
 from distmeta.config.tasks import StoreTasks, TextTasks
 from distmeta.core.errors import UserError
-from distmeta.core.types import OUTSIDE, SOURCE, Batch, Episode, TaskSpec
+from distmeta.core.types import LABELS, OUTSIDE, SOURCE, Batch, Episode, TaskSpec
 from distmeta.data.catalog import import_store
 from distmeta.data.store import ClassStore, write_store
 from distmeta.models.petl.texts import row_width
@@ -189,10 +189,10 @@ def test_tokens_and_padding_are_counted(texts: ClassStore) -> None:
 
 def test_outside_texts_are_of_the_class_that_is_in_no_split(texts: ClassStore) -> None:
     source = source_of(texts, outside=True)
-    assert source.roles("train") == ("support", "query", "source")
+    assert source.roles("train") == ("support", "query", "source", "labels")
     drawn = {}
     for split in ("val", "test"):
-        assert source.roles(split) == ("support", "query", "source", OUTSIDE)
+        assert source.roles(split) == ("support", "query", "source", "labels", OUTSIDE)
         batch = source.episodes(source.specs(split, 0, 40), ("support", "query", OUTSIDE))[OUTSIDE]
         assert batch.targets is None and batch.inputs.shape[:2] == (40, 9)
         rows = origins(source, batch)
@@ -299,7 +299,7 @@ def test_intents_at_the_settings_of_the_literature(data_dir: Path, name: str) ->
     assert isinstance(source, TextSource)
     tokenizer = source.load_tokenizer()
     specs = source.specs("test", 0, 8)
-    episode = source.episodes(specs, source.roles("test"))
+    episode = source.episodes(specs, [role for role in source.roles("test") if role != LABELS])
     texts = store.texts.to_pylist()
     expected = {tokenizer.decode(ids) for ids in tokenizer.encode(texts)}
     for batch in episode.roles.values():
