@@ -10,7 +10,7 @@ import torch
 from distmeta.config import RunConfig, Term
 from distmeta.core.errors import UserError, nearest
 from distmeta.core.tensors import all_finite
-from distmeta.core.types import QUERY, SUPPORT, Params, TokenIds
+from distmeta.core.types import LABELS, QUERY, SUPPORT, Params, TokenIds
 from distmeta.methods.estimators import build_estimator
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners import build_learner
@@ -158,7 +158,7 @@ def _eval_heads(config: RunConfig, tasks: TaskSignature) -> dict[str, int]:
     settings, learner = config.algorithm, _field_of_evaluation(config)
     uses = [("algorithm.evaluate", settings.evaluated_head, QUERY)]
     uses += [(f"{learner}{field}", head, role) for field, head, role in settings.evaluated_learner().uses]
-    return _heads(uses, {**tasks.train_outputs, SUPPORT: tasks.num_outputs, QUERY: tasks.num_outputs})
+    return _heads(uses, {**tasks.train_outputs, **dict.fromkeys((SUPPORT, QUERY, LABELS), tasks.num_outputs)})
 
 
 def _heads(uses: Sequence[tuple[str, str, str]], outputs_of: Mapping[str, int]) -> dict[str, int]:

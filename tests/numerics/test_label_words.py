@@ -62,7 +62,7 @@ def problem(folder: Path, model: dict[str, Any], **settings: Any) -> tuple[Algor
 def outputs_of(algorithm: Algorithm, episode: Episode, meta: Params) -> Tensor:
     """Outputs [B, C] for the queries of one task."""
     ops = one_by_one(algorithm.learner)
-    return ops.predict(meta, ops.adapt(meta, episode), episode, episode.query.inputs)[0]
+    return ops.predict(meta, ops.adapt(meta, episode), episode, episode.query.inputs, head="head")[0]
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -83,7 +83,8 @@ def test_labels_are_the_names_that_are_read(run: tuple[Path, TrainResult]) -> No
     support = Batch(ids(SUPPORT), torch.tensor([names.index(name) for name in NAMES]))
     task = Episode({role: batch.map(lambda x: x[None]) for role, batch in ((ROLE, support), (LABELS, Batch(words)))})
     ops = one_by_one(predictor._ops._learner)
-    expected = ops.predict(learner._params, ops.adapt(learner._params, task), task, ids(QUERIES)[None])[0]
+    state = ops.adapt(learner._params, task)
+    expected = ops.predict(learner._params, state, task, ids(QUERIES)[None], head="head")[0]
     np.testing.assert_allclose(predictor.outputs(QUERIES), expected.numpy(), rtol=1e-9, atol=1e-11)
     renamed = learner.adapt(SUPPORT, [name.replace("_", " ") for name in NAMES])
     np.testing.assert_array_equal(renamed.outputs(QUERIES), predictor.outputs(QUERIES))
