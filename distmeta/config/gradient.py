@@ -54,6 +54,7 @@ class GradientConfig(Frozen):
             training), or such that it classifies by distance to the class means of the support set's features
             (`prototypes`: Proto-MAML, Triantafillou et al. 2020, section 4).
         scale: Factor of the squared distances to class means.
+        frozen: Parameter groups of the backbone that no phase moves, whatever its `groups` say.
     """
 
     kind: Literal["gradient"] = "gradient"
@@ -61,6 +62,7 @@ class GradientConfig(Frozen):
     learned_lr: bool = False
     head: Literal["meta", "fresh", "prototypes"] = "meta"
     scale: PositiveFloat = 1.0
+    frozen: tuple[Text, ...] = Field((), max_length=1000)
 
     is_stepwise: ClassVar[bool] = True
 

@@ -21,7 +21,7 @@ are normalised apart from the support set, where theirs share a batch with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -93,8 +93,9 @@ class GradientLearner(Learner):
     ) -> None:
         super().__init__(backbone)
         groups = backbone.groups()
+        frozen = {name for group in config.frozen for name in _group(groups, group, f"{where}.frozen")}
         self._phases = [
-            _phase(phase, i, groups, objective, f"{where}.phases.{i}", learned=config.learned_lr)
+            _phase(phase, i, groups, objective, f"{where}.phases.{i}", frozen, learned=config.learned_lr)
             for i, phase in enumerate(config.phases)
         ]
         used = [phase for phase in self._phases if phase.config.steps]
@@ -163,6 +164,8 @@ class GradientLearner(Learner):
     ) -> FastWeights:
         sets_anchor, index = divmod(kind, len(self._phases))
         phase, rates, objective, _ = self._phases[index]
+        if not rates:  # all that the phase would move is frozen
+            return fast
         fixed = {name: tensor for name, tensor in fast.moved.items() if name not in rates}
         moving = {name: tensor for name, tensor in fast.moved.items() if name in rates}
         anchor = {**fast.anchor, **moving} if sets_anchor else fast.anchor
@@ -236,14 +239,21 @@ class GradientLearner(Learner):
 
 
 def _phase(
-    phase: Phase, index: int, groups: dict[str, tuple[str, ...]], objective: str, where: str, *, learned: bool
+    phase: Phase,
+    index: int,
+    groups: dict[str, tuple[str, ...]],
+    objective: str,
+    where: str,
+    frozen: Collection[str],
+    *,
+    learned: bool,
 ) -> _Phase:
     rates = {name: phase.lr for group in phase.groups for name in _group(groups, group, f"{where}.groups")}
     for group, rate in phase.rates.items():
         rates |= {name: rate for name in _group(groups, group, f"{where}.rates") if name in rates}
     _group(groups, phase.head, f"{where}.head")
     prefix = RATE_PREFIX if index == 0 else f"{RATE_PREFIX}{index}."
-    ordered = {name: rates[name] for name in groups["all"] if name in rates}
+    ordered = {name: rates[name] for name in groups["all"] if name in rates and name not in frozen}
     learned_rates = {name: prefix + name for name in ordered} if learned else {}
     return _Phase(phase, ordered, find_objective(phase.objective or objective, f"{where}.objective"), learned_rates)
 
