@@ -62,6 +62,7 @@ _COMMANDS = {
     "submit": "Send a job to a Ray cluster.",
     "jobs": "Write a first job; look at the jobs of a Ray cluster.",
     "evaluate": "Measure a checkpoint on unseen tasks.",
+    "analyze": "Find out what meta-learning learnt.",
     "adapt": "Label your own images or texts.",
     "methods": "List the methods.",
     "data": "Import raw files into stores, and look into them.",

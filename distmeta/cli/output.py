@@ -43,7 +43,7 @@ def people_read(as_json: bool) -> Iterator[None]:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object on one line. A number that JSON does not have (NaN, infinity) is null."""
-    print(json.dumps(_finite(value), allow_nan=False), flush=True)
+    print(json.dumps(finite(value), allow_nan=False), flush=True)
 
 
 def print_values(values: Mapping[str, Any]) -> None:
@@ -122,9 +122,10 @@ def _text(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A JSON value whose numbers that JSON does not have (NaN, infinity) are null."""
     if isinstance(value, Mapping):
-        return {name: _finite(part) for name, part in value.items()}
+        return {name: finite(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
+        return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

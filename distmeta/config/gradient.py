@@ -56,6 +56,7 @@ class GradientConfig(Frozen):
             log-probability of the words of a class's name as the next word of a decoder (`label_words`: Schick &
             Schuetze 2021, Brown et al. 2020).
         scale: Factor of the squared distances to class means, or of the log-probabilities.
+        frozen: Parameter groups of the backbone that no phase moves, whatever its `groups` say.
     """
 
     kind: Literal["gradient"] = "gradient"
@@ -63,6 +64,7 @@ class GradientConfig(Frozen):
     learned_lr: bool = False
     head: Literal["meta", "fresh", "prototypes", "label_words"] = "meta"
     scale: PositiveFloat = 1.0
+    frozen: tuple[Text, ...] = Field((), max_length=1000)
 
     is_stepwise: ClassVar[bool] = True
 

@@ -171,21 +171,36 @@ class EagerOps(TaskOps):
             places: Tokens that the B texts of each task fit into, end to end; None if that is not known.
             head: Head of the network that they go through.
         """
-        known = {} if places is None else {inputs.shape[1]: places}
-        episodes = self._segments.without_unused_seeds(episodes.only(self._learner.roles))
+        outputs: Tensor = self._predict("predict", meta, state, episodes, inputs, places, head)[0]
+        return outputs
 
-        def predict(meta: Params, state: State, tensors: Tensors) -> Tensor:
-            def one(meta: Params, state: TaskState, task: Episode, inputs: Tensor) -> Tensor:
-                net = self._segments.network(state.buffers, task, training=self._training, places=known)
-                return self._learner.predict(net, self._segments.params_of(meta), state.fast, task, inputs, head=head)
+    def layers(
+        self, meta: Params, state: State, episodes: Episode, inputs: Tensor, places: int | None = None, *, head: str
+    ) -> tuple[Tensor, Params]:
+        """What `predict` returns, and the outputs [T, B, ...] of the network's layers for the same inputs, by name."""
+        found: tuple[Tensor, Params] = self._predict("layers", meta, state, episodes, inputs, places, head)
+        return found
+
+    def _predict(
+        self, kind: str, meta: Params, state: State, episodes: Episode, inputs: Tensor, places: int | None, head: str
+    ) -> tuple[Tensor, Params]:
+        known = {} if places is None else {inputs.shape[1]: places}
+        episodes, tapped = self._segments.without_unused_seeds(episodes.only(self._learner.roles)), kind == "layers"
+
+        def predict(meta: Params, state: State, tensors: Tensors) -> tuple[Tensor, Params]:
+            def one(meta: Params, state: TaskState, task: Episode, inputs: Tensor) -> tuple[Tensor, Params]:
+                net = self._segments.network(state.buffers, task, training=self._training, places=known, tapped=tapped)
+                params = self._segments.params_of(meta)
+                outputs = self._learner.predict(net, params, state.fast, task, inputs, head=head)
+                return outputs, net.taps
 
             tasks = episodes.rebuild(tensors[:-1])
-            outputs: Tensor = self._segments.each(one, meta, episodes.num_tasks, state, tasks, tensors[-1])
-            return outputs
+            found: tuple[Tensor, Params] = self._segments.each(one, meta, episodes.num_tasks, state, tasks, tensors[-1])
+            return found
 
         tensors = (*episodes.tensors(), inputs)
-        outputs: Tensor = self._run(("predict", episodes.form, places, head), predict, meta, state, tensors)
-        return outputs
+        found: tuple[Tensor, Params] = self._run((kind, episodes.form, places, head), predict, meta, state, tensors)
+        return found
 
     def num_operations(self, meta: Params, episodes: Episode) -> int:
         """Approximate number of tensor operations in the forward pass of all inner steps together."""

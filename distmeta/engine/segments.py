@@ -108,13 +108,15 @@ class Segments:
         key = ("step", stage.kind, *places.items(), *batch)
         return Segment(key, function, (batch.tensors(), scalars, seeds), k + 1)
 
-    def network(self, buffers: Params, task: Episode, *, training: bool, places: Places | None = None) -> Network:
+    def network(
+        self, buffers: Params, task: Episode, *, training: bool, places: Places | None = None, tapped: bool = False
+    ) -> Network:
         """The network that predicts for a task; `places` of further texts, by their number."""
         seed = None if task.seeds is None else mix_seed(task.seeds, _PREDICTION)
         known = dict(_places(task))
         for texts, count in (places or {}).items():
             known[texts] = max(count, known.get(texts, 0))
-        return Network(self._learner.backbone, buffers, seed, training=training, places=known)
+        return Network(self._learner.backbone, buffers, seed, training=training, places=known, tapped=tapped)
 
     def buffers_of(self, meta: Params) -> Params:
         """The running statistics among meta-parameters."""

@@ -120,6 +120,10 @@ class Backbone(ABC):
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Parameter names by group: `all`, `body`, every head, and groups of the network (`norm`, `block1`, ...)."""
 
+    def blocks(self) -> tuple[str, ...]:
+        """The groups that make up the body, from the inputs to the features."""
+        return ("body",)
+
     def head_names(self, head: str) -> tuple[str, ...]:
         """Names of the parameters of a head."""
         return (f"{head}.weight", f"{head}.bias")

@@ -139,8 +139,10 @@ class Conv4(Backbone):
     def groups(self) -> dict[str, tuple[str, ...]]:
         """`all`, `body`, every head, `norm` (scales and shifts) and `block1` .. `block4`."""
         parts = ("conv.weight", "conv.bias", "norm.weight", "norm.bias")
-        blocks = {
-            f"block{block}": tuple(f"block{block}.{part}" for part in parts) for block in range(1, NUM_BLOCKS + 1)
-        }
+        blocks = {block: tuple(f"{block}.{part}" for part in parts) for block in self.blocks()}
         norm = tuple(name for names in blocks.values() for name in names if ".norm." in name)
         return with_heads(self, blocks, norm=norm)
+
+    @override
+    def blocks(self) -> tuple[str, ...]:
+        return tuple(f"block{block}" for block in range(1, NUM_BLOCKS + 1))

@@ -67,7 +67,8 @@ class Mlp(Backbone):
     @override
     def groups(self) -> dict[str, tuple[str, ...]]:
         """`all`, `body`, every head and each `blockL`."""
-        blocks = {
-            f"block{layer}": (f"block{layer}.weight", f"block{layer}.bias") for layer in range(1, len(self._sizes))
-        }
-        return with_heads(self, blocks)
+        return with_heads(self, {block: (f"{block}.weight", f"{block}.bias") for block in self.blocks()})
+
+    @override
+    def blocks(self) -> tuple[str, ...]:
+        return tuple(f"block{layer}" for layer in range(1, len(self._sizes)))

@@ -168,11 +168,8 @@ class ModuleBackbone(Backbone):
     @override
     def groups(self) -> dict[str, tuple[str, ...]]:
         """`all`, `body`, every head, `norm`, and the module's children by name."""
-        names = [name for name in self._parts.params if not self._is_of_head(name)]
-        blocks: dict[str, tuple[str, ...]] = {}
-        for name in names:
-            child = name.partition(".")[0]
-            blocks[child] = (*blocks.get(child, ()), name)
+        blocks = self._blocks()
+        names = [name for block in blocks.values() for name in block]
         affine = {
             f"{path}.{name}"
             for path, module in self._parts.body.named_modules()
@@ -180,6 +177,19 @@ class ModuleBackbone(Backbone):
             for name, _ in module.named_parameters(recurse=False)
         }
         return with_heads(self, blocks, norm=tuple(name for name in names if name in affine))
+
+    @override
+    def blocks(self) -> tuple[str, ...]:
+        return tuple(self._blocks())
+
+    def _blocks(self) -> dict[str, tuple[str, ...]]:
+        """Names of parameters by the module's child."""
+        blocks: dict[str, tuple[str, ...]] = {}
+        for name in self._parts.params:
+            if not self._is_of_head(name):
+                child = name.partition(".")[0]
+                blocks[child] = (*blocks.get(child, ()), name)
+        return blocks
 
     def _is_of_head(self, name: str) -> bool:
         return self._parts.head is not None and name.rpartition(".")[0] == self._parts.head_name

@@ -25,6 +25,7 @@ class Network:
         seed: int64 [], seed of the random layers; None if it has none.
         training: Whether random layers draw and running statistics move.
         places: Tokens that texts fit into, end to end, by the number of texts.
+        tapped: Record the outputs of layers in every call.
 
     Attributes:
         backbone: The network.
@@ -40,9 +41,10 @@ class Network:
         *,
         training: bool = True,
         places: Mapping[int, int] | None = None,
+        tapped: bool = False,
     ) -> None:
         self.backbone, self.buffers, self.taps = backbone, buffers or {}, Params()
-        self._seed, self._training, self._places = seed, training, places or {}
+        self._seed, self._training, self._places, self._tapped = seed, training, places or {}, tapped
 
     def fork(self) -> Network:
         """A copy, for code whose values must not leak into this one (`torch.func.grad`)."""
@@ -63,7 +65,8 @@ class Network:
             [B, D].
         """
         places = self._places.get(len(inputs)) if self._places else None
-        frame = Frame(self._training, context, dict(self.buffers), self._seed, {} if tapped else None, places)
+        taps = Params() if tapped or self._tapped else None
+        frame = Frame(self._training, context, dict(self.buffers), self._seed, taps, places)
         features = self.backbone.features(params, inputs, frame)
         self.buffers, self.taps = frame.buffers, frame.taps or {}
         return features

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from distmeta.analysis.layers import ShardSums, sums_of_shard
 from distmeta.config import CheckpointConfig, EngineConfig, RunConfig, TrackingConfig
 from distmeta.core import code, ranks
 from distmeta.core.errors import UserError
@@ -23,14 +24,14 @@ from distmeta.engine.lanes import Lanes, lanes_for
 from distmeta.engine.measured import choose_by_time
 from distmeta.engine.precision import check_policy
 from distmeta.engine.ranks import RankLanes
-from distmeta.methods.build import build_algorithm, dtype_of
+from distmeta.methods.build import build_algorithm, dtype_of, protocol_of
 from distmeta.methods.estimators.base import Moment
 from distmeta.program.scoring import Scorer, ShardScores
 from distmeta.program.zero import ADVANCE, COLLECT, LOAD, GroupTraining
 from distmeta.tasks import build_source
 from distmeta.tasks.prefetch import Prefetcher
 
-UPDATE, EVALUATE, CHOOSE = "update", "evaluate", "choose"
+UPDATE, EVALUATE, CHOOSE, ANALYSE = "update", "evaluate", "choose", "analyse"
 
 
 def lanes_of(config: RunConfig) -> int:
@@ -96,7 +97,8 @@ class MetaProgram:
         self._prefetcher.prepare(shard)
 
     def run(self, work: Work, snapshot: Snapshot, shard: Shard) -> Any:
-        """Call the handler of `work` (see `HANDLERS`) on the shard; returns a `Report`, `ShardScores` or `Choice`.
+        """Call the handler of `work` (see `HANDLERS`) on the shard; returns a `Report`, `ShardScores`, `Choice`
+        or `ShardSums`.
 
         Requests of `distmeta.program.zero` have no tasks: the ranks know those of each step.
         """
@@ -152,6 +154,13 @@ class MetaProgram:
             seconds_ahead=config.train.budget_s or math.inf,
             device=config.runtime.device,
         )
+
+    def analyse(self, request: Request) -> ShardSums:
+        """Sums of the outputs of layers (`distmeta.analysis`); further views are in the snapshot's `extra`."""
+        learner = self.algorithm.evaluators[protocol_of(self.algorithm)]
+        others = dict(request.moment.extra or {})
+        head, matmul = self.algorithm.eval_head, request.engine.matmul
+        return sums_of_shard(learner, request.meta, others, request.episodes, matmul, head)
 
     def choose_by_shapes(self) -> Choice:
         """Choose the engine's strategy by the network, the shapes of a training task and the workers' device."""
@@ -216,6 +225,7 @@ HANDLERS: dict[str, Callable[[MetaProgram, Request], Any]] = {
     UPDATE: MetaProgram.update,
     EVALUATE: MetaProgram.evaluate,
     CHOOSE: MetaProgram.choose,
+    ANALYSE: MetaProgram.analyse,
 }
 """Handlers by `Work.name`."""
 

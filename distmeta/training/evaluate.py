@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from distmeta import checkpoint as checkpoints
+from distmeta.checkpoint import Checkpoint
 from distmeta.checkpoint.reading import Which
-from distmeta.config import EngineConfig
+from distmeta.config import EngineConfig, RunConfig
 from distmeta.config.load import change
 from distmeta.config.python import require_trust
 from distmeta.core.types import Shard, Snapshot, Work
@@ -88,22 +90,50 @@ def evaluate(
     Raises:
         UserError: There is no intact checkpoint, or the changes do not fit it.
     """
-    checkpoint = checkpoints.load(path, which)
-    require_trust(checkpoint.config, mask_uri(checkpoint.path), trusted=trust_code)
+    checkpoint = trusted(path, which, trust_code=trust_code)
     config = change(checkpoint.config, overrides)
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
-    program = MetaProgram(config)
-    check_params(config, program.source.signature, checkpoint.averaged, checkpoint.buffers, mask_uri(checkpoint.path))
-    executor = build_executor(config.runtime, MetaRecipe.of(config), program=program)
-    try:
+    return evaluate_loaded(checkpoint, config, split, tasks)
+
+
+def trusted(path: str, which: Which, *, trust_code: bool) -> Checkpoint:
+    """Load a checkpoint whose code, if it names some, may be run.
+
+    Raises:
+        UserError: There is no intact checkpoint, or it names code and `trust_code` is not set.
+    """
+    checkpoint = checkpoints.load(path, which)
+    require_trust(checkpoint.config, mask_uri(checkpoint.path), trusted=trust_code)
+    return checkpoint
+
+
+def evaluate_loaded(checkpoint: Checkpoint, config: RunConfig, split: str, tasks: int) -> EvaluationResult:
+    """Score a checkpoint under a configuration that fits it (see `evaluate`)."""
+    with workers(checkpoint, config) as (program, executor):
         shards = program.source.shards(split, 0, tasks, config.runtime.shard_size)
         snapshot = Snapshot(checkpoint.step, checkpoint.averaged, checkpoint.buffers)
         scores = evaluate_shards(executor, config.engine, snapshot, shards)
+        protocol = protocol_of(program.algorithm)
+    return EvaluationResult(checkpoint.path, checkpoint.step, split, protocol, tuple(scores))
+
+
+@contextmanager
+def workers(checkpoint: Checkpoint, config: RunConfig) -> Iterator[tuple[MetaProgram, Executor]]:
+    """The program of a configuration and the workers that run it, for the meta-parameters of a checkpoint.
+
+    Raises:
+        UserError: The two do not fit.
+    """
+    program = MetaProgram(config)
+    where = mask_uri(checkpoint.path)
+    check_params(config, program.source.signature, checkpoint.averaged, checkpoint.buffers, where)
+    executor = build_executor(config.runtime, MetaRecipe.of(config), program=program)
+    try:
+        yield program, executor
     finally:
         executor.close()
         program.close()
-    return EvaluationResult(checkpoint.path, checkpoint.step, split, protocol_of(program.algorithm), tuple(scores))
 
 
 def evaluate_shards(

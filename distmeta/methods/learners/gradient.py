@@ -26,7 +26,7 @@ are normalised apart from the support set, where theirs share a batch with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -100,8 +100,9 @@ class GradientLearner(Learner):
     ) -> None:
         super().__init__(backbone)
         groups = backbone.groups()
+        frozen = {name for group in config.frozen for name in _group(groups, group, f"{where}.frozen")}
         self._phases = [
-            _phase(phase, i, groups, objective, self._field(where, i), learned=config.learned_lr)
+            _phase(phase, i, groups, objective, self._field(where, i), frozen, learned=config.learned_lr)
             for i, phase in enumerate(config.phases)
         ]
         used = [phase for phase in self._phases if phase.config.steps]
@@ -268,14 +269,21 @@ class GradientLearner(Learner):
 
 
 def _phase(
-    phase: Phase, index: int, groups: dict[str, tuple[str, ...]], objective: str, where: str, *, learned: bool
+    phase: Phase,
+    index: int,
+    groups: dict[str, tuple[str, ...]],
+    objective: str,
+    where: str,
+    frozen: Collection[str],
+    *,
+    learned: bool,
 ) -> _Phase:
     rates = {name: phase.lr for group in phase.groups for name in _group(groups, group, f"{where}.groups")}
     for group, rate in phase.rates.items():
         rates |= {name: rate for name in _group(groups, group, f"{where}.rates") if name in rates}
     _group(groups, phase.head, f"{where}.head")
     prefix = RATE_PREFIX if index == 0 else f"{RATE_PREFIX}{index}."
-    ordered = {name: rates[name] for name in groups["all"] if name in rates}
+    ordered = {name: rates[name] for name in groups["all"] if name in rates and name not in frozen}
     learned_rates = {name: prefix + name for name in ordered} if learned else {}
     return _Phase(phase, ordered, find_objective(phase.objective or objective, f"{where}.objective"), learned_rates)
 

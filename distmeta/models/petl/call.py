@@ -35,12 +35,14 @@ class Call:
         mask: What is added to attention logits (`distmeta.models.petl.texts`); None where everything is seen.
         prefixes: Prefixes by block.
         scratch: Inputs of parts that end with a parallel adapter, by part.
+        taps: Hidden states [.., L, D] after each block, by `block<number>`; None if nobody asks for them.
     """
 
     params: Params
     mask: Tensor | None = None
     prefixes: dict[int, Prefix] = field(default_factory=dict)
     scratch: dict[object, Tensor] = field(default_factory=dict)
+    taps: dict[str, Tensor] | None = None
 
 
 class _Current(threading.local):

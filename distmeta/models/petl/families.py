@@ -41,6 +41,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "ffn_out": ("output.dense", "mlp.c_proj", "dense_4h_to_h", "mlp.Wo", "fc2", "lin2", "down_proj"),
 }
 """Endings of names by role. `fused` layers make queries, keys and values together."""
+_LAST_NUMBER = re.compile(r"(?:^|\.)(\d+)$")
 _BLOCK = re.compile(r"(?:^|\.)(\d+)\.")
 
 
@@ -54,6 +55,12 @@ def block_of(path: str) -> int | None:
     """The block that a layer belongs to; None if to none (embeddings, last norm)."""
     match = _BLOCK.search(path)
     return int(match[1]) if match else None
+
+
+def is_block(path: str) -> bool:
+    """Whether a module is a block itself."""
+    match = _LAST_NUMBER.search(path)
+    return match is not None and block_of(f"{path}.") == int(match[1])
 
 
 def num_blocks(paths: Sequence[str]) -> int:

@@ -10,7 +10,6 @@ The backward pass is the same operation applied to the product, so that every or
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,18 +20,16 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from typing_extensions import override
 
 from distmeta.models.petl.call import Call, Prefix, current, running
-from distmeta.models.petl.families import block_of
+from distmeta.models.petl.families import block_of, is_block
 
 Tensors = tuple[Tensor, ...]
 Function = Callable[..., Tensors]
-_LAST_NUMBER = re.compile(r"(?:^|\.)(\d+)$")
 
 
 def recompute_blocks(network: nn.Module) -> None:
     """Replace the forward of every block of a network of `transformers`."""
     for path, module in network.named_modules():
-        match = _LAST_NUMBER.search(path)
-        if match is not None and block_of(f"{path}.") == int(match[1]) and not isinstance(module.forward, _Block):
+        if is_block(path) and not isinstance(module.forward, _Block):
             module.__dict__["forward"] = _Block(path, module)
 
 

@@ -19,7 +19,7 @@ from distmeta.core import ranks
 from distmeta.models.layers import layer_norm
 from distmeta.models.petl.attention import BLOCK
 from distmeta.models.petl.call import Call, current
-from distmeta.models.petl.families import block_of, role_of
+from distmeta.models.petl.families import block_of, is_block, role_of
 from distmeta.models.petl.frozen import frozen_embedding, frozen_linear, is_linear, shape_of, with_matrices
 
 Before = Callable[[Call, Tensor], Tensor]
@@ -91,6 +91,13 @@ def read_from_call(network: nn.Module, tuned: Collection[str]) -> None:
             module.__dict__["forward"] = _LayerNorm(path, module) if is_norm else _Tuned(module, names)
 
 
+def record_blocks(network: nn.Module) -> None:
+    """Let blocks record their outputs in calls that ask for them."""
+    for path, module in network.named_modules():
+        if is_block(path):
+            module.__dict__["forward"] = _Recorded(f"block{block_of(f'{path}.')}", module.forward)
+
+
 def named_roles(sites: Mapping[str, Site]) -> dict[str, str]:
     """The roles of the layers that have one, by name."""
     return {path: role for path in sites if (role := role_of(path)) is not None}
@@ -145,3 +152,16 @@ def divide(network: nn.Module) -> None:
     from distmeta.models.petl.partition import partition
 
     partition(nn.ParameterList([layer.weight for layer in with_matrices(network)]))
+
+
+class _Recorded:
+    """The forward of a block that records its output."""
+
+    def __init__(self, name: str, forward: Callable[..., Any]) -> None:
+        self._name, self._forward = name, forward
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        output, taps = self._forward(*arguments, **options), current().taps
+        if taps is not None:  # blocks of some families return the hidden states alone, others in a tuple
+            taps[self._name] = output if isinstance(output, Tensor) else output[0]
+        return output

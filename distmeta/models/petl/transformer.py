@@ -33,10 +33,13 @@ from distmeta.models.petl.frozen import shape_of
 from distmeta.models.petl.load import load_network
 from distmeta.models.petl.parts import PARTS, Own, Part, Shape
 from distmeta.models.petl.recompute import recompute_blocks
-from distmeta.models.petl.sites import divide, make_sites, padding_position, read_from_call
+from distmeta.models.petl.sites import divide, make_sites, padding_position, read_from_call, record_blocks
 from distmeta.models.petl.texts import lay_out, row_width
 from distmeta.models.petl.words import ALLOWED, Words, load_words
 from distmeta.models.share import share
+
+OUTSIDE = "outside"
+"""Group of the parameters that belong to no block."""
 
 
 class Transformer(Backbone):
@@ -90,6 +93,7 @@ class Transformer(Backbone):
         read_from_call(self.network, {name for part in self._parts for name in part.makes if isinstance(part, Own)})
         if config.recompute:
             recompute_blocks(self.network)
+        record_blocks(self.network)
 
     @override
     def init(self, seed: int) -> Params:
@@ -107,13 +111,15 @@ class Transformer(Backbone):
     def features(self, params: Mapping[str, Tensor], inputs: Tensor, frame: Frame) -> Tensor:
         self._move_to(inputs.device)
         if self.tokens is None:
-            hidden = self._run(Call(params), pixel_values=inputs.to(self._dtype))
-            return self._scaled(hidden[:, 0] if self._config.pooling == "cls" else hidden.mean(1))
+            call = Call(params, taps=None if frame.taps is None else {})
+            hidden = self._run(call, pixel_values=inputs.to(self._dtype))
+            return self._scaled(self._tapped(call, frame, hidden, self._pool_patches))
         places = frame.places if self._packs else None
         texts = lay_out(inputs, self.tokens.pad_id, places, causal=self._is_decoder, dtype=self._dtype)
-        call = Call(params, texts.mask)
+        call = Call(params, texts.mask, taps=None if frame.taps is None else {})
         positions = {"position_ids": texts.positions + self._first_position} if self._packs else {}
-        return self._scaled(texts.pool(self._run(call, input_ids=texts.ids, **positions), self._config.pooling))
+        hidden = self._run(call, input_ids=texts.ids, **positions)
+        return self._scaled(self._tapped(call, frame, hidden, lambda states: texts.pool(states, self._config.pooling)))
 
     @override
     def words(self, where: str) -> Callable[[Tensor], Tensor]:
@@ -131,14 +137,24 @@ class Transformer(Backbone):
     def groups(self) -> dict[str, tuple[str, ...]]:
         """`all`, `body` (all parts), heads, kinds of parts (`lora`, ...), and blocks (`block0`, ..., `outside`)."""
         kinds: dict[str, tuple[str, ...]] = {}
-        blocks: dict[str, tuple[str, ...]] = {}
         for part in self._parts:
             kinds[part.kind] = (*kinds.get(part.kind, ()), *part.makes)
-            for name in part.makes:
-                block = block_of(name)
-                key = "outside" if block is None else f"block{block}"
-                blocks[key] = (*blocks.get(key, ()), name)
-        return with_heads(self, blocks, **kinds)
+        return with_heads(self, self._blocks(), **kinds)
+
+    @override
+    def blocks(self) -> tuple[str, ...]:
+        """What is outside of blocks comes first: most of it is the embeddings."""
+        names = self._blocks()
+        return tuple(sorted(names, key=lambda name: -1 if name == OUTSIDE else int(name.removeprefix("block"))))
+
+    def _blocks(self) -> dict[str, tuple[str, ...]]:
+        """Names of parameters by block."""
+        blocks: dict[str, tuple[str, ...]] = {}
+        for name in (name for part in self._parts for name in part.makes):
+            block = block_of(name)
+            key = OUTSIDE if block is None else f"block{block}"
+            blocks[key] = (*blocks.get(key, ()), name)
+        return blocks
 
     @property
     def config(self) -> TransformerConfig:
@@ -197,6 +213,15 @@ class Transformer(Backbone):
         with running(call):
             hidden: Tensor = self.network(**inputs, **options).last_hidden_state
         return hidden
+
+    def _tapped(self, call: Call, frame: Frame, hidden: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
+        """Pooled hidden states [B, D]; those of the blocks, if they were recorded, are taps."""
+        for name, tensor in (call.taps or {}).items():
+            frame.tap(name, pool(tensor))
+        return pool(hidden)
+
+    def _pool_patches(self, hidden: Tensor) -> Tensor:
+        return hidden[:, 0] if self._config.pooling == "cls" else hidden.mean(1)
 
     def _scaled(self, features: Tensor) -> Tensor:
         return nn.functional.normalize(features, dim=-1) if self._config.normalise else features

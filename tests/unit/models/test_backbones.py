@@ -84,8 +84,7 @@ def test_a_further_head_has_its_own_outputs_and_changes_no_other_parameter(name:
     assert torch.equal(network(two)(params, inputs), network(one)(one.init(0), inputs))
 
 
-# Transformers record nothing on the way.
-@pytest.mark.parametrize("name", [name for name in ROWS if "transformer" not in name])
+@pytest.mark.parametrize("name", ROWS)
 def test_taps_are_the_outputs_of_the_blocks(name: str) -> None:
     config, shape, _ = ROWS[name]
     backbone = build_backbone(config, shape, {HEAD: 4}, torch.float64)
@@ -93,7 +92,9 @@ def test_taps_are_the_outputs_of_the_blocks(name: str) -> None:
     net.features(backbone.init(0), inputs)
     assert net.taps == {}
     net.features(backbone.init(0), inputs, inputs, tapped=True)
-    assert list(net.taps) == [group for group in backbone.groups() if group.startswith("block")]
+    groups, blocks = backbone.groups(), backbone.blocks()
+    assert list(net.taps) == [block for block in blocks if block != "outside"]
+    assert sorted(groups["body"]) == sorted(parameter for block in blocks for parameter in groups[block])
     assert all(len(tensor) == 3 for tensor in net.taps.values())
 
 

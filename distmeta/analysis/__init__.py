@@ -1,0 +1,1 @@
+"""What meta-learning learnt: how similar representations are, from sums that workers add up."""
