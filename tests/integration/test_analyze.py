@@ -93,9 +93,10 @@ def test_checkpoints_of_several_methods_are_compared_on_the_same_tasks(
     assert [row["layer"] for row in found] == [block for block in BLOCKS for _ in range(3)]  # ProtoNet has no head
     pairs = [(row["first"], row["second"]) for row in found[:3]]
     assert pairs == [(names[0], names[1]), (names[0], names[2]), (names[1], names[2])]
-    assert all(row["cka"] < 0.99 for row in found if row["second"] == names[1])
-    # MAML and ProtoNet have the same seed, and five steps have not led them far apart.
-    assert all(row["cka"] > 0.9 for row in found if (row["first"], row["second"]) == (names[0], names[2]))
+    # MAML and ProtoNet start from the same weights, and five steps have not led them far apart.
+    for layer in range(0, len(found), 3):
+        other_seed, same_seed = found[layer]["cka"], found[layer + 1]["cka"]
+        assert other_seed < same_seed < 1
 
 
 def test_adapting_the_head_alone_leaves_the_body_as_it_was(runs: str) -> None:

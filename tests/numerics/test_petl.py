@@ -15,6 +15,7 @@ from distmeta.engine.ops import EagerOps
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners.gradient import GradientLearner
 from distmeta.models.base import Frame
+from distmeta.models.petl.families import is_block
 from distmeta.models.petl.frozen import frozen_linear, round_matrices
 from distmeta.models.petl.transformer import Transformer
 
@@ -139,6 +140,30 @@ def test_parts_leave_the_network_as_it_was_until_they_are_trained(family: str, n
         difference = network.features(network.init(0), inputs, Frame()) - base_features(network, inputs)
     is_exception = name.startswith("prefix")  # text and prefix share a softmax
     assert (float(difference.abs().max()) < 1e-12) != is_exception
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["usual", "recompute"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_taps_are_the_pooled_hidden_states_of_the_blocks(family: str, recompute: bool) -> None:
+    network, inputs = transformer(family, kind_for(family, "lora") or {}, recompute=recompute), examples(family, 4)
+    states: list[Tensor] = []
+    base = base_network(network)
+    for path, block in base.named_modules():
+        if is_block(path):
+            block.register_forward_hook(
+                lambda *call: states.append(call[-1] if torch.is_tensor(call[-1]) else call[-1][0])
+            )
+    keep = torch.ones(4, 1) if family == "vit" else inputs != 0
+    with torch.no_grad():
+        given = {"pixel_values": inputs} if family == "vit" else {"input_ids": inputs, "attention_mask": keep.long()}
+        base(**given)
+        frame = Frame(taps={})
+        network.features(network.init(0), inputs, frame)
+    assert frame.taps is not None
+    assert list(frame.taps) == ["block0", "block1"]
+    for tap, hidden in zip(frame.taps.values(), states, strict=True):
+        expected = hidden.mean(1) if family == "vit" else (hidden * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
+        assert float((tap - expected).abs().max()) < 1e-12
 
 
 @pytest.mark.parametrize(
