@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat
 
 from distmeta.config.base import Frozen
+from distmeta.config.black_box import InContextConfig, LstmConfig, NeuralProcessConfig
 from distmeta.config.gradient import GradientConfig
 from distmeta.config.python import PythonLearner
 
@@ -34,6 +35,9 @@ class PrototypeConfig(Frozen):
 
 
 LearnerConfig = Annotated[
-    Annotated[GradientConfig | PrototypeConfig | PythonLearner, Field(discriminator="kind")],
+    Annotated[
+        GradientConfig | PrototypeConfig | LstmConfig | NeuralProcessConfig | InContextConfig | PythonLearner,
+        Field(discriminator="kind"),
+    ],
     BeforeValidator(PythonLearner.of),
 ]

@@ -4,6 +4,7 @@ Exports the presets; imports no torch.
 """
 
 from distmeta.methods.presets import METHODS, Preset, method
+from distmeta.methods.presets.black_box import in_context, lstm, neural_process
 from distmeta.methods.presets.gradient import anil, fomaml, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.metric import protonet
 from distmeta.methods.presets.transfer import pretrain
@@ -13,9 +14,12 @@ __all__ = [
     "Preset",
     "anil",
     "fomaml",
+    "in_context",
+    "lstm",
     "maml",
     "meta_sgd",
     "method",
+    "neural_process",
     "pretrain",
     "proto_maml",
     "protonet",

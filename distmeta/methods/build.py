@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 import torch
 
-from distmeta.config import RunConfig, Term
-from distmeta.core.errors import UserError
+from distmeta.config import AlgorithmConfig, RunConfig, Term
+from distmeta.core.errors import UserError, nearest
 from distmeta.core.tensors import all_finite
 from distmeta.core.types import QUERY, Params, TokenIds
 from distmeta.methods.estimators import build_estimator
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners import build_learner
 from distmeta.methods.learners.base import Learner
-from distmeta.methods.objectives import find_objective
+from distmeta.methods.objectives import OBJECTIVES, find_objective
 from distmeta.methods.terms import OuterTerm
 from distmeta.models import build_backbone
-from distmeta.models.base import HEAD, Backbone
+from distmeta.models.base import HEAD
 from distmeta.tasks.base import TaskSignature
 
 
@@ -31,7 +31,7 @@ class Algorithm:
         estimator: How the outer signal is computed.
         terms: The outer loss.
         evaluators: Learners for evaluation tasks, by protocol (`distmeta.models.base`), the preferred one first.
-        scored: What evaluation tasks are scored on.
+        scored: What evaluation tasks are scored on: the queries by the tasks' own objective, then further terms.
     """
 
     learner: Learner
@@ -49,8 +49,8 @@ class Algorithm:
     @property
     def eval_roles(self) -> tuple[str, ...]:
         """Roles of evaluation tasks that the method reads."""
-        learners = self.evaluators.values()
-        return _unique((*(role for learner in learners for role in learner.roles), QUERY))
+        adapted_to = (role for learner in self.evaluators.values() for role in learner.roles)
+        return _unique((*adapted_to, *(term.role for term in self.scored)))
 
     def roles(self, split: str) -> tuple[str, ...]:
         """Roles that the method reads of tasks of a split."""
@@ -72,8 +72,9 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
     backbone = build_backbone(config.model, tasks.input_shape, heads, dtype_of(config))
     _check_tokens(backbone.tokens, tasks.tokens)
     learner = build_learner(settings.learner, backbone, tasks.objective)
-    terms = tuple(_outer_term(term, i, tasks, backbone) for i, term in enumerate(settings.terms))
+    terms = _outer_terms(settings.terms, tasks, "algorithm.terms")
     _check_terms(terms, learner)
+    _check_heads(terms, learner, "algorithm.terms")
     if settings.estimator.is_exact and settings.learner.num_steps and "second_order" in backbone.limits:
         raise UserError(
             f"the exact gradient needs second derivatives, which the network lacks ({backbone.limits['second_order']})",
@@ -82,12 +83,8 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
         )
     evaluators = build_evaluators(config, tasks)
     _check_evaluators(evaluators, learner, tasks, _field_of_evaluation(config))
-    return Algorithm(learner, build_estimator(settings.estimator), terms, evaluators, scored_terms(tasks))
-
-
-def scored_terms(tasks: TaskSignature) -> tuple[OuterTerm, ...]:
-    """What evaluation tasks are scored on: the queries, by the tasks' own objective."""
-    return (OuterTerm(QUERY, find_objective(tasks.objective, "tasks")),)
+    scored = (OuterTerm(QUERY, find_objective(tasks.objective, "tasks")), *_further_terms(settings, tasks, evaluators))
+    return Algorithm(learner, build_estimator(settings.estimator), terms, evaluators, scored)
 
 
 def check_params(config: RunConfig, tasks: TaskSignature, params: Params, buffers: Params, where: str) -> None:
@@ -158,10 +155,55 @@ def _outputs(tasks: TaskSignature, role: str, where: str) -> int:
     return tasks.train_outputs[role]
 
 
-def _outer_term(term: Term, position: int, tasks: TaskSignature, backbone: Backbone) -> OuterTerm:
-    where = f"algorithm.terms.{position}"
-    objective = find_objective(term.objective or tasks.objective, f"{where}.objective")
-    return OuterTerm(term.role, objective, term.weight, term.at, term.head)
+def _outer_terms(terms: Sequence[Term], tasks: TaskSignature, where: str) -> tuple[OuterTerm, ...]:
+    return tuple(
+        OuterTerm(
+            term.role,
+            find_objective(term.objective or tasks.objective, f"{where}.{position}.objective"),
+            term.weight,
+            term.at,
+            term.head,
+        )
+        for position, term in enumerate(terms)
+    )
+
+
+def _further_terms(
+    settings: AlgorithmConfig, tasks: TaskSignature, evaluators: Mapping[str, Learner]
+) -> tuple[OuterTerm, ...]:
+    """What evaluation scores besides the queries; the roles must have as many outputs as these."""
+    where, evaluator = "algorithm.evaluate.terms", next(iter(evaluators.values()))
+    terms = _outer_terms(settings.evaluate.terms, tasks, where)
+    for position, term in enumerate(terms):
+        outputs = _outputs(tasks, term.role, f"{where}.{position}.role")
+        if outputs != tasks.train_outputs[QUERY]:
+            what = f"role '{term.role}' has {outputs} outputs, but queries have {tasks.train_outputs[QUERY]}"
+            raise UserError(what, where=f"{where}.{position}.role", allowed="query, support")
+        if evaluator.own_heads is None and term.head not in evaluator.backbone.heads:
+            allowed = nearest(term.head, evaluator.backbone.heads)
+            raise UserError(f"no head '{term.head}'", where=f"{where}.{position}.head", allowed=allowed)
+    _check_heads(terms, evaluator, where)
+    return terms
+
+
+def _check_heads(terms: Sequence[OuterTerm], learner: Learner, where: str) -> None:
+    """Check that terms use the heads of a learner that has its own as it declares."""
+    if learner.own_heads is None:
+        return
+    for position, term in enumerate(terms):
+        if term.head == HEAD:
+            continue
+        own, field = learner.own_heads.get(term.head), f"{where}.{position}"
+        if own is None:
+            allowed = nearest(term.head, (HEAD, *learner.own_heads))
+            raise UserError(f"the learner has no head '{term.head}'", where=f"{field}.head", allowed=allowed)
+        if own.role not in (None, term.role):
+            what = f"head '{term.head}' has no outputs for role '{term.role}'"
+            raise UserError(what, where=f"{field}.role", allowed=own.role)
+        known = {objective: name for name, objective in OBJECTIVES.items()}
+        if own.objective is not None and known.get(term.objective, own.objective) != own.objective:
+            what = f"head '{term.head}' does not fit objective '{known[term.objective]}'"
+            raise UserError(what, where=f"{field}.objective", allowed=f"{own.objective}, or one of your own")
 
 
 def _check_terms(terms: Sequence[OuterTerm], learner: Learner) -> None:

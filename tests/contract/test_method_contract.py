@@ -41,7 +41,7 @@ class Row:
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     tasks: Mapping[str, Any] = field(default_factory=dict)
-    regression: Mapping[str, Any] | None = field(default_factory=dict)
+    regression: Mapping[str, Any] | None = field(default_factory=lambda: {"lr": 0.01})
 
 
 ROWS = (
@@ -49,9 +49,12 @@ ROWS = (
     Row("fomaml"),
     Row("anil"),
     Row("meta_sgd"),
-    Row("reptile", {"eval_steps": 14, "batch": 4}, {"train_shots": 4}, {"eval_steps": 14, "batch": 4}),
+    Row("reptile", {"eval_steps": 14, "batch": 4}, {"train_shots": 4}, {"eval_steps": 14, "batch": 4, "lr": 0.01}),
     Row("protonet", {}, {"train_way": 7}, None),
     Row("proto_maml", {"steps": 2, "scale": 0.1}, {"train_way": 4}, None),
+    Row("lstm", {"width": 6, "layers": 2}, {}, {"width": 6}),
+    Row("neural_process", {"width": 6, "likelihood": False}, {}, {"width": 6}),
+    Row("in_context", {"width": 8, "attention_heads": 2}, {}, {"width": 8, "layers": 1}),
     Row("pretrain", {"steps": 4}, {}, {"steps": 4, "lr": 0.01, "groups": ("all",), "fresh": False}),
 )
 
@@ -72,7 +75,7 @@ def sine_waves(row: Row) -> RunConfig:
         name="contract",
         tasks=SinusoidTasks(shots=5, queries=5, eval_queries=5),
         model=MlpConfig(hidden=(8, 8)),
-        algorithm=method(row.name, **{"lr": 0.01, **row.regression}),
+        algorithm=method(row.name, **row.regression),
         engine=EngineConfig(dtype="float64"),
     )
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from distmeta.config.black_box import InContextConfig, LstmConfig, NeuralProcessConfig
 from distmeta.config.gradient import GradientConfig
 from distmeta.config.learners import LearnerConfig, PrototypeConfig
 from distmeta.config.python import PythonLearner
 from distmeta.core.code import instance_of
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.learners.gradient import GradientLearner
+from distmeta.methods.learners.in_context import InContextLearner
+from distmeta.methods.learners.lstm import LstmLearner
+from distmeta.methods.learners.neural_process import NeuralProcessLearner
 from distmeta.methods.learners.prototype import PrototypeLearner
 from distmeta.models.base import Backbone
 
@@ -25,12 +29,31 @@ def _prototype(config: PrototypeConfig, backbone: Backbone, objective: str, wher
     return PrototypeLearner(backbone, backbone.num_outputs, config.scale)
 
 
+def _lstm(config: LstmConfig, backbone: Backbone, objective: str, where: str) -> Learner:
+    return LstmLearner(config, backbone)
+
+
+def _neural_process(config: NeuralProcessConfig, backbone: Backbone, objective: str, where: str) -> Learner:
+    return NeuralProcessLearner(config, backbone, classifies=objective == "cross_entropy")
+
+
+def _in_context(config: InContextConfig, backbone: Backbone, objective: str, where: str) -> Learner:
+    return InContextLearner(config, backbone)
+
+
 def _python(config: PythonLearner, backbone: Backbone, objective: str, where: str) -> Learner:
     learner: Learner = instance_of(Learner, config, where, backbone)
     return learner
 
 
-LEARNERS: dict[str, LearnerFactory] = {"gradient": _gradient, "prototype": _prototype, "python": _python}
+LEARNERS: dict[str, LearnerFactory] = {
+    "gradient": _gradient,
+    "prototype": _prototype,
+    "lstm": _lstm,
+    "neural_process": _neural_process,
+    "in_context": _in_context,
+    "python": _python,
+}
 
 
 def build_learner(

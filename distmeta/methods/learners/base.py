@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,6 +48,18 @@ class Stage:
         return batch.map(lambda tensor: tensor.index_select(axis, rows))
 
 
+class OwnHead(NamedTuple):
+    """Outputs that a learner computes beside its predictions; terms ask for them by the name of a head.
+
+    Attributes:
+        role: Role whose examples they belong to; None for any.
+        objective: Name of the objective that reads them; None for that of the tasks.
+    """
+
+    role: str | None = None
+    objective: str | None = None
+
+
 class Learner(ABC):
     """Pure functions for one task; the engine lifts them to functions of T tasks. Arguments are never changed.
 
@@ -64,11 +76,13 @@ class Learner(ABC):
         fresh: Names of parameters that start anew for each task, whatever the meta-parameters say.
         reads_features_only: Whether it uses the network for nothing but the features of examples by the
             meta-parameters, so that evaluation may compute those of each example once.
+        own_heads: If it uses no head of the network, the heads of its own by name, beside its predictions (`head`).
     """
 
     roles: tuple[str, ...] = (SUPPORT,)
     fresh: frozenset[str] = frozenset()
     reads_features_only: bool = False
+    own_heads: Mapping[str, OwnHead] | None = None
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone

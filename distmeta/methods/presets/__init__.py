@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from distmeta.config import AlgorithmConfig
 from distmeta.core.errors import UserError, nearest
+from distmeta.methods.presets.black_box import in_context, lstm, neural_process
 from distmeta.methods.presets.gradient import anil, fomaml, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.metric import protonet
 from distmeta.methods.presets.transfer import pretrain
@@ -43,6 +44,16 @@ METHODS: dict[str, Preset] = {
     "protonet": Preset(protonet, "ProtoNet", "Snell et al. 2017, arXiv 1703.05175", "jobs/omniglot.py:protonet"),
     "proto_maml": Preset(
         proto_maml, "Proto-MAML", "Triantafillou et al. 2020, arXiv 1903.03096", "jobs/intents.py:proto_maml"
+    ),
+    "lstm": Preset(lstm, "LSTM", "Santoro et al. 2016, arXiv 1605.06065", "jobs/omniglot.py:lstm"),
+    "neural_process": Preset(
+        neural_process,
+        "Conditional neural process",
+        "Garnelo et al. 2018, arXiv 1807.01613",
+        "jobs/sinusoid.py:neural_process",
+    ),
+    "in_context": Preset(
+        in_context, "In-context transformer", "Kirsch et al. 2022, arXiv 2212.04458", "jobs/omniglot.py:in_context"
     ),
     "pretrain": Preset(
         pretrain, "Pre-training, fine-tuning", "joint training as the baseline", "jobs/omniglot.py:pretrain"
