@@ -10,8 +10,8 @@ fitted networks (Mueller et al. 2022, arXiv 2112.10510; TabPFN, Hollmann et al. 
 
 All tokens attend to the support tokens alone, and there are no positions: predictions depend neither on the order of
 the support set nor on other queries, unless those of the network's features do (`distmeta.models.base`). What queries
-need of the support set are the keys and values of each block: these are the adapted state. Each class has a label vector
-and an output of its own: predictions depend on which class has which number, and the number of classes is fixed.
+need of the support set are the keys and values of each block: these are the adapted state. Each class has a label
+vector and an output of its own: predictions depend on which class has which number, and the number of classes is fixed.
 
 Deviations from these papers: the features of the backbone's body in place of raw inputs; a set of examples as in
 prior-data fitted networks, where Garg et al. and Kirsch et al. read a sequence with causal attention; a query token
