@@ -26,7 +26,19 @@ from distmeta.config import (
     TrainConfig,
 )
 from distmeta.core.tensors import global_norm
-from distmeta.methods import anil, fomaml, maml, meta_sgd, pretrain, proto_maml, protonet, reptile
+from distmeta.methods import (
+    anil,
+    fomaml,
+    in_context,
+    lstm,
+    maml,
+    meta_sgd,
+    neural_process,
+    pretrain,
+    proto_maml,
+    protonet,
+    reptile,
+)
 from distmeta.training import train
 
 _SMALL_IMAGES: dict[str, Any] = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 3, "size": 16}
@@ -73,6 +85,12 @@ CASES: dict[str, RunConfig] = {
         ),
         _run("protonet", "vmap", protonet(), tasks=_glyphs(train_way=5)),
         _run("proto_maml", "loop", proto_maml(steps=2, scale=0.3), tasks=_glyphs(train_way=4)),
+        _run("lstm", "loop", lstm(width=12, layers=2)),
+        _run("lstm-waves", "vmap", lstm(width=12), tasks=SinusoidTasks(), **_WAVES),
+        _run("neural_process", "vmap", neural_process(width=12, likelihood=False)),
+        _run("neural_process-waves", "vmap", neural_process(width=12), tasks=SinusoidTasks(), **_WAVES),
+        _run("in_context", "vmap", in_context(width=8, attention_heads=2)),
+        _run("in_context-waves", "loop", in_context(width=8, attention_heads=2), tasks=SinusoidTasks(), **_WAVES),
         _run("pretrain", "loop", pretrain(steps=4)),
         _run(
             "pretrain-waves",

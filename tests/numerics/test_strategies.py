@@ -7,12 +7,15 @@ from itertools import product
 
 import pytest
 
-from distmeta.config import EngineConfig, Phase
+from distmeta.config import EngineConfig, InContextConfig, LstmConfig, NeuralProcessConfig, Phase
 from distmeta.engine.graphs import compiled
 from distmeta.methods.estimators import ESTIMATORS
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners import LEARNERS
 from distmeta.methods.learners.base import Learner
+from distmeta.methods.learners.in_context import InContextLearner
+from distmeta.methods.learners.lstm import LstmLearner
+from distmeta.methods.learners.neural_process import NeuralProcessLearner
 from distmeta.methods.learners.prototype import PrototypeLearner
 from distmeta.models.base import Backbone
 
@@ -46,6 +49,9 @@ LEARNER_ROWS: dict[str, Callable[[Backbone], Learner]] = {
         backbone, Phase(groups=("head",), lr=0.2), Phase(lr=0.1, objective="entropy")
     ),
     "prototype": lambda backbone: PrototypeLearner(backbone, WAY),
+    "lstm": lambda backbone: LstmLearner(LstmConfig(width=5, layers=2), backbone),
+    "neural_process": lambda backbone: NeuralProcessLearner(NeuralProcessConfig(width=6), backbone, classifies=True),
+    "in_context": lambda backbone: InContextLearner(InContextConfig(width=8, attention_heads=2), backbone),
 }
 ESTIMATOR_ROWS: dict[str, Estimator] = {
     "backprop": EXACT,

@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[3]
 JOBS = {
     "cifar_fs": ["maml"],
     "intents": ["fomaml", "frozen", "lora_plain", "lora_protonet", "proto_maml", "reptile"],
-    "omniglot": ["anil", "fomaml", "maml", "meta_sgd", "pretrain", "protonet", "reptile"],
-    "sinusoid": ["maml", "pretrain"],
+    "omniglot": ["anil", "fomaml", "in_context", "lstm", "maml", "meta_sgd", "pretrain", "protonet", "reptile"],
+    "sinusoid": ["in_context", "lstm", "maml", "neural_process", "pretrain"],
 }
 METHOD = {"frozen": "protonet", "lora_plain": "proto_maml", "lora_protonet": "protonet"}
 """Methods of functions that are not named for them."""
