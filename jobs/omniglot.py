@@ -124,6 +124,16 @@ def nil() -> RunConfig:
     return _job(methods.nil(lr=0.1, steps=5))
 
 
+def lstm() -> RunConfig:
+    """An LSTM that reads the support set (Santoro et al. 2016, without their memory)."""
+    return _job(methods.lstm(), tasks=_tasks(queries=3), outer=_adam(1e-3))
+
+
+def in_context() -> RunConfig:
+    """A transformer over support pairs and queries (Kirsch et al. 2022, Garg et al. 2022)."""
+    return _job(methods.in_context(), tasks=_tasks(queries=3), outer=_adam(1e-3))
+
+
 def pretrain() -> RunConfig:
     """Joint pre-training on all training classes, then a fresh head for each task: the transfer baseline."""
     return _job(methods.pretrain(lr=0.5, steps=20), outer=_adam(1e-3), tasks_per_step=4)

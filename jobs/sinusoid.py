@@ -23,11 +23,11 @@ from distmeta.config import (
 )
 
 
-def _job(algorithm: AlgorithmConfig) -> RunConfig:
+def _job(algorithm: AlgorithmConfig, hidden: tuple[int, ...] = (40, 40)) -> RunConfig:
     return RunConfig(
         name=f"sinusoid_{algorithm.method}",
         tasks=SinusoidTasks(shots=10, queries=10),
-        model=MlpConfig(hidden=(40, 40)),
+        model=MlpConfig(hidden=hidden),
         algorithm=algorithm,
         outer=OuterConfig(optimizer="Adam", lr=1e-3),
         train=TrainConfig(steps=20_000, tasks_per_step=25, log_every=100),
@@ -53,6 +53,21 @@ def pretrain() -> RunConfig:
     Such a network learns the average over waves, so that fine-tuning starts far from every single one.
     """
     return _job(methods.pretrain(lr=0.01, steps=10, groups=("all",), fresh=False))
+
+
+def neural_process() -> RunConfig:
+    """Conditional neural process (Garnelo et al. 2018) on the numbers as they are: the network has no hidden layers."""
+    return _job(methods.neural_process(), hidden=())
+
+
+def lstm() -> RunConfig:
+    """An LSTM that reads the points in order; every position of the sequence is scored."""
+    return _job(methods.lstm())
+
+
+def in_context() -> RunConfig:
+    """A transformer over points and queries (Garg et al. 2022)."""
+    return _job(methods.in_context())
 
 
 if __name__ == "__main__":

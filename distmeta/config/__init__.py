@@ -1,6 +1,7 @@
 """Configuration of a run: typed, validated and immutable. Imports neither torch nor Ray."""
 
 from distmeta.config.algorithm import AlgorithmConfig, EvaluateConfig, Term
+from distmeta.config.black_box import InContextConfig, LstmConfig, NeuralProcessConfig
 from distmeta.config.checkpoint import CheckpointConfig
 from distmeta.config.engine import EngineConfig
 from distmeta.config.estimators import BackpropConfig, DisplacementConfig, ImplicitConfig
@@ -47,10 +48,13 @@ __all__ = [
     "GradientConfig",
     "Ia3Config",
     "ImplicitConfig",
+    "InContextConfig",
     "LoraConfig",
+    "LstmConfig",
     "MamConfig",
     "MlpConfig",
     "NeighbourConfig",
+    "NeuralProcessConfig",
     "NewtonConfig",
     "OuterConfig",
     "PartitionConfig",

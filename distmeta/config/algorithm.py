@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import InnerSteps, Text
@@ -43,17 +43,27 @@ class EvaluateConfig(Frozen):
         learner: Another learner.
         head: Head of the network that queries are scored through; None takes that of the first term on queries, those
             after adaptation before those at `meta`; without such a term, the last one that adaptation uses.
+        terms: What is scored besides the queries by the tasks' own objective, which has weight 1. Terms of weight 0 are
+            reported and leave the loss as it is.
     """
 
     steps: InnerSteps | None = None
     learner: LearnerConfig | None = None
     head: Text | None = None
+    terms: tuple[Term, ...] = Field((), max_length=100)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if self.steps is not None and self.learner is not None:
             raise ValueError("steps and learner exclude each other: the learner sets its own steps")
         return self
+
+    @field_validator("terms")
+    @classmethod
+    def _score_adapted_states(cls, terms: tuple[Term, ...]) -> tuple[Term, ...]:
+        if any(term.at != "last" for term in terms):
+            raise ValueError("evaluation scores every number of inner steps by itself; allowed: terms at 'last'")
+        return terms
 
 
 class AlgorithmConfig(Frozen):

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, PositiveFloat
 
 from distmeta.config.base import Frozen
+from distmeta.config.black_box import InContextConfig, LstmConfig, NeuralProcessConfig
 from distmeta.config.bounds import InnerSteps, PositiveCount, Text
 from distmeta.config.gradient import GradientConfig
 from distmeta.config.python import ObjectiveName, PythonLearner
@@ -131,7 +132,15 @@ class NewtonConfig(Frozen):
 
 LearnerConfig = Annotated[
     Annotated[
-        GradientConfig | NewtonConfig | PrototypeConfig | NeighbourConfig | RidgeConfig | PythonLearner,
+        GradientConfig
+        | NewtonConfig
+        | PrototypeConfig
+        | NeighbourConfig
+        | RidgeConfig
+        | LstmConfig
+        | NeuralProcessConfig
+        | InContextConfig
+        | PythonLearner,
         Field(discriminator="kind"),
     ],
     BeforeValidator(PythonLearner.of),

@@ -4,6 +4,7 @@ Exports the presets; imports no torch.
 """
 
 from distmeta.methods.presets import METHODS, Preset, method
+from distmeta.methods.presets.black_box import in_context, lstm, neural_process
 from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
@@ -17,13 +18,16 @@ __all__ = [
     "fomaml",
     "imaml",
     "imaml_hf",
+    "in_context",
     "knn",
     "label_words",
+    "lstm",
     "maml",
     "matching",
     "meta_sgd",
     "method",
     "multitask",
+    "neural_process",
     "nil",
     "nil_head",
     "pretrain",

@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 import torch
 
-from distmeta.config import RunConfig, Term
+from distmeta.config import AlgorithmConfig, RunConfig, Term
 from distmeta.core.errors import UserError, nearest
 from distmeta.core.tensors import all_finite
-from distmeta.core.types import LABELS, QUERY, SUPPORT, Params, TokenIds
+from distmeta.core.types import QUERY, Params, TokenIds
 from distmeta.methods.estimators import build_estimator
 from distmeta.methods.estimators.base import Estimator
+from distmeta.methods.heads import check_heads, eval_heads, field_of_evaluation, outputs_of_role, train_heads
 from distmeta.methods.learners import build_learner
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.objectives import find_objective
 from distmeta.methods.terms import OuterTerm
 from distmeta.models import build_backbone
-from distmeta.models.base import HEAD, Backbone
+from distmeta.models.base import HEAD
 from distmeta.tasks.base import TaskSignature
 
 
@@ -31,7 +32,8 @@ class Algorithm:
         estimator: How the outer signal is computed.
         terms: The outer loss.
         evaluators: Learners for evaluation tasks, by protocol (`distmeta.models.base`), the preferred one first.
-        scored: What evaluation tasks are scored on: the queries, by the tasks' own objective, through one head.
+        scored: What evaluation tasks are scored on: the queries by the tasks' own objective through one head, then
+            further terms.
     """
 
     learner: Learner
@@ -54,8 +56,8 @@ class Algorithm:
     @property
     def eval_roles(self) -> tuple[str, ...]:
         """Roles of evaluation tasks that the method reads."""
-        learners = self.evaluators.values()
-        return _unique((*(role for learner in learners for role in learner.roles), QUERY))
+        adapted_to = (role for learner in self.evaluators.values() for role in learner.roles)
+        return _unique((*adapted_to, *(term.role for term in self.scored)))
 
     def roles(self, split: str) -> tuple[str, ...]:
         """Roles that the method reads of tasks of a split."""
@@ -73,12 +75,13 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
     Raises:
         UserError: A parameter group, a role, a head or an objective is unknown, or the parts do not fit the tasks.
     """
-    settings, heads = config.algorithm, _train_heads(config, tasks)
+    settings, heads = config.algorithm, train_heads(config, tasks)
     backbone = build_backbone(config.model, tasks.input_shape, heads, dtype_of(config))
     _check_tokens(backbone.tokens, tasks.tokens)
     learner = build_learner(settings.learner, backbone, tasks.objective)
-    terms = tuple(_outer_term(term, i, tasks, backbone) for i, term in enumerate(settings.terms))
+    terms = _outer_terms(settings.terms, tasks, "algorithm.terms")
     _check_terms(terms, learner)
+    check_heads(terms, learner, "algorithm.terms")
     if settings.estimator.is_exact and settings.learner.num_steps and "second_order" in backbone.limits:
         raise UserError(
             f"the exact gradient needs second derivatives, which the network lacks ({backbone.limits['second_order']})",
@@ -92,10 +95,11 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
             allowed="kind 'implicit', or 'backprop' with order 1",
         )
     evaluators = build_evaluators(config, tasks)
-    _check_evaluators(evaluators, learner, tasks, settings.evaluated_head, _field_of_evaluation(config))
+    _check_evaluators(evaluators, learner, tasks, settings.evaluated_head, field_of_evaluation(config))
     _check_names(config, tasks.tokens)
-    scored = OuterTerm(QUERY, find_objective(tasks.objective, "tasks"), head=settings.evaluated_head)
-    return Algorithm(learner, build_estimator(settings.estimator), terms, evaluators, (scored,))
+    queries = OuterTerm(QUERY, find_objective(tasks.objective, "tasks"), head=settings.evaluated_head)
+    scored = (queries, *_further_terms(settings, tasks, evaluators))
+    return Algorithm(learner, build_estimator(settings.estimator), terms, evaluators, scored)
 
 
 def check_params(config: RunConfig, tasks: TaskSignature, params: Params, buffers: Params, where: str) -> None:
@@ -130,8 +134,8 @@ def build_evaluators(config: RunConfig, tasks: TaskSignature) -> dict[str, Learn
 
     Its network has the heads of training; those that evaluation goes through have the outputs of evaluation tasks.
     """
-    settings, where = config.algorithm, _field_of_evaluation(config)
-    heads = {**_train_heads(config, tasks), **_eval_heads(config, tasks)}
+    settings, where = config.algorithm, field_of_evaluation(config)
+    heads = {**train_heads(config, tasks), **eval_heads(config, tasks)}
     backbone = build_backbone(config.model, tasks.input_shape, heads, dtype_of(config))
     return {
         protocol: build_learner(settings.evaluated_learner(), backbone.under(protocol), tasks.objective, where)
@@ -144,48 +148,35 @@ def protocol_of(algorithm: Algorithm) -> str:
     return algorithm.learner.backbone.protocol
 
 
-def _train_heads(config: RunConfig, tasks: TaskSignature) -> dict[str, int]:
-    """Numbers of outputs of the network's heads in training, by what goes through them."""
-    settings = config.algorithm
-    uses = [(f"algorithm.terms.{i}", term.head, term.role) for i, term in enumerate(settings.terms)]
-    if settings.adapts:
-        uses += [(f"algorithm.learner{field}", head, role) for field, head, role in settings.learner.uses]
-    return _heads(uses, tasks.train_outputs) or {HEAD: tasks.num_outputs}
+def _outer_terms(terms: Sequence[Term], tasks: TaskSignature, where: str) -> tuple[OuterTerm, ...]:
+    return tuple(
+        OuterTerm(
+            term.role,
+            find_objective(term.objective or tasks.objective, f"{where}.{position}.objective"),
+            term.weight,
+            term.at,
+            term.head,
+        )
+        for position, term in enumerate(terms)
+    )
 
 
-def _eval_heads(config: RunConfig, tasks: TaskSignature) -> dict[str, int]:
-    """The same at evaluation, whose tasks may have other classes than those of training, and another number of them."""
-    settings, learner = config.algorithm, _field_of_evaluation(config)
-    uses = [("algorithm.evaluate", settings.evaluated_head, QUERY)]
-    uses += [(f"{learner}{field}", head, role) for field, head, role in settings.evaluated_learner().uses]
-    return _heads(uses, {**tasks.train_outputs, **dict.fromkeys((SUPPORT, QUERY, LABELS), tasks.num_outputs)})
-
-
-def _heads(uses: Sequence[tuple[str, str, str]], outputs_of: Mapping[str, int]) -> dict[str, int]:
-    """Numbers of outputs of heads, by the roles whose examples go through them: (field, head, role)."""
-    heads: dict[str, tuple[int, str]] = {}
-    for where, head, role in uses:
-        outputs = _outputs(outputs_of, role, f"{where}.role")
-        before = heads.setdefault(head, (outputs, where))
-        if before[0] != outputs:
-            raise UserError(
-                f"role '{role}' needs {outputs} outputs, but head '{head}' has {before[0]} for {before[1]}",
-                where=f"{where}.head",
-                allowed="another head",
-            )
-    return {head: outputs for head, (outputs, _) in heads.items()}
-
-
-def _outputs(outputs_of: Mapping[str, int], role: str, where: str) -> int:
-    if role not in outputs_of:
-        raise UserError(f"the tasks have no role '{role}'", where=where, allowed=", ".join(outputs_of))
-    return outputs_of[role]
-
-
-def _outer_term(term: Term, position: int, tasks: TaskSignature, backbone: Backbone) -> OuterTerm:
-    where = f"algorithm.terms.{position}"
-    objective = find_objective(term.objective or tasks.objective, f"{where}.objective")
-    return OuterTerm(term.role, objective, term.weight, term.at, term.head)
+def _further_terms(
+    settings: AlgorithmConfig, tasks: TaskSignature, evaluators: Mapping[str, Learner]
+) -> tuple[OuterTerm, ...]:
+    """What evaluation scores besides the queries; the roles must have as many outputs as these."""
+    where, evaluator = "algorithm.evaluate.terms", next(iter(evaluators.values()))
+    terms = _outer_terms(settings.evaluate.terms, tasks, where)
+    for position, term in enumerate(terms):
+        outputs = outputs_of_role(tasks.train_outputs, term.role, f"{where}.{position}.role")
+        if outputs != tasks.train_outputs[QUERY]:
+            what = f"role '{term.role}' has {outputs} outputs, but queries have {tasks.train_outputs[QUERY]}"
+            raise UserError(what, where=f"{where}.{position}.role", allowed="query, support")
+        if evaluator.own_heads is None and term.head not in evaluator.backbone.heads:
+            allowed = nearest(term.head, evaluator.backbone.heads)
+            raise UserError(f"no head '{term.head}'", where=f"{where}.{position}.head", allowed=allowed)
+    check_heads(terms, evaluator, where)
+    return terms
 
 
 def _check_terms(terms: Sequence[OuterTerm], learner: Learner) -> None:
@@ -223,17 +214,16 @@ def _check_names(config: RunConfig, given: TokenIds | None) -> None:
         raise UserError(what, where="tasks.tokenizer", allowed="the tokenizer of a decoder, which ends texts with none")
 
 
-def _field_of_evaluation(config: RunConfig) -> str:
-    return "algorithm.learner" if config.algorithm.evaluate.learner is None else "algorithm.evaluate.learner"
-
-
 def _check_evaluators(
     evaluators: Mapping[str, Learner], learner: Learner, tasks: TaskSignature, head: str, where: str
 ) -> None:
     """Check that evaluation reads roles that there are, and a head and meta-parameters that training has."""
     evaluator, trained = next(iter(evaluators.values())), learner.init(0)
     for role in evaluator.roles:
-        _outputs(tasks.train_outputs, role, where)
+        outputs_of_role(tasks.train_outputs, role, where)
+    if evaluator.own_heads is not None and head != HEAD:
+        what = f"evaluation scores the predictions of the learner, which are no outputs of '{head}'"
+        raise UserError(what, where="algorithm.evaluate.head", allowed=HEAD)
     is_fresh = evaluator.fresh >= set(evaluator.backbone.head_names(head))
     if head not in learner.backbone.heads and not is_fresh:
         what = f"evaluation scores queries through head '{head}', which training does not have"

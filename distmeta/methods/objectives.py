@@ -6,6 +6,7 @@ An objective gets the forward function instead of its outputs, because some obje
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -20,6 +21,7 @@ from distmeta.core.types import Batch
 
 Forward = Callable[[Tensor], Tensor]
 Objective = Callable[[Forward, Batch], tuple[Tensor, dict[str, Tensor]]]
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def cross_entropy(forward: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -42,7 +44,31 @@ def entropy(forward: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     return -(log_p.exp() * log_p).sum(-1).mean(), {}
 
 
-OBJECTIVES: dict[str, Objective] = {"cross_entropy": cross_entropy, "mse": mse, "entropy": entropy}
+def gaussian(forward: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean negative log-likelihood of targets [B, O] under normal distributions, whose means and standard deviations
+    are the outputs [B, 2 O]; reports `log_likelihood` of a number and the squared error of the mean, `mse`.
+    """
+    assert batch.targets is not None
+    outputs, targets = forward(batch.inputs), batch.targets
+    if outputs.shape[-1] != 2 * targets.shape[-1]:
+        raise UserError(
+            f"it needs a mean and a deviation for each target, but {targets.shape[-1]} targets have "
+            f"{outputs.shape[-1]} outputs",
+            where="objective 'gaussian'",
+            allowed="regression by a head of such outputs (neural_process: 'distribution')",
+        )
+    mean, deviation = outputs.chunk(2, -1)
+    error = targets - mean
+    log_likelihood = -((error / deviation).square() / 2 + deviation.log() + HALF_LOG_2PI).mean()
+    return -log_likelihood, {"log_likelihood": log_likelihood, "mse": error.square().mean()}
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "cross_entropy": cross_entropy,
+    "mse": mse,
+    "entropy": entropy,
+    "gaussian": gaussian,
+}
 
 
 def find_objective(name: str | PythonObjective, where: str) -> Objective:

@@ -101,6 +101,15 @@ def test_updates_added_near_their_workers_give_the_same_bits(ray_cluster: None, 
     assert (result.digest, result.counts["groups"]) == (digest, 12)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lstm", "neural_process", "in_context"])
+def test_black_boxes_give_the_same_bits_on_two_workers(ray_cluster: None, base: RunConfig, method: str) -> None:
+    job = load_config(f"{JOB}:{method}")
+    config = base.model_copy(update={"algorithm": job.algorithm, "model": job.model})
+    digest = run(config, f"{method}-local", "runtime.executor=local").digest
+    assert run(config, f"{method}-ray", "runtime.executor=ray", "runtime.workers=2").digest == digest
+
+
 def test_a_resumed_run_gives_the_same_bits(base: RunConfig, undisturbed: str) -> None:
     run(base, "resumed", "runtime.executor=local")
     cut(base, "resumed")

@@ -7,14 +7,27 @@ from itertools import product
 
 import pytest
 
-from distmeta.config import EngineConfig, ImplicitConfig, NeighbourConfig, NewtonConfig, Phase, RidgeConfig
+from distmeta.config import (
+    EngineConfig,
+    ImplicitConfig,
+    InContextConfig,
+    LstmConfig,
+    NeighbourConfig,
+    NeuralProcessConfig,
+    NewtonConfig,
+    Phase,
+    RidgeConfig,
+)
 from distmeta.engine.graphs import compiled
 from distmeta.methods.estimators import ESTIMATORS
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.estimators.implicit import Implicit
 from distmeta.methods.learners import LEARNERS
 from distmeta.methods.learners.base import Learner
+from distmeta.methods.learners.in_context import InContextLearner
+from distmeta.methods.learners.lstm import LstmLearner
 from distmeta.methods.learners.neighbours import NeighbourLearner
+from distmeta.methods.learners.neural_process import NeuralProcessLearner
 from distmeta.methods.learners.newton import NewtonLearner
 from distmeta.methods.learners.prototype import PrototypeLearner
 from distmeta.methods.learners.ridge import RidgeLearner
@@ -56,6 +69,9 @@ LEARNER_ROWS: dict[str, Callable[[Backbone], Learner]] = {
     ),
     "neighbours, context": lambda backbone: NeighbourLearner(NeighbourConfig(context_steps=2), backbone, WAY),
     "ridge": lambda backbone: RidgeLearner(RidgeConfig(regularisation=0.3), backbone, WAY),
+    "lstm": lambda backbone: LstmLearner(LstmConfig(width=5, layers=2), backbone),
+    "neural_process": lambda backbone: NeuralProcessLearner(NeuralProcessConfig(width=6), backbone, classifies=True),
+    "in_context": lambda backbone: InContextLearner(InContextConfig(width=8, attention_heads=2), backbone),
 }
 ESTIMATOR_ROWS: dict[str, Estimator] = {
     "backprop": EXACT,

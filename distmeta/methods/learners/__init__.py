@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from distmeta.config.black_box import InContextConfig, LstmConfig, NeuralProcessConfig
 from distmeta.config.gradient import GradientConfig
 from distmeta.config.learners import LearnerConfig, NeighbourConfig, NewtonConfig, PrototypeConfig, RidgeConfig
 from distmeta.config.python import PythonLearner
 from distmeta.core.code import instance_of
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.learners.gradient import GradientLearner
+from distmeta.methods.learners.in_context import InContextLearner
+from distmeta.methods.learners.lstm import LstmLearner
 from distmeta.methods.learners.neighbours import NeighbourLearner
+from distmeta.methods.learners.neural_process import NeuralProcessLearner
 from distmeta.methods.learners.newton import NewtonLearner
 from distmeta.methods.learners.prototype import PrototypeLearner
 from distmeta.methods.learners.ridge import RidgeLearner
@@ -40,6 +44,18 @@ def _ridge(config: RidgeConfig, backbone: Backbone, objective: str, where: str) 
     return RidgeLearner(config, backbone, backbone.num_outputs)
 
 
+def _lstm(config: LstmConfig, backbone: Backbone, objective: str, where: str) -> Learner:
+    return LstmLearner(config, backbone)
+
+
+def _neural_process(config: NeuralProcessConfig, backbone: Backbone, objective: str, where: str) -> Learner:
+    return NeuralProcessLearner(config, backbone, classifies=objective == "cross_entropy")
+
+
+def _in_context(config: InContextConfig, backbone: Backbone, objective: str, where: str) -> Learner:
+    return InContextLearner(config, backbone)
+
+
 def _python(config: PythonLearner, backbone: Backbone, objective: str, where: str) -> Learner:
     learner: Learner = instance_of(Learner, config, where, backbone)
     return learner
@@ -51,6 +67,9 @@ LEARNERS: dict[str, LearnerFactory] = {
     "prototype": _prototype,
     "neighbours": _neighbours,
     "ridge": _ridge,
+    "lstm": _lstm,
+    "neural_process": _neural_process,
+    "in_context": _in_context,
     "python": _python,
 }
 

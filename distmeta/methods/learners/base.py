@@ -60,6 +60,18 @@ class Proximal(NamedTuple):
     rate: float
 
 
+class OwnHead(NamedTuple):
+    """Outputs that a learner computes beside its predictions; terms ask for them by the name of a head.
+
+    Attributes:
+        role: Role whose examples they belong to; None for any.
+        objective: Name of the objective that reads them; None for that of the tasks.
+    """
+
+    role: str | None = None
+    objective: str | None = None
+
+
 class Learner(ABC):
     """Pure functions for one task; the engine lifts them to functions of T tasks. Arguments are never changed.
 
@@ -77,12 +89,14 @@ class Learner(ABC):
         step_order: Order of the derivatives that an inner step takes.
         reads_features_only: Whether it uses the network for nothing but the features of examples by the
             meta-parameters, so that evaluation may compute those of each example once.
+        own_heads: If it uses no head of the network, the heads of its own by name, beside its predictions (`head`).
     """
 
     roles: tuple[str, ...] = (SUPPORT,)
     fresh: frozenset[str] = frozenset()
     step_order: int = 1
     reads_features_only: bool = False
+    own_heads: Mapping[str, OwnHead] | None = None
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from distmeta.config import AlgorithmConfig
 from distmeta.core.errors import UserError, nearest
+from distmeta.methods.presets.black_box import in_context, lstm, neural_process
 from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
@@ -52,6 +53,16 @@ METHODS: dict[str, Preset] = {
     ),
     "label_words": Preset(
         label_words, "Label words", "Schick & Schuetze 2021, arXiv 2001.07676", "jobs/label_words.py:few_shot"
+    ),
+    "lstm": Preset(lstm, "LSTM", "Santoro et al. 2016, arXiv 1605.06065", "jobs/omniglot.py:lstm"),
+    "neural_process": Preset(
+        neural_process,
+        "Conditional neural process",
+        "Garnelo et al. 2018, arXiv 1807.01613",
+        "jobs/sinusoid.py:neural_process",
+    ),
+    "in_context": Preset(
+        in_context, "In-context transformer", "Kirsch et al. 2022, arXiv 2212.04458", "jobs/omniglot.py:in_context"
     ),
     "pretrain": Preset(
         pretrain, "Pre-training, fine-tuning", "joint training as the baseline", "jobs/omniglot.py:pretrain"

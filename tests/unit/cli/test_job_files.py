@@ -33,7 +33,9 @@ JOBS = {
         "fomaml",
         "imaml",
         "imaml_hf",
+        "in_context",
         "knn",
+        "lstm",
         "maml",
         "matching",
         "meta_sgd",
@@ -43,7 +45,7 @@ JOBS = {
         "r2d2",
         "reptile",
     ],
-    "sinusoid": ["maml", "pretrain", "r2d2"],
+    "sinusoid": ["in_context", "lstm", "maml", "neural_process", "pretrain", "r2d2"],
 }
 METHOD = {
     "intents_frozen": "protonet",

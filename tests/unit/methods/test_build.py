@@ -17,10 +17,15 @@ from distmeta.config import (
     GlyphTasks,
     GradientConfig,
     ImplicitConfig,
+    InContextConfig,
+    LstmConfig,
+    MlpConfig,
+    NeuralProcessConfig,
     NewtonConfig,
     Phase,
     PrototypeConfig,
     RunConfig,
+    SinusoidTasks,
     Term,
 )
 from distmeta.core.errors import UserError
@@ -106,6 +111,32 @@ def test_a_body_without_a_head_can_be_fine_tuned_at_evaluation() -> None:
     assert predict(evaluator, meta, fast, support, support.inputs).shape == (10, WAY)
 
 
+def test_evaluation_scores_further_terms_and_builds_their_roles() -> None:
+    further = EvaluateConfig(terms=(Term(role=SUPPORT, objective="entropy", weight=0.0),))
+    built = build(AlgorithmConfig(learner=GradientConfig(phases=(Phase(steps=0),)), evaluate=further))
+    assert [(term.role, term.weight) for term in built.scored] == [(QUERY, 1.0), (SUPPORT, 0.0)]
+    assert built.eval_roles == (SUPPORT, QUERY)
+
+
+def test_the_distribution_of_a_regressor_is_read_by_its_objective_alone() -> None:
+    signature = TaskSignature((3,), 2, {SUPPORT: 2, QUERY: 2}, "mse")
+
+    def built(objective: str | None) -> Algorithm:
+        algorithm = AlgorithmConfig(
+            learner=NeuralProcessConfig(), terms=(Term(head="distribution", objective=objective),)
+        )
+        tasks = SinusoidTasks()
+        config = RunConfig(name="x", tasks=tasks, model=MlpConfig(), algorithm=algorithm)
+        return build_algorithm(config, signature)
+
+    assert built("gaussian").terms[0].head == "distribution"
+    refusal = (
+        r"^algorithm\.terms\.0\.objective: head 'distribution' does not fit objective 'mse'; allowed: gaussian, or"
+    )
+    with pytest.raises(UserError, match=refusal):
+        built(None)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "two numbers of outputs": (
         {"terms": (Term(), JOINT)},
@@ -157,6 +188,34 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"terms": (Term(), Term(objective="hinge"))},
         r"^algorithm\.terms\.1\.objective: unknown objective 'hinge'",
     ),
+    "a head that a learner with its own does not have": (
+        {"learner": LstmConfig(), "terms": (Term(), Term(role=SUPPORT, head="sequense"))},
+        r"^algorithm\.terms\.1\.head: the learner has no head 'sequense'; allowed: did you mean 'sequence'\?",
+    ),
+    "predictions along the support set for queries": (
+        {"learner": LstmConfig(), "terms": (Term(head="sequence"),)},
+        r"^algorithm\.terms\.0\.role: head 'sequence' has no outputs for role 'query'; allowed: support$",
+    ),
+    "the distribution of a classifier": (
+        {"learner": NeuralProcessConfig(), "terms": (Term(head="distribution", objective="gaussian"),)},
+        r"^algorithm\.terms\.0\.head: the learner has no head 'distribution'; allowed: head$",
+    ),
+    "joint training of a black box": (
+        {"learner": InContextConfig(), "terms": (JOINT,)},
+        r"^algorithm\.terms\.0\.at: 'source' is scored without adaptation, but the learner has no head 'head'",
+    ),
+    "an unknown role of what evaluation scores": (
+        {"evaluate": EvaluateConfig(terms=(Term(role="outside"),))},
+        r"^algorithm\.evaluate\.terms\.0\.role: the tasks have no role 'outside'; allowed: support, query, source$",
+    ),
+    "a role of other outputs in what evaluation scores": (
+        {"evaluate": EvaluateConfig(terms=(Term(role=SOURCE),))},
+        r"^algorithm\.evaluate\.terms\.0\.role: role 'source' has 11 outputs, but queries have 5; allowed: query, supp",
+    ),
+    "an unknown head in what evaluation scores": (
+        {"evaluate": EvaluateConfig(terms=(Term(head="source"),))},
+        r"^algorithm\.evaluate\.terms\.0\.head: no head 'source'; allowed: head$",
+    ),
     "joint training without a head": (
         {"learner": PrototypeConfig(), "terms": (Term(), SOURCE_HEAD)},
         r"^algorithm\.terms\.1\.at: 'source' is scored without adaptation, but the learner has no head 'source'",
@@ -185,6 +244,7 @@ def test_parts_that_do_not_fit_are_refused(name: str) -> None:
         ({"estimator": ImplicitConfig(), "learner": PrototypeConfig()}, "'implicit' needs an inner problem"),
         ({"estimator": ImplicitConfig(), "learner": NewtonConfig(), "terms": (Term(at="each"),)}, "the way to the sol"),
         ({"estimator": ImplicitConfig(), "learner": NewtonConfig(), "terms": (JOINT,)}, "there is no adaptation"),
+        ({"learner": InContextConfig(), "evaluate": EvaluateConfig(steps=3)}, "evaluate.steps needs a learner with"),
     ],
 )
 def test_configurations_that_cannot_work_are_refused(parts: dict[str, Any], message: str) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -31,6 +33,22 @@ def test_mean_squared_error() -> None:
 def test_entropy_needs_no_targets() -> None:
     loss, _ = find_objective("entropy", "field")(outputs, Batch(torch.zeros(4, 8)))
     assert loss.item() == pytest.approx(torch.tensor(8.0).log().item())
+
+
+def test_the_gaussian_likelihood_of_means_and_deviations() -> None:
+    outputs_and_deviations = torch.tensor([[0.0, 1.0, 1.0, 2.0]], dtype=torch.float64)
+    batch = Batch(outputs_and_deviations, torch.tensor([[1.0, 1.0]], dtype=torch.float64))
+    loss, metrics = find_objective("gaussian", "field")(outputs, batch)
+    assert loss.item() == pytest.approx((0.5 + torch.tensor(2.0).log().item()) / 2 + 0.5 * math.log(2 * math.pi))
+    assert metrics["log_likelihood"].item() == -loss.item()
+    assert metrics["mse"].item() == 0.5
+
+
+def test_a_gaussian_likelihood_needs_deviations() -> None:
+    with pytest.raises(
+        UserError, match=r"^objective 'gaussian': it needs a mean and .* 2 targets have 2 outputs; allowed"
+    ):
+        find_objective("gaussian", "field")(outputs, Batch(LOGITS, LOGITS))
 
 
 def test_an_unknown_objective_is_refused() -> None:
