@@ -32,9 +32,9 @@ _PARTS = ("freezing", "adaptation", "training", "between")
 
 EXAMPLES = """\b
 Examples:
-  distmeta analyze runs/omniglot_maml --out analysis
-  distmeta analyze runs/omniglot_maml --what training
-  distmeta analyze runs/maml-seed0 runs/maml-seed1 runs/anil-seed0
+  distmeta analyze runs/first_job --out analysis
+  distmeta analyze runs/first_job --what training
+  distmeta analyze runs/first_job-seed0 runs/first_job-seed1
 """
 
 

@@ -95,9 +95,10 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
             allowed="kind 'implicit', or 'backprop' with order 1",
         )
     evaluators = build_evaluators(config, tasks)
-    _check_evaluators(evaluators, learner, tasks, settings.evaluated_head, field_of_evaluation(config))
+    head = _evaluated_head(settings, evaluators)
+    _check_evaluators(evaluators, learner, tasks, head, field_of_evaluation(config))
     _check_names(config, tasks.tokens)
-    queries = OuterTerm(QUERY, find_objective(tasks.objective, "tasks"), head=settings.evaluated_head)
+    queries = OuterTerm(QUERY, find_objective(tasks.objective, "tasks"), head=head)
     scored = (queries, *_further_terms(settings, tasks, evaluators))
     return Algorithm(learner, build_estimator(settings.estimator), terms, evaluators, scored)
 
@@ -146,6 +147,12 @@ def build_evaluators(config: RunConfig, tasks: TaskSignature) -> dict[str, Learn
 def protocol_of(algorithm: Algorithm) -> str:
     """The protocol of a run's headline score: the one that it trains under."""
     return algorithm.learner.backbone.protocol
+
+
+def _evaluated_head(settings: AlgorithmConfig, evaluators: Mapping[str, Learner]) -> str:
+    """The head that queries are scored through: of a learner with heads of its own, its predictions."""
+    has_own = any(learner.own_heads is not None for learner in evaluators.values())
+    return HEAD if has_own and settings.evaluate.head is None else settings.evaluated_head
 
 
 def _outer_terms(terms: Sequence[Term], tasks: TaskSignature, where: str) -> tuple[OuterTerm, ...]:

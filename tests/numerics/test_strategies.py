@@ -73,6 +73,7 @@ LEARNER_ROWS: dict[str, Callable[[Backbone], Learner]] = {
     "neural_process": lambda backbone: NeuralProcessLearner(NeuralProcessConfig(width=6), backbone, classifies=True),
     "in_context": lambda backbone: InContextLearner(InContextConfig(width=8, attention_heads=2), backbone),
 }
+BLACK_BOXES = ("lstm", "neural_process", "in_context")
 ESTIMATOR_ROWS: dict[str, Estimator] = {
     "backprop": EXACT,
     "backprop, first order": FIRST_ORDER,
@@ -135,10 +136,10 @@ def is_default(kind: str, estimator: str, network: str, graphs: str, memory: str
     """Rows on which compiled strategies are tested by default; all of them take many minutes."""
     if network == "mlp" and kind == "gradient":
         return True
-    if kind.startswith("neighbours") or kind == "ridge":
-        return (estimator, network, graphs) == ("backprop", "mlp", "whole") and kind != "neighbours, context"
-    if network == "mlp" and estimator == "implicit":
-        return kind == "newton_cg" and memory == "flat"
+    if kind.startswith("neighbours") or kind in ("ridge", *BLACK_BOXES):
+        return False
+    if estimator == "implicit":
+        return False
     if network == "mlp":
         return estimator == "backprop" and (memory == "unrolled" or kind == "gradient, Adam")
     if kind == "prototype":

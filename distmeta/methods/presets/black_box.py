@@ -41,7 +41,7 @@ def neural_process(width: int = 128, *, likelihood: bool = True) -> AlgorithmCon
         learner=NeuralProcessConfig(width=width),
         estimator=BackpropConfig(),
         terms=(distribution if likelihood else Term(),),
-        evaluate=EvaluateConfig(head="head", terms=(reported,) if likelihood else ()),
+        evaluate=EvaluateConfig(terms=(reported,) if likelihood else ()),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from distmeta.analysis.layers import ShardSums, sums_of_shard
 from distmeta.config import (
     CheckpointConfig,
     EngineConfig,
@@ -30,7 +31,7 @@ from distmeta.engine.lanes import Lanes
 from distmeta.methods import maml
 from distmeta.models.mlp import Mlp
 from distmeta.program import program as module
-from distmeta.program.program import CHOOSE, EVALUATE, HANDLERS, UPDATE, MetaProgram, MetaRecipe
+from distmeta.program.program import ANALYSE, CHOOSE, EVALUATE, HANDLERS, UPDATE, MetaProgram, MetaRecipe
 from distmeta.program.scoring import Scorer, ShardScores
 from distmeta.tasks.base import TaskSource
 
@@ -114,8 +115,21 @@ def test_choose_times_strategies_for_the_whole_run(program: MetaProgram, monkeyp
     assert "maml" in options["method"] and '"mlp"' in options["method"]
 
 
+def test_analyse_sums_the_layers_of_the_shard(program: MetaProgram) -> None:
+    snapshot, shard = snapshot_of(program), shards_of(program, "test")[0]
+    sums = program.run(Work(ANALYSE, LOOP), snapshot, shard)
+    learner = next(iter(program.algorithm.evaluators.values()))
+    expected = sums_of_shard(learner, snapshot.params, {}, program.source.episodes(shard.specs), LOOP.matmul)
+    assert isinstance(sums, ShardSums)
+    assert list(sums.layers) == list(expected.layers) != []
+    for name, layer in expected.layers.items():
+        found = sums.layers[name]
+        assert (found.tasks, found.samples) == (layer.tasks, layer.samples)
+        assert torch.equal(torch.as_tensor(found.products), torch.as_tensor(layer.products))
+
+
 def test_every_handler_has_a_test_here() -> None:
-    assert set(HANDLERS) == {UPDATE, EVALUATE, CHOOSE}
+    assert set(HANDLERS) == {UPDATE, EVALUATE, CHOOSE, ANALYSE}
 
 
 def test_work_without_engine_settings_uses_those_of_the_run(program: MetaProgram) -> None:
