@@ -29,7 +29,7 @@ from distmeta.engine.engine import Engine
 from distmeta.engine.lanes import Lanes
 from distmeta.methods import maml
 from distmeta.program import program as module
-from distmeta.program.program import CHOOSE, EVALUATE, HANDLERS, UPDATE, MetaProgram, MetaRecipe
+from distmeta.program.program import ANALYSE, CHOOSE, EVALUATE, HANDLERS, UPDATE, MetaProgram, MetaRecipe
 from distmeta.program.scoring import Scorer, ShardScores
 from distmeta.tasks.base import TaskSource
 
@@ -114,7 +114,7 @@ def test_choose_times_strategies_for_the_whole_run(program: MetaProgram, monkeyp
 
 
 def test_every_handler_has_a_test_here() -> None:
-    assert set(HANDLERS) == {UPDATE, EVALUATE, CHOOSE}
+    assert set(HANDLERS) == {UPDATE, EVALUATE, CHOOSE, ANALYSE}
 
 
 def test_work_without_engine_settings_uses_those_of_the_run(program: MetaProgram) -> None:
