@@ -52,8 +52,7 @@ def gaussian(forward: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]
     outputs, targets = forward(batch.inputs), batch.targets
     if outputs.shape[-1] != 2 * targets.shape[-1]:
         raise UserError(
-            f"it needs a mean and a deviation for each target, but {targets.shape[-1]} targets have "
-            f"{outputs.shape[-1]} outputs",
+            f"it needs mean and deviation of each target, {2 * targets.shape[-1]} outputs, not {outputs.shape[-1]}",
             where="objective 'gaussian'",
             allowed="regression by a head of such outputs (neural_process: 'distribution')",
         )

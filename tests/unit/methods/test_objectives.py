@@ -45,9 +45,7 @@ def test_the_gaussian_likelihood_of_means_and_deviations() -> None:
 
 
 def test_a_gaussian_likelihood_needs_deviations() -> None:
-    with pytest.raises(
-        UserError, match=r"^objective 'gaussian': it needs a mean and .* 2 targets have 2 outputs; allowed"
-    ):
+    with pytest.raises(UserError, match=r"^objective 'gaussian': it needs mean and .*, 4 outputs, not 2; allowed"):
         find_objective("gaussian", "field")(outputs, Batch(LOGITS, LOGITS))
 
 
