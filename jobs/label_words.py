@@ -7,7 +7,7 @@ where many training tasks have brought LoRA (`meta_trained`). Classes of a test 
 The decoder is made first, from the training texts alone, in some minutes. It is small and knows these texts only: names
 that share words with those of training work, others do not. `model.pretrained` and `tasks.tokenizer` take a larger one.
 
-    python jobs/examples/decoder.py decoders/banking77
+    python jobs/pretrain/decoder.py decoders/banking77
     distmeta train jobs/label_words.py:zero_shot
     distmeta train jobs/label_words.py:few_shot
     distmeta train jobs/label_words.py:meta_trained --set train.budget_s=600

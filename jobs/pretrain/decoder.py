@@ -3,8 +3,8 @@
 What is written is a folder for `model.pretrained` and `tasks.tokenizer` of `jobs/label_words.py`. No text and no name
 of the classes that are tested is read. Needs `distmeta[petl]`.
 
-    python jobs/examples/decoder.py decoders/banking77
-    python jobs/examples/decoder.py decoders/clinc150 --store clinc150 --split-set 02 --steps 3000
+    python jobs/pretrain/decoder.py decoders/banking77
+    python jobs/pretrain/decoder.py decoders/clinc150 --store clinc150 --split-set 02 --steps 3000
 """
 
 import argparse
