@@ -6,27 +6,17 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from distmeta.config.base import Frozen
+from distmeta.config.closed_form import ClosedFormConfig
 
 Width = Annotated[int, Field(gt=0, le=4096)]
 Layers = Annotated[int, Field(gt=0, le=32)]
 
 
-class _BlackBox(Frozen):
+class _BlackBox(ClosedFormConfig):
     """What all of them declare. Every output has weights of its own, so the tasks must keep their number."""
 
     needs_classes: ClassVar[bool] = False
-    is_stepwise: ClassVar[bool] = False
     keeps_outputs: ClassVar[bool] = True
-    learns_rates: ClassVar[bool] = False
-    needs_names: ClassVar[bool] = False
-    proximal: ClassVar[float | None] = None
-    num_steps: ClassVar[int] = 0
-    uses: ClassVar[tuple[tuple[str, str, str], ...]] = (("", "head", "support"),)
-
-    def with_steps(self, steps: int) -> Self:
-        """The same: there are no inner steps."""
-        return self
 
 
 class LstmConfig(_BlackBox):

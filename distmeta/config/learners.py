@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat
 
 from distmeta.config.base import Frozen
 from distmeta.config.black_box import InContextConfig, LstmConfig, NeuralProcessConfig
 from distmeta.config.bounds import InnerSteps, PositiveCount, Text
+from distmeta.config.closed_form import ClosedFormConfig
 from distmeta.config.gradient import GradientConfig
 from distmeta.config.python import ObjectiveName, PythonLearner
 
 
-class _FeatureConfig(Frozen):
-    """What learners declare that adapt in closed form, by the features of the support set alone."""
-
-    is_stepwise: ClassVar[bool] = False
-    keeps_outputs: ClassVar[bool] = False
-    learns_rates: ClassVar[bool] = False
-    needs_names: ClassVar[bool] = False
-    proximal: ClassVar[float | None] = None
-    num_steps: ClassVar[int] = 0
-    uses: ClassVar[tuple[tuple[str, str, str], ...]] = (("", "head", "support"),)
-
-    def with_steps(self, steps: int) -> Self:
-        """The same: there are no inner steps."""
-        return self
-
-
-class PrototypeConfig(_FeatureConfig):
+class PrototypeConfig(ClosedFormConfig):
     """Classify by squared Euclidean distance to class means in feature space (Snell et al. 2017).
 
     Attributes:
@@ -42,7 +27,7 @@ class PrototypeConfig(_FeatureConfig):
     needs_classes: ClassVar[bool] = True
 
 
-class NeighbourConfig(_FeatureConfig):
+class NeighbourConfig(ClosedFormConfig):
     """Classify by the labels of support examples, weighted by `exp(scale * similarity)` of their features.
 
     Attributes:
@@ -62,7 +47,7 @@ class NeighbourConfig(_FeatureConfig):
     needs_classes: ClassVar[bool] = True
 
 
-class RidgeConfig(_FeatureConfig):
+class RidgeConfig(ClosedFormConfig):
     """Fit a linear head by ridge regression in closed form (Bertinetto et al. 2019), to labels or to numbers.
 
     Attributes:

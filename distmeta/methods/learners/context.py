@@ -24,6 +24,7 @@ from torch import Tensor
 
 from distmeta.core.seeding import mix
 from distmeta.core.types import Params
+from distmeta.methods.learners.recurrent import lstm_cell
 
 FORWARD, BACKWARD, READ = "context.forward", "context.backward", "context.read"
 
@@ -83,9 +84,7 @@ def lstm(params: Params, name: str, inputs: Tensor, hidden: Tensor, cell: Tensor
         Outputs [B, D] and cells [B, D].
     """
     gates = inputs @ params[f"{name}.input"].T + hidden @ params[f"{name}.hidden"].T + params[f"{name}.bias"]
-    enter, forget, candidate, leave = gates.chunk(4, 1)
-    cell = torch.sigmoid(forget) * cell + torch.sigmoid(enter) * torch.tanh(candidate)
-    return torch.sigmoid(leave) * torch.tanh(cell), cell
+    return lstm_cell(gates, cell)
 
 
 def _outputs(params: Params, name: str, rows: list[Tensor]) -> list[Tensor]:

@@ -34,6 +34,7 @@ from distmeta.config import LstmConfig
 from distmeta.core.types import SUPPORT, Episode, Params
 from distmeta.methods.learners.base import OwnHead
 from distmeta.methods.learners.black_box import BlackBoxLearner, label_vectors, linear
+from distmeta.methods.learners.recurrent import lstm_cell
 from distmeta.models.base import HEAD, Backbone
 from distmeta.models.heads import linear as linear_params
 from distmeta.models.network import Network
@@ -119,18 +120,3 @@ def read(params: Params, layer: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
         hidden, cell = lstm_cell(each + weight @ hidden, cell)
         states.append(hidden)
     return torch.stack(states), cell
-
-
-def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Step of an LSTM (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
-
-    Args:
-        gates: [..., 4 H] sums at the input gate, the forget gate, the candidate and the output gate.
-        cell: [..., H] cell before the step.
-
-    Returns:
-        The hidden state and the cell after the step, [..., H] each.
-    """
-    enter, forget, candidate, leave = gates.chunk(4, -1)
-    cell = torch.sigmoid(forget) * cell + torch.sigmoid(enter) * torch.tanh(candidate)
-    return torch.sigmoid(leave) * torch.tanh(cell), cell
