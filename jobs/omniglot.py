@@ -37,12 +37,14 @@ def _adam(lr: float) -> OuterConfig:
 ONE_QUERY = _tasks(queries=1)
 MANY_WAYS = _tasks(train_way=20, queries=2)
 ADAM = _adam(3e-3)
+CONV4 = Conv4Config(filters=64, downsample="stride")
 
 
 def _job(
     algorithm: AlgorithmConfig,
     *,
     tasks: StoreTasks = ONE_QUERY,
+    model: Conv4Config = CONV4,
     outer: OuterConfig = ADAM,
     steps: int = 60_000,
     tasks_per_step: int = 32,
@@ -54,7 +56,7 @@ def _job(
     return RunConfig(
         name=f"omniglot_{algorithm.method}",
         tasks=tasks,
-        model=Conv4Config(filters=64, downsample="stride"),
+        model=model,
         algorithm=algorithm,
         engine=EngineConfig(strategy="compiled"),  # needs a C++ compiler; half a minute the first time
         outer=outer,
@@ -83,6 +85,23 @@ def anil() -> RunConfig:
 def meta_sgd() -> RunConfig:
     """Meta-SGD (Li et al. 2017): learned inner rates."""
     return _job(methods.meta_sgd(lr=0.1, steps=1), every=500)
+
+
+def boil() -> RunConfig:
+    """BOIL (Oh et al. 2021): everything but the head adapts."""
+    return _job(methods.boil(lr=0.5, steps=1), every=500)
+
+
+def maml_pp() -> RunConfig:
+    """MAML++ (Antoniou et al. 2019), with the annealing of a run of ten minutes."""
+    algorithm = methods.maml_pp(lr=0.1, steps=5, first_order_until=500, each_until=500)
+    return _job(algorithm, outer=OuterConfig(optimizer="Adam", lr=3e-3, schedule="cosine", average=0.995), every=500)
+
+
+def cavia() -> RunConfig:
+    """CAVIA (Zintgraf et al. 2019): 100 context parameters modulate the third block."""
+    model = Conv4Config(filters=64, downsample="stride", context_size=100)
+    return _job(methods.cavia(lr=1.0, steps=2), model=model, every=500)
 
 
 def protonet() -> RunConfig:

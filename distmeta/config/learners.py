@@ -18,6 +18,7 @@ class _FeatureConfig(Frozen):
     is_stepwise: ClassVar[bool] = False
     keeps_outputs: ClassVar[bool] = False
     learns_rates: ClassVar[bool] = False
+    fixes_steps: ClassVar[bool] = False
     num_steps: ClassVar[int] = 0
     uses: ClassVar[tuple[tuple[str, str, str], ...]] = (("", "head", "support"),)
 

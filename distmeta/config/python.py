@@ -94,6 +94,7 @@ class PythonLearner(OwnCode):
     is_stepwise: ClassVar[bool] = False
     keeps_outputs: ClassVar[bool] = False
     learns_rates: ClassVar[bool] = False
+    fixes_steps: ClassVar[bool] = False
     uses: ClassVar[tuple[tuple[str, str, str], ...]] = ()
     num_steps: ClassVar[int] = 1
 
@@ -108,6 +109,7 @@ class PythonEstimator(OwnCode):
     kind: Literal["python"] = "python"
     needs_steps: ClassVar[bool] = False
     is_exact: ClassVar[bool] = False
+    weighs_each: ClassVar[bool] = False
 
 
 class PythonObjective(OwnCode):

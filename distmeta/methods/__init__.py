@@ -5,6 +5,7 @@ Exports the presets; imports no torch.
 
 from distmeta.methods.presets import METHODS, Preset, method
 from distmeta.methods.presets.gradient import anil, fomaml, maml, meta_sgd, proto_maml, reptile
+from distmeta.methods.presets.inner import boil, cavia, maml_pp
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.reuse import multitask, nil, nil_head
 from distmeta.methods.presets.transfer import pretrain
@@ -13,9 +14,12 @@ __all__ = [
     "METHODS",
     "Preset",
     "anil",
+    "boil",
+    "cavia",
     "fomaml",
     "knn",
     "maml",
+    "maml_pp",
     "matching",
     "meta_sgd",
     "method",

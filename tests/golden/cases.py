@@ -28,9 +28,12 @@ from distmeta.config import (
 from distmeta.core.tensors import global_norm
 from distmeta.methods import (
     anil,
+    boil,
+    cavia,
     fomaml,
     knn,
     maml,
+    maml_pp,
     matching,
     meta_sgd,
     multitask,
@@ -68,6 +71,7 @@ def _run(name: str, strategy: str, algorithm: Any, **sections: Any) -> RunConfig
 
 
 _WAVES = {"model": MlpConfig(hidden=(16, 16)), "outer": OuterConfig(optimizer="Adam", lr=1e-2)}
+_CONTEXT_WAVES = {**_WAVES, "model": MlpConfig(hidden=(16, 16), context_size=3)}
 
 CASES: dict[str, RunConfig] = {
     config.name: config
@@ -95,6 +99,10 @@ CASES: dict[str, RunConfig] = {
         _run("nil", "vmap", nil(steps=3)),
         _run("multitask", "loop", multitask()),
         _run("multitask-heads", "vmap", multitask("task", steps=3)),
+        _run("boil", "vmap", boil(steps=2)),
+        _run("maml_pp", "vmap", maml_pp(steps=2, first_order_until=2, each_until=4)),
+        _run("cavia", "vmap", cavia(steps=2), model=Conv4Config(filters=6, context_size=4)),
+        _run("cavia-waves", "loop", cavia(eval_steps=3), tasks=SinusoidTasks(), **_CONTEXT_WAVES),
         _run("pretrain", "loop", pretrain(steps=4)),
         _run(
             "pretrain-waves",

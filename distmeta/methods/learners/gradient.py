@@ -1,12 +1,13 @@
 """Adapt by gradient steps on the support set: the learner of MAML, ANIL, Meta-SGD, Reptile and fine-tuning.
 
-    fast_0     = meta                                   (head of zeros where `head = fresh`)
+    fast_0     = meta                                   (head of zeros where `head = fresh`; groups of `zeros` are 0)
     fast_{k+1} = fast_k - lr * direction(grad L_support(fast_k))
 
 A phase sets which parameter groups move, for how many steps, at which rate and with which optimizer. MAML (Finn et al.
-2017, arXiv 1703.03400) moves all parameters, ANIL (Raghu et al. 2020, arXiv 1909.09157) the head, Meta-SGD (Li et al.
-2017, arXiv 1707.09835) all parameters with learned rates, one for each entry. Proto-MAML (Triantafillou et al. 2020,
-arXiv 1903.03096) starts from a head that classifies by distance to the class means.
+2017, arXiv 1703.03400) moves all parameters, ANIL (Raghu et al. 2020, arXiv 1909.09157) the head, BOIL (Oh et al. 2021,
+arXiv 2008.08882) the body. Meta-SGD and MAML++ learn the rates (`distmeta.methods.learners.rates`). Proto-MAML
+(Triantafillou et al. 2020, arXiv 1903.03096) starts from a head that classifies by distance to the class means. CAVIA
+(Zintgraf et al. 2019, arXiv 1810.03642) moves context parameters alone, which are zero before each task.
 
 Everything is differentiable with respect to `meta`, Adam's moments included. Where no phase moves the body and every
 step uses the whole of one role, its features are computed once for all steps (exact: they do not change).
@@ -34,6 +35,7 @@ from distmeta.core.errors import UserError, nearest
 from distmeta.core.types import Batch, Episode, Params
 from distmeta.methods.learners.base import Learner, Stage
 from distmeta.methods.learners.prototype import class_means, linear_form
+from distmeta.methods.learners.rates import initial_rates, rate_at
 from distmeta.methods.objectives import Objective, find_objective
 from distmeta.models.base import HEAD, Backbone
 from distmeta.models.network import Network
@@ -85,7 +87,7 @@ class GradientLearner(Learner):
         where: Field of the configuration that `config` is, for messages.
 
     Raises:
-        UserError: A phase names an unknown parameter group, head or objective.
+        UserError: An unknown parameter group, head or objective is named.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class GradientLearner(Learner):
         super().__init__(backbone)
         groups = backbone.groups()
         self._phases = [
-            _phase(phase, i, groups, objective, f"{where}.phases.{i}", learned=config.learned_lr)
+            _phase(phase, i, groups, objective, f"{where}.phases.{i}", learned=config.learns_rates)
             for i, phase in enumerate(config.phases)
         ]
         used = [phase for phase in self._phases if phase.config.steps]
@@ -102,7 +104,10 @@ class GradientLearner(Learner):
         moved = frozenset(name for phase in used for name in phase.rates)
         heads = dict.fromkeys(phase.config.head for phase in used) or {HEAD: None}
         head_names = frozenset(name for head in heads for name in backbone.head_names(head))
-        self.fresh = frozenset() if config.head == "meta" else head_names
+        self._zeros = frozenset(name for group in config.zeros for name in _group(groups, group, f"{where}.zeros"))
+        self._fresh_head = frozenset() if config.head == "meta" else head_names
+        self.fresh = self._zeros | self._fresh_head
+        self._granularity = config.learned_lr or "layer"
         self._scale = config.scale if config.head == "prototypes" else None
         self._moved = tuple(name for name in groups["all"] if name in moved | self.fresh)
         self._uses_adam = any(phase.config.optimizer == "adam" for phase in used)
@@ -114,13 +119,14 @@ class GradientLearner(Learner):
 
     @override
     def init(self, seed: int) -> Params:
-        """The backbone's parameters without heads from class means; for Meta-SGD, a rate for each entry that moves."""
+        """The backbone's parameters without heads from class means, those of `zeros` zero; and learned rates."""
         params = self.backbone.init(seed)
         if self._scale is not None:
-            params = {name: tensor for name, tensor in params.items() if name not in self.fresh}
+            params = {name: tensor for name, tensor in params.items() if name not in self._fresh_head}
+        params |= {name: torch.zeros_like(params[name]) for name in params if name in self._zeros}
         for phase in self._phases:
             params |= {
-                rate: torch.full_like(params[name], phase.rates[name])
+                rate: initial_rates(self._granularity, params[name], phase.rates[name], phase.config.steps)
                 for name, rate in phase.learned_rates.items()
                 if phase.config.steps
             }
@@ -132,6 +138,7 @@ class GradientLearner(Learner):
         moved = {name: meta[name] for name in self._moved if name not in self.fresh}
         needs_features = self._keeps_features or self._scale is not None
         features = net.features(meta, task[self.roles[0]].inputs) if needs_features else None
+        moved |= {name: torch.zeros_like(meta[name]) for name in self._moved if name in self._zeros}
         moved |= self._fresh_heads(meta, features, task)
         features = features if self._keeps_features else None
         zeros = {name: torch.zeros_like(tensor) for name, tensor in moved.items()} if self._uses_adam else {}
@@ -142,7 +149,8 @@ class GradientLearner(Learner):
         """The stages of all phases.
 
         The kind of a step is the number of its phase; the first step of a later phase that uses L2-SP has a kind of its
-        own, in which it moves the anchor. Adam's scalars are 0 at its first step, else 1, and bias corrections.
+        own, in which it moves the anchor. Adam's scalars are 0 at its first step, else 1, and bias corrections; the
+        last scalar is the number of the step where rates differ by step.
         """
         return [stage for index in range(len(self._phases)) for stage in self._stages_of(index, rows)]
 
@@ -152,6 +160,7 @@ class GradientLearner(Learner):
             scalars: tuple[float, ...] = ()
             if phase.optimizer == "adam":
                 scalars = (float(step > 0), 1 - phase.beta1 ** (step + 1), 1 - phase.beta2 ** (step + 1))
+            scalars += (float(step),) if self._granularity == "layer_step" else ()
             sets_anchor = bool(phase.l2sp) and index > 0 and step == 0
             kind = index + len(self._phases) * sets_anchor
             selected = None if phase.batch is None else _rows(rows[phase.role], phase.batch, step)
@@ -190,7 +199,7 @@ class GradientLearner(Learner):
         first, second, direction = fast.first, fast.second, gradient
         if phase.config.optimizer == "adam":
             b1, b2 = phase.config.beta1, phase.config.beta2
-            not_first, correction1, correction2 = scalars
+            not_first, correction1, correction2 = scalars[:3]
             m = {name: b1 * not_first * first[name] + (1 - b1) * g for name, g in gradient.items()}
             v = {name: b2 * not_first * second[name] + (1 - b2) * g * g for name, g in gradient.items()}
             # The epsilon under the root keeps its derivative finite where a gradient is exactly zero (a dead ReLU).
@@ -201,7 +210,8 @@ class GradientLearner(Learner):
             first, second = {**first, **m}, {**second, **v}
         learned = phase.learned_rates
         rates: Mapping[str, Tensor | float] = {
-            name: meta[learned[name]] if learned else phase.rates[name] for name in moving
+            name: rate_at(self._granularity, meta[learned[name]], scalars) if learned else phase.rates[name]
+            for name in moving
         }
         moved = {**fast.moved, **{name: moving[name] - rates[name] * direction[name] for name in moving}}
         return fast._replace(moved=moved, first=first, second=second)
@@ -224,7 +234,7 @@ class GradientLearner(Learner):
     def _fresh_heads(self, meta: Params, features: Tensor | None, task: Episode) -> Params:
         """Heads that start anew; the tasks set their number of outputs. The meta-parameters need not have them."""
         like, heads = next(iter(meta.values())), Params()
-        for head, outputs in self.backbone.heads.items() if self.fresh else ():
+        for head, outputs in self.backbone.heads.items() if self._fresh_head else ():
             weight, bias = self.backbone.head_names(head)
             if self._scale is not None and features is not None:
                 means = class_means(features, task[self.roles[0]], outputs)
@@ -232,7 +242,7 @@ class GradientLearner(Learner):
             else:
                 heads[weight] = like.new_zeros(outputs, self.backbone.num_features)
                 heads[bias] = like.new_zeros(outputs)
-        return {name: tensor for name, tensor in heads.items() if name in self.fresh}
+        return {name: tensor for name, tensor in heads.items() if name in self._fresh_head}
 
 
 def _phase(
