@@ -29,9 +29,12 @@ JOBS = {
     "intents": ["fomaml", "frozen", "lora_plain", "lora_protonet", "proto_maml", "reptile"],
     "omniglot": [
         "anil",
+        "boil",
+        "cavia",
         "fomaml",
         "knn",
         "maml",
+        "maml_pp",
         "matching",
         "meta_sgd",
         "nil",
@@ -40,7 +43,7 @@ JOBS = {
         "r2d2",
         "reptile",
     ],
-    "sinusoid": ["maml", "pretrain", "r2d2"],
+    "sinusoid": ["cavia", "maml", "pretrain", "r2d2"],
 }
 METHOD = {
     "intents_frozen": "protonet",
