@@ -39,12 +39,14 @@ MANY_WAYS = _tasks(train_way=20, queries=2)
 ADAM = _adam(3e-3)
 COMPILED = EngineConfig(strategy="compiled")
 """Needs a C++ compiler; half a minute the first time, for iMAML two."""
+CONV4 = Conv4Config(filters=64, downsample="stride")
 
 
 def _job(
     algorithm: AlgorithmConfig,
     *,
     tasks: StoreTasks = ONE_QUERY,
+    model: Conv4Config = CONV4,
     outer: OuterConfig = ADAM,
     engine: EngineConfig = COMPILED,
     steps: int = 60_000,
@@ -57,7 +59,7 @@ def _job(
     return RunConfig(
         name=f"omniglot_{algorithm.method}",
         tasks=tasks,
-        model=Conv4Config(filters=64, downsample="stride"),
+        model=model,
         algorithm=algorithm,
         engine=engine,
         outer=outer,
@@ -97,6 +99,23 @@ def imaml_hf() -> RunConfig:
     """Hessian-free iMAML (Rajeswaran et al. 2019): the inner problem is solved by Newton steps."""
     engine = EngineConfig(strategy="vmap")  # the graph of a Newton step takes minutes to compile
     return _job(methods.imaml_hf(), outer=_adam(1e-3), engine=engine, steps=20_000, every=200, final_tasks=600)
+
+
+def boil() -> RunConfig:
+    """BOIL (Oh et al. 2021): everything but the head adapts."""
+    return _job(methods.boil(lr=0.5, steps=1), every=500)
+
+
+def maml_pp() -> RunConfig:
+    """MAML++ (Antoniou et al. 2019), with the annealing of a run of ten minutes."""
+    algorithm = methods.maml_pp(lr=0.1, steps=5, first_order_until=500, each_until=500)
+    return _job(algorithm, outer=OuterConfig(optimizer="Adam", lr=3e-3, schedule="cosine", average=0.995), every=500)
+
+
+def cavia() -> RunConfig:
+    """CAVIA (Zintgraf et al. 2019): 100 context parameters modulate the third block."""
+    model = Conv4Config(filters=64, downsample="stride", context_size=100)
+    return _job(methods.cavia(lr=1.0, steps=2), model=model, every=500)
 
 
 def protonet() -> RunConfig:

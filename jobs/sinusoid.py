@@ -23,11 +23,11 @@ from distmeta.config import (
 )
 
 
-def _job(algorithm: AlgorithmConfig, hidden: tuple[int, ...] = (40, 40)) -> RunConfig:
+def _job(algorithm: AlgorithmConfig, hidden: tuple[int, ...] = (40, 40), context_size: int = 0) -> RunConfig:
     return RunConfig(
         name=f"sinusoid_{algorithm.method}",
         tasks=SinusoidTasks(shots=10, queries=10),
-        model=MlpConfig(hidden=hidden),
+        model=MlpConfig(hidden=hidden, context_size=context_size),
         algorithm=algorithm,
         outer=OuterConfig(optimizer="Adam", lr=1e-3),
         train=TrainConfig(steps=20_000, tasks_per_step=25, log_every=100),
@@ -40,6 +40,11 @@ def _job(algorithm: AlgorithmConfig, hidden: tuple[int, ...] = (40, 40)) -> RunC
 def maml() -> RunConfig:
     """MAML with one inner step of 0.01."""
     return _job(methods.maml(lr=0.01, steps=1, eval_steps=10))
+
+
+def cavia() -> RunConfig:
+    """CAVIA (Zintgraf et al. 2019, section 5.1): five context parameters beside the input, one inner step of 1."""
+    return _job(methods.cavia(lr=1.0, steps=1, eval_steps=10), context_size=5)
 
 
 def r2d2() -> RunConfig:

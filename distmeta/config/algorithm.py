@@ -128,6 +128,17 @@ class AlgorithmConfig(Frozen):
                 f"a term at 'each' inner step scores the way to the solution, which estimator.kind '{estimator.kind}' "
                 "does not differentiate; use 'last', or estimator.kind 'backprop'"
             )
+        if estimator.weighs_each and not any(term.at == "each" for term in self.terms):
+            raise ValueError("estimator.each_until weighs terms at 'each' inner step, but there is none; use null")
+        if (
+            learner.fixes_steps
+            and self.evaluate.steps is not None
+            and self.evaluated_learner().num_steps != learner.num_steps
+        ):
+            raise ValueError(
+                "learner.learned_lr 'layer_step' has a rate for each inner step of training, so evaluate.steps cannot "
+                "differ from them; use null, or learned_lr 'layer'"
+            )
         if learner.learns_rates and not estimator.is_exact:
             raise ValueError(
                 "learner.learned_lr needs the exact gradient, because no other estimator changes the rates; "

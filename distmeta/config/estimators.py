@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from distmeta.config.base import Frozen
+from distmeta.config.bounds import NonNegativeCount
 from distmeta.config.python import PythonEstimator
 
 
@@ -15,10 +16,17 @@ class BackpropConfig(Frozen):
 
     Attributes:
         order: 2 is the exact gradient; 1 treats inner gradients as constants (FOMAML).
+        first_order_until: Outer step before which order 2 is order 1 (MAML++, Antoniou et al. 2019: order annealing).
+            Learned rates do not move before it.
+        each_until: Outer step by which the terms at `each` inner step are scored after the last one alone (MAML++:
+            multi-step loss). Their weight is divided equally among the inner steps at first, and moves linearly to the
+            last one. None: every inner step has the whole weight, always.
     """
 
     kind: Literal["backprop"] = "backprop"
     order: Literal[1, 2] = 2
+    first_order_until: NonNegativeCount = 0
+    each_until: NonNegativeCount | None = None
 
     needs_steps: ClassVar[bool] = False
     needs_proximal: ClassVar[bool] = False
@@ -27,6 +35,19 @@ class BackpropConfig(Frozen):
     def is_exact(self) -> bool:
         """Whether the outer gradient goes through the inner gradients."""
         return self.order == 2
+
+    @property
+    def weighs_each(self) -> bool:
+        """Whether it sets the weights of terms at `each` inner step."""
+        return self.each_until is not None
+
+    @model_validator(mode="after")
+    def _order_changes(self) -> Self:
+        if self.first_order_until and self.order == 1:
+            raise ValueError(
+                f"first_order_until {self.first_order_until} goes over to order 2, but order is 1; use order 2, or 0"
+            )
+        return self
 
 
 class DisplacementConfig(Frozen):
@@ -37,6 +58,7 @@ class DisplacementConfig(Frozen):
     needs_steps: ClassVar[bool] = True
     needs_proximal: ClassVar[bool] = False
     is_exact: ClassVar[bool] = False
+    weighs_each: ClassVar[bool] = False
 
 
 class ImplicitConfig(Frozen):
@@ -56,6 +78,7 @@ class ImplicitConfig(Frozen):
     needs_steps: ClassVar[bool] = True
     needs_proximal: ClassVar[bool] = True
     is_exact: ClassVar[bool] = True
+    weighs_each: ClassVar[bool] = False
 
 
 EstimatorConfig = Annotated[

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import InnerSteps, PositiveCount, Text
 from distmeta.config.python import ObjectiveName
+
+LearnedRates = Annotated[
+    Literal[False, "entry", "layer", "layer_step"], BeforeValidator(lambda value: "entry" if value is True else value)
+]
 
 
 class Phase(Frozen):
@@ -49,7 +53,9 @@ class GradientConfig(Frozen):
 
     Attributes:
         phases: Phases of inner steps, in order.
-        learned_lr: Inner rates are meta-parameters, one for each parameter entry (Meta-SGD, Li et al. 2017).
+        learned_lr: Inner rates are meta-parameters: one for each parameter entry (`entry`: Meta-SGD, Li et al. 2017;
+            `true` means the same), each parameter tensor (`layer`), or each parameter tensor and inner step
+            (`layer_step`: MAML++, Antoniou et al. 2019).
         head: The last layer starts from the meta-parameters (`meta`), from zeros (`fresh`: fine-tuning after joint
             training), such that it classifies by distance to the class means of the support set's features
             (`prototypes`: Proto-MAML, Triantafillou et al. 2020, section 4), or such that it gives the mean
@@ -57,14 +63,17 @@ class GradientConfig(Frozen):
             Schuetze 2021, Brown et al. 2020).
         scale: Factor of the squared distances to class means, or of the log-probabilities.
         frozen: Parameter groups of the backbone that no phase moves, whatever its `groups` say.
+        zeros: Parameter groups that start from zeros for each task, and are not meta-learned (the context parameters of
+            CAVIA, Zintgraf et al. 2019).
     """
 
     kind: Literal["gradient"] = "gradient"
     phases: tuple[Phase, ...] = Field((Phase(),), min_length=1, max_length=1000)
-    learned_lr: bool = False
+    learned_lr: LearnedRates = False
     head: Literal["meta", "fresh", "prototypes", "label_words"] = "meta"
     scale: PositiveFloat = 1.0
     frozen: tuple[Text, ...] = Field((), max_length=1000)
+    zeros: tuple[Text, ...] = Field((), max_length=1000)
 
     is_stepwise: ClassVar[bool] = True
 
@@ -86,7 +95,12 @@ class GradientConfig(Frozen):
     @property
     def learns_rates(self) -> bool:
         """Whether some meta-parameters act through inner gradients alone."""
-        return self.learned_lr
+        return bool(self.learned_lr)
+
+    @property
+    def fixes_steps(self) -> bool:
+        """Whether evaluation must take as many inner steps as training."""
+        return self.learned_lr == "layer_step"
 
     @property
     def proximal(self) -> float | None:
@@ -94,7 +108,8 @@ class GradientConfig(Frozen):
         phase, *others = self.phases
         one_rate = not self.learned_lr and all(rate == phase.lr for rate in phase.rates.values())
         whole = phase.steps > 0 and phase.batch is None and phase.optimizer == "sgd"
-        return phase.l2sp if phase.l2sp and whole and one_rate and not others and self.head == "meta" else None
+        from_meta = self.head == "meta" and not self.zeros
+        return phase.l2sp if phase.l2sp and whole and one_rate and not others and from_meta else None
 
     @property
     def uses(self) -> tuple[tuple[str, str, str], ...]:

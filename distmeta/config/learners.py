@@ -100,6 +100,7 @@ class NewtonConfig(Frozen):
     is_stepwise: ClassVar[bool] = True
     keeps_outputs: ClassVar[bool] = True
     learns_rates: ClassVar[bool] = False
+    fixes_steps: ClassVar[bool] = False
 
     @property
     def num_steps(self) -> int:

@@ -12,6 +12,7 @@ from distmeta.config.bounds import MAX_PARAMETERS, Integer, PositiveCount, Text
 from distmeta.config.petl import LoraConfig, PetlPart
 from distmeta.config.python import PythonModel
 
+ContextSize = Annotated[int, Field(ge=0, le=10_000)]
 Width = Annotated[int, Field(gt=0, le=4096)]
 
 
@@ -20,6 +21,8 @@ class MlpConfig(Frozen):
 
     Attributes:
         hidden: Widths of the hidden layers.
+        context_size: Context parameters, zeros at first, that are joined to the inputs: the group `context` (CAVIA,
+            Zintgraf et al. 2019).
     """
 
     kind: Literal["mlp"] = "mlp"
@@ -28,11 +31,12 @@ class MlpConfig(Frozen):
     takes_numbers: ClassVar[bool] = True
     has_frozen: ClassVar[bool] = False
     hidden: tuple[PositiveCount, ...] = Field((40, 40), max_length=1000)
+    context_size: ContextSize = 0
 
     def count_parameters(self, num_inputs: int, num_outputs: int) -> int:
         """Weights and biases of the network."""
-        sizes = (num_inputs, *self.hidden, num_outputs)
-        return sum(fan_in * fan_out + fan_out for fan_in, fan_out in itertools.pairwise(sizes))
+        sizes = (num_inputs + self.context_size, *self.hidden, num_outputs)
+        return self.context_size + sum(fan_in * fan_out + fan_out for fan_in, fan_out in itertools.pairwise(sizes))
 
     @model_validator(mode="after")
     def _is_of_a_possible_size(self) -> Self:
@@ -49,6 +53,8 @@ class Conv4Config(Frozen):
         downsample: Strided convolutions (`stride`: Omniglot in the MAML paper) or 2x2 max pooling (`pool`).
         norm: Statistics of batch norm: those of the batch itself (`batch`: transductive on a query batch), or those of
             the support set (`support`: inductive; the prediction for a query never depends on other queries).
+        context_size: Context parameters, zeros at first, that modulate the third block: the group `context` (CAVIA,
+            Zintgraf et al. 2019).
     """
 
     kind: Literal["conv4"] = "conv4"
@@ -59,6 +65,7 @@ class Conv4Config(Frozen):
     filters: int = Field(64, gt=0, le=4096)
     downsample: Literal["stride", "pool"] = "stride"
     norm: Literal["batch", "support"] = "batch"
+    context_size: ContextSize = 0
 
 
 class ResNet12Config(Frozen):

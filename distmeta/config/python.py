@@ -97,6 +97,7 @@ class PythonLearner(OwnCode):
     keeps_outputs: ClassVar[bool] = False
     learns_rates: ClassVar[bool] = False
     proximal: ClassVar[float | None] = None
+    fixes_steps: ClassVar[bool] = False
     uses: ClassVar[tuple[tuple[str, str, str], ...]] = ()
     num_steps: ClassVar[int] = 1
 
@@ -112,6 +113,7 @@ class PythonEstimator(OwnCode):
     needs_steps: ClassVar[bool] = False
     needs_proximal: ClassVar[bool] = False
     is_exact: ClassVar[bool] = False
+    weighs_each: ClassVar[bool] = False
 
 
 class PythonObjective(OwnCode):

@@ -105,7 +105,7 @@ class Engine:
     def _prepare(self, meta: Params, parts: Sequence[tuple[Episode, Moment]]) -> None:
         """Compile for new shapes before the lanes start: torch's tracing is not thread-safe."""
         for part, moment in parts if self._is_compiled else ():
-            key = (part.form, *(tensor.shape for tensor in part.tensors()))
+            key = (self._estimator.form(moment), part.form, *(tensor.shape for tensor in part.tensors()))
             if key not in self._prepared:
                 self._estimate(meta, part, moment)
                 self._prepared.add(key)

@@ -7,6 +7,7 @@ from distmeta.methods.presets import METHODS, Preset, method
 from distmeta.methods.presets.black_box import in_context, lstm, neural_process
 from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
+from distmeta.methods.presets.inner import boil, cavia, maml_pp
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.reuse import multitask, nil, nil_head
 from distmeta.methods.presets.transfer import pretrain
@@ -15,6 +16,8 @@ __all__ = [
     "METHODS",
     "Preset",
     "anil",
+    "boil",
+    "cavia",
     "fomaml",
     "imaml",
     "imaml_hf",
@@ -23,6 +26,7 @@ __all__ = [
     "label_words",
     "lstm",
     "maml",
+    "maml_pp",
     "matching",
     "meta_sgd",
     "method",

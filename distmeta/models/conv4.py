@@ -10,6 +10,12 @@ the support examples are prepended to the batch, and only they enter the statist
 The parameters are those of the published network, including the biases of the convolutions, which have no effect
 because batch norm follows.
 
+With context parameters c (Zintgraf et al. 2019, arXiv 1810.03642, section 3.3), these modulate block 3:
+
+    (s, t) = V c,    h <- (1 + s) h + t     after the norm        V: block3.film.weight
+
+Deviation: the paper's linear layer has a bias and gives s + 1; here the network without context is conv4 itself.
+
 Deviation from the paper: Xavier-uniform weights (Glorot & Bengio 2010) in all layers; its code draws the weights of the
 head and of the convolutions from different truncated normals.
 """
@@ -32,10 +38,11 @@ from distmeta.core.seeding import mix
 from distmeta.core.types import Params
 from distmeta.models.base import INDUCTIVE, TRANSDUCTIVE, Backbone, Frame
 from distmeta.models.convolution import conv3x3
-from distmeta.models.heads import init_heads, with_heads
+from distmeta.models.heads import CONTEXT, init_heads, with_heads
 from distmeta.models.normalization import batch_norm, context_batch_norm
 
 NUM_BLOCKS = 4
+FILM_BLOCK, FILM = "block3", "block3.film.weight"
 
 
 class Conv4(Backbone):
@@ -109,6 +116,8 @@ class Conv4(Backbone):
             params[f"block{block}.norm.weight"] = torch.ones(filters, dtype=self._dtype)
             params[f"block{block}.norm.bias"] = torch.zeros(filters, dtype=self._dtype)
             channels = filters
+        if size := self._config.context_size:
+            params |= {CONTEXT: torch.zeros(size, dtype=self._dtype), FILM: xavier(2 * filters, size)}
         return params | init_heads(self, seed, rng, self._dtype)
 
     @override
@@ -127,6 +136,9 @@ class Conv4(Backbone):
     def _block(self, params: Mapping[str, Tensor], name: str, x: Tensor, num_context: int) -> Tensor:
         stride = 2 if self._config.downsample == "stride" else 1
         scale, shift = params[f"{name}.norm.weight"], params[f"{name}.norm.bias"]
+        if self._config.context_size and name == FILM_BLOCK:
+            by, plus = (params[FILM] @ params[CONTEXT]).chunk(2)
+            scale, shift = (1 + by) * scale, (1 + by) * shift + plus
         # The bias of the convolution is not added: the norm subtracts the mean of each channel, so its effect and its
         # derivatives are exactly zero.
         x = conv3x3(x, params[f"{name}.conv.weight"], stride)
@@ -137,9 +149,12 @@ class Conv4(Backbone):
 
     @override
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """`all`, `body`, every head, `norm` (scales and shifts) and `block1` .. `block4`."""
+        """`all`, `body`, every head, `norm` (scales and shifts), `block1` .. `block4`, `context` where there is one."""
         parts = ("conv.weight", "conv.bias", "norm.weight", "norm.bias")
         blocks = {block: tuple(f"{block}.{part}" for part in parts) for block in self.blocks()}
+        if self._config.context_size:
+            blocks[FILM_BLOCK] += (FILM,)
+            blocks = {CONTEXT: (CONTEXT,), **blocks}
         norm = tuple(name for names in blocks.values() for name in names if ".norm." in name)
         return with_heads(self, blocks, norm=norm)
 

@@ -11,6 +11,8 @@ from distmeta.core.seeding import mix
 from distmeta.core.types import Params
 from distmeta.models.base import HEAD, Backbone
 
+CONTEXT = "context"
+"""Name and group of context parameters [C] (CAVIA, Zintgraf et al. 2019, arXiv 1810.03642): zeros, part of the body."""
 Names = tuple[str, ...]
 
 

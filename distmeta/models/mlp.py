@@ -1,4 +1,7 @@
-"""Fully connected network with ReLU: the sinusoid regressor of MAML (Finn et al. 2017) is `hidden=(40, 40)`."""
+"""Fully connected network with ReLU: the sinusoid regressor of MAML (Finn et al. 2017) is `hidden=(40, 40)`.
+
+With context parameters c (Zintgraf et al. 2019, arXiv 1810.03642, section 3.2) the input is (x, c).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix
 from distmeta.core.types import Params
 from distmeta.models.base import Backbone, Frame
-from distmeta.models.heads import init_heads, linear, with_heads
+from distmeta.models.heads import CONTEXT, init_heads, linear, with_heads
 
 
 class Mlp(Backbone):
@@ -40,7 +43,8 @@ class Mlp(Backbone):
             what = f"{list(config.hidden)} makes {count} parameters on inputs of shape {list(input_shape)}"
             raise UserError(what, where="model.hidden", allowed=f"at most {MAX_PARAMETERS} parameters")
         self.heads = dict(heads)
-        self._sizes = (math.prod(input_shape), *config.hidden)
+        self._context_size = config.context_size
+        self._sizes = (math.prod(input_shape) + config.context_size, *config.hidden)
         self.num_features = self._sizes[-1]
         self._dtype = dtype
 
@@ -50,7 +54,7 @@ class Mlp(Backbone):
         rng = torch.Generator().manual_seed(mix(seed, "mlp"))
         sizes = itertools.pairwise(self._sizes)
         layers = {f"block{layer}": size for layer, size in enumerate(sizes, start=1)}
-        params: Params = {}
+        params: Params = {CONTEXT: torch.zeros(self._context_size, dtype=self._dtype)} if self._context_size else {}
         for name, (fan_in, fan_out) in layers.items():
             params |= linear(name, fan_in, fan_out, rng, self._dtype)
         return params | init_heads(self, seed, rng, self._dtype)
@@ -59,6 +63,8 @@ class Mlp(Backbone):
     def features(self, params: Mapping[str, Tensor], inputs: Tensor, frame: Frame) -> Tensor:
         """[B, ...] -> [B, last hidden width]."""
         x = inputs.flatten(1)
+        if self._context_size:
+            x = torch.cat((x, params[CONTEXT].expand(len(x), -1)), 1)
         for layer in range(1, len(self._sizes)):
             x = torch.relu(x @ params[f"block{layer}.weight"].T + params[f"block{layer}.bias"])
             x = frame.tap(f"block{layer}", x)
@@ -66,8 +72,10 @@ class Mlp(Backbone):
 
     @override
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """`all`, `body`, every head and each `blockL`."""
-        return with_heads(self, {block: (f"{block}.weight", f"{block}.bias") for block in self.blocks()})
+        """`all`, `body`, every head, each `blockL`, and `context` where there is one."""
+        blocks: dict[str, tuple[str, ...]] = {CONTEXT: (CONTEXT,)} if self._context_size else {}
+        blocks |= {block: (f"{block}.weight", f"{block}.bias") for block in self.blocks()}
+        return with_heads(self, blocks)
 
     @override
     def blocks(self) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from distmeta.engine.auto import choose_by_shapes
 from distmeta.engine.engine import Engine, one_by_one
 from distmeta.engine.ops import EagerOps
 from distmeta.methods.build import Algorithm, build_algorithm, build_evaluators, dtype_of, protocol_of
-from distmeta.methods.estimators.base import State
+from distmeta.methods.estimators.base import Moment, State
 from distmeta.tasks import build_source
 
 
@@ -92,8 +92,17 @@ class OwnLoop:
         """The tasks of a step, with a leading axis T = `count`: those that a run of this configuration would draw."""
         return self.source.episodes(self.source.specs(split, step, count), self.algorithm.roles(split))
 
-    def update(self, meta: Params, episodes: Episode) -> Mean:
-        """The outer signal, averaged over the T tasks; `meta` is not changed."""
+    def update(self, meta: Params, episodes: Episode, step: int = 0) -> Mean:
+        """The outer signal, averaged over the T tasks; `meta` is not changed.
+
+        Args:
+            meta: Meta-parameters.
+            episodes: T tasks.
+            step: Number of outer steps made, for methods that change along training (MAML++).
+
+        Returns:
+            Gradients, metrics and running statistics.
+        """
         device = next(iter(meta.values())).device
         episodes = episodes.map(lambda tensor: tensor.to(device))
         engine = self.config.engine
@@ -103,7 +112,7 @@ class OwnLoop:
         if engine not in self._engines:
             algorithm = self.algorithm
             self._engines[engine] = Engine(algorithm.learner, algorithm.estimator, algorithm.terms, engine)
-        update, _ = self._engines[engine].update(meta, episodes)
+        update, _ = self._engines[engine].update(meta, episodes, Moment(step, episodes.seeds))
         grad, buffers = (
             {name: tensor / update.weight for name, tensor in tensors.items()}
             for tensors in (update.grad, update.buffers)

@@ -39,6 +39,7 @@ class Row:
         tasks: Fields of the task section.
         regression: Arguments of the preset for sine waves; None if the method does not support regression.
         takes_texts: Whether the method takes texts alone, through a decoder.
+        context_size: Context parameters of the network.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Row:
     tasks: Mapping[str, Any] = field(default_factory=dict)
     regression: Mapping[str, Any] | None = field(default_factory=lambda: {"lr": 0.01})
     takes_texts: bool = False
+    context_size: int = 0
 
 
 ROWS = (
@@ -68,6 +70,9 @@ ROWS = (
     Row("r2d2", {}, {"train_way": 4}, {}),
     Row("nil", {"steps": 2}, {}, None),
     Row("multitask", {}, {}, None),
+    Row("boil"),
+    Row("maml_pp", {"steps": 2, "first_order_until": 0}, {}, {"lr": 0.01, "steps": 2, "first_order_until": 0}),
+    Row("cavia", {"lr": 0.5, "steps": 2}, {}, {"lr": 0.5}, context_size=4),
 )
 
 
@@ -75,7 +80,7 @@ def glyphs(row: Row) -> RunConfig:
     return RunConfig(
         name="contract",
         tasks=GlyphTasks.model_validate(FEW_SHOT | row.tasks),
-        model=Conv4Config(filters=4),
+        model=Conv4Config(filters=4, context_size=row.context_size),
         algorithm=method(row.name, **row.settings),
         engine=EngineConfig(dtype="float64"),
     )
@@ -99,7 +104,7 @@ def sine_waves(row: Row) -> RunConfig:
     return RunConfig(
         name="contract",
         tasks=SinusoidTasks(shots=5, queries=5, eval_queries=5),
-        model=MlpConfig(hidden=(8, 8)),
+        model=MlpConfig(hidden=(8, 8), context_size=row.context_size),
         algorithm=method(row.name, **row.regression),
         engine=EngineConfig(dtype="float64"),
     )
@@ -172,8 +177,9 @@ def test_every_method_has_a_row() -> None:
 def test_the_update_has_the_names_and_shapes_of_the_parameters(case: Case) -> None:
     update = case.update()
     assert list(update.grad) == [name for name in case.meta if name in update.grad]
-    # No term depends on a bias before batch norm.
-    assert all(name.endswith("conv.bias") for name in set(case.meta) - set(update.grad))
+    # No term depends on a bias before batch norm, nor on what starts anew for each task.
+    fresh = case.algorithm.learner.fresh
+    assert all(name.endswith("conv.bias") or name in fresh for name in set(case.meta) - set(update.grad))
     for name, grad in update.grad.items():
         assert (grad.shape, grad.dtype) == (case.meta[name].shape, case.meta[name].dtype)
         assert not grad.requires_grad

@@ -30,6 +30,8 @@ from distmeta.config import (
 from distmeta.core.tensors import global_norm
 from distmeta.methods import (
     anil,
+    boil,
+    cavia,
     fomaml,
     imaml,
     imaml_hf,
@@ -38,6 +40,7 @@ from distmeta.methods import (
     label_words,
     lstm,
     maml,
+    maml_pp,
     matching,
     meta_sgd,
     multitask,
@@ -78,6 +81,7 @@ def _run(name: str, strategy: str, algorithm: Any, **sections: Any) -> RunConfig
 
 
 _WAVES = {"model": MlpConfig(hidden=(16, 16)), "outer": OuterConfig(optimizer="Adam", lr=1e-2)}
+_CONTEXT_WAVES = {**_WAVES, "model": MlpConfig(hidden=(16, 16), context_size=3)}
 
 CASES: dict[str, RunConfig] = {
     config.name: config
@@ -121,6 +125,10 @@ CASES: dict[str, RunConfig] = {
         _run("neural_process-waves", "vmap", neural_process(width=12), tasks=SinusoidTasks(), **_WAVES),
         _run("in_context", "vmap", in_context(width=8, attention_heads=2)),
         _run("in_context-waves", "loop", in_context(width=8, attention_heads=2), tasks=SinusoidTasks(), **_WAVES),
+        _run("boil", "vmap", boil(steps=2)),
+        _run("maml_pp", "vmap", maml_pp(steps=2, first_order_until=2, each_until=4)),
+        _run("cavia", "vmap", cavia(steps=2), model=Conv4Config(filters=6, context_size=4)),
+        _run("cavia-waves", "loop", cavia(eval_steps=3), tasks=SinusoidTasks(), **_CONTEXT_WAVES),
         _run("pretrain", "loop", pretrain(steps=4)),
         _run(
             "pretrain-waves",

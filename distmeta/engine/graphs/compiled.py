@@ -7,7 +7,7 @@ becomes a graph of its own (`CompiledOps`), so that compiling takes no longer fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -161,6 +161,10 @@ class CompiledEstimator(Estimator):
         self._estimator, self._graphs = estimator, graphs
         self._eager_ops, self._compiled_ops = eager_ops, compiled_ops
         self._whole: dict[Key, tuple[Graph, Structure] | None] = {}
+
+    @override
+    def form(self, moment: Moment) -> Hashable:
+        return self._estimator.form(moment)
 
     @override
     def estimate(self, ops: TaskOps, meta: Params, episodes: Episode, moment: Moment) -> Estimate:

@@ -7,10 +7,20 @@ Order 2 applies the pullbacks of adaptation's segments in reverse order; the eng
 its autograd graph or recomputes it. Order 1 adapts without an autograd graph and applies the pullback of the start to
 the derivative by the adapted state. In both, the loss also depends on meta-parameters that no inner step changes
 (ANIL's body), which get their full gradient. Terms at `each` inner step are differentiated where they are scored
-(the multi-step loss of MAML++, Antoniou et al. 2019).
+(the multi-step loss of MAML++, Antoniou et al. 2019, arXiv 1810.09502).
+
+MAML++ changes both along training, by the number v of outer steps:
+
+    order                     1 while v < first_order_until, then 2
+    weight of inner step k    (1 - t) / K,  and t more for the last of the K;  t = min(1, v / each_until)
+
+Deviations from its code: the weights move at each outer step instead of each epoch, to zero instead of to 0.03 / K; at
+order 1, learned rates have no gradient.
 """
 
 from __future__ import annotations
+
+from collections.abc import Hashable
 
 from typing_extensions import override
 
@@ -37,14 +47,19 @@ class Backprop(Estimator):
     """The gradient of the summed outer losses, of the order that `config` names."""
 
     def __init__(self, config: BackpropConfig) -> None:
-        self._first_order = config.order == 1
+        self._config = config
+        self.reads_moment = config.first_order_until > 0 or config.each_until is not None
+
+    @override
+    def form(self, moment: Moment) -> Hashable:
+        return self._is_first_order(moment.version)
 
     @override
     def estimate(self, ops: TaskOps, meta: Params, episodes: Episode, moment: Moment) -> Estimate:
         state: State = None
         chain: Chain = []
         if ADAPTED & frozenset(ops.places):
-            state, chain = self._adapt(ops, meta, episodes)
+            state, chain = self._adapt(ops, meta, episodes, moment.version)
         if frozenset(ops.places) == {"each"}:
             slopes = chain[-1][1]
             assert slopes is not None, "the tasks have inner steps"
@@ -60,20 +75,41 @@ class Backprop(Estimator):
         ordered = {name: grad[name] for name in meta if name in grad}
         return Estimate(ordered, slopes.scores.metrics, slopes.scores.buffers, {})
 
-    def _adapt(self, ops: TaskOps, meta: Params, episodes: Episode) -> tuple[State, Chain]:
+    def _is_first_order(self, version: int) -> bool:
+        return self._config.order == 1 or version < self._config.first_order_until
+
+    def _weight(self, k: int, num_steps: int, version: int) -> float:
+        """Factor of the terms that are scored after `k` of the inner steps."""
+        until = self._config.each_until
+        if until is None:
+            return 1.0
+        moved = min(1.0, version / until) if until else 1.0
+        return (1 - moved) / num_steps + (moved if k == num_steps else 0.0)
+
+    def _adapt(self, ops: TaskOps, meta: Params, episodes: Episode, version: int) -> tuple[State, Chain]:
         state: State = None
         chain: Chain = []
-        if self._first_order:
+        first_order, num_steps = self._is_first_order(version), ops.num_steps(episodes)
+        if first_order:
             start = ops.start(meta, episodes)
             assert start.pullback is not None
             chain.append((start.pullback, None))
-        for k, state, pullback in ops.walk(meta, episodes, record=not self._first_order):
-            slopes = ops.score_grad(meta, state, episodes, "each") if "each" in ops.places and k > 0 else None
+        for k, state, pullback in ops.walk(meta, episodes, record=not first_order):
+            weight = self._weight(k, num_steps, version) if "each" in ops.places and k > 0 else 0.0
+            slopes = _scaled(ops.score_grad(meta, state, episodes, "each"), weight) if weight else None
             if pullback is not None:
                 chain.append((pullback, slopes))
             elif slopes is not None:
                 chain[0] = (chain[0][0], _add_slopes(chain[0][1], slopes))
         return state, chain
+
+
+def _scaled(slopes: Slopes, weight: float) -> Slopes:
+    if weight == 1:
+        return slopes
+    by_meta = {name: weight * grad for name, grad in slopes.by_meta.items()}
+    by_state = tuple(None if grad is None else weight * grad for grad in slopes.by_state)
+    return Slopes(by_meta, by_state, slopes.scores)
 
 
 def _add_slopes(total: Slopes | None, more: Slopes) -> Slopes:

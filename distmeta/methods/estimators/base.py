@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -166,6 +166,10 @@ class Estimator(ABC):
     """
 
     reads_moment: bool = False
+
+    def form(self, moment: Moment) -> Hashable:
+        """What differs between estimates that do not run the same operations: those are compiled apart."""
+        return None
 
     @abstractmethod
     def estimate(self, ops: TaskOps, meta: Params, episodes: Episode, moment: Moment) -> Estimate:

@@ -1,15 +1,16 @@
 """Adapt by gradient steps on the support set: the learner of MAML, ANIL, Meta-SGD, Reptile and fine-tuning.
 
-    fast_0     = meta                                   (a head of the task's own where `head` is not `meta`)
+    fast_0     = meta                   (heads of the task's own where `head` is not `meta`; groups of `zeros` are 0)
     fast_{k+1} = fast_k - lr * direction(grad L_support(fast_k))
 
 A phase sets which parameter groups move, for how many steps, at which rate and with which optimizer. MAML (Finn et al.
-2017, arXiv 1703.03400) moves all parameters, ANIL (Raghu et al. 2020, arXiv 1909.09157) the head, Meta-SGD (Li et al.
-2017, arXiv 1707.09835) all parameters with learned rates, one for each entry. Proto-MAML (Triantafillou et al. 2020,
-arXiv 1903.03096) starts from a head that classifies by distance to the class means. Label words (Schick & Schuetze
-2021, arXiv 2001.07676; Brown et al. 2020, arXiv 2005.14165) start from the head of a decoder that gives the mean
-log-probability of the words of a class's name to come next, which is linear in the features h up to a constant that all
-classes share:
+2017, arXiv 1703.03400) moves all parameters, ANIL (Raghu et al. 2020, arXiv 1909.09157) the head, BOIL (Oh et al. 2021,
+arXiv 2008.08882) the body. Meta-SGD and MAML++ learn the rates (`distmeta.methods.learners.rates`). CAVIA (Zintgraf et
+al. 2019, arXiv 1810.03642) moves context parameters alone, which are zero before each task. Proto-MAML (Triantafillou
+et al. 2020, arXiv 1903.03096) starts from a head that classifies by distance to the class means. Label words (Schick &
+Schuetze 2021, arXiv 2001.07676; Brown et al. 2020, arXiv 2005.14165) start from the head of a decoder that gives the
+mean log-probability of the words of a class's name to come next, which is linear in the features h up to a constant
+that all classes share:
 
     1/|c| sum_{v in c} log p(v | text) = h . mean_{v in c} E_v - log sum_u exp(h . E_u)      E: output embedding
 
@@ -26,7 +27,7 @@ are normalised apart from the support set, where theirs share a batch with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,17 +35,16 @@ from torch import Tensor
 from torch.func import grad
 from typing_extensions import override
 
-from distmeta.config import GradientConfig, Phase
-from distmeta.core.errors import UserError, nearest
+from distmeta.config import GradientConfig
 from distmeta.core.types import LABELS, Batch, Episode, Params
 from distmeta.methods.learners.base import Learner, Proximal, Stage
+from distmeta.methods.learners.phases import ReadyPhase, batch_rows, group_names, ready_phase
 from distmeta.methods.learners.prototype import class_means, linear_form
+from distmeta.methods.learners.rates import initial_rates, rate_at
 from distmeta.methods.learners.words import class_words
-from distmeta.methods.objectives import Objective, find_objective
 from distmeta.models.base import HEAD, Backbone
 from distmeta.models.network import Network
 
-RATE_PREFIX = "inner_lr."
 ADAM_EPSILON = 1e-8
 
 
@@ -65,22 +65,6 @@ class FastWeights(NamedTuple):
     features: Tensor | None
 
 
-class _Phase(NamedTuple):
-    """A phase of the configuration, ready to run.
-
-    Attributes:
-        config: Its settings.
-        rates: Inner rates of the parameters that it moves, by name.
-        objective: What it minimises.
-        learned_rates: Names of the meta-parameters that hold its rates, by name; empty if they are not learned.
-    """
-
-    config: Phase
-    rates: dict[str, float]
-    objective: Objective
-    learned_rates: dict[str, str]
-
-
 class GradientLearner(Learner):
     """Gradient steps in phases.
 
@@ -91,8 +75,8 @@ class GradientLearner(Learner):
         where: Field of the configuration that `config` is, for messages.
 
     Raises:
-        UserError: A phase names an unknown parameter group, head or objective, or the head needs words that the network
-            does not predict.
+        UserError: An unknown parameter group, head or objective is named, or the head needs words that the network does
+            not predict.
     """
 
     def __init__(
@@ -100,9 +84,9 @@ class GradientLearner(Learner):
     ) -> None:
         super().__init__(backbone)
         groups = backbone.groups()
-        frozen = {name for group in config.frozen for name in _group(groups, group, f"{where}.frozen")}
+        frozen = {name for group in config.frozen for name in group_names(groups, group, f"{where}.frozen")}
         self._phases = [
-            _phase(phase, i, groups, objective, self._field(where, i), frozen, learned=config.learned_lr)
+            ready_phase(phase, i, groups, objective, self._field(where, i), frozen, learned=config.learns_rates)
             for i, phase in enumerate(config.phases)
         ]
         used = [phase for phase in self._phases if phase.config.steps]
@@ -110,7 +94,10 @@ class GradientLearner(Learner):
         moved = frozenset(name for phase in used for name in phase.rates)
         heads = dict.fromkeys(phase.config.head for phase in used) or {config.phases[-1].head: None}
         head_names = frozenset(name for head in heads for name in backbone.head_names(head))
-        self.fresh = frozenset() if config.head == "meta" else head_names
+        self._zeros = frozenset(name for group in config.zeros for name in group_names(groups, group, f"{where}.zeros"))
+        self._fresh_head = frozenset() if config.head == "meta" else head_names
+        self.fresh = self._zeros | self._fresh_head
+        self._granularity = config.learned_lr or "layer"
         self._scale, self._from_means = config.scale, config.head == "prototypes"
         self._words = backbone.words(f"{where}.head") if config.head == "label_words" else None
         self._makes_heads = self._from_means or self._words is not None
@@ -130,13 +117,14 @@ class GradientLearner(Learner):
 
     @override
     def init(self, seed: int) -> Params:
-        """The backbone's parameters without heads that tasks make; for Meta-SGD, a rate for each entry that moves."""
+        """The backbone's parameters without heads that tasks make, those of `zeros` zero; and learned rates."""
         params = self.backbone.init(seed)
         if self._makes_heads:
-            params = {name: tensor for name, tensor in params.items() if name not in self.fresh}
+            params = {name: tensor for name, tensor in params.items() if name not in self._fresh_head}
+        params |= {name: torch.zeros_like(params[name]) for name in params if name in self._zeros}
         for phase in self._phases:
             params |= {
-                rate: torch.full_like(params[name], phase.rates[name])
+                rate: initial_rates(self._granularity, params[name], phase.rates[name], phase.config.steps)
                 for name, rate in phase.learned_rates.items()
                 if phase.config.steps
             }
@@ -148,6 +136,7 @@ class GradientLearner(Learner):
         moved = {name: meta[name] for name in self._moved if name not in self.fresh}
         needs_features = self._keeps_features or self._from_means
         features = net.features(meta, task[self.roles[0]].inputs) if needs_features else None
+        moved |= {name: torch.zeros_like(meta[name]) for name in self._moved if name in self._zeros}
         moved |= self._fresh_heads(meta, features, task)
         features = features if self._keeps_features else None
         zeros = {name: torch.zeros_like(tensor) for name, tensor in moved.items()} if self._uses_adam else {}
@@ -158,7 +147,8 @@ class GradientLearner(Learner):
         """The stages of all phases.
 
         The kind of a step is the number of its phase; the first step of a later phase that uses L2-SP has a kind of its
-        own, in which it moves the anchor. Adam's scalars are 0 at its first step, else 1, and bias corrections.
+        own, in which it moves the anchor. Adam's scalars are 0 at its first step, else 1, and bias corrections; the
+        last scalar is the number of the step where rates differ by step.
         """
         return [stage for index in range(len(self._phases)) for stage in self._stages_of(index, rows)]
 
@@ -168,9 +158,10 @@ class GradientLearner(Learner):
             scalars: tuple[float, ...] = ()
             if phase.optimizer == "adam":
                 scalars = (float(step > 0), 1 - phase.beta1 ** (step + 1), 1 - phase.beta2 ** (step + 1))
+            scalars += (float(step),) if self._granularity == "layer_step" else ()
             sets_anchor = bool(phase.l2sp) and index > 0 and step == 0
             kind = index + len(self._phases) * sets_anchor
-            selected = None if phase.batch is None else _rows(rows[phase.role], phase.batch, step)
+            selected = None if phase.batch is None else batch_rows(rows[phase.role], phase.batch, step)
             yield Stage(kind, phase.role, selected, scalars)
 
     @override
@@ -186,7 +177,7 @@ class GradientLearner(Learner):
         return self._update(meta, fast, moving, gradient, phase, scalars)
 
     def _loss(
-        self, net: Network, meta: Params, fast: FastWeights, batch: Batch, phase: _Phase
+        self, net: Network, meta: Params, fast: FastWeights, batch: Batch, phase: ReadyPhase
     ) -> Callable[[Params], tuple[Tensor, Params]]:
         """What a phase minimises: values of the parameters that it moves -> the loss, and running statistics."""
         fixed = {name: tensor for name, tensor in fast.moved.items() if name not in phase.rates}
@@ -208,13 +199,13 @@ class GradientLearner(Learner):
         return loss
 
     def _update(
-        self, meta: Params, fast: FastWeights, moving: Params, gradient: Params, phase: _Phase, scalars: Tensor
+        self, meta: Params, fast: FastWeights, moving: Params, gradient: Params, phase: ReadyPhase, scalars: Tensor
     ) -> FastWeights:
         """SGD, or Adam (Kingma & Ba 2015) whose moments are zero before the phase's first step."""
         first, second, direction = fast.first, fast.second, gradient
         if phase.config.optimizer == "adam":
             b1, b2 = phase.config.beta1, phase.config.beta2
-            not_first, correction1, correction2 = scalars
+            not_first, correction1, correction2 = scalars[:3]
             m = {name: b1 * not_first * first[name] + (1 - b1) * g for name, g in gradient.items()}
             v = {name: b2 * not_first * second[name] + (1 - b2) * g * g for name, g in gradient.items()}
             # The epsilon under the root keeps its derivative finite where a gradient is exactly zero (a dead ReLU).
@@ -225,7 +216,8 @@ class GradientLearner(Learner):
             first, second = {**first, **m}, {**second, **v}
         learned = phase.learned_rates
         rates: Mapping[str, Tensor | float] = {
-            name: meta[learned[name]] if learned else phase.rates[name] for name in moving
+            name: rate_at(self._granularity, meta[learned[name]], scalars) if learned else phase.rates[name]
+            for name in moving
         }
         moved = {**fast.moved, **{name: moving[name] - rates[name] * direction[name] for name in moving}}
         return fast._replace(moved=moved, first=first, second=second)
@@ -253,7 +245,7 @@ class GradientLearner(Learner):
     def _fresh_heads(self, meta: Params, features: Tensor | None, task: Episode) -> Params:
         """Heads that start anew; the tasks set their number of outputs. The meta-parameters need not have them."""
         like, heads = next(iter(meta.values())), Params()
-        for head, outputs in self.backbone.heads.items() if self.fresh else ():
+        for head, outputs in self.backbone.heads.items() if self._fresh_head else ():
             weight, bias = self.backbone.head_names(head)
             if self._words is not None:
                 pad_id = self.backbone.tokens.pad_id if self.backbone.tokens else 0
@@ -265,35 +257,4 @@ class GradientLearner(Learner):
             else:
                 heads[weight] = like.new_zeros(outputs, self.backbone.num_features)
                 heads[bias] = like.new_zeros(outputs)
-        return {name: tensor for name, tensor in heads.items() if name in self.fresh}
-
-
-def _phase(
-    phase: Phase,
-    index: int,
-    groups: dict[str, tuple[str, ...]],
-    objective: str,
-    where: str,
-    frozen: Collection[str],
-    *,
-    learned: bool,
-) -> _Phase:
-    rates = {name: phase.lr for group in phase.groups for name in _group(groups, group, f"{where}.groups")}
-    for group, rate in phase.rates.items():
-        rates |= {name: rate for name in _group(groups, group, f"{where}.rates") if name in rates}
-    _group(groups, phase.head, f"{where}.head")
-    prefix = RATE_PREFIX if index == 0 else f"{RATE_PREFIX}{index}."
-    ordered = {name: rates[name] for name in groups["all"] if name in rates and name not in frozen}
-    learned_rates = {name: prefix + name for name in ordered} if learned else {}
-    return _Phase(phase, ordered, find_objective(phase.objective or objective, f"{where}.objective"), learned_rates)
-
-
-def _group(groups: dict[str, tuple[str, ...]], name: str, where: str) -> tuple[str, ...]:
-    if name not in groups:
-        raise UserError(f"unknown parameter group '{name}'", where=where, allowed=nearest(name, groups))
-    return groups[name]
-
-
-def _rows(available: int, batch: int, k: int) -> tuple[int, ...] | None:
-    """Rows of mini-batch `k`: consecutive rows, modulo their number; None for all rows."""
-    return None if batch >= available else tuple((k * batch + i) % available for i in range(batch))
+        return {name: tensor for name, tensor in heads.items() if name in self._fresh_head}

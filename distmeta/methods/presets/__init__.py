@@ -13,6 +13,7 @@ from distmeta.core.errors import UserError, nearest
 from distmeta.methods.presets.black_box import in_context, lstm, neural_process
 from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
+from distmeta.methods.presets.inner import boil, cavia, maml_pp
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.reuse import multitask, nil
 from distmeta.methods.presets.transfer import pretrain
@@ -79,6 +80,9 @@ METHODS: dict[str, Preset] = {
         "Raghu et al. 2020, arXiv 1909.09157, section 6",
         "jobs/feature_reuse.py:multitask",
     ),
+    "boil": Preset(boil, "BOIL", "Oh et al. 2021, arXiv 2008.08882", "jobs/omniglot.py:boil"),
+    "maml_pp": Preset(maml_pp, "MAML++", "Antoniou et al. 2019, arXiv 1810.09502", "jobs/omniglot.py:maml_pp"),
+    "cavia": Preset(cavia, "CAVIA", "Zintgraf et al. 2019, arXiv 1810.03642", "jobs/sinusoid.py:cavia"),
 }
 
 

@@ -12,10 +12,11 @@ from distmeta.config import (
     GradientConfig,
     Phase,
 )
+from distmeta.config.gradient import LearnedRates
 
 
 def _gradient(
-    method: str, phase: Phase, order: Literal[1, 2], *, learned_lr: bool = False, eval_steps: int | None
+    method: str, phase: Phase, order: Literal[1, 2], *, learned_lr: LearnedRates = False, eval_steps: int | None
 ) -> AlgorithmConfig:
     return AlgorithmConfig(
         method=method,
@@ -42,7 +43,7 @@ def anil(lr: float = 0.1, steps: int = 5, eval_steps: int | None = None) -> Algo
 
 def meta_sgd(lr: float = 0.1, steps: int = 1, eval_steps: int | None = None) -> AlgorithmConfig:
     """Meta-SGD: learned inner rates, one for each parameter entry (Li et al. 2017, arXiv 1707.09835)."""
-    return _gradient("meta_sgd", Phase(lr=lr, steps=steps), 2, learned_lr=True, eval_steps=eval_steps)
+    return _gradient("meta_sgd", Phase(lr=lr, steps=steps), 2, learned_lr="entry", eval_steps=eval_steps)
 
 
 def reptile(lr: float = 1e-3, steps: int = 5, batch: int = 10, eval_steps: int = 50) -> AlgorithmConfig:

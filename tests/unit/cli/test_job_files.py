@@ -30,6 +30,8 @@ JOBS = {
     "label_words": ["few_shot", "meta_trained", "zero_shot"],
     "omniglot": [
         "anil",
+        "boil",
+        "cavia",
         "fomaml",
         "imaml",
         "imaml_hf",
@@ -37,6 +39,7 @@ JOBS = {
         "knn",
         "lstm",
         "maml",
+        "maml_pp",
         "matching",
         "meta_sgd",
         "nil",
@@ -45,7 +48,7 @@ JOBS = {
         "r2d2",
         "reptile",
     ],
-    "sinusoid": ["in_context", "lstm", "maml", "neural_process", "pretrain", "r2d2"],
+    "sinusoid": ["cavia", "in_context", "lstm", "maml", "neural_process", "pretrain", "r2d2"],
 }
 METHOD = {
     "intents_frozen": "protonet",

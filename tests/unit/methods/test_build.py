@@ -159,6 +159,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"evaluate": EvaluateConfig(learner=GradientConfig(learned_lr=True))},
         r"^algorithm\.evaluate\.learner: evaluation needs parameter 'inner_lr\.\S+' .* but training does not have it",
     ),
+    "an unknown group of zeros": (
+        {"learner": GradientConfig(zeros=("contxt",))},
+        r"^algorithm\.learner\.zeros: unknown parameter group 'contxt'; allowed: ",
+    ),
+    "context parameters of a network without": (
+        {"learner": GradientConfig(phases=(Phase(groups=("context",)),))},
+        r"^algorithm\.learner\.phases\.0\.groups: unknown parameter group 'context'; allowed: ",
+    ),
     "an unknown role of a term": (
         {"terms": (Term(role="sorce"),)},
         r"^algorithm\.terms\.0\.role: the tasks have no role 'sorce'; allowed: support, query, source$",
@@ -239,6 +247,11 @@ def test_parts_that_do_not_fit_are_refused(name: str) -> None:
         ({"learner": GradientConfig(phases=(Phase(steps=0),)), "terms": (Term(at="each"),)}, "'each' inner step"),
         ({"learner": PrototypeConfig(), "evaluate": EvaluateConfig(steps=3)}, "evaluate.steps needs a learner with"),
         ({"learner": GradientConfig(learned_lr=True), "estimator": DisplacementConfig()}, "needs the exact gradient"),
+        ({"estimator": BackpropConfig(each_until=5)}, r"weighs terms at 'each' inner step, but there is none"),
+        (
+            {"learner": GradientConfig(learned_lr="layer_step"), "evaluate": EvaluateConfig(steps=3)},
+            "a rate for each inner step of training, so evaluate.steps cannot",
+        ),
         ({"terms": ()}, "at least 1 item"),
         ({"estimator": ImplicitConfig()}, "'implicit' needs an inner problem with a proximal term"),
         ({"estimator": ImplicitConfig(), "learner": PrototypeConfig()}, "'implicit' needs an inner problem"),
@@ -286,6 +299,16 @@ def test_a_parameter_group_of_newton_steps_is_named_where_it_stands() -> None:
     with pytest.raises(UserError, match="unknown parameter group 'tail'") as refused:
         build(AlgorithmConfig(learner=NewtonConfig(groups=("tail",)), estimator=ImplicitConfig()))
     assert refused.value.where == "algorithm.learner.groups"
+
+
+def test_first_order_does_not_go_over_to_second() -> None:
+    with pytest.raises(ValidationError, match="goes over to order 2, but order is 1"):
+        BackpropConfig(order=1, first_order_until=3)
+
+
+def test_rates_by_step_leave_another_learner_at_evaluation_alone() -> None:
+    evaluate = EvaluateConfig(learner=PrototypeConfig())
+    assert AlgorithmConfig(learner=GradientConfig(learned_lr="layer_step"), evaluate=evaluate).evaluate == evaluate
 
 
 def test_steps_and_another_learner_at_evaluation_exclude_each_other() -> None:

@@ -10,7 +10,15 @@ import torch
 import torch.nn.functional as F
 
 import distmeta
-from distmeta.config import EngineConfig, GlyphTasks, MlpConfig, ResNet12Config, RunConfig, SinusoidTasks
+from distmeta.config import (
+    BackpropConfig,
+    EngineConfig,
+    GlyphTasks,
+    MlpConfig,
+    ResNet12Config,
+    RunConfig,
+    SinusoidTasks,
+)
 from distmeta.core.types import Episode
 from distmeta.methods import maml
 from distmeta.program.own_loop import OwnLoop
@@ -78,3 +86,13 @@ def test_the_documented_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         if callable(make := values.get("config")):
             distmeta.build(make())
     assert len(blocks) == 4
+
+
+def test_a_method_that_changes_along_training_gets_the_number_of_the_step(waves: OwnLoop) -> None:
+    switching = maml(lr=0.05, steps=2).model_copy(update={"estimator": BackpropConfig(first_order_until=3)})
+    loop = distmeta.build(waves.config.model_copy(update={"algorithm": switching}))
+    meta, tasks = waves.init(), waves.tasks("train", 0, 2)
+    early, late = (loop.update(meta, tasks, step).grad for step in (2, 3))
+    exact = waves.update(meta, tasks).grad
+    assert all(torch.equal(late[name], exact[name]) for name in exact)
+    assert not all(torch.equal(early[name], exact[name]) for name in exact)

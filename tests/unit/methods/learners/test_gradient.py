@@ -10,7 +10,8 @@ from torch import Tensor
 from distmeta.config import AlgorithmConfig, EvaluateConfig, GradientConfig, MlpConfig, Phase
 from distmeta.core.errors import UserError
 from distmeta.core.types import SUPPORT, Batch, Episode
-from distmeta.methods.learners.gradient import RATE_PREFIX, GradientLearner
+from distmeta.methods.learners.gradient import GradientLearner
+from distmeta.methods.learners.phases import RATE_PREFIX
 from distmeta.methods.objectives import OBJECTIVES, Forward
 from distmeta.models import build_backbone
 from distmeta.models.base import HEAD, Backbone, Frame
@@ -77,6 +78,37 @@ def test_learned_rates_start_from_the_rates_of_their_phases(backbone: Backbone) 
     for rate, tensor in rates.items():
         assert tensor.shape == params[names[rate]].shape
         assert bool((tensor == (0.3 if rate.startswith(second) else 0.2)).all())
+
+
+def test_learned_rates_may_be_one_for_a_tensor_or_for_a_tensor_and_step(backbone: Backbone, support: Batch) -> None:
+    assert GradientConfig.model_validate({"learned_lr": True}) == GradientConfig(learned_lr="entry")
+    phases = (Phase(groups=("body",), lr=0.2, steps=3), Phase(lr=0.3))
+    for granularity, shapes in (("layer", ((), ())), ("layer_step", ((3,), (1,)))):
+        learner = make_learner(backbone, *phases, learned_lr=granularity)
+        meta = learner.init(0)
+        assert meta["inner_lr.block1.weight"].shape == shapes[0]
+        assert meta["inner_lr.1.head.bias"].shape == shapes[1]
+        expected = adapt(make_learner(backbone, *phases), backbone.init(0), support).moved
+        torch.testing.assert_close(adapt(learner, meta, support).moved, expected)
+
+
+def test_steps_beyond_those_of_the_rates_take_the_last_one(backbone: Backbone, support: Batch) -> None:
+    two = make_learner(backbone, Phase(steps=2), learned_lr="layer_step")
+    meta = {name: tensor * 2 if name.startswith(RATE_PREFIX) else tensor for name, tensor in two.init(0).items()}
+    four = make_learner(backbone, Phase(steps=4), learned_lr="layer_step")
+    longer = {name: torch.full((4,), 0.8) if name.startswith(RATE_PREFIX) else meta[name] for name in meta}
+    expected = adapt(four, {name: tensor.double() for name, tensor in longer.items()}, support).moved
+    torch.testing.assert_close(adapt(four, meta, support).moved, expected)
+
+
+def test_groups_of_zeros_start_from_zeros_whatever_moves_them(backbone: Backbone, support: Batch) -> None:
+    learner = make_learner(backbone, Phase(groups=("head",)), zeros=("block2",))
+    assert not learner.init(0)["block2.weight"].any()
+    start, *_ = walk(learner, backbone.init(0), support)
+    assert {name for name, tensor in start.moved.items() if not tensor.any()} >= {"block2.weight", "block2.bias"}
+    assert learner.fresh == {"block2.weight", "block2.bias"}
+    displacement = learner.displacement(backbone.init(0), start)
+    assert not any(tensor.any() for tensor in displacement.values())
 
 
 def test_rates_of_groups_replace_that_of_the_phase(backbone: Backbone, support: Batch) -> None:
