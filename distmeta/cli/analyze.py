@@ -14,7 +14,6 @@ from distmeta.cli.output import (
     SetOption,
     TrustOption,
     choose,
-    finite,
     people_read,
     print_json,
     print_table,
@@ -23,6 +22,7 @@ from distmeta.cli.output import (
 from distmeta.config.bounds import MAX_TASKS
 from distmeta.core.collector import resume as resume_collector
 from distmeta.core.files import write_file
+from distmeta.core.json_values import finite
 from distmeta.core.signals import held
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ Examples:
   distmeta analyze runs/first_job --out analysis
   distmeta analyze runs/first_job --what training
   distmeta analyze runs/first_job-seed0 runs/first_job-seed1
+  distmeta analyze runs/first_job --set tracking.kind=mlflow
 """
 
 
@@ -83,6 +84,8 @@ def analyze(
             print(f"too wide to compare: {', '.join(part.left_out)}")
     for path in written:
         print(path)
+    if result.address:
+        print(f"mlflow  {result.address}")
 
 
 def _write(folder: Path, result: AnalysisResult) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from distmeta.core.errors import UserError, nearest
+from distmeta.core.json_values import finite
 
 WHICH = ("latest", "best")
 JsonOption = Annotated[
@@ -120,12 +120,3 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_text(part) for part in value)
     return "-" if value is None else str(value)
-
-
-def finite(value: Any) -> Any:
-    """A JSON value whose numbers that JSON does not have (NaN, infinity) are null."""
-    if isinstance(value, Mapping):
-        return {name: finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

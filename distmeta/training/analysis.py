@@ -31,6 +31,7 @@ from distmeta.models.base import HEAD
 from distmeta.program.program import ANALYSE
 from distmeta.program.scoring import headline
 from distmeta.tracking.uris import mask_uri
+from distmeta.training.analysis_log import log_analysis, run_of_tracker
 from distmeta.training.analysis_result import AnalysisResult, Freezing, Pair, Part
 from distmeta.training.evaluate import evaluate_loaded, trusted, workers
 
@@ -80,7 +81,8 @@ def analyze(
             several, `between`.
         which: Which checkpoint of a run's folder.
         tasks: Number of tasks.
-        overrides: Changes of the first one's configuration, `field=value`; see `evaluate`.
+        overrides: Changes of the first one's configuration, `field=value`; see `evaluate`. `tracking.kind=mlflow`
+            records the analysis as a run.
         trust_code: Run the code that checkpoints name.
 
     Raises:
@@ -92,12 +94,13 @@ def analyze(
     parts = list(dict.fromkeys(what or _default(request)))
     for part in parts:
         _check(part, request)
-    return AnalysisResult(
-        [mask_uri(path) for path in paths],
-        checkpoint.step,
-        tasks,
-        {part: _ANALYSES[part](request) for part in parts},
-    )
+    shown = [mask_uri(path) for path in paths]
+    settings = {"checkpoints": shown, "what": parts, "tasks": tasks, "step": checkpoint.step}
+    with run_of_tracker(request.config.tracking, request.config.name, settings) as tracker:
+        found = {part: _ANALYSES[part](request) for part in parts}
+        result = AnalysisResult(shown, checkpoint.step, tasks, found, tracker.address())
+        log_analysis(tracker, result)
+    return result
 
 
 def _default(request: _Request) -> list[str]:

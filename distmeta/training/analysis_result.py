@@ -37,6 +37,10 @@ class Freezing:
         """As a JSON object."""
         return dataclasses.asdict(self)
 
+    def metrics(self) -> dict[str, float]:
+        """As metrics of a run, by name."""
+        return {f"{self.metric}.{name}.{self.frozen}": getattr(self, name) for name in ("before", "after")}
+
     def row(self) -> dict[str, str]:
         """As a row of a table."""
         return {
@@ -71,6 +75,11 @@ class Pair:
         fields = {name: getattr(self, name) for name in ("layer", "first", "second", "samples", "neurons")}
         return {**fields, **dataclasses.asdict(self.similarity)}
 
+    def metrics(self) -> dict[str, float]:
+        """As metrics of a run, by name."""
+        views = "" if (self.first, self.second) == ("before", "after") else f".{self.first} - {self.second}"
+        return {f"{name}.{self.layer}{views}": getattr(self.similarity, name) for name in MEASURES}
+
     def row(self) -> dict[str, str]:
         """As a row of a table."""
         numbers = {label: f"{getattr(self.similarity, name):.4f}" for name, label in MEASURES.items()}
@@ -99,16 +108,19 @@ class AnalysisResult:
         step: Number of outer steps of the first checkpoint.
         tasks: Number of tasks.
         parts: Analyses by name (`distmeta.training.analysis.PARTS`).
+        address: URL of the tracker's run, if there is one.
     """
 
     checkpoints: Sequence[str]
     step: int
     tasks: int
     parts: Mapping[str, Part]
+    address: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         fields = {"checkpoints": list(self.checkpoints), "step": self.step, "tasks": self.tasks}
+        fields |= {"address": self.address} if self.address else {}
         left_out = {name: list(part.left_out) for name, part in self.parts.items() if part.left_out}
         found = {name: [row.to_json() for row in part.rows] for name, part in self.parts.items()}
         return {**fields, **found, **({"left_out": left_out} if left_out else {})}

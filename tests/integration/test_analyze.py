@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 import distmeta
 from distmeta.cli import main
@@ -105,6 +106,28 @@ def test_adapting_the_head_alone_leaves_the_body_as_it_was(runs: str) -> None:
     assert rows[-1]["cka"] < 1
 
 
+def test_an_analysis_is_a_run_of_mlflow(runs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    recorded = ["--set", "tracking.kind=mlflow", "--set", f"tracking.uri={uri}", "--set", "tracking.experiment=studies"]
+    code, printed, said = run(capsys, "analyze", f"{runs}/maml", "--tasks", str(TASKS), *recorded, "--json")
+    assert code == 0, said
+    found = json.loads(printed)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("studies")
+    assert experiment is not None
+    [logged] = client.search_runs([experiment.experiment_id])
+    assert (logged.info.run_name, logged.info.status) == ("analysis of maml", "FINISHED")
+    assert logged.info.run_id in found["address"]
+    rows = {row["layer"]: row for row in found["adaptation"]}
+    assert {layer: logged.data.metrics[f"adaptation.cka.{layer}"] for layer in rows} == {
+        layer: row["cka"] for layer, row in rows.items()
+    }
+    accuracies = [value for name, value in logged.data.metrics.items() if name.startswith("freezing.accuracy.after.")]
+    assert sorted(accuracies) == sorted(row["after"] for row in found["freezing"])
+    files = {file.path for file in client.list_artifacts(logged.info.run_id, "analysis")}
+    assert files == {f"analysis/{name}" for name in ("analysis.json", "adaptation.png", "freezing.png")}
+
+
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
@@ -117,6 +140,7 @@ def test_adapting_the_head_alone_leaves_the_body_as_it_was(runs: str) -> None:
         (["maml", "nowhere"], [], "there is no such file or folder"),
         (["maml"], ["--what", "frozen"], "--what: unknown value 'frozen'"),
         (["maml"], ["--set", "algorithm.learner.frozen=[block9]"], "unknown parameter group 'block9'"),
+        (["maml"], ["--set", "tracking.kind=mlflow", "--set", "tracking.uri=sqlite:////"], "tracking.uri"),
     ],
 )
 def test_what_is_not_defined_is_refused_in_one_line(
