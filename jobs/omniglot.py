@@ -123,6 +123,11 @@ def protonet() -> RunConfig:
     return _job(methods.protonet(), tasks=MANY_WAYS, outer=_adam(1e-3), tasks_per_step=8)
 
 
+def proto_maml() -> RunConfig:
+    """Proto-MAML (Triantafillou et al. 2020), trained on 20 ways."""
+    return _job(methods.proto_maml(), tasks=MANY_WAYS, outer=_adam(1e-3), tasks_per_step=8)
+
+
 def matching() -> RunConfig:
     """Matching network (Vinyals et al. 2016), trained on 20 ways, with a tenth of the paper's temperature."""
     return _job(methods.matching(scale=10.0), tasks=MANY_WAYS, outer=_adam(1e-3), tasks_per_step=8)
@@ -146,6 +151,11 @@ def nil() -> RunConfig:
 def lstm() -> RunConfig:
     """An LSTM that reads the support set (Santoro et al. 2016, without their memory)."""
     return _job(methods.lstm(), tasks=_tasks(queries=3), outer=_adam(1e-3))
+
+
+def neural_process() -> RunConfig:
+    """Conditional neural process (Garnelo et al. 2018), trained by the cross-entropy of the queries."""
+    return _job(methods.neural_process(likelihood=False), tasks=_tasks(queries=3), outer=_adam(1e-3))
 
 
 def in_context() -> RunConfig:

@@ -10,16 +10,27 @@ batch norm. The curve is scored in the same way (one query per class, transducti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.methods.omniglot_methods import PROTOCOLS, accuracies
 from benchmarks.report import Report
 from benchmarks.scripts import LONG_OUT, load_job, options
+from distmeta.program.scoring import Score
 from distmeta.tracking.plots import training_curves
 from distmeta.training import train
 
 REFERENCE = {103: 89.8, 282: 92.9, 603: 94.7, 1069: 95.4, 1215: 95.6}
 """Seconds of training -> accuracy in percent."""
+PROTOCOLS = ("transductive", "inductive")
+
+
+def accuracies(scores: Sequence[Score]) -> dict[str, dict[str, float]]:
+    """Protocol -> accuracy after the last inner step and half-width of its 95% interval, in percent."""
+    return {
+        score.protocol: {"accuracy": 100 * score.mean[-1], "interval": 100 * score.interval[-1]}
+        for score in scores
+        if score.metric == "accuracy"
+    }
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import sys
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 
 from benchmarks.cluster.stragglers import ideal
-from benchmarks.methods import omniglot_curve, omniglot_methods, sinusoid
+from benchmarks.methods import omniglot_curve, sinusoid, table
+from benchmarks.scripts import load_job
 from distmeta.config import RunConfig
+from distmeta.methods import METHODS
 from distmeta.program.scoring import Score
 from distmeta.training import TrainResult
 from distmeta.training.result import Evaluation
@@ -117,24 +120,38 @@ def test_tradeoff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "iMAML, Newton-CG" in capsys.readouterr().out
 
 
-def trained(config: RunConfig) -> TrainResult:
+def trained(config: RunConfig, *, accuracy: float = 0.9, **options: Any) -> TrainResult:
     """The result of a training run that has not taken place."""
     protocols = ("transductive", "inductive")
-    scores = tuple(Score(name, "accuracy", (0, 1, 10), (0.2, 0.5, 0.9), (0.01,) * 3, 40) for name in protocols)
+    scores = tuple(Score(name, "accuracy", (0, 1, 10), (0.2, 0.5, accuracy), (0.01,) * 3, 40) for name in protocols)
     evaluations = (Evaluation(500, 100.0, scores), Evaluation(900, 200.0, scores))
     return TrainResult(config.name, None, None, "", "", 1000, 250.0, 128.0, scores, "inductive", (), evaluations, {})
 
 
-def test_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(omniglot_methods, "train", trained)
-    run(monkeypatch, "methods.omniglot_methods", "--methods", "maml", "--out", str(tmp_path))
-    run(monkeypatch, "methods.omniglot_methods", "--methods", "reptile", "--out", str(tmp_path))
-    assert "| reptile | 90.0 ± 1.0 | 90.0 ± 1.0 | 1,000 | 128 | 250 |" in capsys.readouterr().out
-    results = written(tmp_path, "omniglot_methods")["results"]
-    assert {method: result["name"] for method, result in results.items()} == {
-        "maml": "omniglot_maml",
-        "reptile": "omniglot_reptile",
-    }
+def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(table, "train", trained)
+    arguments = ["--out", str(tmp_path), "--tasks", "omniglot", "--methods"]
+    run(monkeypatch, "methods.table", *arguments, "maml")
+    monkeypatch.setattr(table, "train", lambda config, **options: trained(config, accuracy=0.8))
+    run(monkeypatch, "methods.table", *arguments, "maml", "reptile", "--seeds", "2")
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "| MAML | 85.0 ± 63.5 | 85.0 ± 63.5 | 2 | 1,000 | 128 |",
+        "| Reptile | 80.0 ± 0.0 | 80.0 ± 0.0 | 2 | 1,000 | 128 |",
+    ]
+    results = written(tmp_path, "table")["results"]["omniglot"]
+    assert {name: sorted(seeds) for name, seeds in results.items()} == {"maml": ["0", "1"], "reptile": ["0", "1"]}
+    assert results["maml"]["1"]["name"] == "table_omniglot_maml_1"
+
+
+@pytest.mark.parametrize(("tasks", "method"), [(tasks, name) for tasks, jobs in table.JOBS.items() for name in jobs])
+def test_every_job_of_the_table_is_there(tasks: str, method: str) -> None:
+    arguments = argparse.Namespace(seconds=1.0, set=[])
+    config = load_job(table.JOBS[tasks][method], *table.changes(arguments, tasks, method, seed=0))
+    assert config.algorithm.method == method or method == "multitask"
+
+
+def test_methods_without_a_row_are_for_other_tasks() -> None:
+    assert set(METHODS) - {name for jobs in table.JOBS.values() for name in jobs} == {"label_words"}
 
 
 def test_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
