@@ -19,6 +19,7 @@ from distmeta.config.petl import (
     MamConfig,
     PrefixConfig,
 )
+from distmeta.config.prediction import FilmConfig, GeneratorConfig
 from distmeta.config.python import (
     PythonEstimator,
     PythonLearner,
@@ -43,7 +44,9 @@ __all__ = [
     "EngineConfig",
     "EvaluateConfig",
     "EvaluationConfig",
+    "FilmConfig",
     "FullConfig",
+    "GeneratorConfig",
     "GlyphTasks",
     "GradientConfig",
     "Ia3Config",

@@ -9,6 +9,7 @@ from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, m
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.inner import boil, cavia, maml_pp
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
+from distmeta.methods.presets.prediction import film, weight_generator
 from distmeta.methods.presets.reuse import multitask, nil, nil_head
 from distmeta.methods.presets.transfer import pretrain
 
@@ -18,6 +19,7 @@ __all__ = [
     "anil",
     "boil",
     "cavia",
+    "film",
     "fomaml",
     "imaml",
     "imaml_hf",
@@ -39,4 +41,5 @@ __all__ = [
     "protonet",
     "r2d2",
     "reptile",
+    "weight_generator",
 ]

@@ -73,6 +73,8 @@ ROWS = (
     Row("boil"),
     Row("maml_pp", {"steps": 2, "first_order_until": 0}, {}, {"lr": 0.01, "steps": 2, "first_order_until": 0}),
     Row("cavia", {"lr": 0.5, "steps": 2}, {}, {"lr": 0.5}, context_size=4),
+    Row("weight_generator", {"width": 6}, {"train_way": 4}, None),
+    Row("film", {"width": 6}, {"train_way": 4}, {"width": 6}),
 )
 
 
@@ -177,9 +179,13 @@ def test_every_method_has_a_row() -> None:
 def test_the_update_has_the_names_and_shapes_of_the_parameters(case: Case) -> None:
     update = case.update()
     assert list(update.grad) == [name for name in case.meta if name in update.grad]
-    # No term depends on a bias before batch norm, nor on what starts anew for each task.
-    fresh = case.algorithm.learner.fresh
-    assert all(name.endswith("conv.bias") or name in fresh for name in set(case.meta) - set(update.grad))
+    # No term depends on a bias before batch norm, nor on what starts anew for each task or is not trained.
+    learner = case.algorithm.learner
+    assert all(
+        name.endswith("conv.bias") or name in learner.fresh | learner.fixed
+        for name in set(case.meta) - set(update.grad)
+    )
+    assert not learner.fixed & set(update.grad)
     for name, grad in update.grad.items():
         assert (grad.shape, grad.dtype) == (case.meta[name].shape, case.meta[name].dtype)
         assert not grad.requires_grad

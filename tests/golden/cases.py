@@ -32,6 +32,7 @@ from distmeta.methods import (
     anil,
     boil,
     cavia,
+    film,
     fomaml,
     imaml,
     imaml_hf,
@@ -51,6 +52,7 @@ from distmeta.methods import (
     protonet,
     r2d2,
     reptile,
+    weight_generator,
 )
 from distmeta.training import train
 
@@ -129,6 +131,9 @@ CASES: dict[str, RunConfig] = {
         _run("maml_pp", "vmap", maml_pp(steps=2, first_order_until=2, each_until=4)),
         _run("cavia", "vmap", cavia(steps=2), model=Conv4Config(filters=6, context_size=4)),
         _run("cavia-waves", "loop", cavia(eval_steps=3), tasks=SinusoidTasks(), **_CONTEXT_WAVES),
+        _run("weight_generator", "vmap", weight_generator(width=12), tasks=_glyphs(train_way=4)),
+        _run("film", "loop", film(width=12), tasks=_glyphs(train_way=4)),
+        _run("film-waves", "vmap", film(width=12), tasks=SinusoidTasks(), **_WAVES),
         _run("pretrain", "loop", pretrain(steps=4)),
         _run(
             "pretrain-waves",

@@ -15,6 +15,7 @@ from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, m
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.inner import boil, cavia, maml_pp
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
+from distmeta.methods.presets.prediction import film, weight_generator
 from distmeta.methods.presets.reuse import multitask, nil
 from distmeta.methods.presets.transfer import pretrain
 
@@ -83,6 +84,15 @@ METHODS: dict[str, Preset] = {
     "boil": Preset(boil, "BOIL", "Oh et al. 2021, arXiv 2008.08882", "jobs/omniglot.py:boil"),
     "maml_pp": Preset(maml_pp, "MAML++", "Antoniou et al. 2019, arXiv 1810.09502", "jobs/omniglot.py:maml_pp"),
     "cavia": Preset(cavia, "CAVIA", "Zintgraf et al. 2019, arXiv 1810.03642", "jobs/sinusoid.py:cavia"),
+    "weight_generator": Preset(
+        weight_generator,
+        "Weight generator",
+        "Qiao et al. 2018, arXiv 1706.03466",
+        "jobs/parameter_prediction.py:weight_generator",
+    ),
+    "film": Preset(
+        film, "FiLM from the support set", "Requeima et al. 2019, arXiv 1906.07697", "jobs/parameter_prediction.py:film"
+    ),
 }
 
 
