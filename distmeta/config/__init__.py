@@ -7,6 +7,7 @@ from distmeta.config.engine import EngineConfig
 from distmeta.config.estimators import BackpropConfig, DisplacementConfig, ImplicitConfig
 from distmeta.config.evaluation import EvaluationConfig
 from distmeta.config.gradient import GradientConfig, Phase
+from distmeta.config.inner import ExampleWeightsConfig, HyperparametersConfig, InnerLossConfig
 from distmeta.config.learners import NeighbourConfig, NewtonConfig, PrototypeConfig, RidgeConfig
 from distmeta.config.models import Conv4Config, MlpConfig, ResNet12Config, TransformerConfig
 from distmeta.config.outer import OuterConfig
@@ -44,14 +45,17 @@ __all__ = [
     "EngineConfig",
     "EvaluateConfig",
     "EvaluationConfig",
+    "ExampleWeightsConfig",
     "FilmConfig",
     "FullConfig",
     "GeneratorConfig",
     "GlyphTasks",
     "GradientConfig",
+    "HyperparametersConfig",
     "Ia3Config",
     "ImplicitConfig",
     "InContextConfig",
+    "InnerLossConfig",
     "LoraConfig",
     "LstmConfig",
     "MamConfig",

@@ -142,9 +142,9 @@ class AlgorithmConfig(Frozen):
                 "learner.learned_lr 'layer_step' has a rate for each inner step of training, so evaluate.steps cannot "
                 "differ from them; use null, or learned_lr 'layer'"
             )
-        if learner.learns_rates and not estimator.is_exact:
+        if learner.learns_inner and not estimator.is_exact:
             raise ValueError(
-                "learner.learned_lr needs the exact gradient, because no other estimator changes the rates; "
-                "use estimator.kind 'backprop' with order 2"
+                "learner.learned_lr needs the exact gradient, as does learner.inner: no other estimator changes what "
+                "acts through inner steps alone; use estimator.kind 'backprop' with order 2"
             )
         return self

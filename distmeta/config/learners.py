@@ -100,7 +100,7 @@ class NewtonConfig(Frozen):
     needs_names: ClassVar[bool] = False
     is_stepwise: ClassVar[bool] = True
     keeps_outputs: ClassVar[bool] = True
-    learns_rates: ClassVar[bool] = False
+    learns_inner: ClassVar[bool] = False
     fixes_steps: ClassVar[bool] = False
 
     @property

@@ -8,6 +8,7 @@ from distmeta.methods.presets.black_box import in_context, lstm, neural_process
 from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.inner import boil, cavia, maml_pp
+from distmeta.methods.presets.inner_problem import hyperparameters, learned_loss, reweight
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.prediction import film, weight_generator
 from distmeta.methods.presets.reuse import multitask, nil, nil_head
@@ -21,11 +22,13 @@ __all__ = [
     "cavia",
     "film",
     "fomaml",
+    "hyperparameters",
     "imaml",
     "imaml_hf",
     "in_context",
     "knn",
     "label_words",
+    "learned_loss",
     "lstm",
     "maml",
     "maml_pp",
@@ -41,5 +44,6 @@ __all__ = [
     "protonet",
     "r2d2",
     "reptile",
+    "reweight",
     "weight_generator",
 ]

@@ -75,6 +75,9 @@ ROWS = (
     Row("cavia", {"lr": 0.5, "steps": 2}, {}, {"lr": 0.5}, context_size=4),
     Row("weight_generator", {"width": 6}, {"train_way": 4}, None),
     Row("film", {"width": 6}, {"train_way": 4}, {"width": 6}),
+    Row("hyperparameters", {"steps": 2}, {}, {"lr": 0.01, "steps": 2}),
+    Row("learned_loss", {"steps": 2, "width": 5}, {}, {"lr": 0.01, "width": 5, "added": True}),
+    Row("reweight", {"steps": 2, "width": 5}, {"label_noise": 0.5}, {"lr": 0.01, "steps": 2, "width": 5}),
 )
 
 

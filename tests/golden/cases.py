@@ -34,11 +34,13 @@ from distmeta.methods import (
     cavia,
     film,
     fomaml,
+    hyperparameters,
     imaml,
     imaml_hf,
     in_context,
     knn,
     label_words,
+    learned_loss,
     lstm,
     maml,
     maml_pp,
@@ -52,6 +54,7 @@ from distmeta.methods import (
     protonet,
     r2d2,
     reptile,
+    reweight,
     weight_generator,
 )
 from distmeta.training import train
@@ -134,6 +137,11 @@ CASES: dict[str, RunConfig] = {
         _run("weight_generator", "vmap", weight_generator(width=12), tasks=_glyphs(train_way=4)),
         _run("film", "loop", film(width=12), tasks=_glyphs(train_way=4)),
         _run("film-waves", "vmap", film(width=12), tasks=SinusoidTasks(), **_WAVES),
+        _run("hyperparameters", "loop", hyperparameters(steps=2)),
+        _run("learned_loss", "vmap", learned_loss(steps=2, width=8)),
+        _run("learned_loss-waves", "loop", learned_loss(lr=0.01, width=8), tasks=SinusoidTasks(), **_WAVES),
+        _run("reweight", "vmap", reweight(steps=2, width=8), tasks=_glyphs(label_noise=0.5)),
+        _run("reweight-means", "loop", reweight(steps=2, head="prototypes", scale=0.3)),
         _run("pretrain", "loop", pretrain(steps=4)),
         _run(
             "pretrain-waves",

@@ -14,6 +14,7 @@ from distmeta.methods.presets.black_box import in_context, lstm, neural_process
 from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.inner import boil, cavia, maml_pp
+from distmeta.methods.presets.inner_problem import hyperparameters, learned_loss, reweight
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.prediction import film, weight_generator
 from distmeta.methods.presets.reuse import multitask, nil
@@ -92,6 +93,24 @@ METHODS: dict[str, Preset] = {
     ),
     "film": Preset(
         film, "FiLM from the support set", "Requeima et al. 2019, arXiv 1906.07697", "jobs/parameter_prediction.py:film"
+    ),
+    "hyperparameters": Preset(
+        hyperparameters,
+        "Learned hyperparameters",
+        "Franceschi et al. 2018, arXiv 1806.04910",
+        "jobs/inner_problem.py:hyperparameters",
+    ),
+    "learned_loss": Preset(
+        learned_loss,
+        "Learned inner loss (ML3)",
+        "Bechtle et al. 2021, arXiv 1906.05374",
+        "jobs/inner_problem.py:learned_loss",
+    ),
+    "reweight": Preset(
+        reweight,
+        "Learned example weights",
+        "Shu et al. 2019, arXiv 1902.07379",
+        "jobs/inner_problem.py:reweight",
     ),
 }
 
