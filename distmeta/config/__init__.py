@@ -9,7 +9,7 @@ from distmeta.config.evaluation import EvaluationConfig
 from distmeta.config.gradient import GradientConfig, Phase
 from distmeta.config.inner import ExampleWeightsConfig, HyperparametersConfig, InnerLossConfig
 from distmeta.config.learners import NeighbourConfig, NewtonConfig, PrototypeConfig, RidgeConfig
-from distmeta.config.models import Conv4Config, MlpConfig, ResNet12Config, TransformerConfig
+from distmeta.config.models import Conv4Config, MixedConfig, MlpConfig, ResNet12Config, TransformerConfig
 from distmeta.config.outer import OuterConfig
 from distmeta.config.petl import (
     AdapterConfig,
@@ -59,6 +59,7 @@ __all__ = [
     "LoraConfig",
     "LstmConfig",
     "MamConfig",
+    "MixedConfig",
     "MlpConfig",
     "NeighbourConfig",
     "NeuralProcessConfig",

@@ -4,6 +4,7 @@ Exports the presets; imports no torch.
 """
 
 from distmeta.methods.presets import METHODS, Preset, method
+from distmeta.methods.presets.architecture import darts
 from distmeta.methods.presets.black_box import in_context, lstm, neural_process
 from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
@@ -20,6 +21,7 @@ __all__ = [
     "anil",
     "boil",
     "cavia",
+    "darts",
     "film",
     "fomaml",
     "hyperparameters",

@@ -89,9 +89,7 @@ def _train(request: Request, progress: Progress, guard: SignalGuard) -> TrainRes
         tracker.prepare()
         program = MetaProgram(config)
         stack.callback(program.close)
-        params, buffers = initial(config, program.algorithm.learner)
         check_optimizer(config.outer)
-        size = sum(tensor.nbytes for tensor in params.values())
         latest = latest_checkpoint(config)
         if latest is not None and not resume and not anew:
             raise UserError(
@@ -101,6 +99,8 @@ def _train(request: Request, progress: Progress, guard: SignalGuard) -> TrainRes
             )
         continues = resume is True or (resume == "auto" and latest is not None)
         checkpoint = checkpoints.resumable(config, request.which) if continues else None
+        params, buffers = initial(config, program.algorithm.learner, resumed=continues)
+        size = sum(tensor.nbytes for tensor in params.values())
         stack.enter_context(checkpoints.run_lock(config.checkpoint.path, config.name))
         if config.runtime.executor == "ray":
             progress.note(_connecting(config))

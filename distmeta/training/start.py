@@ -12,14 +12,20 @@ from distmeta.methods.learners.base import Learner
 WHERE = "train.init_from"
 
 
-def initial(config: RunConfig, learner: Learner) -> tuple[Params, Params]:
+def initial(config: RunConfig, learner: Learner, *, resumed: bool = False) -> tuple[Params, Params]:
     """Meta-parameters and running statistics before the first outer step.
+
+    Args:
+        config: The run.
+        learner: How its tasks are adapted.
+        resumed: Whether the run goes on from a checkpoint of its own: then the other run's need not exist any more,
+            unless `outer.interpolation` reads the values of the start.
 
     Raises:
         UserError: `train.init_from` is no checkpoint, or one of another network.
     """
     params, buffers = learner.init(config.seed), learner.backbone.buffers()
-    if config.train.init_from is None:
+    if config.train.init_from is None or (resumed and config.outer.interpolation == 1.0):
         return params, buffers
     checkpoint = checkpoints.load(runs_path(config.train.init_from))
     found = {**checkpoint.averaged, **checkpoint.buffers}

@@ -26,6 +26,7 @@ from ..adapting import adapt, predict
 from ..decoders import texts_in, transformer
 
 TASKS = 6
+CELL = {"kind": "mixed", "filters": 2, "cells": 1, "operations": ("conv1x1", "max_pool", "skip")}
 FEW_SHOT = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 3, "size": 16}
 
 
@@ -40,6 +41,7 @@ class Row:
         regression: Arguments of the preset for sine waves; None if the method does not support regression.
         takes_texts: Whether the method takes texts alone, through a decoder.
         context_size: Context parameters of the network.
+        model: The network for images; None: a narrow conv4.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Row:
     regression: Mapping[str, Any] | None = field(default_factory=lambda: {"lr": 0.01})
     takes_texts: bool = False
     context_size: int = 0
+    model: Mapping[str, Any] | None = None
 
 
 ROWS = (
@@ -78,16 +81,19 @@ ROWS = (
     Row("hyperparameters", {"steps": 2}, {}, {"lr": 0.01, "steps": 2}),
     Row("learned_loss", {"steps": 2, "width": 5}, {}, {"lr": 0.01, "width": 5, "added": True}),
     Row("reweight", {"steps": 2, "width": 5}, {"label_noise": 0.5}, {"lr": 0.01, "steps": 2, "width": 5}),
+    Row("darts", {"steps": 2}, {}, None, model=CELL),
 )
 
 
 def glyphs(row: Row) -> RunConfig:
-    return RunConfig(
-        name="contract",
-        tasks=GlyphTasks.model_validate(FEW_SHOT | row.tasks),
-        model=Conv4Config(filters=4, context_size=row.context_size),
-        algorithm=method(row.name, **row.settings),
-        engine=EngineConfig(dtype="float64"),
+    return RunConfig.model_validate(
+        {
+            "name": "contract",
+            "tasks": GlyphTasks.model_validate(FEW_SHOT | row.tasks),
+            "model": row.model or Conv4Config(filters=4, context_size=row.context_size),
+            "algorithm": method(row.name, **row.settings),
+            "engine": EngineConfig(dtype="float64"),
+        }
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from distmeta.config import AlgorithmConfig
 from distmeta.core.errors import UserError, nearest
+from distmeta.methods.presets.architecture import darts
 from distmeta.methods.presets.black_box import in_context, lstm, neural_process
 from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
@@ -111,6 +112,9 @@ METHODS: dict[str, Preset] = {
         "Learned example weights",
         "Shu et al. 2019, arXiv 1902.07379",
         "jobs/inner_problem.py:reweight",
+    ),
+    "darts": Preset(
+        darts, "Cell of mixed operations (DARTS)", "Liu et al. 2019, arXiv 1806.09055", "jobs/architecture.py:darts"
     ),
 }
 

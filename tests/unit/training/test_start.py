@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from distmeta.config import (
     TrackingConfig,
     TrainConfig,
 )
+from distmeta.config.load import change
 from distmeta.core.errors import UserError
 from distmeta.core.types import Params
 from distmeta.methods import maml, pretrain, weight_generator
@@ -81,6 +83,17 @@ def test_a_fixed_body_does_not_move_and_is_part_of_the_checkpoint(before: str, t
     for params in (trained.params, trained.averaged):
         assert all(torch.equal(params[name], found[name]) for name in BODY)
         assert bool(params["generator.net.2.weight"].any())
+
+
+def test_a_resumed_run_does_not_need_what_it_started_from(before: str, tmp_path: Path) -> None:
+    started = config(tmp_path, "after", maml(), init_from=before)
+    digest = train(change(started, ["train.steps=3"]), quiet=True).digest
+    again = change(started, ["name=again"])
+    train(again, quiet=True)
+    shutil.rmtree(tmp_path / "before")
+    assert train(change(again, ["train.steps=3"]), resume=True, quiet=True).digest == digest
+    with pytest.raises(UserError, match="no such file or folder"):
+        train(started, anew=True, quiet=True)
 
 
 def test_another_network_is_refused(before: str, tmp_path: Path) -> None:
