@@ -4,7 +4,7 @@ The mixing weights are meta-parameters that no inner step moves. After training 
 of the cell, and the network of the chosen ones is trained anew:
 
     distmeta train jobs/architecture.py:darts
-    distmeta checkpoint architecture runs/cifar_fs_darts
+    distmeta checkpoint architecture runs/architecture_darts
     distmeta train jobs/architecture.py:chosen --set model.chosen=[conv3x3,skip,conv3x3]
     distmeta train jobs/architecture.py:darts --set tasks.store=omniglot --set name=omniglot_darts
 """
@@ -39,12 +39,12 @@ def _job(name: str, model: MixedConfig) -> RunConfig:
 
 def darts() -> RunConfig:
     """All operations, mixed."""
-    return _job("cifar_fs_darts", MixedConfig(filters=16))
+    return _job("architecture_darts", MixedConfig(filters=16))
 
 
 def chosen() -> RunConfig:
     """One operation on each edge; name those that a run of `darts` has chosen."""
-    return _job("cifar_fs_chosen", MixedConfig(filters=16, chosen=("conv3x3", "conv3x3", "conv3x3")))
+    return _job("architecture_chosen", MixedConfig(filters=16, chosen=("conv3x3", "conv3x3", "conv3x3")))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from distmeta.config import (
 def _waves(algorithm: AlgorithmConfig) -> RunConfig:
     """Sine waves from ten points, as `jobs/sinusoid.py`."""
     return RunConfig(
-        name=f"waves_{algorithm.method}",
+        name=f"inner_problem_{algorithm.method}",
         tasks=SinusoidTasks(shots=10, queries=10),
         model=MlpConfig(hidden=(40, 40)),
         algorithm=algorithm,
@@ -71,12 +71,12 @@ def learned_loss() -> RunConfig:
 
 def reweight() -> RunConfig:
     """Learned weights of examples (Shu et al. 2019), from class means as the head."""
-    return _noisy("noisy_reweight", methods.reweight(lr=0.1, steps=5, head="prototypes", scale=0.1))
+    return _noisy("inner_problem_reweight", methods.reweight(lr=0.1, steps=5, head="prototypes", scale=0.1))
 
 
 def equal_weights() -> RunConfig:
     """The same without weights: Proto-MAML."""
-    return _noisy("noisy_equal_weights", methods.proto_maml(lr=0.1, steps=5, scale=0.1))
+    return _noisy("inner_problem_equal_weights", methods.proto_maml(lr=0.1, steps=5, scale=0.1))
 
 
 if __name__ == "__main__":

@@ -30,12 +30,10 @@ from distmeta.config import (
     TrainConfig,
 )
 
-BODY = "prediction_body"
-
 
 def _job(name: str, algorithm: AlgorithmConfig, *, init_from: str | None = None, **tasks: Any) -> RunConfig:
     return RunConfig(
-        name=name,
+        name=f"parameter_prediction_{name}",
         tasks=StoreTasks(store="omniglot", rotations=True, way=5, shots=1, eval_queries=1, **tasks),
         model=Conv4Config(filters=64, downsample="stride"),
         algorithm=algorithm,
@@ -50,12 +48,18 @@ def _job(name: str, algorithm: AlgorithmConfig, *, init_from: str | None = None,
 
 def body() -> RunConfig:
     """The body: joint training on all training classes."""
-    return _job(BODY, methods.pretrain(lr=0.5, steps=20))
+    return _job("body", methods.pretrain(lr=0.5, steps=20))
 
 
 def weight_generator() -> RunConfig:
     """Class weights from activations (Qiao et al. 2018), trained on 20 ways; the body stays as it is."""
-    return _job("weight_generator", methods.weight_generator(), init_from=f"runs/{BODY}", train_way=20, queries=2)
+    return _job(
+        "weight_generator",
+        methods.weight_generator(),
+        init_from="runs/parameter_prediction_body",
+        train_way=20,
+        queries=2,
+    )
 
 
 def film() -> RunConfig:
@@ -66,7 +70,7 @@ def film() -> RunConfig:
 def film_waves() -> RunConfig:
     """FiLM of all layers of the sine wave network, from ten points."""
     return RunConfig(
-        name="film_waves",
+        name="parameter_prediction_film_waves",
         tasks=SinusoidTasks(shots=10, queries=10),
         model=MlpConfig(hidden=(40, 40)),
         algorithm=methods.film(),
