@@ -111,6 +111,28 @@ def export(
         typer.echo(f"{peft}: {', '.join(files)}")
 
 
+@app.command()
+def architecture(path: _PathArgument, which: _WhichOption = "latest", as_json: JsonOption = False) -> None:
+    """Show the weights of the operations of a mixed network, and the choice of the largest ones."""
+    found = _load(path, which)
+    model = found.config.model
+    if model.kind != "mixed" or model.chosen is not None:
+        what = f"its network is of kind '{model.kind}'" if model.kind != "mixed" else "its operations are chosen"
+        raise UserError(what, where=path, allowed="a checkpoint with model.kind 'mixed', without model.chosen")
+    from distmeta.models.mixed import mixing_weights
+
+    weights = mixing_weights(model, found.averaged)
+    chosen = [max(of_edge, key=lambda name: of_edge[name]) for of_edge in weights]
+    edges = [f"{before} -> {after}" for before, after in model.edges]
+    if as_json:
+        content = {"checkpoint": found.path, "step": found.step, "edges": edges, "weights": weights, "chosen": chosen}
+        print_json(content)
+    else:
+        pairs = zip(edges, weights, strict=True)
+        print_table([{"edge": edge, **{name: f"{value:.3f}" for name, value in of.items()}} for edge, of in pairs])
+        typer.echo(f"--set model.chosen=[{','.join(chosen)}]")
+
+
 def _load(path: str, which: str) -> Checkpoint:
     """Read a checkpoint; torch is imported here, not when the command line starts."""
     chosen = which_option(which, path)

@@ -7,8 +7,9 @@ from distmeta.config.engine import EngineConfig
 from distmeta.config.estimators import BackpropConfig, DisplacementConfig, ImplicitConfig
 from distmeta.config.evaluation import EvaluationConfig
 from distmeta.config.gradient import GradientConfig, Phase
+from distmeta.config.inner import ExampleWeightsConfig, HyperparametersConfig, InnerLossConfig
 from distmeta.config.learners import NeighbourConfig, NewtonConfig, PrototypeConfig, RidgeConfig
-from distmeta.config.models import Conv4Config, MlpConfig, ResNet12Config, TransformerConfig
+from distmeta.config.models import Conv4Config, MixedConfig, MlpConfig, ResNet12Config, TransformerConfig
 from distmeta.config.outer import OuterConfig
 from distmeta.config.petl import (
     AdapterConfig,
@@ -19,6 +20,7 @@ from distmeta.config.petl import (
     MamConfig,
     PrefixConfig,
 )
+from distmeta.config.prediction import FilmConfig, GeneratorConfig
 from distmeta.config.python import (
     PythonEstimator,
     PythonLearner,
@@ -43,15 +45,21 @@ __all__ = [
     "EngineConfig",
     "EvaluateConfig",
     "EvaluationConfig",
+    "ExampleWeightsConfig",
+    "FilmConfig",
     "FullConfig",
+    "GeneratorConfig",
     "GlyphTasks",
     "GradientConfig",
+    "HyperparametersConfig",
     "Ia3Config",
     "ImplicitConfig",
     "InContextConfig",
+    "InnerLossConfig",
     "LoraConfig",
     "LstmConfig",
     "MamConfig",
+    "MixedConfig",
     "MlpConfig",
     "NeighbourConfig",
     "NeuralProcessConfig",

@@ -75,6 +75,8 @@ class AlgorithmConfig(Frozen):
         estimator: How the outer signal is computed from adapted tasks.
         terms: What the outer loss is made of.
         evaluate: What differs at evaluation.
+        fixed: Parameter groups of the network that are not meta-learned: they keep their initial values (of `seed`, or
+            of `train.init_from`). Inner steps may move them nevertheless, for one task.
     """
 
     method: Text = "maml"
@@ -82,6 +84,7 @@ class AlgorithmConfig(Frozen):
     estimator: EstimatorConfig = BackpropConfig()
     terms: tuple[Term, ...] = Field((Term(),), min_length=1, max_length=100)
     evaluate: EvaluateConfig = EvaluateConfig()
+    fixed: tuple[Text, ...] = Field((), max_length=1000)
 
     @property
     def adapts(self) -> bool:
@@ -139,9 +142,9 @@ class AlgorithmConfig(Frozen):
                 "learner.learned_lr 'layer_step' has a rate for each inner step of training, so evaluate.steps cannot "
                 "differ from them; use null, or learned_lr 'layer'"
             )
-        if learner.learns_rates and not estimator.is_exact:
+        if learner.learns_inner and not estimator.is_exact:
             raise ValueError(
-                "learner.learned_lr needs the exact gradient, because no other estimator changes the rates; "
-                "use estimator.kind 'backprop' with order 2"
+                "learner.learned_lr needs the exact gradient, as does learner.inner: no other estimator changes what "
+                "acts through inner steps alone; use estimator.kind 'backprop' with order 2"
             )
         return self

@@ -12,7 +12,7 @@ class ClosedFormConfig(Frozen):
 
     is_stepwise: ClassVar[bool] = False
     keeps_outputs: ClassVar[bool] = False
-    learns_rates: ClassVar[bool] = False
+    learns_inner: ClassVar[bool] = False
     fixes_steps: ClassVar[bool] = False
     needs_names: ClassVar[bool] = False
     proximal: ClassVar[float | None] = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, field_validator
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import InnerSteps, PositiveCount, Text
+from distmeta.config.inner import InnerPart
 from distmeta.config.python import ObjectiveName
 
 LearnedRates = Annotated[
@@ -65,6 +66,7 @@ class GradientConfig(Frozen):
         frozen: Parameter groups of the backbone that no phase moves, whatever its `groups` say.
         zeros: Parameter groups that start from zeros for each task, and are not meta-learned (the context parameters of
             CAVIA, Zintgraf et al. 2019).
+        inner: Meta-parameters that act on the inner problem: hyperparameters, a loss, weights of examples.
     """
 
     kind: Literal["gradient"] = "gradient"
@@ -74,8 +76,18 @@ class GradientConfig(Frozen):
     scale: PositiveFloat = 1.0
     frozen: tuple[Text, ...] = Field((), max_length=1000)
     zeros: tuple[Text, ...] = Field((), max_length=1000)
+    inner: tuple[InnerPart, ...] = Field((), max_length=3)
 
     is_stepwise: ClassVar[bool] = True
+
+    @field_validator("inner")
+    @classmethod
+    def _inner_kinds_differ(cls, inner: tuple[InnerPart, ...]) -> tuple[InnerPart, ...]:
+        kinds = [part.kind for part in inner]
+        for kind in kinds:
+            if kinds.count(kind) > 1:
+                raise ValueError(f"kind '{kind}' occurs {kinds.count(kind)} times; allowed: once")
+        return inner
 
     @property
     def needs_classes(self) -> bool:
@@ -93,9 +105,9 @@ class GradientConfig(Frozen):
         return self.head == "meta"
 
     @property
-    def learns_rates(self) -> bool:
+    def learns_inner(self) -> bool:
         """Whether some meta-parameters act through inner gradients alone."""
-        return bool(self.learned_lr)
+        return bool(self.learned_lr or self.inner)
 
     @property
     def fixes_steps(self) -> bool:
@@ -108,7 +120,7 @@ class GradientConfig(Frozen):
         phase, *others = self.phases
         one_rate = not self.learned_lr and all(rate == phase.lr for rate in phase.rates.values())
         whole = phase.steps > 0 and phase.batch is None and phase.optimizer == "sgd"
-        from_meta = self.head == "meta" and not self.zeros
+        from_meta = self.head == "meta" and not self.zeros and not self.inner
         return phase.l2sp if phase.l2sp and whole and one_rate and not others and from_meta else None
 
     @property

@@ -11,6 +11,7 @@ from distmeta.config.black_box import InContextConfig, LstmConfig, NeuralProcess
 from distmeta.config.bounds import InnerSteps, PositiveCount, Text
 from distmeta.config.closed_form import ClosedFormConfig
 from distmeta.config.gradient import GradientConfig
+from distmeta.config.prediction import FilmConfig, GeneratorConfig
 from distmeta.config.python import ObjectiveName, PythonLearner
 
 
@@ -99,7 +100,7 @@ class NewtonConfig(Frozen):
     needs_names: ClassVar[bool] = False
     is_stepwise: ClassVar[bool] = True
     keeps_outputs: ClassVar[bool] = True
-    learns_rates: ClassVar[bool] = False
+    learns_inner: ClassVar[bool] = False
     fixes_steps: ClassVar[bool] = False
 
     @property
@@ -126,6 +127,8 @@ LearnerConfig = Annotated[
         | LstmConfig
         | NeuralProcessConfig
         | InContextConfig
+        | GeneratorConfig
+        | FilmConfig
         | PythonLearner,
         Field(discriminator="kind"),
     ],

@@ -68,6 +68,50 @@ class Conv4Config(Frozen):
     context_size: ContextSize = 0
 
 
+Operation = Literal["conv3x3", "conv1x1", "max_pool", "avg_pool", "skip", "zero"]
+
+
+class MixedConfig(Frozen):
+    """Cells whose edges mix operations by learned weights (DARTS, Liu et al. 2019): the group `architecture`.
+
+    Attributes:
+        filters: Channels.
+        cells: Cells of the same architecture; each but the last is followed by 2x2 max pooling.
+        nodes: Sums in a cell, each of edges from the cell's input and from the sums before it.
+        operations: What an edge chooses from.
+        chosen: One operation for each edge, in the order of `distmeta checkpoint architecture`, instead of mixing.
+        norm: Statistics of batch norm: those of the batch itself (`batch`), or those of the support set (`support`).
+    """
+
+    kind: Literal["mixed"] = "mixed"
+    needs_images: ClassVar[bool] = True
+    takes_texts: ClassVar[bool] = False
+    takes_numbers: ClassVar[bool] = True
+    has_frozen: ClassVar[bool] = False
+    filters: Width = 32
+    cells: int = Field(3, ge=1, le=16)
+    nodes: int = Field(2, ge=1, le=8)
+    operations: tuple[Operation, ...] = Field(("conv3x3", "conv1x1", "max_pool", "skip", "zero"), min_length=1)
+    chosen: tuple[Operation, ...] | None = None
+    norm: Literal["batch", "support"] = "batch"
+
+    @property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """Edges of a cell: from node, to node; node 0 is the cell's input."""
+        return tuple((i, j) for j in range(1, self.nodes + 1) for i in range(j))
+
+    @model_validator(mode="after")
+    def _operations_fit(self) -> Self:
+        if len(set(self.operations)) < len(self.operations):
+            raise ValueError(f"operations {list(self.operations)} has one twice; allowed: each at most once")
+        if self.chosen is not None and len(self.chosen) != len(self.edges):
+            raise ValueError(
+                f"chosen has {len(self.chosen)} operations for the {len(self.edges)} edges of {self.nodes} nodes; "
+                "allowed: one for each"
+            )
+        return self
+
+
 class ResNet12Config(Frozen):
     """Four residual blocks of three 3x3 convolutions (Oreshkin et al. 2018; Lee et al. 2019).
 
@@ -150,6 +194,9 @@ class TransformerConfig(Frozen):
 
 
 ModelConfig = Annotated[
-    Annotated[MlpConfig | Conv4Config | ResNet12Config | TransformerConfig | PythonModel, Field(discriminator="kind")],
+    Annotated[
+        MlpConfig | Conv4Config | ResNet12Config | MixedConfig | TransformerConfig | PythonModel,
+        Field(discriminator="kind"),
+    ],
     BeforeValidator(PythonModel.of),
 ]

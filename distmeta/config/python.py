@@ -95,7 +95,7 @@ class PythonLearner(OwnCode):
     needs_names: ClassVar[bool] = False
     is_stepwise: ClassVar[bool] = False
     keeps_outputs: ClassVar[bool] = False
-    learns_rates: ClassVar[bool] = False
+    learns_inner: ClassVar[bool] = False
     proximal: ClassVar[float | None] = None
     fixes_steps: ClassVar[bool] = False
     uses: ClassVar[tuple[tuple[str, str, str], ...]] = ()

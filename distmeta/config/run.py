@@ -138,6 +138,11 @@ class RunConfig(Frozen):
                 f"outer.zero {zero} takes signals of first order; use algorithm.estimator.kind 'displacement', or "
                 "'backprop' with order 1"
             )
+        if self.algorithm.fixed:
+            raise ValueError(
+                f"outer.zero {zero} steps all meta-parameters as one vector, but algorithm.fixed takes "
+                f"{', '.join(self.algorithm.fixed)} out; allowed: algorithm.fixed [], or outer.zero null"
+            )
         if self.engine.dtype != "float32":
             raise ValueError(f"outer.zero {zero} needs engine.dtype 'float32', not '{self.engine.dtype}'")
         return self

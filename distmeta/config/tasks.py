@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from typing_extensions import override
 
 from distmeta.config.base import Frozen, shortened
@@ -23,6 +23,8 @@ class _FewShot(Frozen):
         eval_queries: Query examples per class of an evaluation task.
         train_way: Classes of a training task (ProtoNet trains with more classes than it is tested with).
         train_shots: Support examples per class of a training task (Reptile trains with more shots).
+        label_noise: Share of the support examples of each class that have the label of another class of the task,
+            rounded to whole examples; as many of each label remain. Queries keep their labels.
     """
 
     way: Ways = 5
@@ -31,11 +33,26 @@ class _FewShot(Frozen):
     eval_queries: Examples = 15
     train_way: Ways | None = None
     train_shots: Examples | None = None
+    label_noise: float = Field(0.0, ge=0.0, lt=1.0)
 
     has_classes: ClassVar[bool] = True
     has_images: ClassVar[bool] = True
     has_texts: ClassVar[bool] = False
     has_numbers: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _noise_is_of_whole_examples(self) -> Self:
+        for shots in (self.shots, self.train_shots or self.shots):
+            if self.label_noise and not 0 < self.wrong_labels(shots) < shots:
+                raise ValueError(
+                    f"label_noise {self.label_noise} of {shots} shots is {self.wrong_labels(shots)} wrong labels; "
+                    "allowed: 0, or a share that makes one or more wrong, and not all"
+                )
+        return self
+
+    def wrong_labels(self, shots: int) -> int:
+        """Support examples of each class whose label is wrong, of so many."""
+        return round(self.label_noise * shots)
 
     @property
     def changes_outputs(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distmeta.config.base import Frozen
-from distmeta.config.bounds import NonNegativeCount, PositiveCount, Seconds, Tasks
+from distmeta.config.bounds import NonNegativeCount, PositiveCount, Seconds, Tasks, Url
 
 
 class TrainConfig(Frozen):
@@ -16,6 +16,9 @@ class TrainConfig(Frozen):
         log_every: Outer steps between two logs of the training metrics.
         patience: Stop after this many evaluations on `val` in a row without a better headline score (early stopping);
             None: off.
+        init_from: A run's folder or a checkpoint that training starts from: its averaged meta-parameters and running
+            statistics. The body must be the same network's; what else has the same name and shape is taken as well
+            (heads, learned rates). None: start from `seed` alone.
     """
 
     steps: NonNegativeCount = 1000
@@ -23,3 +26,4 @@ class TrainConfig(Frozen):
     budget_s: Seconds | None = None
     log_every: PositiveCount = 10
     patience: PositiveCount | None = None
+    init_from: Url | None = None

@@ -53,7 +53,7 @@ class Engine:
         config: EngineConfig,
         lanes: Lanes | int = 1,
     ) -> None:
-        self._chunk, self._matmul = chunk_of(config), config.matmul
+        self._chunk, self._matmul, self._fixed = chunk_of(config), config.matmul, learner.fixed
         self._lanes = lanes if isinstance(lanes, Lanes) else Lanes(lanes)
         lift = lift_of(config.strategy)
         self._ops = EagerOps(learner, lift, terms, config.memory)
@@ -98,7 +98,7 @@ class Engine:
             grad = {name: tensor + estimate.grad[name] for name, tensor in grad.items()}
             buffers = {name: tensor + estimate.buffers[name].sum(0) for name, tensor in buffers.items()}
             estimates.append(estimate._replace(grad={}))  # frees the gradient as soon as it is added
-        grad = {name: tensor.contiguous() for name, tensor in grad.items()}
+        grad = {name: tensor.contiguous() for name, tensor in grad.items() if name not in self._fixed}
         carry = {name: in_order(chunks, [each.carry[name] for each in estimates]) for name in estimates[0].carry}
         return Update(grad, float(episodes.num_tasks), _sum_metrics(estimates), buffers), carry
 

@@ -66,7 +66,7 @@ class Segments:
     def __init__(self, learner: Learner, lift: Lift) -> None:
         self._learner, self._lift = learner, lift
         self.buffers = frozenset(learner.backbone.buffers())
-        self._isolates = learner.backbone.isolates_tasks
+        self._isolates, self._fixed = learner.backbone.isolates_tasks, learner.fixed
 
     def each(self, function: Callable[..., Any], meta: Params, num_tasks: int, *arguments: Any) -> Any:
         """`function(meta, *arguments)`, written for one task, of T tasks."""
@@ -123,8 +123,14 @@ class Segments:
         return {name: meta[name] for name in meta if name in self.buffers}
 
     def params_of(self, meta: Params) -> Params:
-        """Meta-parameters without running statistics."""
-        return {name: meta[name] for name in meta if name not in self.buffers} if self.buffers else meta
+        """Meta-parameters without running statistics; nothing is differentiated by those that are fixed."""
+        if not self.buffers and not self._fixed:
+            return meta
+        return {
+            name: tensor.detach() if name in self._fixed else tensor
+            for name, tensor in meta.items()
+            if name not in self.buffers
+        }
 
     def without_unused_seeds(self, episodes: Episode) -> Episode:
         """The episodes without seeds, unless the network draws from them."""

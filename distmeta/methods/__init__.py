@@ -4,11 +4,14 @@ Exports the presets; imports no torch.
 """
 
 from distmeta.methods.presets import METHODS, Preset, method
+from distmeta.methods.presets.architecture import darts
 from distmeta.methods.presets.black_box import in_context, lstm, neural_process
 from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.inner import boil, cavia, maml_pp
+from distmeta.methods.presets.inner_problem import hyperparameters, learned_loss, reweight
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
+from distmeta.methods.presets.prediction import film, weight_generator
 from distmeta.methods.presets.reuse import multitask, nil, nil_head
 from distmeta.methods.presets.transfer import pretrain
 
@@ -18,12 +21,16 @@ __all__ = [
     "anil",
     "boil",
     "cavia",
+    "darts",
+    "film",
     "fomaml",
+    "hyperparameters",
     "imaml",
     "imaml_hf",
     "in_context",
     "knn",
     "label_words",
+    "learned_loss",
     "lstm",
     "maml",
     "maml_pp",
@@ -39,4 +46,6 @@ __all__ = [
     "protonet",
     "r2d2",
     "reptile",
+    "reweight",
+    "weight_generator",
 ]

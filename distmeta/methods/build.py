@@ -16,6 +16,7 @@ from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.heads import check_heads, eval_heads, field_of_evaluation, outputs_of_role, train_heads
 from distmeta.methods.learners import build_learner
 from distmeta.methods.learners.base import Learner
+from distmeta.methods.learners.phases import group_names
 from distmeta.methods.objectives import find_objective
 from distmeta.methods.terms import OuterTerm
 from distmeta.models import build_backbone
@@ -79,6 +80,10 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
     backbone = build_backbone(config.model, tasks.input_shape, heads, dtype_of(config))
     _check_tokens(backbone.tokens, tasks.tokens)
     learner = build_learner(settings.learner, backbone, tasks.objective)
+    groups = backbone.groups()
+    learner.fixed = frozenset(
+        name for group in settings.fixed for name in group_names(groups, group, "algorithm.fixed")
+    )
     terms = _outer_terms(settings.terms, tasks, "algorithm.terms")
     _check_terms(terms, learner)
     check_heads(terms, learner, "algorithm.terms")

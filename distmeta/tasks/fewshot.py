@@ -71,11 +71,22 @@ class FewShotSource(TaskSource):
         batches = {}
         if SUPPORT in roles:
             order = seeding.choice(seeds, "support order", way * shots, way * shots)
-            rows = (values[:, :, :shots].reshape(len(seeds), -1) for values in columns)
+            given = (every_class, examples, self._with_noise(labels[:, :, :shots], seeds))
+            rows = (values[:, :, :shots].reshape(len(seeds), -1) for values in given)
             batches[SUPPORT] = self._batch(*(np.take_along_axis(values, order, axis=1) for values in rows))
         if QUERY in roles:
             batches[QUERY] = self._batch(*(values[:, :, shots:].reshape(len(seeds), -1) for values in columns))
         return batches
+
+    def _with_noise(self, labels: Ids, seeds: Uint64) -> Ids:
+        """Labels [T, W, K] of which some are those of other classes: one of each class to the same class each time, so
+        that as many of each label remain. The examples of a class are in random order.
+        """
+        _, way, shots = labels.shape
+        if not (count := self._config.wrong_labels(shots)):
+            return labels
+        shifts = 1 + (seeding.uniform(seeds, "label noise", count) * (way - 1)).astype(np.int64)
+        return np.concatenate(((labels[:, :, :count] + shifts[:, None]) % way, labels[:, :, count:]), axis=2)
 
     def _source(self, seeds: Uint64) -> Batch:
         """Random images of all training classes with their global labels, as many as a training task has queries."""

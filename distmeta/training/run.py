@@ -35,6 +35,7 @@ from distmeta.tracking.uris import mask_uri, tracking_uri
 from distmeta.training.callbacks import Callback, Callbacks
 from distmeta.training.loop import Loop, Request, Which, latest_checkpoint
 from distmeta.training.result import TrainResult
+from distmeta.training.start import initial
 from distmeta.training.steps import build_procedure
 
 
@@ -88,9 +89,7 @@ def _train(request: Request, progress: Progress, guard: SignalGuard) -> TrainRes
         tracker.prepare()
         program = MetaProgram(config)
         stack.callback(program.close)
-        params = program.algorithm.learner.init(config.seed)
         check_optimizer(config.outer)
-        size = sum(tensor.nbytes for tensor in params.values())
         latest = latest_checkpoint(config)
         if latest is not None and not resume and not anew:
             raise UserError(
@@ -100,6 +99,8 @@ def _train(request: Request, progress: Progress, guard: SignalGuard) -> TrainRes
             )
         continues = resume is True or (resume == "auto" and latest is not None)
         checkpoint = checkpoints.resumable(config, request.which) if continues else None
+        params, buffers = initial(config, program.algorithm.learner, resumed=continues)
+        size = sum(tensor.nbytes for tensor in params.values())
         stack.enter_context(checkpoints.run_lock(config.checkpoint.path, config.name))
         if config.runtime.executor == "ray":
             progress.note(_connecting(config))
@@ -110,7 +111,6 @@ def _train(request: Request, progress: Progress, guard: SignalGuard) -> TrainRes
         executor.interrupt = guard.check
         if config.runtime.device != "cpu":
             executor.ready()  # only the workers know whether they have the device: until then, nothing is recorded
-        buffers = program.algorithm.learner.backbone.buffers()
         procedure = build_procedure(config, params, program.source, executor, buffers)
         if checkpoint is not None:
             procedure.load_state_dict(checkpoint.state)

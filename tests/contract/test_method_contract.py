@@ -26,6 +26,7 @@ from ..adapting import adapt, predict
 from ..decoders import texts_in, transformer
 
 TASKS = 6
+CELL = {"kind": "mixed", "filters": 2, "cells": 1, "operations": ("conv1x1", "max_pool", "skip")}
 FEW_SHOT = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 3, "size": 16}
 
 
@@ -40,6 +41,7 @@ class Row:
         regression: Arguments of the preset for sine waves; None if the method does not support regression.
         takes_texts: Whether the method takes texts alone, through a decoder.
         context_size: Context parameters of the network.
+        model: The network for images; None: a narrow conv4.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Row:
     regression: Mapping[str, Any] | None = field(default_factory=lambda: {"lr": 0.01})
     takes_texts: bool = False
     context_size: int = 0
+    model: Mapping[str, Any] | None = None
 
 
 ROWS = (
@@ -73,16 +76,24 @@ ROWS = (
     Row("boil"),
     Row("maml_pp", {"steps": 2, "first_order_until": 0}, {}, {"lr": 0.01, "steps": 2, "first_order_until": 0}),
     Row("cavia", {"lr": 0.5, "steps": 2}, {}, {"lr": 0.5}, context_size=4),
+    Row("weight_generator", {"width": 6}, {"train_way": 4}, None),
+    Row("film", {"width": 6}, {"train_way": 4}, {"width": 6}),
+    Row("hyperparameters", {"steps": 2}, {}, {"lr": 0.01, "steps": 2}),
+    Row("learned_loss", {"steps": 2, "width": 5}, {}, {"lr": 0.01, "width": 5, "added": True}),
+    Row("reweight", {"steps": 2, "width": 5}, {"label_noise": 0.5}, {"lr": 0.01, "steps": 2, "width": 5}),
+    Row("darts", {"steps": 2}, {}, None, model=CELL),
 )
 
 
 def glyphs(row: Row) -> RunConfig:
-    return RunConfig(
-        name="contract",
-        tasks=GlyphTasks.model_validate(FEW_SHOT | row.tasks),
-        model=Conv4Config(filters=4, context_size=row.context_size),
-        algorithm=method(row.name, **row.settings),
-        engine=EngineConfig(dtype="float64"),
+    return RunConfig.model_validate(
+        {
+            "name": "contract",
+            "tasks": GlyphTasks.model_validate(FEW_SHOT | row.tasks),
+            "model": row.model or Conv4Config(filters=4, context_size=row.context_size),
+            "algorithm": method(row.name, **row.settings),
+            "engine": EngineConfig(dtype="float64"),
+        }
     )
 
 
@@ -177,9 +188,13 @@ def test_every_method_has_a_row() -> None:
 def test_the_update_has_the_names_and_shapes_of_the_parameters(case: Case) -> None:
     update = case.update()
     assert list(update.grad) == [name for name in case.meta if name in update.grad]
-    # No term depends on a bias before batch norm, nor on what starts anew for each task.
-    fresh = case.algorithm.learner.fresh
-    assert all(name.endswith("conv.bias") or name in fresh for name in set(case.meta) - set(update.grad))
+    # No term depends on a bias before batch norm, nor on what starts anew for each task or is not trained.
+    learner = case.algorithm.learner
+    assert all(
+        name.endswith("conv.bias") or name in learner.fresh | learner.fixed
+        for name in set(case.meta) - set(update.grad)
+    )
+    assert not learner.fixed & set(update.grad)
     for name, grad in update.grad.items():
         assert (grad.shape, grad.dtype) == (case.meta[name].shape, case.meta[name].dtype)
         assert not grad.requires_grad

@@ -8,9 +8,12 @@ from typing import Any
 from distmeta.config.black_box import InContextConfig, LstmConfig, NeuralProcessConfig
 from distmeta.config.gradient import GradientConfig
 from distmeta.config.learners import LearnerConfig, NeighbourConfig, NewtonConfig, PrototypeConfig, RidgeConfig
+from distmeta.config.prediction import FilmConfig, GeneratorConfig
 from distmeta.config.python import PythonLearner
 from distmeta.core.code import instance_of
 from distmeta.methods.learners.base import Learner
+from distmeta.methods.learners.film import FilmLearner
+from distmeta.methods.learners.generator import GeneratorLearner
 from distmeta.methods.learners.gradient import GradientLearner
 from distmeta.methods.learners.in_context import InContextLearner
 from distmeta.methods.learners.lstm import LstmLearner
@@ -56,6 +59,14 @@ def _in_context(config: InContextConfig, backbone: Backbone, objective: str, whe
     return InContextLearner(config, backbone)
 
 
+def _generator(config: GeneratorConfig, backbone: Backbone, objective: str, where: str) -> Learner:
+    return GeneratorLearner(config, backbone, backbone.num_outputs)
+
+
+def _film(config: FilmConfig, backbone: Backbone, objective: str, where: str) -> Learner:
+    return FilmLearner(config, backbone, classifies=objective == "cross_entropy", where=where)
+
+
 def _python(config: PythonLearner, backbone: Backbone, objective: str, where: str) -> Learner:
     learner: Learner = instance_of(Learner, config, where, backbone)
     return learner
@@ -70,6 +81,8 @@ LEARNERS: dict[str, LearnerFactory] = {
     "lstm": _lstm,
     "neural_process": _neural_process,
     "in_context": _in_context,
+    "generator": _generator,
+    "film": _film,
     "python": _python,
 }
 

@@ -86,6 +86,7 @@ class Learner(ABC):
         backbone: The network.
         roles: Roles that adaptation reads; it is shown no other.
         fresh: Names of parameters that start anew for each task, whatever the meta-parameters say.
+        fixed: Names of meta-parameters that have no outer signal (`algorithm.fixed`): they stay as they were at first.
         step_order: Order of the derivatives that an inner step takes.
         reads_features_only: Whether it uses the network for nothing but the features of examples by the
             meta-parameters, so that evaluation may compute those of each example once.
@@ -94,6 +95,7 @@ class Learner(ABC):
 
     roles: tuple[str, ...] = (SUPPORT,)
     fresh: frozenset[str] = frozenset()
+    fixed: frozenset[str] = frozenset()
     step_order: int = 1
     reads_features_only: bool = False
     own_heads: Mapping[str, OwnHead] | None = None

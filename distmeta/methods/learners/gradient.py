@@ -20,6 +20,8 @@ step uses the whole of one role, its features are computed once for all steps (e
 L2-SP (Li, Grandvalet & Davoine 2018, arXiv 1802.01483) adds `l2sp / 2 * |fast - anchor|^2`, where the anchor is the
 value before the phase's first step: the meta-parameters in the first phase.
 
+Further meta-parameters may act on what inner steps minimise, and on their rates (`distmeta.methods.learners.inner`).
+
 Deviations from Reptile's code: inner mini-batches cycle through one random order of the support set instead of drawing
 a new order for every epoch; Adam's moments are zero before each task, where theirs live on from task to task; queries
 are normalised apart from the support set, where theirs share a batch with it.
@@ -35,9 +37,10 @@ from torch import Tensor
 from torch.func import grad
 from typing_extensions import override
 
-from distmeta.config import GradientConfig
+from distmeta.config import GradientConfig, Phase
 from distmeta.core.types import LABELS, Batch, Episode, Params
 from distmeta.methods.learners.base import Learner, Proximal, Stage
+from distmeta.methods.learners.inner.problem import InnerProblem
 from distmeta.methods.learners.phases import ReadyPhase, batch_rows, group_names, ready_phase
 from distmeta.methods.learners.prototype import class_means, linear_form
 from distmeta.methods.learners.rates import initial_rates, rate_at
@@ -86,9 +89,10 @@ class GradientLearner(Learner):
         groups = backbone.groups()
         frozen = {name for group in config.frozen for name in group_names(groups, group, f"{where}.frozen")}
         self._phases = [
-            ready_phase(phase, i, groups, objective, self._field(where, i), frozen, learned=config.learns_rates)
+            ready_phase(phase, i, groups, objective, self._field(where, i), frozen, learned=bool(config.learned_lr))
             for i, phase in enumerate(config.phases)
         ]
+        self._inner = InnerProblem(config.inner, groups, f"{where}.inner")
         used = [phase for phase in self._phases if phase.config.steps]
         self.roles = tuple(dict.fromkeys(phase.config.role for phase in used)) or Learner.roles
         moved = frozenset(name for phase in used for name in phase.rates)
@@ -103,7 +107,7 @@ class GradientLearner(Learner):
         self._makes_heads = self._from_means or self._words is not None
         self._moved = tuple(name for name in groups["all"] if name in moved | self.fresh)
         self._uses_adam = any(phase.config.optimizer == "adam" for phase in used)
-        self._uses_anchor = any(phase.config.l2sp for phase in used)
+        self._uses_anchor = any(self._has_anchor(phase.config) for phase in used)
         # A mini-batch is normalised by its own statistics, so its features cannot be taken from those of the whole set.
         whole = all(phase.config.batch is None for phase in used) and len(self.roles) == 1
         still = not (backbone.buffers() or backbone.is_random)
@@ -111,13 +115,17 @@ class GradientLearner(Learner):
         if self._words is not None:
             self.roles = (*self.roles, LABELS)
 
+    def _has_anchor(self, phase: Phase) -> bool:
+        """Whether a phase pulls to the values before it."""
+        return bool(phase.l2sp) or self._inner.needs_anchor
+
     def _field(self, where: str, index: int) -> str:
         """Field of the configuration that a phase is, for messages."""
         return f"{where}.phases.{index}"
 
     @override
     def init(self, seed: int) -> Params:
-        """The backbone's parameters without heads that tasks make, those of `zeros` zero; and learned rates."""
+        """The backbone's parameters without heads that tasks make, those of `zeros` zero; and what acts on steps."""
         params = self.backbone.init(seed)
         if self._makes_heads:
             params = {name: tensor for name, tensor in params.items() if name not in self._fresh_head}
@@ -128,7 +136,7 @@ class GradientLearner(Learner):
                 for name, rate in phase.learned_rates.items()
                 if phase.config.steps
             }
-        return params
+        return params | self._inner.init(seed, next(iter(params.values())).dtype)
 
     @override
     def start(self, net: Network, meta: Params, task: Episode) -> FastWeights:
@@ -159,7 +167,7 @@ class GradientLearner(Learner):
             if phase.optimizer == "adam":
                 scalars = (float(step > 0), 1 - phase.beta1 ** (step + 1), 1 - phase.beta2 ** (step + 1))
             scalars += (float(step),) if self._granularity == "layer_step" else ()
-            sets_anchor = bool(phase.l2sp) and index > 0 and step == 0
+            sets_anchor = self._has_anchor(phase) and index > 0 and step == 0
             kind = index + len(self._phases) * sets_anchor
             selected = None if phase.batch is None else batch_rows(rows[phase.role], phase.batch, step)
             yield Stage(kind, phase.role, selected, scalars)
@@ -173,30 +181,55 @@ class GradientLearner(Learner):
         moving = {name: tensor for name, tensor in fast.moved.items() if name in phase.rates}
         if sets_anchor:
             fast = fast._replace(anchor={**fast.anchor, **moving})
-        gradient, net.buffers = grad(self._loss(net, meta, fast, batch, phase), has_aux=True)(moving)
+        gradient, net.buffers = self._gradient(net, meta, fast, batch, phase)(moving)
         return self._update(meta, fast, moving, gradient, phase, scalars)
+
+    def _gradient(
+        self, net: Network, meta: Params, fast: FastWeights, batch: Batch, phase: ReadyPhase
+    ) -> Callable[[Params], tuple[Params, Params]]:
+        """Values of the parameters that a phase moves -> the gradient of what it minimises, and running statistics."""
+        if not self._inner.by_example:
+            return grad(self._loss(net, meta, fast, batch, phase), has_aux=True)
+
+        def outputs(moving: Params) -> tuple[Tensor, Params]:
+            forward, inner = self._forward(net, meta, fast, moving, batch, phase)
+            return forward(batch.inputs), inner.buffers
+
+        def penalised(value: Tensor, moving: Params) -> Tensor:
+            return self._penalised(value, meta, fast, moving, phase)
+
+        return lambda moving: self._inner.gradient(meta, moving, outputs, phase.objective, batch, penalised)
 
     def _loss(
         self, net: Network, meta: Params, fast: FastWeights, batch: Batch, phase: ReadyPhase
     ) -> Callable[[Params], tuple[Tensor, Params]]:
         """What a phase minimises: values of the parameters that it moves -> the loss, and running statistics."""
-        fixed = {name: tensor for name, tensor in fast.moved.items() if name not in phase.rates}
-        head, l2sp = phase.config.head, phase.config.l2sp
 
         def loss(moving: Params) -> tuple[Tensor, Params]:
-            params, inner = {**meta, **fixed, **moving}, net.fork()
-
-            def forward(inputs: Tensor) -> Tensor:
-                if fast.features is not None and inputs is batch.inputs:
-                    return inner.head(params, fast.features, head)
-                return inner(params, inputs, head=head)
-
-            value = phase.objective(forward, batch)[0]
-            for name, tensor in moving.items() if l2sp else ():
-                value = value + 0.5 * l2sp * (tensor - fast.anchor[name]).square().sum()
-            return value, inner.buffers
+            forward, inner = self._forward(net, meta, fast, moving, batch, phase)
+            return self._penalised(phase.objective(forward, batch)[0], meta, fast, moving, phase), inner.buffers
 
         return loss
+
+    def _forward(
+        self, net: Network, meta: Params, fast: FastWeights, moving: Params, batch: Batch, phase: ReadyPhase
+    ) -> tuple[Callable[[Tensor], Tensor], Network]:
+        """The network in an inner step: a function of inputs, and what has its running statistics."""
+        fixed = {name: tensor for name, tensor in fast.moved.items() if name not in phase.rates}
+        params, inner, head = {**meta, **fixed, **moving}, net.fork(), phase.config.head
+
+        def forward(inputs: Tensor) -> Tensor:
+            if fast.features is not None and inputs is batch.inputs:
+                return inner.head(params, fast.features, head)
+            return inner(params, inputs, head=head)
+
+        return forward, inner
+
+    def _penalised(self, value: Tensor, meta: Params, fast: FastWeights, moving: Params, phase: ReadyPhase) -> Tensor:
+        """An inner loss with L2-SP, and the penalties of `inner`."""
+        for name, tensor in moving.items() if phase.config.l2sp else ():
+            value = value + 0.5 * phase.config.l2sp * (tensor - fast.anchor[name]).square().sum()
+        return self._inner.penalised(value, meta, moving, fast.anchor)
 
     def _update(
         self, meta: Params, fast: FastWeights, moving: Params, gradient: Params, phase: ReadyPhase, scalars: Tensor
@@ -219,6 +252,7 @@ class GradientLearner(Learner):
             name: rate_at(self._granularity, meta[learned[name]], scalars) if learned else phase.rates[name]
             for name in moving
         }
+        rates = self._inner.rates(meta, rates)
         moved = {**fast.moved, **{name: moving[name] - rates[name] * direction[name] for name in moving}}
         return fast._replace(moved=moved, first=first, second=second)
 

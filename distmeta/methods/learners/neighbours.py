@@ -98,7 +98,7 @@ class NeighbourLearner(Learner):
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosines [B, N] of vectors [B, D] and [N, D]."""
-    return _unit(a) @ _unit(b).T
+    return unit(a) @ unit(b).T
 
 
 def negative_squared_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -126,5 +126,6 @@ def _log_factors(log_weights: Tensor, neighbours: int) -> Tensor:
     return torch.zeros_like(log_weights).masked_fill(log_weights < nearest[:, -1:], math.log(OTHER_WEIGHT))
 
 
-def _unit(x: Tensor) -> Tensor:
+def unit(x: Tensor) -> Tensor:
+    """Vectors [B, D], scaled to length 1."""
     return x * x.square().sum(1, keepdim=True).clamp_min(SHORTEST_SQUARED).rsqrt()

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 
 from distmeta.config import AlgorithmConfig
 from distmeta.core.errors import UserError, nearest
+from distmeta.methods.presets.architecture import darts
 from distmeta.methods.presets.black_box import in_context, lstm, neural_process
 from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.inner import boil, cavia, maml_pp
+from distmeta.methods.presets.inner_problem import hyperparameters, learned_loss, reweight
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
+from distmeta.methods.presets.prediction import film, weight_generator
 from distmeta.methods.presets.reuse import multitask, nil
 from distmeta.methods.presets.transfer import pretrain
 
@@ -83,6 +86,36 @@ METHODS: dict[str, Preset] = {
     "boil": Preset(boil, "BOIL", "Oh et al. 2021, arXiv 2008.08882", "jobs/omniglot.py:boil"),
     "maml_pp": Preset(maml_pp, "MAML++", "Antoniou et al. 2019, arXiv 1810.09502", "jobs/omniglot.py:maml_pp"),
     "cavia": Preset(cavia, "CAVIA", "Zintgraf et al. 2019, arXiv 1810.03642", "jobs/sinusoid.py:cavia"),
+    "weight_generator": Preset(
+        weight_generator,
+        "Weight generator",
+        "Qiao et al. 2018, arXiv 1706.03466",
+        "jobs/parameter_prediction.py:weight_generator",
+    ),
+    "film": Preset(
+        film, "FiLM from the support set", "Requeima et al. 2019, arXiv 1906.07697", "jobs/parameter_prediction.py:film"
+    ),
+    "hyperparameters": Preset(
+        hyperparameters,
+        "Learned hyperparameters",
+        "Franceschi et al. 2018, arXiv 1806.04910",
+        "jobs/inner_problem.py:hyperparameters",
+    ),
+    "learned_loss": Preset(
+        learned_loss,
+        "Learned inner loss (ML3)",
+        "Bechtle et al. 2021, arXiv 1906.05374",
+        "jobs/inner_problem.py:learned_loss",
+    ),
+    "reweight": Preset(
+        reweight,
+        "Learned example weights",
+        "Shu et al. 2019, arXiv 1902.07379",
+        "jobs/inner_problem.py:reweight",
+    ),
+    "darts": Preset(
+        darts, "Cell of mixed operations (DARTS)", "Liu et al. 2019, arXiv 1806.09055", "jobs/architecture.py:darts"
+    ),
 }
 
 

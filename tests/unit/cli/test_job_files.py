@@ -16,6 +16,7 @@ from distmeta.config.load import load_config
 
 ROOT = Path(__file__).resolve().parents[3]
 JOBS = {
+    "architecture": ["chosen", "darts"],
     "cifar_fs": ["maml"],
     "feature_reuse": [
         "anil",
@@ -26,6 +27,7 @@ JOBS = {
         "nil_training",
         "random_features",
     ],
+    "inner_problem": ["equal_weights", "hyperparameters", "learned_loss", "reweight"],
     "intents": ["fomaml", "frozen", "lora_plain", "lora_protonet", "proto_maml", "reptile"],
     "label_words": ["few_shot", "meta_trained", "zero_shot"],
     "omniglot": [
@@ -50,9 +52,12 @@ JOBS = {
         "r2d2",
         "reptile",
     ],
+    "parameter_prediction": ["body", "film", "film_waves", "weight_generator"],
     "sinusoid": ["cavia", "in_context", "lstm", "maml", "neural_process", "pretrain", "r2d2"],
 }
 METHOD = {
+    "architecture_chosen": "darts",
+    "inner_problem_equal_weights": "proto_maml",
     "intents_frozen": "protonet",
     "intents_lora_plain": "proto_maml",
     "intents_lora_protonet": "protonet",
@@ -63,6 +68,8 @@ METHOD = {
     "feature_reuse_maml": "maml_nil",
     "feature_reuse_multitask_heads": "multitask",
     "feature_reuse_nil_training": "matching",
+    "parameter_prediction_body": "pretrain",
+    "parameter_prediction_film_waves": "film",
 }
 """Methods of functions that are not named for them."""
 

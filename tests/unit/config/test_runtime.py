@@ -86,6 +86,7 @@ def test_ranks_of_one_worker_may_hold_the_meta_parameters() -> None:
         ({"runtime": {"workers": "1..3"}}, "but runtime.workers is 1..3; allowed: 1, of several runtime.ranks"),
         ({"runtime": {"workers": 1, "threads_per_worker": 2}}, "outer.zero 2 needs runtime.threads_per_worker 1"),
         ({"algorithm": {"estimator": {"kind": "backprop"}}}, "outer.zero 2 takes signals of first order"),
+        ({"algorithm": {**ZERO["algorithm"], "fixed": ["body"]}}, "but algorithm.fixed takes body out"),
         ({"engine": {"dtype": "float64"}}, "outer.zero 2 needs engine.dtype 'float32', not 'float64'"),
         ({"outer": {"zero": 3}}, "Input should be 1 or 2"),
         ({"outer": {"zero": 2, "optimizer": "RMSprop"}}, "not go with outer.optimizer 'RMSprop'; allowed: Adam, AdamW"),

@@ -16,8 +16,10 @@ from distmeta.config import (
     EvaluateConfig,
     GlyphTasks,
     GradientConfig,
+    HyperparametersConfig,
     ImplicitConfig,
     InContextConfig,
+    InnerLossConfig,
     LstmConfig,
     MlpConfig,
     NeuralProcessConfig,
@@ -224,6 +226,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"evaluate": EvaluateConfig(terms=(Term(head="source"),))},
         r"^algorithm\.evaluate\.terms\.0\.head: no head 'source'; allowed: head$",
     ),
+    "unknown group of hyperparameters": (
+        {"learner": GradientConfig(inner=(HyperparametersConfig(groups=("bdoy",)),))},
+        r"^algorithm\.learner\.inner\.0\.groups: unknown parameter group 'bdoy'",
+    ),
     "joint training without a head": (
         {"learner": PrototypeConfig(), "terms": (Term(), SOURCE_HEAD)},
         r"^algorithm\.terms\.1\.at: 'source' is scored without adaptation, but the learner has no head 'source'",
@@ -247,6 +253,11 @@ def test_parts_that_do_not_fit_are_refused(name: str) -> None:
         ({"learner": GradientConfig(phases=(Phase(steps=0),)), "terms": (Term(at="each"),)}, "'each' inner step"),
         ({"learner": PrototypeConfig(), "evaluate": EvaluateConfig(steps=3)}, "evaluate.steps needs a learner with"),
         ({"learner": GradientConfig(learned_lr=True), "estimator": DisplacementConfig()}, "needs the exact gradient"),
+        (
+            {"learner": GradientConfig(inner=(InnerLossConfig(),)), "estimator": DisplacementConfig()},
+            "as does learner.in",
+        ),
+        ({"learner": {"kind": "gradient", "inner": [{"kind": "loss"}] * 2}}, "kind 'loss' occurs 2 times"),
         ({"estimator": BackpropConfig(each_until=5)}, r"weighs terms at 'each' inner step, but there is none"),
         (
             {"learner": GradientConfig(learned_lr="layer_step"), "evaluate": EvaluateConfig(steps=3)},
@@ -276,6 +287,7 @@ def test_configurations_that_cannot_work_are_refused(parts: dict[str, Any], mess
         ({}, {"learned_lr": True}),
         ({}, {"head": "fresh"}),
         ({}, {"head": "prototypes"}),
+        ({}, {"inner": (InnerLossConfig(),)}),
     ],
 )
 def test_a_gradient_learner_is_proximal_if_all_its_steps_solve_one_problem(

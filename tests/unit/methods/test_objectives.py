@@ -8,7 +8,8 @@ from torch import Tensor
 
 from distmeta.core.errors import UserError
 from distmeta.core.types import Batch
-from distmeta.methods.objectives import find_objective
+from distmeta.methods.learners.inner.problem import example_losses
+from distmeta.methods.objectives import Forward, find_objective
 
 LOGITS = torch.tensor([[0.0, 1.0], [2.0, -1.0], [0.5, 0.0]], dtype=torch.float64)
 
@@ -52,3 +53,20 @@ def test_a_gaussian_likelihood_needs_deviations() -> None:
 def test_an_unknown_objective_is_refused() -> None:
     with pytest.raises(UserError, match=r"unknown objective 'msee'.*mse"):
         find_objective("msee", "query term 0")
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "mse", "entropy"])
+def test_losses_of_single_examples_have_the_objective_as_their_mean(name: str) -> None:
+    targets = torch.tensor([1, 0, 1]) if name == "cross_entropy" else LOGITS.flip(1)
+    objective, batch = find_objective(name, "field"), Batch(torch.zeros(3, 5), targets)
+    losses = example_losses(objective, LOGITS, batch)
+    assert losses.shape == (3,)
+    torch.testing.assert_close(losses.mean(), objective(lambda inputs: LOGITS, batch)[0])
+
+
+def test_losses_of_single_examples_are_refused_where_the_network_is_called_otherwise() -> None:
+    def rotated(forward: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return forward(batch.inputs.flip(1)).sum(), {}
+
+    with pytest.raises(UserError, match="applies the network to other inputs"):
+        example_losses(rotated, LOGITS, Batch(torch.zeros(3, 5)))

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from distmeta.config import Conv4Config, MlpConfig, ResNet12Config
+from distmeta.config import Conv4Config, MixedConfig, MlpConfig, ResNet12Config
 from distmeta.config.models import ModelConfig, TransformerConfig
 from distmeta.config.petl import FullConfig, LoraConfig, MamConfig
 from distmeta.core.errors import UserError
@@ -35,6 +35,14 @@ ROWS: dict[str, tuple[ModelConfig, tuple[int, ...], int]] = {
     "conv4": (Conv4Config(filters=6), (1, 28, 28), 6),
     "conv4 of odd sides": (Conv4Config(filters=6), (3, 17, 9), 6),
     "conv4 pooled": (Conv4Config(filters=6, downsample="pool"), (3, 32, 48), 6 * 2 * 3),
+    "mixed": (MixedConfig(filters=6, nodes=3), (3, 17, 9), 6),
+    "mixed of all operations": (
+        MixedConfig(filters=5, cells=2, operations=("avg_pool", "conv1x1", "conv3x3", "max_pool", "skip", "zero")),
+        (1, 12, 12),
+        5,
+    ),
+    "mixed of chosen operations": (MixedConfig(filters=5, chosen=("conv3x3", "skip", "conv1x1")), (1, 12, 12), 5),
+    "mixed inductive": (MixedConfig(filters=6, cells=1, norm="support"), (1, 12, 12), 6),
     "resnet12": (ResNet12Config(widths=(4, 4, 5, 6), dropout=0.1), (3, 16, 16), 6),
     "transformer": (VIT, (3, 8, 8), 8),
     "transformer of all weights": (VIT.model_copy(update={"petl": (FullConfig(),)}), (3, 8, 8), 8),
@@ -117,6 +125,8 @@ def test_initial_weights_of_conv4_are_xavier_uniform() -> None:
     ("config", "shape", "message"),
     [
         (Conv4Config(), (1,), "takes images"),
+        (MixedConfig(), (1,), "3 cells take images of 7x7 pixels or more"),
+        (MixedConfig(), (1, 7, 6), "3 cells take images of 7x7 pixels or more"),
         (Conv4Config(downsample="pool"), (1, 28, 15), "28x15 pixels are too small"),
         (Conv4Config(), (2**30, 8, 8), "64 filters make a layer of .* parameters"),
     ],

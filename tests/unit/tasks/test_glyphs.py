@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from distmeta.config.tasks import GlyphTasks
 from distmeta.core.seeding import bits
@@ -55,6 +56,29 @@ def test_more_jitter_makes_drawings_less_alike() -> None:
     drawers = bits(np.arange(1), "test", 40)[0]
     spread = [draw(np.full(40, 7, dtype=np.uint64), drawers, 28, jitter).std(axis=0).mean() for jitter in (0.3, 1.0)]
     assert spread[0] < spread[1]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_label_noise_makes_a_fixed_number_of_labels_of_each_class_wrong(split: str) -> None:
+    """And leaves as many of each label; queries, and which images there are, stay the same."""
+    fields: dict[str, object] = {"way": 4, "shots": 5, "queries": 2, "size": 8}
+    clean, noisy = source_of(**fields), source_of(**fields, label_noise=0.4)
+    before, after = (source.episodes(source.specs(split, 0, 6)) for source in (clean, noisy))
+    assert torch.equal(before.support.inputs, after.support.inputs)
+    assert torch.equal(before.query["targets"], after.query["targets"])
+    right, given = before.support["targets"], after.support["targets"]
+    for label in range(4):
+        assert ((right == label) & (given != label)).sum(1).tolist() == [2] * 6
+        assert (given == label).sum(1).tolist() == [5] * 6
+    assert len({tuple(row) for row in (given - right).tolist()}) > 1, "tasks draw other labels"
+    alone = noisy.episodes(noisy.specs(split, 0, 6)[3:4])
+    assert torch.equal(alone.support["targets"][0], given[3])
+
+
+@pytest.mark.parametrize(("shots", "share", "wrong"), [(1, 0.3, 0), (2, 0.9, 2), (4, 0.1, 0)])
+def test_label_noise_of_no_or_of_all_examples_is_refused(shots: int, share: float, wrong: int) -> None:
+    with pytest.raises(ValidationError, match=f"label_noise {share} of {shots} shots is {wrong} wrong labels"):
+        GlyphTasks(shots=shots, label_noise=share)
 
 
 def test_splits_have_no_class_in_common() -> None:
