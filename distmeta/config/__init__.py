@@ -8,7 +8,7 @@ from distmeta.config.estimators import BackpropConfig, DisplacementConfig, Impli
 from distmeta.config.evaluation import EvaluationConfig
 from distmeta.config.gradient import GradientConfig, Phase
 from distmeta.config.learners import NeighbourConfig, NewtonConfig, PrototypeConfig, RidgeConfig
-from distmeta.config.models import Conv4Config, MlpConfig, ResNet12Config, TransformerConfig
+from distmeta.config.models import Conv4Config, ConvNetConfig, MlpConfig, ResNet12Config, TransformerConfig
 from distmeta.config.outer import OuterConfig
 from distmeta.config.petl import (
     AdapterConfig,
@@ -28,7 +28,15 @@ from distmeta.config.python import (
 )
 from distmeta.config.run import RunConfig
 from distmeta.config.runtime import PartitionConfig, RuntimeConfig, ToleranceConfig
-from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TextTasks, VectorTasks
+from distmeta.config.tasks import (
+    GlyphTasks,
+    SinusoidTasks,
+    StoreTasks,
+    StreamOptions,
+    TableTasks,
+    TextTasks,
+    VectorTasks,
+)
 from distmeta.config.tracking import TrackingConfig
 from distmeta.config.train import TrainConfig
 
@@ -39,6 +47,7 @@ __all__ = [
     "BitFitConfig",
     "CheckpointConfig",
     "Conv4Config",
+    "ConvNetConfig",
     "DisplacementConfig",
     "EngineConfig",
     "EvaluateConfig",
@@ -72,6 +81,7 @@ __all__ = [
     "RuntimeConfig",
     "SinusoidTasks",
     "StoreTasks",
+    "StreamOptions",
     "TableTasks",
     "Term",
     "TextTasks",

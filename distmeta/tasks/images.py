@@ -72,12 +72,16 @@ class StoreSource(FewShotSource):
             self._check_way(config, split, way)
         names = self._store.class_names
         sizes = np.diff(self._store.class_offsets)[indices]
-        require_examples(
-            [names[index] for index in indices],
-            sizes.tolist(),
-            shots + queries,
-            f"tasks: {shots} shots and {queries} queries of data '{self._store.name}', split '{split}'",
-        )
+        needed = [(shots, queries, "tasks")]
+        if split == "train" and config.stream is not None:
+            needed.append((config.stream.shots, config.stream.queries, "tasks.stream"))
+        for shots, queries, where in needed:
+            require_examples(
+                [names[index] for index in indices],
+                sizes.tolist(),
+                shots + queries,
+                f"{where}: {shots} shots and {queries} queries of data '{self._store.name}', split '{split}'",
+            )
 
     def _check_way(self, config: ClassTasks, split: str, way: int) -> None:
         num_classes = len(self._splits[split]) * self._turns
@@ -109,6 +113,11 @@ class StoreSource(FewShotSource):
         classes = (class_draw * self.train_outputs[SOURCE]).astype(np.int64)
         position = classes // self._turns
         return classes, classes, first[position] + (row_draw * sizes[position]).astype(np.int64)
+
+    @override
+    def _choose_trajectory(self, seeds: Uint64, way: int, count: int) -> tuple[Ids, Ids, Ids]:
+        classes, examples = self._choose("train", seeds, way, count)
+        return classes, classes, examples
 
     def _rows(self, indices: Ids) -> tuple[Ids, Ids]:
         """First row and number of rows of each class, [C] each."""

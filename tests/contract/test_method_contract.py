@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from distmeta.config import Conv4Config, EngineConfig, GlyphTasks, MlpConfig, RunConfig, SinusoidTasks
+from distmeta.config import Conv4Config, ConvNetConfig, EngineConfig, GlyphTasks, MlpConfig, RunConfig, SinusoidTasks
+from distmeta.config.models import ModelConfig
 from distmeta.core.tensors import all_finite, cloned, digest
 from distmeta.core.types import Episode, Params, Update
 from distmeta.engine.engine import Engine
@@ -40,6 +41,7 @@ class Row:
         regression: Arguments of the preset for sine waves; None if the method does not support regression.
         takes_texts: Whether the method takes texts alone, through a decoder.
         context_size: Context parameters of the network.
+        images: The network for images; None: conv4.
     """
 
     name: str
@@ -48,8 +50,10 @@ class Row:
     regression: Mapping[str, Any] | None = field(default_factory=lambda: {"lr": 0.01})
     takes_texts: bool = False
     context_size: int = 0
+    images: ModelConfig | None = None
 
 
+STREAM = {"stream": {"classes": 2, "shots": 2, "queries": 1, "remember": 3}}
 ROWS = (
     Row("maml"),
     Row("fomaml"),
@@ -73,6 +77,8 @@ ROWS = (
     Row("boil"),
     Row("maml_pp", {"steps": 2, "first_order_until": 0}, {}, {"lr": 0.01, "steps": 2, "first_order_until": 0}),
     Row("cavia", {"lr": 0.5, "steps": 2}, {}, {"lr": 0.5}, context_size=4),
+    Row("oml", {"steps": 4, "eval_steps": 6}, STREAM, None, images=ConvNetConfig(filters=(3, 4))),
+    Row("anml", {"steps": 4, "eval_steps": 6}, STREAM, None, images=ConvNetConfig(filters=(3, 4), gate=(2, 2))),
 )
 
 
@@ -80,7 +86,7 @@ def glyphs(row: Row) -> RunConfig:
     return RunConfig(
         name="contract",
         tasks=GlyphTasks.model_validate(FEW_SHOT | row.tasks),
-        model=Conv4Config(filters=4, context_size=row.context_size),
+        model=row.images or Conv4Config(filters=4, context_size=row.context_size),
         algorithm=method(row.name, **row.settings),
         engine=EngineConfig(dtype="float64"),
     )

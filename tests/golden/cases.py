@@ -14,6 +14,7 @@ from distmeta import checkpoint as checkpoints
 from distmeta.config import (
     CheckpointConfig,
     Conv4Config,
+    ConvNetConfig,
     EngineConfig,
     EvaluationConfig,
     GlyphTasks,
@@ -22,6 +23,7 @@ from distmeta.config import (
     RunConfig,
     RuntimeConfig,
     SinusoidTasks,
+    StreamOptions,
     TextTasks,
     TrackingConfig,
     TrainConfig,
@@ -30,6 +32,7 @@ from distmeta.config import (
 from distmeta.core.tensors import global_norm
 from distmeta.methods import (
     anil,
+    anml,
     boil,
     cavia,
     fomaml,
@@ -46,6 +49,7 @@ from distmeta.methods import (
     multitask,
     neural_process,
     nil,
+    oml,
     pretrain,
     proto_maml,
     protonet,
@@ -129,6 +133,20 @@ CASES: dict[str, RunConfig] = {
         _run("maml_pp", "vmap", maml_pp(steps=2, first_order_until=2, each_until=4)),
         _run("cavia", "vmap", cavia(steps=2), model=Conv4Config(filters=6, context_size=4)),
         _run("cavia-waves", "loop", cavia(eval_steps=3), tasks=SinusoidTasks(), **_CONTEXT_WAVES),
+        _run(
+            "oml",
+            "vmap",
+            oml(steps=6, groups=("block2", "head"), eval_steps=6),
+            tasks=_glyphs(stream=StreamOptions(classes=2, shots=3, queries=1, remember=4)),
+            model=ConvNetConfig(filters=(4, 6)),
+        ),
+        _run(
+            "anml",
+            "loop",
+            anml(steps=6, eval_steps=6),
+            tasks=_glyphs(stream=StreamOptions(classes=2, shots=3, remember=4)),
+            model=ConvNetConfig(filters=(4, 6), gate=(3,)),
+        ),
         _run("pretrain", "loop", pretrain(steps=4)),
         _run(
             "pretrain-waves",

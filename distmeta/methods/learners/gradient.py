@@ -14,8 +14,12 @@ that all classes share:
 
     1/|c| sum_{v in c} log p(v | text) = h . mean_{v in c} E_v - log sum_u exp(h . E_u)      E: output embedding
 
-Everything is differentiable with respect to `meta`, Adam's moments included. Where no phase moves the body and every
-step uses the whole of one role, its features are computed once for all steps (exact: they do not change).
+OML (Javed & White 2019, arXiv 1905.12588) moves the head of all training classes, one example a step; the rows w_c of
+the task's classes start from zeros (`head: reset`), so that they have to be learned anew.
+
+Everything is differentiable with respect to `meta`, Adam's moments included. Where no phase moves the body, the
+features of a role are computed once for all steps (exact: they do not change), unless a mini-batch is normalised by its
+own statistics.
 
 L2-SP (Li, Grandvalet & Davoine 2018, arXiv 1802.01483) adds `l2sp / 2 * |fast - anchor|^2`, where the anchor is the
 value before the phase's first step: the meta-parameters in the first phase.
@@ -95,19 +99,22 @@ class GradientLearner(Learner):
         heads = dict.fromkeys(phase.config.head for phase in used) or {config.phases[-1].head: None}
         head_names = frozenset(name for head in heads for name in backbone.head_names(head))
         self._zeros = frozenset(name for group in config.zeros for name in group_names(groups, group, f"{where}.zeros"))
-        self._fresh_head = frozenset() if config.head == "meta" else head_names
+        self._resets = config.head == "reset"
+        self._fresh_head = frozenset() if config.head in ("meta", "reset") else head_names
         self.fresh = self._zeros | self._fresh_head
         self._granularity = config.learned_lr or "layer"
         self._scale, self._from_means = config.scale, config.head == "prototypes"
         self._words = backbone.words(f"{where}.head") if config.head == "label_words" else None
         self._makes_heads = self._from_means or self._words is not None
-        self._moved = tuple(name for name in groups["all"] if name in moved | self.fresh)
+        own = moved | self.fresh | (head_names if self._resets else frozenset())
+        self._moved = tuple(name for name in groups["all"] if name in own)
         self._uses_adam = any(phase.config.optimizer == "adam" for phase in used)
         self._uses_anchor = any(phase.config.l2sp for phase in used)
         # A mini-batch is normalised by its own statistics, so its features cannot be taken from those of the whole set.
-        whole = all(phase.config.batch is None for phase in used) and len(self.roles) == 1
+        whole = backbone.is_row_wise or all(phase.config.batch is None for phase in used)
         still = not (backbone.buffers() or backbone.is_random)
-        self._keeps_features = whole and still and frozenset(self._moved) <= head_names
+        self._keeps_features = whole and still and len(self.roles) == 1 and frozenset(self._moved) <= head_names
+        self.reads_features_only = self._keeps_features and self._words is None
         if self._words is not None:
             self.roles = (*self.roles, LABELS)
 
@@ -138,6 +145,7 @@ class GradientLearner(Learner):
         features = net.features(meta, task[self.roles[0]].inputs) if needs_features else None
         moved |= {name: torch.zeros_like(meta[name]) for name in self._moved if name in self._zeros}
         moved |= self._fresh_heads(meta, features, task)
+        moved |= self._reset_heads(meta, task)
         features = features if self._keeps_features else None
         zeros = {name: torch.zeros_like(tensor) for name, tensor in moved.items()} if self._uses_adam else {}
         return FastWeights(moved, zeros, zeros, dict(moved) if self._uses_anchor else {}, features)
@@ -147,8 +155,9 @@ class GradientLearner(Learner):
         """The stages of all phases.
 
         The kind of a step is the number of its phase; the first step of a later phase that uses L2-SP has a kind of its
-        own, in which it moves the anchor. Adam's scalars are 0 at its first step, else 1, and bias corrections; the
-        last scalar is the number of the step where rates differ by step.
+        own, in which it moves the anchor. Adam's scalars are 0 at its first step, else 1, and bias corrections; then
+        come the rows of a mini-batch whose features are known; the last scalar is the number of the step where rates
+        differ by step.
         """
         return [stage for index in range(len(self._phases)) for stage in self._stages_of(index, rows)]
 
@@ -158,10 +167,11 @@ class GradientLearner(Learner):
             scalars: tuple[float, ...] = ()
             if phase.optimizer == "adam":
                 scalars = (float(step > 0), 1 - phase.beta1 ** (step + 1), 1 - phase.beta2 ** (step + 1))
+            selected = None if phase.batch is None else batch_rows(rows[phase.role], phase.batch, step)
+            scalars += tuple(map(float, selected)) if self._keeps_features and selected is not None else ()
             scalars += (float(step),) if self._granularity == "layer_step" else ()
             sets_anchor = bool(phase.l2sp) and index > 0 and step == 0
             kind = index + len(self._phases) * sets_anchor
-            selected = None if phase.batch is None else batch_rows(rows[phase.role], phase.batch, step)
             yield Stage(kind, phase.role, selected, scalars)
 
     @override
@@ -173,11 +183,27 @@ class GradientLearner(Learner):
         moving = {name: tensor for name, tensor in fast.moved.items() if name in phase.rates}
         if sets_anchor:
             fast = fast._replace(anchor={**fast.anchor, **moving})
-        gradient, net.buffers = grad(self._loss(net, meta, fast, batch, phase), has_aux=True)(moving)
+        features = self._features_of(fast, phase, scalars)
+        gradient, net.buffers = grad(self._loss(net, meta, fast, batch, features, phase), has_aux=True)(moving)
         return self._update(meta, fast, moving, gradient, phase, scalars)
 
+    def _features_of(self, fast: FastWeights, phase: ReadyPhase, scalars: Tensor) -> Tensor | None:
+        """The features of a step's examples, if they are known."""
+        if fast.features is None or phase.config.batch is None:
+            return fast.features
+        first, last = 3 * (phase.config.optimizer == "adam"), len(scalars) - (self._granularity == "layer_step")
+        # The rows are data, so that all steps of a phase share one compiled graph; without rows, they are all.
+        rows = scalars[first:last].long()
+        return fast.features.index_select(0, rows) if len(rows) else fast.features
+
     def _loss(
-        self, net: Network, meta: Params, fast: FastWeights, batch: Batch, phase: ReadyPhase
+        self,
+        net: Network,
+        meta: Params,
+        fast: FastWeights,
+        batch: Batch,
+        features: Tensor | None,
+        phase: ReadyPhase,
     ) -> Callable[[Params], tuple[Tensor, Params]]:
         """What a phase minimises: values of the parameters that it moves -> the loss, and running statistics."""
         fixed = {name: tensor for name, tensor in fast.moved.items() if name not in phase.rates}
@@ -187,8 +213,8 @@ class GradientLearner(Learner):
             params, inner = {**meta, **fixed, **moving}, net.fork()
 
             def forward(inputs: Tensor) -> Tensor:
-                if fast.features is not None and inputs is batch.inputs:
-                    return inner.head(params, fast.features, head)
+                if features is not None and inputs is batch.inputs:
+                    return inner.head(params, features, head)
                 return inner(params, inputs, head=head)
 
             value = phase.objective(forward, batch)[0]
@@ -241,6 +267,18 @@ class GradientLearner(Learner):
     def proximal(self, fast: FastWeights) -> Proximal:
         phase = self._phases[0].config
         return Proximal(fast.moved, phase.lr * phase.l2sp)
+
+    def _reset_heads(self, meta: Params, task: Episode) -> Params:
+        """Heads of the meta-parameters, zero in the rows of the classes among the examples that go through them."""
+        heads: Params = {}
+        for phase in (phase.config for phase in self._phases if self._resets and phase.config.steps):
+            targets = task[phase.role].targets
+            assert targets is not None
+            for name in self.backbone.head_names(phase.head):
+                head = heads.get(name, meta[name])
+                present = (targets[:, None] == torch.arange(len(head), device=head.device)).any(0)
+                heads[name] = torch.where(present.reshape(-1, *([1] * (head.dim() - 1))), torch.zeros_like(head), head)
+        return heads
 
     def _fresh_heads(self, meta: Params, features: Tensor | None, task: Episode) -> Params:
         """Heads that start anew; the tasks set their number of outputs. The meta-parameters need not have them."""

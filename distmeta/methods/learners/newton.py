@@ -87,7 +87,7 @@ class NewtonLearner(GradientLearner):
     ) -> FastWeights:
         if kind == _GRADIENT:
             return super().advance(net, meta, fast, batch, kind, scalars)
-        loss = self._loss(net, meta, fast, batch, self._phases[0])
+        loss = self._loss(net, meta, fast, batch, fast.features, self._phases[0])
 
         def slopes(moved: Params) -> tuple[Params, tuple[Tensor, Params]]:
             gradient, value_and_buffers = grad_and_value(loss, has_aux=True)(moved)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from distmeta.config import AlgorithmConfig
 from distmeta.core.errors import UserError, nearest
 from distmeta.methods.presets.black_box import in_context, lstm, neural_process
+from distmeta.methods.presets.continual import anml, oml
 from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.inner import boil, cavia, maml_pp
@@ -83,6 +84,8 @@ METHODS: dict[str, Preset] = {
     "boil": Preset(boil, "BOIL", "Oh et al. 2021, arXiv 2008.08882", "jobs/omniglot.py:boil"),
     "maml_pp": Preset(maml_pp, "MAML++", "Antoniou et al. 2019, arXiv 1810.09502", "jobs/omniglot.py:maml_pp"),
     "cavia": Preset(cavia, "CAVIA", "Zintgraf et al. 2019, arXiv 1810.03642", "jobs/sinusoid.py:cavia"),
+    "oml": Preset(oml, "OML", "Javed & White 2019, arXiv 1905.12588", "jobs/continual.py:oml"),
+    "anml": Preset(anml, "ANML", "Beaulieu et al. 2020, arXiv 2002.09571", "jobs/continual.py:anml"),
 }
 
 

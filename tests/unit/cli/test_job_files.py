@@ -17,6 +17,7 @@ from distmeta.config.load import load_config
 ROOT = Path(__file__).resolve().parents[3]
 JOBS = {
     "cifar_fs": ["maml"],
+    "continual": ["anml", "oml", "oml_paper", "pretrain"],
     "feature_reuse": [
         "anil",
         "maml",
@@ -51,6 +52,7 @@ JOBS = {
     "sinusoid": ["cavia", "in_context", "lstm", "maml", "neural_process", "pretrain", "r2d2"],
 }
 METHOD = {
+    "continual_oml_paper": "oml",
     "intents_frozen": "protonet",
     "intents_lora_plain": "proto_maml",
     "intents_lora_protonet": "protonet",
