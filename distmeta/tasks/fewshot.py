@@ -21,7 +21,7 @@ from distmeta.config.tasks import ClassTasks, StreamOptions
 from distmeta.core import seeding
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64
-from distmeta.core.types import QUERY, REMEMBER, SOURCE, SUPPORT, TRAJECTORY, Batch
+from distmeta.core.types import QUERY, REMEMBER, SOURCE, SUPPORT, TRAJECTORY, Batch, Episode
 from distmeta.tasks.base import TaskSource
 
 Ids = npt.NDArray[Any]
@@ -74,6 +74,22 @@ class FewShotSource(TaskSource):
             batches |= self._streams(self._config.stream, seeds, roles)
         rest = [role for role in roles if role not in batches]
         return batches | self._episodes(split, seeds, rest) if rest else batches
+
+    def draw(self, split: str, seed: int, way: int, shots: int, queries: int) -> Episode:
+        """One task of another size (T = 1): support and query set, both class after class.
+
+        Raises:
+            UserError: The split has too few classes or examples.
+        """
+        seeds = np.array([seed], dtype=np.uint64)
+        classes, examples = self._choose(split, seeds, way, shots + queries)
+        labels = np.broadcast_to(np.arange(way)[:, None], examples.shape)
+        columns = (labels, np.broadcast_to(classes[:, :, None], examples.shape), examples)
+        support, query = (
+            self._batch(*(_rows(values[:, :, part]) for values in columns))
+            for part in (slice(shots), slice(shots, None))
+        )
+        return Episode({SUPPORT: support, QUERY: query}, torch.from_numpy(seeds.astype(np.int64)))
 
     def _streams(self, config: StreamOptions, seeds: Uint64, roles: Sequence[str]) -> dict[str, Batch]:
         """Streams of training classes, with labels among all of these."""

@@ -33,14 +33,16 @@ def adaptation_curve(
     curves: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]],
     ylabel: str,
     title: str,
+    xlabel: str = "inner steps",
 ) -> None:
-    """Plot a metric over inner steps.
+    """Plot a metric over inner steps, or over another count.
 
     Args:
         path: The PNG.
         curves: label -> (numbers of inner steps [P], mean [P], half-width of its 95% interval [P]).
         ylabel: Name of the metric.
         title: Title of the plot.
+        xlabel: What is counted.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -51,7 +53,7 @@ def adaptation_curve(
         axes.fill_between(steps, centre - width, centre + width, color=colour, alpha=0.2, linewidth=0)
         axes.plot(steps, centre, color=colour, marker=_MARKERS[index % len(_MARKERS)], markersize=4, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(figure, axes, path, xlabel="inner steps", ylabel=ylabel, title=title)
+    _finish(figure, axes, path, xlabel=xlabel, ylabel=ylabel, title=title)
 
 
 def training_curves(
