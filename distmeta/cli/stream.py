@@ -35,9 +35,9 @@ Number = TypeVar("Number", int, float)
 
 EXAMPLES = """\b
 Examples:
-  distmeta stream runs/continual_oml --classes 10,100,600 --out stream
-  distmeta stream runs/continual_oml runs/continual_pretrain --orders 10
-  distmeta stream runs/continual_anml --optimizer sgd --rates 0.1,0.03,0.01
+  distmeta stream CKPT --classes 10,100,600 --out stream
+  distmeta stream CKPT OTHER --orders 10
+  distmeta stream CKPT --optimizer sgd --rates 0.1,0.03,0.01
 """
 
 
