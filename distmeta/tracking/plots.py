@@ -92,6 +92,7 @@ def sample_tasks(
     query_labels: Array,
     predictions: Array | None = None,
     max_queries: int = 10,
+    max_support: int = 25,
 ) -> None:
     """Draw few-shot image tasks in rows: the support set on the left, queries on the right.
 
@@ -105,11 +106,12 @@ def sample_tasks(
         query_labels: [S, Q].
         predictions: [S, Q] predicted labels.
         max_queries: Maximum number of queries shown of each task.
+        max_support: Maximum number of support examples shown of each task.
     """
-    num_support, num_query = support_images.shape[1], min(max_queries, query_images.shape[1])
+    num_support, num_query = min(max_support, support_images.shape[1]), min(max_queries, query_images.shape[1])
     figure, grid = _grid(len(support_images), [1.0] * num_support + [0.4] + [1.0] * num_query)
     for s, row in enumerate(grid):
-        for axes, n in zip(row, np.argsort(support_labels[s], kind="stable"), strict=False):
+        for axes, n in zip(row, _sample_of_classes(support_labels[s], num_support), strict=False):
             _show_image(axes, support_images[s, n], str(support_labels[s, n]), FAINT)
         for axes, q in zip(row[num_support + 1 :], _sample_of_classes(query_labels[s], num_query), strict=True):
             truth = query_labels[s, q]
