@@ -63,6 +63,7 @@ _COMMANDS = {
     "jobs": "Write a first job; look at the jobs of a Ray cluster.",
     "evaluate": "Measure a checkpoint on unseen tasks.",
     "analyze": "Find out what meta-learning learnt.",
+    "stream": "Learn unseen classes one example at a time.",
     "adapt": "Label your own images or texts.",
     "methods": "List the methods.",
     "data": "Import raw files into stores, and look into them.",

@@ -9,7 +9,7 @@ from distmeta.config.evaluation import EvaluationConfig
 from distmeta.config.gradient import GradientConfig, Phase
 from distmeta.config.inner import ExampleWeightsConfig, HyperparametersConfig, InnerLossConfig
 from distmeta.config.learners import NeighbourConfig, NewtonConfig, PrototypeConfig, RidgeConfig
-from distmeta.config.models import Conv4Config, MixedConfig, MlpConfig, ResNet12Config, TransformerConfig
+from distmeta.config.models import Conv4Config, ConvNetConfig, MixedConfig, MlpConfig, ResNet12Config, TransformerConfig
 from distmeta.config.outer import OuterConfig
 from distmeta.config.petl import (
     AdapterConfig,
@@ -30,7 +30,15 @@ from distmeta.config.python import (
 )
 from distmeta.config.run import RunConfig
 from distmeta.config.runtime import PartitionConfig, RuntimeConfig, ToleranceConfig
-from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TextTasks, VectorTasks
+from distmeta.config.tasks import (
+    GlyphTasks,
+    SinusoidTasks,
+    StoreTasks,
+    StreamOptions,
+    TableTasks,
+    TextTasks,
+    VectorTasks,
+)
 from distmeta.config.tracking import TrackingConfig
 from distmeta.config.train import TrainConfig
 
@@ -41,6 +49,7 @@ __all__ = [
     "BitFitConfig",
     "CheckpointConfig",
     "Conv4Config",
+    "ConvNetConfig",
     "DisplacementConfig",
     "EngineConfig",
     "EvaluateConfig",
@@ -80,6 +89,7 @@ __all__ = [
     "RuntimeConfig",
     "SinusoidTasks",
     "StoreTasks",
+    "StreamOptions",
     "TableTasks",
     "Term",
     "TextTasks",

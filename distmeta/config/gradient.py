@@ -58,10 +58,11 @@ class GradientConfig(Frozen):
             `true` means the same), each parameter tensor (`layer`), or each parameter tensor and inner step
             (`layer_step`: MAML++, Antoniou et al. 2019).
         head: The last layer starts from the meta-parameters (`meta`), from zeros (`fresh`: fine-tuning after joint
-            training), such that it classifies by distance to the class means of the support set's features
-            (`prototypes`: Proto-MAML, Triantafillou et al. 2020, section 4), or such that it gives the mean
-            log-probability of the words of a class's name as the next word of a decoder (`label_words`: Schick &
-            Schuetze 2021, Brown et al. 2020).
+            training), from the meta-parameters but for the rows of the classes among the examples of the phases, which
+            are zeros (`reset`: OML, Javed & White 2019), such that it classifies by distance to the class means of the
+            support set's features (`prototypes`: Proto-MAML, Triantafillou et al. 2020, section 4), or such that it
+            gives the mean log-probability of the words of a class's name as the next word of a decoder (`label_words`:
+            Schick & Schuetze 2021, Brown et al. 2020).
         scale: Factor of the squared distances to class means, or of the log-probabilities.
         frozen: Parameter groups of the backbone that no phase moves, whatever its `groups` say.
         zeros: Parameter groups that start from zeros for each task, and are not meta-learned (the context parameters of
@@ -72,7 +73,7 @@ class GradientConfig(Frozen):
     kind: Literal["gradient"] = "gradient"
     phases: tuple[Phase, ...] = Field((Phase(),), min_length=1, max_length=1000)
     learned_lr: LearnedRates = False
-    head: Literal["meta", "fresh", "prototypes", "label_words"] = "meta"
+    head: Literal["meta", "fresh", "reset", "prototypes", "label_words"] = "meta"
     scale: PositiveFloat = 1.0
     frozen: tuple[Text, ...] = Field((), max_length=1000)
     zeros: tuple[Text, ...] = Field((), max_length=1000)
@@ -92,7 +93,7 @@ class GradientConfig(Frozen):
     @property
     def needs_classes(self) -> bool:
         """Whether the tasks must be classification."""
-        return self.head in ("prototypes", "label_words")
+        return self.head in ("reset", "prototypes", "label_words")
 
     @property
     def needs_names(self) -> bool:

@@ -132,6 +132,26 @@ class ResNet12Config(Frozen):
     has_frozen: ClassVar[bool] = False
 
 
+class ConvNetConfig(Frozen):
+    """3x3 convolutions that treat examples one by one, for streams of single examples (Beaulieu et al. 2020).
+
+    Attributes:
+        filters: Channels of the blocks: convolution without padding, norm, ReLU, and 2x2 max pooling but for the last.
+        norm: By the statistics of each channel of an image (`instance`), or none.
+        gate: Channels of the blocks of a second network, the gate, whose outputs between 0 and 1 multiply the features
+            (neuromodulation, ANML): the group `gate`. Empty: no gate.
+    """
+
+    kind: Literal["convnet"] = "convnet"
+    filters: tuple[Width, ...] = Field((256, 256, 256), min_length=1, max_length=100)
+    norm: Literal["instance", "none"] = "instance"
+    gate: tuple[Width, ...] = Field((), max_length=100)
+    needs_images: ClassVar[bool] = True
+    takes_texts: ClassVar[bool] = False
+    takes_numbers: ClassVar[bool] = True
+    has_frozen: ClassVar[bool] = False
+
+
 class TransformerConfig(Frozen):
     """A network of the package transformers, frozen but for the parts that are added to it.
 
@@ -195,7 +215,7 @@ class TransformerConfig(Frozen):
 
 ModelConfig = Annotated[
     Annotated[
-        MlpConfig | Conv4Config | ResNet12Config | MixedConfig | TransformerConfig | PythonModel,
+        MlpConfig | Conv4Config | ResNet12Config | ConvNetConfig | MixedConfig | TransformerConfig | PythonModel,
         Field(discriminator="kind"),
     ],
     BeforeValidator(PythonModel.of),

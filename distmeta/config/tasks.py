@@ -9,8 +9,31 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from typing_extensions import override
 
 from distmeta.config.base import Frozen, shortened
-from distmeta.config.bounds import Examples, Length, Range, Text, Ways
+from distmeta.config.bounds import Examples, Length, PositiveCount, Range, Text, Ways
 from distmeta.config.python import PythonTasks
+
+
+class StreamOptions(Frozen):
+    """Streams of training classes, with labels among all of these (roles `trajectory` and `remember`).
+
+    The support set of an evaluation task is a stream as well: it is not shuffled, but comes class after class.
+
+    Attributes:
+        classes: Classes of the trajectory of a training task, one after the other.
+        shots: Examples of each, one after the other.
+        queries: Further examples of each, which role `remember` begins with.
+        remember: Examples of role `remember` that are drawn at random from all training classes.
+    """
+
+    classes: PositiveCount = 1
+    shots: Examples = 20
+    queries: int = Field(0, ge=0, le=1_000_000)
+    remember: Examples = 64
+
+    @property
+    def max_examples(self) -> int:
+        """Examples of a training task."""
+        return self.classes * (self.shots + self.queries) + self.remember
 
 
 class _FewShot(Frozen):
@@ -25,6 +48,7 @@ class _FewShot(Frozen):
         train_shots: Support examples per class of a training task (Reptile trains with more shots).
         label_noise: Share of the support examples of each class that have the label of another class of the task,
             rounded to whole examples; as many of each label remain. Queries keep their labels.
+        stream: Streams of training classes, for methods of continual learning; None: tasks have no such roles.
     """
 
     way: Ways = 5
@@ -34,6 +58,7 @@ class _FewShot(Frozen):
     train_way: Ways | None = None
     train_shots: Examples | None = None
     label_noise: float = Field(0.0, ge=0.0, lt=1.0)
+    stream: StreamOptions | None = None
 
     has_classes: ClassVar[bool] = True
     has_images: ClassVar[bool] = True
@@ -61,9 +86,10 @@ class _FewShot(Frozen):
 
     @property
     def max_examples(self) -> int:
-        """Support and query examples of a training or an evaluation task, whichever has more."""
+        """Examples of a training or an evaluation task, whichever has more."""
         training = (self.train_way or self.way) * ((self.train_shots or self.shots) + self.queries)
-        return max(training, self.way * (self.shots + self.eval_queries))
+        stream = 0 if self.stream is None else self.stream.max_examples
+        return max(training, stream, self.way * (self.shots + self.eval_queries))
 
 
 class StoreTasks(_FewShot):

@@ -3,6 +3,9 @@
 - `omniglot`: Finn, Abbeel & Levine 2017 (arXiv:1703.03400): 1,200 random characters for training, the other 423 for
   testing; 100 of the 1,200 are used for validation. The task source adds rotations as further classes after the split,
   so that a character and its rotations are always in the same split.
+- `omniglot_alphabets`: the drawings' own division (Lake et al. 2015), as in continual learning (Javed & White 2019,
+  arXiv:1905.12588): characters of the 30 background alphabets for training, 100 of them for validation, those of the 20
+  evaluation alphabets for testing.
 - `cifar_fs` (Bertinetto et al. 2019, arXiv:1805.08136) and `fc100` (Oreshkin et al. 2018, arXiv:1805.10123): published
   lists of class names.
 - `fractions`: a seeded random split of any set of classes.
@@ -29,6 +32,13 @@ OUTSIDE_CLASS = "oos"
 def omniglot(seed: int = 0) -> SplitSets:
     """Random split of the 1,623 characters into 1,100 train, 100 val and 423 test classes."""
     return {"omniglot": _partition(OMNIGLOT_CLASSES, (1100, 100, 423), "omniglot", seed)}
+
+
+def by_alphabets(num_background: int, num_classes: int, seed: int = 0) -> SplitSets:
+    """The first `num_background` classes are for training, but 100 of them (at most a ninth) for val; others: test."""
+    num_val = min(100, num_background // 9)
+    parts = _partition(num_background, (num_background - num_val, num_val, 0), "omniglot_alphabets", seed)
+    return {"omniglot_alphabets": {**parts, "test": list(range(num_background, num_classes))}}
 
 
 def fractions(num_classes: int, parts: Sequence[float] = DEFAULT_FRACTIONS, seed: int = 0) -> SplitSets:

@@ -6,6 +6,7 @@ Exports the presets; imports no torch.
 from distmeta.methods.presets import METHODS, Preset, method
 from distmeta.methods.presets.architecture import darts
 from distmeta.methods.presets.black_box import in_context, lstm, neural_process
+from distmeta.methods.presets.continual import anml, oml
 from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.inner import boil, cavia, maml_pp
@@ -19,6 +20,7 @@ __all__ = [
     "METHODS",
     "Preset",
     "anil",
+    "anml",
     "boil",
     "cavia",
     "darts",
@@ -41,6 +43,7 @@ __all__ = [
     "neural_process",
     "nil",
     "nil_head",
+    "oml",
     "pretrain",
     "proto_maml",
     "protonet",

@@ -14,6 +14,7 @@ from distmeta.config.python import PythonModel
 from distmeta.core.code import instance_of, load_target
 from distmeta.models.base import Backbone
 from distmeta.models.conv4 import Conv4
+from distmeta.models.convnet import convnet
 from distmeta.models.mixed import Mixed
 from distmeta.models.mlp import Mlp
 from distmeta.models.module import ModuleBackbone
@@ -48,6 +49,7 @@ BACKBONES: dict[str, Callable[[Any, tuple[int, ...], Mapping[str, int], torch.dt
     "conv4": Conv4,
     "resnet12": resnet12,
     "mixed": Mixed,
+    "convnet": convnet,
     "transformer": _transformer,
     "python": _python,
 }

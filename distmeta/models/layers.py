@@ -85,6 +85,24 @@ class ExactLayerNorm(nn.LayerNorm):
         return layer_norm(input, self, self.weight, self.bias)
 
 
+class ExactInstanceNorm(nn.Module):
+    """Instance norm (Ulyanov et al. 2016) with the weights of torch's layer, exact to any order under `vmap`.
+
+    torch's own is wrong where tasks have weights of their own, as its layer norm is: without weights it is exact.
+    """
+
+    def __init__(self, norm: nn.modules.instancenorm._InstanceNorm) -> None:
+        super().__init__()
+        self.eps, self.weight, self.bias = norm.eps, norm.weight, norm.bias
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (-1, *([1] * (x.dim() - 2)))
+        y = functional.instance_norm(x, eps=self.eps)
+        y = y if self.weight is None else y * self.weight.reshape(shape)
+        return y if self.bias is None else y + self.bias.reshape(shape)
+
+
 class RunningNorm(nn.Module):
     """Batch norm (Ioffe & Szegedy 2015) whose running statistics go in and out through the frame.
 

@@ -4,7 +4,8 @@ The module is taken apart when it is made:
 
 - Its last linear layer is the head; what comes before are the features. A module without such a layer is all body.
 - Parameters that require no gradient are frozen: they stay in the module, are never sent and never get a gradient.
-- Batch norm and dropout are replaced by layers of ours (`distmeta.models.layers`), which keep their state outside.
+- Batch norm and dropout are replaced by layers of ours (`distmeta.models.layers`), which keep their state outside, and
+  layer and instance norm by such that have the right second derivative.
 - A module that mixes the examples of a batch in another way is taken as transductive.
 - What else draws random numbers, keeps state or follows the head is refused, with what to change.
 
@@ -28,14 +29,22 @@ from distmeta.core.seeding import mix
 from distmeta.core.types import Params
 from distmeta.models.base import HEAD, INDUCTIVE, TRANSDUCTIVE, Backbone, Frame
 from distmeta.models.heads import init_heads, with_heads
-from distmeta.models.layers import ExactLayerNorm, RunningNorm, SeededDropout, current_frame, frame_of_call
+from distmeta.models.layers import (
+    ExactInstanceNorm,
+    ExactLayerNorm,
+    RunningNorm,
+    SeededDropout,
+    current_frame,
+    frame_of_call,
+)
 from distmeta.models.probe import find_limits, is_row_wise, require_pure
 from distmeta.models.share import PerThread
 
 Make = Callable[[tuple[int, ...], int], nn.Module]
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _DROPOUTS: dict[type[nn.Module], int] = {nn.Dropout: 0, nn.Dropout1d: 1, nn.Dropout2d: 2, nn.Dropout3d: 3}
-_AFFINE = (RunningNorm, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_AFFINE = (RunningNorm, nn.GroupNorm, nn.LayerNorm, ExactInstanceNorm, *_INSTANCE_NORMS)
 
 
 @dataclass(frozen=True)
@@ -256,6 +265,8 @@ def _replace_layers(module: nn.Module, dtype: torch.dtype, where: str) -> Params
             buffers |= replacement.initial(layer.num_features, dtype)
         elif type(layer) is nn.LayerNorm:
             replacement = ExactLayerNorm(layer)
+        elif type(layer) in _INSTANCE_NORMS and not layer.track_running_stats:
+            replacement = ExactInstanceNorm(layer)
         elif type(layer) in _DROPOUTS:
             replacement = SeededDropout(layer.p, _DROPOUTS[type(layer)])
         elif isinstance(layer, nn.RNNBase | nn.MultiheadAttention) and layer.dropout > 0.0:

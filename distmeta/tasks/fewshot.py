@@ -17,10 +17,11 @@ import numpy.typing as npt
 import torch
 from typing_extensions import override
 
-from distmeta.config.tasks import ClassTasks
+from distmeta.config.tasks import ClassTasks, StreamOptions
 from distmeta.core import seeding
+from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64
-from distmeta.core.types import QUERY, SOURCE, SUPPORT, Batch
+from distmeta.core.types import QUERY, REMEMBER, SOURCE, SUPPORT, TRAJECTORY, Batch, Episode
 from distmeta.tasks.base import TaskSource
 
 Ids = npt.NDArray[Any]
@@ -53,13 +54,57 @@ class FewShotSource(TaskSource):
         self.num_outputs = config.way
         way = config.train_way or config.way
         self.train_outputs = {SUPPORT: way, QUERY: way, SOURCE: num_source_classes}
+        if config.stream is not None:
+            _check_classes(config.stream, num_source_classes)
+            self.train_outputs |= {TRAJECTORY: num_source_classes, REMEMBER: num_source_classes}
         self._config = config
         self._dtype = _NUMPY_DTYPES[dtype]
 
     @override
+    def roles(self, split: str) -> tuple[str, ...]:
+        return tuple(role for role in super().roles(split) if split == "train" or role not in (TRAJECTORY, REMEMBER))
+
+    @override
     def batches(self, split: str, seeds: Uint64, roles: Sequence[str]) -> Mapping[str, Batch]:
-        batches = {SOURCE: self._source(seeds)} if SOURCE in roles else {}
-        return batches if set(roles) == {SOURCE} else batches | self._episodes(split, seeds, roles)
+        batches: dict[str, Batch] = {}
+        if SOURCE in roles:
+            way, _, queries = task_size(self._config, "train")
+            batches[SOURCE] = self._batch(*self._choose_source(seeds, way * queries))
+        if self._config.stream is not None and {TRAJECTORY, REMEMBER} & set(roles):
+            batches |= self._streams(self._config.stream, seeds, roles)
+        rest = [role for role in roles if role not in batches]
+        return batches | self._episodes(split, seeds, rest) if rest else batches
+
+    def draw(self, split: str, seed: int, way: int, shots: int, queries: int) -> Episode:
+        """One task of another size (T = 1): support and query set, both class after class.
+
+        Raises:
+            UserError: The split has too few classes or examples.
+        """
+        seeds = np.array([seed], dtype=np.uint64)
+        classes, examples = self._choose(split, seeds, way, shots + queries)
+        labels = np.broadcast_to(np.arange(way)[:, None], examples.shape)
+        columns = (labels, np.broadcast_to(classes[:, :, None], examples.shape), examples)
+        support, query = (
+            self._batch(*(_rows(values[:, :, part]) for values in columns))
+            for part in (slice(shots), slice(shots, None))
+        )
+        return Episode({SUPPORT: support, QUERY: query}, torch.from_numpy(seeds.astype(np.int64)))
+
+    def _streams(self, config: StreamOptions, seeds: Uint64, roles: Sequence[str]) -> dict[str, Batch]:
+        """Streams of training classes, with labels among all of these."""
+        labels, classes, examples = self._choose_trajectory(seeds, config.classes, config.shots + config.queries)
+        columns = (*(np.broadcast_to(each[:, :, None], examples.shape) for each in (labels, classes)), examples)
+        batches = {}
+        if TRAJECTORY in roles:
+            batches[TRAJECTORY] = self._batch(*(_rows(values[:, :, : config.shots]) for values in columns))
+        if REMEMBER in roles:
+            further = [_rows(values[:, :, config.shots :]) for values in columns]
+            drawn = self._choose_source(seeds, config.remember)
+            batches[REMEMBER] = self._batch(
+                *(np.concatenate(pair, axis=1) for pair in zip(further, drawn, strict=True))
+            )
+        return batches
 
     def _episodes(self, split: str, seeds: Uint64, roles: Sequence[str]) -> dict[str, Batch]:
         """Support and query sets of tasks of their own classes."""
@@ -67,15 +112,17 @@ class FewShotSource(TaskSource):
         classes, examples = self._choose(split, seeds, way, shots + queries)
         labels = np.broadcast_to(np.arange(way)[:, None], (len(seeds), way, shots + queries))
         every_class = np.broadcast_to(classes[:, :, None], examples.shape)
-        columns = (every_class, examples, labels)
+        columns = (labels, every_class, examples)
         batches = {}
         if SUPPORT in roles:
-            order = seeding.choice(seeds, "support order", way * shots, way * shots)
-            given = (every_class, examples, self._with_noise(labels[:, :, :shots], seeds))
-            rows = (values[:, :, :shots].reshape(len(seeds), -1) for values in given)
-            batches[SUPPORT] = self._batch(*(np.take_along_axis(values, order, axis=1) for values in rows))
+            given = (self._with_noise(labels[:, :, :shots], seeds), every_class[:, :, :shots], examples[:, :, :shots])
+            rows = [_rows(values) for values in given]
+            if split == "train" or self._config.stream is None:
+                order = seeding.choice(seeds, "support order", way * shots, way * shots)
+                rows = [np.take_along_axis(values, order, axis=1) for values in rows]
+            batches[SUPPORT] = self._batch(*rows)
         if QUERY in roles:
-            batches[QUERY] = self._batch(*(values[:, :, shots:].reshape(len(seeds), -1) for values in columns))
+            batches[QUERY] = self._batch(*(_rows(values[:, :, shots:]) for values in columns))
         return batches
 
     def _with_noise(self, labels: Ids, seeds: Uint64) -> Ids:
@@ -88,13 +135,7 @@ class FewShotSource(TaskSource):
         shifts = 1 + (seeding.uniform(seeds, "label noise", count) * (way - 1)).astype(np.int64)
         return np.concatenate(((labels[:, :, :count] + shifts[:, None]) % way, labels[:, :, count:]), axis=2)
 
-    def _source(self, seeds: Uint64) -> Batch:
-        """Random images of all training classes with their global labels, as many as a training task has queries."""
-        way, _, queries = task_size(self._config, "train")
-        labels, classes, examples = self._choose_source(seeds, way * queries)
-        return self._batch(classes, examples, labels)
-
-    def _batch(self, classes: Ids, examples: Ids, labels: Ids) -> Batch:
+    def _batch(self, labels: Ids, classes: Ids, examples: Ids) -> Batch:
         images = self._images(classes, examples)
         return Batch(torch.from_numpy(images), torch.from_numpy(np.array(labels, dtype=np.int64)))
 
@@ -107,8 +148,23 @@ class FewShotSource(TaskSource):
         """Choose labels, classes and examples, each [T, count], from all training classes."""
 
     @abstractmethod
+    def _choose_trajectory(self, seeds: Uint64, way: int, count: int) -> tuple[Ids, Ids, Ids]:
+        """Choose labels and distinct training classes [T, way], and distinct examples [T, way, count] of each."""
+
+    @abstractmethod
     def _images(self, classes: Ids, examples: Ids) -> npt.NDArray[Any]:
         """Load the inputs of classes and examples [T, N]: [T, N, *input_shape]; of images, values in [0, 1]."""
+
+
+def _check_classes(config: StreamOptions, num_classes: int) -> None:
+    if config.classes > num_classes:
+        what = f"{config.classes} classes in a trajectory, but there are {num_classes} training classes"
+        raise UserError(what, where="tasks.stream.classes", allowed=f"1 to {num_classes}")
+
+
+def _rows(values: Ids) -> Ids:
+    """The examples of all classes in one row, class after class: [T, W, E] -> [T, W E]."""
+    return values.reshape(len(values), -1)
 
 
 def task_size(config: ClassTasks, split: str) -> tuple[int, int, int]:

@@ -3,8 +3,8 @@
 The last two bits of a 62-bit class seed are the split, so that splits have no class in common. Classes of a task are
 drawn independently; two are equal with a probability of about 2^-60.
 
-Role `source` needs a fixed set of classes: it has the same 256 training characters in every run. Training tasks draw
-from all 2^60 characters.
+Roles with labels among all training classes (`source`, `trajectory`, `remember`) need a fixed set of these: it has the
+same 256 characters in every run. Other training tasks draw from all 2^60 characters.
 
 Shapes: T tasks, W ways, E examples of a class, N examples of one role, H side of the images.
 """
@@ -52,6 +52,12 @@ class GlyphSource(FewShotSource):
     def _choose_source(self, seeds: Uint64, count: int) -> tuple[Ids, Ids, Ids]:
         labels = (seeding.uniform(seeds, "joint", count) * SOURCE_CLASSES).astype(np.int64)
         return labels, self._source_classes[labels], seeding.bits(seeds, "drawers", count)
+
+    @override
+    def _choose_trajectory(self, seeds: Uint64, way: int, count: int) -> tuple[Ids, Ids, Ids]:
+        labels = seeding.choice(seeds, "classes", SOURCE_CLASSES, way)
+        drawers = seeding.bits(seeds, "drawers", way * count).reshape(len(seeds), way, count)
+        return labels, self._source_classes[labels], drawers
 
     @override
     def _images(self, classes: Ids, examples: Ids) -> npt.NDArray[Any]:

@@ -19,7 +19,7 @@ from distmeta.config.tasks import ClassTasks, StoreTasks, TextTasks, VectorTasks
 from distmeta.core import seeding
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64
-from distmeta.core.types import SOURCE
+from distmeta.core.types import SOURCE, Episode
 from distmeta.data.manifest import Kind
 from distmeta.data.store import ClassStore, require_examples
 from distmeta.tasks.base import SPLITS
@@ -70,13 +70,17 @@ class StoreSource(FewShotSource):
             return
         if len(indices):
             self._check_way(config, split, way)
-        names = self._store.class_names
-        sizes = np.diff(self._store.class_offsets)[indices]
+        self._check_examples(split, shots, queries, "tasks")
+        if split == "train" and config.stream is not None:
+            self._check_examples(split, config.stream.shots, config.stream.queries, "tasks.stream")
+
+    def _check_examples(self, split: str, shots: int, queries: int, where: str) -> None:
+        names, indices = self._store.class_names, self._splits[split]
         require_examples(
             [names[index] for index in indices],
-            sizes.tolist(),
+            np.diff(self._store.class_offsets)[indices].tolist(),
             shots + queries,
-            f"tasks: {shots} shots and {queries} queries of data '{self._store.name}', split '{split}'",
+            f"{where}: {shots} shots and {queries} queries of data '{self._store.name}', split '{split}'",
         )
 
     def _check_way(self, config: ClassTasks, split: str, way: int) -> None:
@@ -88,6 +92,12 @@ class StoreSource(FewShotSource):
                 where=field,
                 allowed=f"2 to {num_classes}" if num_classes > 1 else "a split with more classes",
             )
+
+    @override
+    def draw(self, split: str, seed: int, way: int, shots: int, queries: int) -> Episode:
+        self._check_way(self._config, split, way)
+        self._check_examples(split, shots, queries, "stream")
+        return super().draw(split, seed, way, shots, queries)
 
     @override
     def _choose(self, split: str, seeds: Uint64, way: int, count: int) -> tuple[Ids, Ids]:
@@ -109,6 +119,11 @@ class StoreSource(FewShotSource):
         classes = (class_draw * self.train_outputs[SOURCE]).astype(np.int64)
         position = classes // self._turns
         return classes, classes, first[position] + (row_draw * sizes[position]).astype(np.int64)
+
+    @override
+    def _choose_trajectory(self, seeds: Uint64, way: int, count: int) -> tuple[Ids, Ids, Ids]:
+        classes, examples = self._choose("train", seeds, way, count)
+        return classes, classes, examples
 
     def _rows(self, indices: Ids) -> tuple[Ids, Ids]:
         """First row and number of rows of each class, [C] each."""

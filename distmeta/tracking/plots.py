@@ -33,14 +33,16 @@ def adaptation_curve(
     curves: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]],
     ylabel: str,
     title: str,
+    xlabel: str = "inner steps",
 ) -> None:
-    """Plot a metric over inner steps.
+    """Plot a metric over inner steps, or over another count.
 
     Args:
         path: The PNG.
         curves: label -> (numbers of inner steps [P], mean [P], half-width of its 95% interval [P]).
         ylabel: Name of the metric.
         title: Title of the plot.
+        xlabel: What is counted.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -51,7 +53,7 @@ def adaptation_curve(
         axes.fill_between(steps, centre - width, centre + width, color=colour, alpha=0.2, linewidth=0)
         axes.plot(steps, centre, color=colour, marker=_MARKERS[index % len(_MARKERS)], markersize=4, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(figure, axes, path, xlabel="inner steps", ylabel=ylabel, title=title)
+    _finish(figure, axes, path, xlabel=xlabel, ylabel=ylabel, title=title)
 
 
 def training_curves(
@@ -90,6 +92,7 @@ def sample_tasks(
     query_labels: Array,
     predictions: Array | None = None,
     max_queries: int = 10,
+    max_support: int = 25,
 ) -> None:
     """Draw few-shot image tasks in rows: the support set on the left, queries on the right.
 
@@ -103,11 +106,12 @@ def sample_tasks(
         query_labels: [S, Q].
         predictions: [S, Q] predicted labels.
         max_queries: Maximum number of queries shown of each task.
+        max_support: Maximum number of support examples shown of each task.
     """
-    num_support, num_query = support_images.shape[1], min(max_queries, query_images.shape[1])
+    num_support, num_query = min(max_support, support_images.shape[1]), min(max_queries, query_images.shape[1])
     figure, grid = _grid(len(support_images), [1.0] * num_support + [0.4] + [1.0] * num_query)
     for s, row in enumerate(grid):
-        for axes, n in zip(row, np.argsort(support_labels[s], kind="stable"), strict=False):
+        for axes, n in zip(row, _sample_of_classes(support_labels[s], num_support), strict=False):
             _show_image(axes, support_images[s, n], str(support_labels[s, n]), FAINT)
         for axes, q in zip(row[num_support + 1 :], _sample_of_classes(query_labels[s], num_query), strict=True):
             truth = query_labels[s, q]

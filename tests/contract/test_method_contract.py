@@ -26,6 +26,7 @@ from ..adapting import adapt, predict
 from ..decoders import texts_in, transformer
 
 TASKS = 6
+CONVNET = {"kind": "convnet", "filters": (3, 4)}
 CELL = {"kind": "mixed", "filters": 2, "cells": 1, "operations": ("conv1x1", "max_pool", "skip")}
 FEW_SHOT = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 3, "size": 16}
 
@@ -53,6 +54,7 @@ class Row:
     model: Mapping[str, Any] | None = None
 
 
+STREAM = {"stream": {"classes": 2, "shots": 2, "queries": 1, "remember": 3}}
 ROWS = (
     Row("maml"),
     Row("fomaml"),
@@ -82,6 +84,8 @@ ROWS = (
     Row("learned_loss", {"steps": 2, "width": 5}, {}, {"lr": 0.01, "width": 5, "added": True}),
     Row("reweight", {"steps": 2, "width": 5}, {"label_noise": 0.5}, {"lr": 0.01, "steps": 2, "width": 5}),
     Row("darts", {"steps": 2}, {}, None, model=CELL),
+    Row("oml", {"steps": 4, "eval_steps": 6}, STREAM, None, model=CONVNET),
+    Row("anml", {"steps": 4, "eval_steps": 6}, STREAM, None, model=CONVNET | {"gate": (2, 2)}),
 )
 
 

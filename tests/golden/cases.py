@@ -14,6 +14,7 @@ from distmeta import checkpoint as checkpoints
 from distmeta.config import (
     CheckpointConfig,
     Conv4Config,
+    ConvNetConfig,
     EngineConfig,
     EvaluationConfig,
     GlyphTasks,
@@ -23,6 +24,7 @@ from distmeta.config import (
     RunConfig,
     RuntimeConfig,
     SinusoidTasks,
+    StreamOptions,
     TextTasks,
     TrackingConfig,
     TrainConfig,
@@ -31,6 +33,7 @@ from distmeta.config import (
 from distmeta.core.tensors import global_norm
 from distmeta.methods import (
     anil,
+    anml,
     boil,
     cavia,
     darts,
@@ -51,6 +54,7 @@ from distmeta.methods import (
     multitask,
     neural_process,
     nil,
+    oml,
     pretrain,
     proto_maml,
     protonet,
@@ -146,6 +150,20 @@ CASES: dict[str, RunConfig] = {
         _run("reweight-means", "loop", reweight(steps=2, head="prototypes", scale=0.3)),
         _run("darts", "vmap", darts(steps=2), model=MixedConfig(filters=4, cells=2)),
         _run("darts-chosen", "loop", darts(steps=1), model=MixedConfig(filters=4, nodes=1, chosen=("conv3x3",))),
+        _run(
+            "oml",
+            "vmap",
+            oml(steps=6, groups=("block2", "head"), eval_steps=6),
+            tasks=_glyphs(stream=StreamOptions(classes=2, shots=3, queries=1, remember=4)),
+            model=ConvNetConfig(filters=(4, 6)),
+        ),
+        _run(
+            "anml",
+            "loop",
+            anml(steps=6, eval_steps=6),
+            tasks=_glyphs(stream=StreamOptions(classes=2, shots=3, remember=4)),
+            model=ConvNetConfig(filters=(4, 6), gate=(3,)),
+        ),
         _run("pretrain", "loop", pretrain(steps=4)),
         _run(
             "pretrain-waves",

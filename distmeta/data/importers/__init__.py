@@ -7,6 +7,7 @@ from distmeta.data.importers.base import ClassData, Importer, ImportOptions
 
 IMPORTERS: dict[str, Importer] = {
     "omniglot": omniglot.IMPORTER,
+    "omniglot_alphabets": omniglot.ALPHABETS,
     "cifar_fs": cifar.CIFAR_FS,
     "fc100": cifar.FC100,
     "banking77": intents.BANKING77,

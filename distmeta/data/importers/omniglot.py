@@ -1,7 +1,7 @@
 """Omniglot: 1,623 handwritten characters, each drawn by 20 people (Lake, Salakhutdinov & Tenenbaum 2015, Science 350).
 
-Reads `images_background.zip` and `images_evaluation.zip`. Drawings are resized from 105x105 (Lanczos) and inverted, so
-that ink is 255 and paper is 0. Class names are `Alphabet/characterNN`.
+Reads `images_background.zip` (30 alphabets) and `images_evaluation.zip` (20 others). Drawings are resized from 105x105
+(Lanczos) and inverted, so that ink is 255 and paper is 0. Class names are `Alphabet/characterNN`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from distmeta.core.errors import UserError
 from distmeta.data.importers.base import ClassData, Importer, ImportOptions
 from distmeta.data.importers.decode import decode_images
-from distmeta.data.manifest import Source, file_sha256
-from distmeta.data.splits import OMNIGLOT_CLASSES, fractions, omniglot
+from distmeta.data.manifest import Source, SplitSets, file_sha256
+from distmeta.data.splits import OMNIGLOT_CLASSES, by_alphabets, fractions, omniglot
+
+Split = Callable[[int, int, int], SplitSets]
+"""(classes of the first zip, all classes, seed) -> the split set."""
 
 ZIP_NAMES = ("images_background.zip", "images_evaluation.zip")
 DEFAULT_SIZE = 28
@@ -39,36 +43,41 @@ _DAMAGED = (  # what zipfile and its decoders raise on damaged files
 )
 
 
-def read_omniglot(source: Path, options: ImportOptions) -> ClassData:
-    """Read both zips.
+def _at_random(num_background: int, num_classes: int, seed: int) -> SplitSets:
+    """Split set `omniglot` if all 1,623 characters are present, otherwise `fractions`."""
+    return omniglot(seed) if num_classes == OMNIGLOT_CLASSES else fractions(num_classes, seed=seed)
 
-    The split set is `omniglot` if all 1,623 characters are present, otherwise `fractions`.
+
+def read_omniglot(source: Path, options: ImportOptions, split: Split = _at_random) -> ClassData:
+    """Read both zips.
 
     Args:
         source: The folder of the zips, or its parent if the folder is called `omniglot`.
         options: `size` (28 pixels when None) and `seed`.
+        split: Makes the split set.
 
     Raises:
         UserError: A zip is missing or damaged, or a drawing cannot be decoded.
     """
     folder = source / "omniglot" if (source / "omniglot" / ZIP_NAMES[0]).is_file() else source
     drawings: dict[str, list[tuple[str, bytes]]] = {}
+    num_classes = []
     for zip_name in ZIP_NAMES:
         for member, content in read_zip(folder / zip_name).items():
             match = _MEMBER.fullmatch(member)
             if match is None:
                 raise UserError(f"'{member}' is not Alphabet/characterNN/drawing.png", where=str(folder / zip_name))
             drawings.setdefault(match["class_name"], []).append((member, content))
+        num_classes.append(len(drawings))
     items = [item for group in drawings.values() for item in group]
     images = decode_images(
         [name for name, _ in items], lambda index: items[index][1], size=options.size or DEFAULT_SIZE, grey=True
     )
-    is_complete = len(drawings) == OMNIGLOT_CLASSES
     return ClassData(
         examples=255 - images,
         class_names=list(drawings),
         class_counts=[len(group) for group in drawings.values()],
-        splits=omniglot(options.seed) if is_complete else fractions(len(drawings), seed=options.seed),
+        splits=split(num_classes[0], num_classes[-1], options.seed),
         sources=[Source(name=zip_name, sha256=file_sha256(folder / zip_name)) for zip_name in ZIP_NAMES],
     )
 
@@ -110,9 +119,14 @@ def _require_small(archive: zipfile.ZipFile, names: Sequence[str], path: Path) -
         raise UserError(f"expands to {total} bytes", where=str(path), allowed=f"at most {MAX_ZIP_BYTES}")
 
 
-IMPORTER = Importer(
-    read=read_omniglot,
-    description="Omniglot: a folder with images_background.zip and images_evaluation.zip",
-    options=frozenset({"size", "seed"}),
-    raw_folder="omniglot",
-)
+def _importer(title: str, split: Split) -> Importer:
+    return Importer(
+        read=partial(read_omniglot, split=split),
+        description=f"{title}: a folder with images_background.zip and images_evaluation.zip",
+        options=frozenset({"size", "seed"}),
+        raw_folder="omniglot",
+    )
+
+
+IMPORTER = _importer("Omniglot", _at_random)
+ALPHABETS = _importer("Omniglot, tested on other alphabets", by_alphabets)

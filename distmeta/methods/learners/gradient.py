@@ -14,8 +14,12 @@ that all classes share:
 
     1/|c| sum_{v in c} log p(v | text) = h . mean_{v in c} E_v - log sum_u exp(h . E_u)      E: output embedding
 
-Everything is differentiable with respect to `meta`, Adam's moments included. Where no phase moves the body and every
-step uses the whole of one role, its features are computed once for all steps (exact: they do not change).
+OML (Javed & White 2019, arXiv 1905.12588) moves the head of all training classes, one example a step; the rows w_c of
+the task's classes start from zeros (`head: reset`), so that they have to be learned anew.
+
+Everything is differentiable with respect to `meta`, Adam's moments included. Where no phase moves the body, the
+features of a role are computed once for all steps (exact: they do not change), unless a mini-batch is normalised by its
+own statistics.
 
 L2-SP (Li, Grandvalet & Davoine 2018, arXiv 1802.01483) adds `l2sp / 2 * |fast - anchor|^2`, where the anchor is the
 value before the phase's first step: the meta-parameters in the first phase.
@@ -41,10 +45,9 @@ from distmeta.config import GradientConfig, Phase
 from distmeta.core.types import LABELS, Batch, Episode, Params
 from distmeta.methods.learners.base import Learner, Proximal, Stage
 from distmeta.methods.learners.inner.problem import InnerProblem
+from distmeta.methods.learners.own_heads import OwnHeads
 from distmeta.methods.learners.phases import ReadyPhase, batch_rows, group_names, ready_phase
-from distmeta.methods.learners.prototype import class_means, linear_form
 from distmeta.methods.learners.rates import initial_rates, rate_at
-from distmeta.methods.learners.words import class_words
 from distmeta.models.base import HEAD, Backbone
 from distmeta.models.network import Network
 
@@ -96,23 +99,20 @@ class GradientLearner(Learner):
         used = [phase for phase in self._phases if phase.config.steps]
         self.roles = tuple(dict.fromkeys(phase.config.role for phase in used)) or Learner.roles
         moved = frozenset(name for phase in used for name in phase.rates)
-        heads = dict.fromkeys(phase.config.head for phase in used) or {config.phases[-1].head: None}
-        head_names = frozenset(name for head in heads for name in backbone.head_names(head))
+        self._heads = OwnHeads(config, backbone, used, where)
         self._zeros = frozenset(name for group in config.zeros for name in group_names(groups, group, f"{where}.zeros"))
-        self._fresh_head = frozenset() if config.head == "meta" else head_names
-        self.fresh = self._zeros | self._fresh_head
+        self.fresh = self._zeros | self._heads.fresh
         self._granularity = config.learned_lr or "layer"
-        self._scale, self._from_means = config.scale, config.head == "prototypes"
-        self._words = backbone.words(f"{where}.head") if config.head == "label_words" else None
-        self._makes_heads = self._from_means or self._words is not None
-        self._moved = tuple(name for name in groups["all"] if name in moved | self.fresh)
+        own = moved | self.fresh | (self._heads.names if self._heads.resets else frozenset())
+        self._moved = tuple(name for name in groups["all"] if name in own)
         self._uses_adam = any(phase.config.optimizer == "adam" for phase in used)
         self._uses_anchor = any(self._has_anchor(phase.config) for phase in used)
         # A mini-batch is normalised by its own statistics, so its features cannot be taken from those of the whole set.
-        whole = all(phase.config.batch is None for phase in used) and len(self.roles) == 1
+        whole = backbone.is_row_wise or all(phase.config.batch is None for phase in used)
         still = not (backbone.buffers() or backbone.is_random)
-        self._keeps_features = whole and still and frozenset(self._moved) <= head_names
-        if self._words is not None:
+        self._keeps_features = whole and still and len(self.roles) == 1 and frozenset(self._moved) <= self._heads.names
+        self.reads_features_only = self._keeps_features and not self._heads.need_words
+        if self._heads.need_words:
             self.roles = (*self.roles, LABELS)
 
     def _has_anchor(self, phase: Phase) -> bool:
@@ -127,8 +127,8 @@ class GradientLearner(Learner):
     def init(self, seed: int) -> Params:
         """The backbone's parameters without heads that tasks make, those of `zeros` zero; and what acts on steps."""
         params = self.backbone.init(seed)
-        if self._makes_heads:
-            params = {name: tensor for name, tensor in params.items() if name not in self._fresh_head}
+        if self._heads.made:
+            params = {name: tensor for name, tensor in params.items() if name not in self._heads.fresh}
         params |= {name: torch.zeros_like(params[name]) for name in params if name in self._zeros}
         for phase in self._phases:
             params |= {
@@ -142,10 +142,10 @@ class GradientLearner(Learner):
     def start(self, net: Network, meta: Params, task: Episode) -> FastWeights:
         """The meta-parameters that some phase moves; a head of its own for the task."""
         moved = {name: meta[name] for name in self._moved if name not in self.fresh}
-        needs_features = self._keeps_features or self._from_means
+        needs_features = self._keeps_features or self._heads.need_features
         features = net.features(meta, task[self.roles[0]].inputs) if needs_features else None
         moved |= {name: torch.zeros_like(meta[name]) for name in self._moved if name in self._zeros}
-        moved |= self._fresh_heads(meta, features, task)
+        moved |= self._heads.start(meta, features, task, self.roles[0])
         features = features if self._keeps_features else None
         zeros = {name: torch.zeros_like(tensor) for name, tensor in moved.items()} if self._uses_adam else {}
         return FastWeights(moved, zeros, zeros, dict(moved) if self._uses_anchor else {}, features)
@@ -155,8 +155,9 @@ class GradientLearner(Learner):
         """The stages of all phases.
 
         The kind of a step is the number of its phase; the first step of a later phase that uses L2-SP has a kind of its
-        own, in which it moves the anchor. Adam's scalars are 0 at its first step, else 1, and bias corrections; the
-        last scalar is the number of the step where rates differ by step.
+        own, in which it moves the anchor. Adam's scalars are 0 at its first step, else 1, and bias corrections; then
+        come the rows of a mini-batch whose features are known; the last scalar is the number of the step where rates
+        differ by step.
         """
         return [stage for index in range(len(self._phases)) for stage in self._stages_of(index, rows)]
 
@@ -166,10 +167,11 @@ class GradientLearner(Learner):
             scalars: tuple[float, ...] = ()
             if phase.optimizer == "adam":
                 scalars = (float(step > 0), 1 - phase.beta1 ** (step + 1), 1 - phase.beta2 ** (step + 1))
+            selected = None if phase.batch is None else batch_rows(rows[phase.role], phase.batch, step)
+            scalars += tuple(map(float, selected)) if self._keeps_features and selected is not None else ()
             scalars += (float(step),) if self._granularity == "layer_step" else ()
             sets_anchor = self._has_anchor(phase) and index > 0 and step == 0
             kind = index + len(self._phases) * sets_anchor
-            selected = None if phase.batch is None else batch_rows(rows[phase.role], phase.batch, step)
             yield Stage(kind, phase.role, selected, scalars)
 
     @override
@@ -181,7 +183,8 @@ class GradientLearner(Learner):
         moving = {name: tensor for name, tensor in fast.moved.items() if name in phase.rates}
         if sets_anchor:
             fast = fast._replace(anchor={**fast.anchor, **moving})
-        gradient, net.buffers = self._gradient(net, meta, fast, batch, phase)(moving)
+        known = fast._replace(features=self._features_of(fast, phase, scalars))
+        gradient, net.buffers = self._gradient(net, meta, known, batch, phase)(moving)
         return self._update(meta, fast, moving, gradient, phase, scalars)
 
     def _gradient(
@@ -199,6 +202,15 @@ class GradientLearner(Learner):
             return self._penalised(value, meta, fast, moving, phase)
 
         return lambda moving: self._inner.gradient(meta, moving, outputs, phase.objective, batch, penalised)
+
+    def _features_of(self, fast: FastWeights, phase: ReadyPhase, scalars: Tensor) -> Tensor | None:
+        """The features of a step's examples, if they are known."""
+        if fast.features is None or phase.config.batch is None:
+            return fast.features
+        first, last = 3 * (phase.config.optimizer == "adam"), len(scalars) - (self._granularity == "layer_step")
+        # The rows are data, so that all steps of a phase share one compiled graph; without rows, they are all.
+        rows = scalars[first:last].long()
+        return fast.features.index_select(0, rows) if len(rows) else fast.features
 
     def _loss(
         self, net: Network, meta: Params, fast: FastWeights, batch: Batch, phase: ReadyPhase
@@ -275,20 +287,3 @@ class GradientLearner(Learner):
     def proximal(self, fast: FastWeights) -> Proximal:
         phase = self._phases[0].config
         return Proximal(fast.moved, phase.lr * phase.l2sp)
-
-    def _fresh_heads(self, meta: Params, features: Tensor | None, task: Episode) -> Params:
-        """Heads that start anew; the tasks set their number of outputs. The meta-parameters need not have them."""
-        like, heads = next(iter(meta.values())), Params()
-        for head, outputs in self.backbone.heads.items() if self._fresh_head else ():
-            weight, bias = self.backbone.head_names(head)
-            if self._words is not None:
-                pad_id = self.backbone.tokens.pad_id if self.backbone.tokens else 0
-                heads[weight] = self._scale * class_words(self._words, task[LABELS].inputs, pad_id)
-                heads[bias] = like.new_zeros(outputs)
-            elif self._from_means and features is not None:
-                means = class_means(features, task[self.roles[0]], outputs)
-                heads[weight], heads[bias] = linear_form(means, self._scale)
-            else:
-                heads[weight] = like.new_zeros(outputs, self.backbone.num_features)
-                heads[bias] = like.new_zeros(outputs)
-        return {name: tensor for name, tensor in heads.items() if name in self._fresh_head}

@@ -12,6 +12,7 @@ from distmeta.config import AlgorithmConfig
 from distmeta.core.errors import UserError, nearest
 from distmeta.methods.presets.architecture import darts
 from distmeta.methods.presets.black_box import in_context, lstm, neural_process
+from distmeta.methods.presets.continual import anml, oml
 from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.inner import boil, cavia, maml_pp
@@ -116,6 +117,8 @@ METHODS: dict[str, Preset] = {
     "darts": Preset(
         darts, "Cell of mixed operations (DARTS)", "Liu et al. 2019, arXiv 1806.09055", "jobs/architecture.py:darts"
     ),
+    "oml": Preset(oml, "OML", "Javed & White 2019, arXiv 1905.12588", "jobs/continual.py:oml"),
+    "anml": Preset(anml, "ANML", "Beaulieu et al. 2020, arXiv 2002.09571", "jobs/continual.py:anml"),
 }
 
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 JOBS = {
     "architecture": ["chosen", "darts"],
     "cifar_fs": ["maml"],
+    "continual": ["anml", "oml", "oml_paper", "pretrain"],
     "feature_reuse": [
         "anil",
         "maml",
@@ -58,6 +59,7 @@ JOBS = {
 METHOD = {
     "architecture_chosen": "darts",
     "inner_problem_equal_weights": "proto_maml",
+    "continual_oml_paper": "oml",
     "intents_frozen": "protonet",
     "intents_lora_plain": "proto_maml",
     "intents_lora_protonet": "protonet",

@@ -43,6 +43,17 @@ def test_omniglot_is_inverted_and_resized(omniglot_folder: Path) -> None:
     assert import_store("omniglot", omniglot_folder.parent, name="again").shape == (1, 28, 28)
 
 
+def test_omniglot_by_alphabets_keeps_the_zips_apart(omniglot_folder: Path) -> None:
+    store = import_store("omniglot_alphabets", omniglot_folder, options=ImportOptions(size=4))
+    names = {
+        split: [store.class_names[i] for i in store.split("omniglot_alphabets", split)] for split in ("train", "test")
+    }
+    with zipfile.ZipFile(omniglot_folder / "images_background.zip") as archive:
+        background = {"/".join(name.split("/")[1:3]) for name in archive.namelist() if name.endswith(".png")}
+    assert set(names["train"]) == background
+    assert set(names["test"]) == set(store.class_names) - background
+
+
 def test_omniglot_shrinks_by_averaging(tmp_path: Path, omniglot_folder: Path) -> None:
     checks = Image.fromarray(np.indices((8, 8)).sum(0) % 2 == 0)
     buffer = io.BytesIO()

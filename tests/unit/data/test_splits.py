@@ -18,6 +18,14 @@ def test_omniglot_has_the_sizes_of_the_maml_paper() -> None:
     assert splits.omniglot(seed=1) != splits.omniglot(seed=0)
 
 
+def test_alphabets_keep_their_zips() -> None:
+    split_set = splits.by_alphabets(964, 1623)["omniglot_alphabets"]
+    assert {split: len(classes) for split, classes in split_set.items()} == {"train": 864, "val": 100, "test": 659}
+    assert sorted(split_set["train"] + split_set["val"]) == list(range(964))
+    assert split_set["test"] == list(range(964, 1623))
+    assert splits.by_alphabets(2, 3)["omniglot_alphabets"] == {"train": [0, 1], "val": [], "test": [2]}
+
+
 @pytest.mark.parametrize("num_classes", [1, 2, 3, 4, 10, 77, 100])
 @pytest.mark.parametrize("parts", [(0.64, 0.16, 0.2), (0.98, 0.01, 0.01), (0.0, 0.5, 0.5), (1.0, 0.0, 0.0)])
 def test_fractions_are_disjoint_and_complete(num_classes: int, parts: tuple[float, float, float]) -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from distmeta.config import Conv4Config, MixedConfig, MlpConfig, ResNet12Config
+from distmeta.config import Conv4Config, ConvNetConfig, MixedConfig, MlpConfig, ResNet12Config
 from distmeta.config.models import ModelConfig, TransformerConfig
 from distmeta.config.petl import FullConfig, LoraConfig, MamConfig
 from distmeta.core.errors import UserError
@@ -44,6 +44,8 @@ ROWS: dict[str, tuple[ModelConfig, tuple[int, ...], int]] = {
     "mixed of chosen operations": (MixedConfig(filters=5, chosen=("conv3x3", "skip", "conv1x1")), (1, 12, 12), 5),
     "mixed inductive": (MixedConfig(filters=6, cells=1, norm="support"), (1, 12, 12), 6),
     "resnet12": (ResNet12Config(widths=(4, 4, 5, 6), dropout=0.1), (3, 16, 16), 6),
+    "convnet": (ConvNetConfig(filters=(4, 5)), (3, 12, 14), 5 * 3 * 4),
+    "convnet without norm": (ConvNetConfig(filters=(4, 5), norm="none"), (1, 12, 12), 5 * 3 * 3),
     "transformer": (VIT, (3, 8, 8), 8),
     "transformer of all weights": (VIT.model_copy(update={"petl": (FullConfig(),)}), (3, 8, 8), 8),
     "conv4 inductive": (Conv4Config(filters=6, norm="support"), (1, 16, 16), 6),
@@ -127,6 +129,8 @@ def test_initial_weights_of_conv4_are_xavier_uniform() -> None:
         (Conv4Config(), (1,), "takes images"),
         (MixedConfig(), (1,), "3 cells take images of 7x7 pixels or more"),
         (MixedConfig(), (1, 7, 6), "3 cells take images of 7x7 pixels or more"),
+        (ConvNetConfig(), (1, 15, 28), r"3 blocks do not fit inputs of shape \(1, 15, 28\); allowed: fewer blocks"),
+        (ConvNetConfig(filters=(4,), gate=(2, 2)), (1, 7, 7), "model.gate: 2 blocks do not fit"),
         (Conv4Config(downsample="pool"), (1, 28, 15), "28x15 pixels are too small"),
         (Conv4Config(), (2**30, 8, 8), "64 filters make a layer of .* parameters"),
     ],
@@ -134,3 +138,25 @@ def test_initial_weights_of_conv4_are_xavier_uniform() -> None:
 def test_unsupported_input_shapes_are_refused(config: ModelConfig, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_backbone(config, shape, {HEAD: 5})
+
+
+def test_a_gate_multiplies_the_features_by_numbers_between_0_and_1() -> None:
+    shape, heads = (1, 12, 12), {HEAD: 4}
+    plain = build_backbone(ConvNetConfig(filters=(4, 5)), shape, heads, torch.float64)
+    gated = build_backbone(ConvNetConfig(filters=(4, 5), gate=(3,)), shape, heads, torch.float64)
+    params, inputs = gated.init(0), torch.rand(3, *shape, dtype=torch.float64)
+    groups = gated.groups()
+    assert set(groups["gate"]) == set(groups["body"]) - set(plain.groups()["body"])
+    ungated = network(plain).features({name: params[name] for name in plain.init(0)}, inputs)
+    factors = network(gated).features(params, inputs)[ungated > 0] / ungated[ungated > 0]
+    assert 0 < factors.min() < factors.max() < 1
+    halves = params | {name: torch.zeros_like(params[name]) for name in ("gate.linear.weight", "gate.linear.bias")}
+    torch.testing.assert_close(network(gated).features(halves, inputs), ungated / 2)
+
+
+def test_a_convnet_treats_examples_one_by_one() -> None:
+    backbone = build_backbone(ConvNetConfig(filters=(4, 5), gate=(3,)), (1, 12, 12), {HEAD: 4}, torch.float64)
+    params, inputs = backbone.init(0), torch.rand(3, 1, 12, 12, dtype=torch.float64)
+    assert (backbone.is_row_wise, backbone.protocols) == (True, ("inductive",))
+    together = network(backbone)(params, inputs)
+    torch.testing.assert_close(together, torch.cat([network(backbone)(params, row[None]) for row in inputs]))

@@ -170,3 +170,57 @@ def test_omniglot_tasks_at_the_settings_of_the_literature(omniglot_store: Path) 
     assert 0.0 <= float(ink.min()) <= float(ink.max()) <= 1.0
     assert 0.03 < float(ink.mean()) < 0.2, "ink is 1 on a background of 0"
     assert source.train_outputs[SOURCE] == 4 * 1100
+
+
+def test_streams_have_labels_among_all_training_classes(store: ClassStore) -> None:
+    stream = {"classes": 2, "shots": 3, "queries": 1, "remember": 40}
+    source = source_of(store, way=3, shots=2, queries=2, eval_queries=2, stream=stream)
+    assert source.train_outputs == {"support": 3, "query": 3, "source": 6, "trajectory": 6, "remember": 6}
+    assert source.roles("train") == ("support", "query", "source", "trajectory", "remember")
+    assert source.roles("test") == ("support", "query", "source")
+    episode = source.episodes(source.specs("train", 0, 20), ("trajectory", "remember"))
+    of_label = store.split("mixed", "train")
+    assert episode["trajectory"].inputs.shape == (20, 6, 1, 4, 4)
+    assert episode["remember"].inputs.shape == (20, 2 + 40, 1, 4, 4)
+    for role in episode.roles:
+        assert np.array_equal(origins(episode[role])[0], of_label[episode[role].targets.numpy()])
+    drawn = set()
+    for labels, examples, more, further in zip(
+        episode["trajectory"].targets.tolist(),
+        origins(episode["trajectory"])[1].tolist(),
+        episode["remember"].targets.tolist(),
+        origins(episode["remember"])[1].tolist(),
+        strict=True,
+    ):
+        first, second = labels[0], labels[3]
+        assert first != second
+        assert labels == [first] * 3 + [second] * 3, "class after class"
+        assert more[:2] == [first, second]
+        assert len({*examples[:3], further[0]}) == len({*examples[3:], further[1]}) == 4, "further examples are others"
+        drawn |= set(more[2:])
+    assert drawn == set(range(6))
+
+
+def test_evaluation_tasks_of_streams_come_class_after_class(store: ClassStore) -> None:
+    fields = {"way": 3, "shots": 2, "queries": 2, "eval_queries": 2}
+    source, shuffled = source_of(store, **fields, stream={"shots": 3}), source_of(store, **fields)
+    specs = source.specs("test", 0, 10)
+    support, others = source.episodes(specs).support, shuffled.episodes(specs).support
+    assert support.targets.tolist() == [[0, 0, 1, 1, 2, 2]] * 10
+    order = others.targets.argsort(dim=1, stable=True)
+    assert any(targets != [0, 0, 1, 1, 2, 2] for targets in others.targets.tolist())
+    for task in range(10):
+        same = others.inputs[task][order[task]]
+        assert {x.numpy().tobytes() for x in same} == {x.numpy().tobytes() for x in support.inputs[task]}
+
+
+@pytest.mark.parametrize(
+    ("stream", "message"),
+    [
+        ({"classes": 7, "shots": 2}, r"tasks.stream.classes: 7 classes in a trajectory, but there are 6 training cl"),
+        ({"shots": 5, "queries": 2}, r"tasks.stream: 5 shots and 2 queries .* has 6 examples, 7 are needed"),
+    ],
+)
+def test_streams_that_are_too_long_are_refused(store: ClassStore, stream: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        source_of(store, way=3, shots=2, queries=2, eval_queries=2, stream=stream)
