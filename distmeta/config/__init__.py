@@ -19,6 +19,7 @@ from distmeta.config.petl import (
     MamConfig,
     PrefixConfig,
 )
+from distmeta.config.problems import DatasetTasks, QuadraticTasks
 from distmeta.config.python import (
     PythonEstimator,
     PythonLearner,
@@ -39,6 +40,7 @@ __all__ = [
     "BitFitConfig",
     "CheckpointConfig",
     "Conv4Config",
+    "DatasetTasks",
     "DisplacementConfig",
     "EngineConfig",
     "EvaluateConfig",
@@ -66,6 +68,7 @@ __all__ = [
     "PythonModel",
     "PythonObjective",
     "PythonTasks",
+    "QuadraticTasks",
     "ResNet12Config",
     "RidgeConfig",
     "RunConfig",

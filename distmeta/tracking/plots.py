@@ -90,6 +90,7 @@ def sample_tasks(
     query_labels: Array,
     predictions: Array | None = None,
     max_queries: int = 10,
+    max_support: int = 100,
 ) -> None:
     """Draw few-shot image tasks in rows: the support set on the left, queries on the right.
 
@@ -103,7 +104,9 @@ def sample_tasks(
         query_labels: [S, Q].
         predictions: [S, Q] predicted labels.
         max_queries: Maximum number of queries shown of each task.
+        max_support: Maximum number of support examples shown of each task, the first ones.
     """
+    support_images, support_labels = support_images[:, :max_support], support_labels[:, :max_support]
     num_support, num_query = support_images.shape[1], min(max_queries, query_images.shape[1])
     figure, grid = _grid(len(support_images), [1.0] * num_support + [0.4] + [1.0] * num_query)
     for s, row in enumerate(grid):
