@@ -4,11 +4,12 @@ from distmeta.config.algorithm import AlgorithmConfig, EvaluateConfig, Term
 from distmeta.config.black_box import InContextConfig, LstmConfig, NeuralProcessConfig
 from distmeta.config.checkpoint import CheckpointConfig
 from distmeta.config.engine import EngineConfig
-from distmeta.config.estimators import BackpropConfig, DisplacementConfig, ImplicitConfig
+from distmeta.config.estimators import BackpropConfig, DisplacementConfig, EvolutionConfig, ImplicitConfig
 from distmeta.config.evaluation import EvaluationConfig
 from distmeta.config.gradient import GradientConfig, Phase
 from distmeta.config.learners import NeighbourConfig, NewtonConfig, PrototypeConfig, RidgeConfig
 from distmeta.config.models import Conv4Config, MlpConfig, ResNet12Config, TransformerConfig
+from distmeta.config.optimizers import AdamRuleConfig, LearnedOptimizerConfig, LstmRuleConfig, MlpRuleConfig
 from distmeta.config.outer import OuterConfig
 from distmeta.config.petl import (
     AdapterConfig,
@@ -34,6 +35,7 @@ from distmeta.config.tracking import TrackingConfig
 from distmeta.config.train import TrainConfig
 
 __all__ = [
+    "AdamRuleConfig",
     "AdapterConfig",
     "AlgorithmConfig",
     "BackpropConfig",
@@ -45,16 +47,20 @@ __all__ = [
     "EngineConfig",
     "EvaluateConfig",
     "EvaluationConfig",
+    "EvolutionConfig",
     "FullConfig",
     "GlyphTasks",
     "GradientConfig",
     "Ia3Config",
     "ImplicitConfig",
     "InContextConfig",
+    "LearnedOptimizerConfig",
     "LoraConfig",
     "LstmConfig",
+    "LstmRuleConfig",
     "MamConfig",
     "MlpConfig",
+    "MlpRuleConfig",
     "NeighbourConfig",
     "NeuralProcessConfig",
     "NewtonConfig",

@@ -9,6 +9,7 @@ from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, m
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.inner import boil, cavia, maml_pp
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
+from distmeta.methods.presets.optimizers import evolved_optimizer, learned_optimizer
 from distmeta.methods.presets.reuse import multitask, nil, nil_head
 from distmeta.methods.presets.transfer import pretrain
 
@@ -18,12 +19,14 @@ __all__ = [
     "anil",
     "boil",
     "cavia",
+    "evolved_optimizer",
     "fomaml",
     "imaml",
     "imaml_hf",
     "in_context",
     "knn",
     "label_words",
+    "learned_optimizer",
     "lstm",
     "maml",
     "maml_pp",

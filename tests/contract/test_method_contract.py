@@ -73,6 +73,8 @@ ROWS = (
     Row("boil"),
     Row("maml_pp", {"steps": 2, "first_order_until": 0}, {}, {"lr": 0.01, "steps": 2, "first_order_until": 0}),
     Row("cavia", {"lr": 0.5, "steps": 2}, {}, {"lr": 0.5}, context_size=4),
+    Row("learned_optimizer", {"steps": 4, "window": 2, "batch": 4}, {}, {"steps": 4, "window": None}),
+    Row("evolved_optimizer", {"steps": 4, "window": 2, "batch": 4}, {}, {"steps": 4, "window": 2, "persistent": False}),
 )
 
 

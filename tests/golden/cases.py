@@ -18,7 +18,9 @@ from distmeta.config import (
     EvaluationConfig,
     GlyphTasks,
     MlpConfig,
+    MlpRuleConfig,
     OuterConfig,
+    QuadraticTasks,
     RunConfig,
     RuntimeConfig,
     SinusoidTasks,
@@ -32,12 +34,14 @@ from distmeta.methods import (
     anil,
     boil,
     cavia,
+    evolved_optimizer,
     fomaml,
     imaml,
     imaml_hf,
     in_context,
     knn,
     label_words,
+    learned_optimizer,
     lstm,
     maml,
     maml_pp,
@@ -82,6 +86,7 @@ def _run(name: str, strategy: str, algorithm: Any, **sections: Any) -> RunConfig
 
 _WAVES = {"model": MlpConfig(hidden=(16, 16)), "outer": OuterConfig(optimizer="Adam", lr=1e-2)}
 _CONTEXT_WAVES = {**_WAVES, "model": MlpConfig(hidden=(16, 16), context_size=3)}
+_QUADRATICS = {"tasks": QuadraticTasks(), "model": MlpConfig(hidden=())}
 
 CASES: dict[str, RunConfig] = {
     config.name: config
@@ -129,6 +134,11 @@ CASES: dict[str, RunConfig] = {
         _run("maml_pp", "vmap", maml_pp(steps=2, first_order_until=2, each_until=4)),
         _run("cavia", "vmap", cavia(steps=2), model=Conv4Config(filters=6, context_size=4)),
         _run("cavia-waves", "loop", cavia(eval_steps=3), tasks=SinusoidTasks(), **_CONTEXT_WAVES),
+        _run("learned_optimizer", "vmap", learned_optimizer(steps=6, window=2), **_QUADRATICS),
+        _run("learned_optimizer-mlp", "loop", learned_optimizer(3, None, 4, rule=MlpRuleConfig(nominal=1.0))),
+        _run("evolved_optimizer", "vmap", evolved_optimizer(steps=6, window=2, batch=4), **_QUADRATICS),
+        _run("evolved_optimizer-es", "loop", evolved_optimizer(4, 2, 4, persistent=False)),
+        _run("evolved_optimizer-waves", "vmap", evolved_optimizer(4, None), tasks=SinusoidTasks(), **_WAVES),
         _run("pretrain", "loop", pretrain(steps=4)),
         _run(
             "pretrain-waves",

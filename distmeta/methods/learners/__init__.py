@@ -8,11 +8,13 @@ from typing import Any
 from distmeta.config.black_box import InContextConfig, LstmConfig, NeuralProcessConfig
 from distmeta.config.gradient import GradientConfig
 from distmeta.config.learners import LearnerConfig, NeighbourConfig, NewtonConfig, PrototypeConfig, RidgeConfig
+from distmeta.config.optimizers import LearnedOptimizerConfig
 from distmeta.config.python import PythonLearner
 from distmeta.core.code import instance_of
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.learners.gradient import GradientLearner
 from distmeta.methods.learners.in_context import InContextLearner
+from distmeta.methods.learners.learned_optimizer import LearnedOptimizer
 from distmeta.methods.learners.lstm import LstmLearner
 from distmeta.methods.learners.neighbours import NeighbourLearner
 from distmeta.methods.learners.neural_process import NeuralProcessLearner
@@ -56,6 +58,10 @@ def _in_context(config: InContextConfig, backbone: Backbone, objective: str, whe
     return InContextLearner(config, backbone)
 
 
+def _learned_optimizer(config: LearnedOptimizerConfig, backbone: Backbone, objective: str, where: str) -> Learner:
+    return LearnedOptimizer(config, backbone, objective, where)
+
+
 def _python(config: PythonLearner, backbone: Backbone, objective: str, where: str) -> Learner:
     learner: Learner = instance_of(Learner, config, where, backbone)
     return learner
@@ -70,6 +76,7 @@ LEARNERS: dict[str, LearnerFactory] = {
     "lstm": _lstm,
     "neural_process": _neural_process,
     "in_context": _in_context,
+    "learned_optimizer": _learned_optimizer,
     "python": _python,
 }
 

@@ -89,6 +89,7 @@ class Learner(ABC):
         step_order: Order of the derivatives that an inner step takes.
         reads_features_only: Whether it uses the network for nothing but the features of examples by the
             meta-parameters, so that evaluation may compute those of each example once.
+        draws: Whether it draws random numbers, from the seeds of tasks.
         own_heads: If it uses no head of the network, the heads of its own by name, beside its predictions (`head`).
     """
 
@@ -96,6 +97,7 @@ class Learner(ABC):
     fresh: frozenset[str] = frozenset()
     step_order: int = 1
     reads_features_only: bool = False
+    draws: bool = False
     own_heads: Mapping[str, OwnHead] | None = None
 
     def __init__(self, backbone: Backbone) -> None:

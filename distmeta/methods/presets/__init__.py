@@ -15,6 +15,7 @@ from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, m
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.inner import boil, cavia, maml_pp
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
+from distmeta.methods.presets.optimizers import evolved_optimizer, learned_optimizer
 from distmeta.methods.presets.reuse import multitask, nil
 from distmeta.methods.presets.transfer import pretrain
 
@@ -83,6 +84,18 @@ METHODS: dict[str, Preset] = {
     "boil": Preset(boil, "BOIL", "Oh et al. 2021, arXiv 2008.08882", "jobs/omniglot.py:boil"),
     "maml_pp": Preset(maml_pp, "MAML++", "Antoniou et al. 2019, arXiv 1810.09502", "jobs/omniglot.py:maml_pp"),
     "cavia": Preset(cavia, "CAVIA", "Zintgraf et al. 2019, arXiv 1810.03642", "jobs/sinusoid.py:cavia"),
+    "learned_optimizer": Preset(
+        learned_optimizer,
+        "Learned optimizer, LSTM",
+        "Andrychowicz et al. 2016, arXiv 1606.04474",
+        "jobs/learned_optimizers.py:quadratics",
+    ),
+    "evolved_optimizer": Preset(
+        evolved_optimizer,
+        "Learned optimizer, PES",
+        "Vicol et al. 2021, arXiv 2112.13835; Metz et al. 2022, arXiv 2203.11860",
+        "jobs/learned_optimizers.py:mlp",
+    ),
 }
 
 
