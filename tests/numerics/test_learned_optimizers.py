@@ -32,7 +32,7 @@ from distmeta.engine.engine import Engine
 from distmeta.methods.estimators import build_estimator
 from distmeta.methods.estimators.base import Moment
 from distmeta.methods.learners.base import Learner, Stage
-from distmeta.methods.learners.learned_optimizer import LearnedOptimizer
+from distmeta.methods.learners.learned_optimizer import OptimizerLearner
 from distmeta.methods.learners.rules.mlp import TIMES
 from distmeta.methods.objectives import mse
 from distmeta.methods.terms import OuterTerm
@@ -49,9 +49,9 @@ LSTM = LstmRuleConfig(width=5, preprocess=3.0)
 MLP = MlpRuleConfig(width=6, decays=(0.5, 0.9), second_decay=0.99, scale=0.05, exponent=0.3, nominal=0.7)
 
 
-def learner_of(rule: Any, **fields: object) -> LearnedOptimizer:
+def learner_of(rule: Any, **fields: object) -> OptimizerLearner:
     config = LearnedOptimizerConfig.model_validate({"rule": rule, "steps": STEPS, "batch": 3, **fields})
-    return LearnedOptimizer(config, mlp(outputs=2, hidden=(4,)), "mse")
+    return OptimizerLearner(config, mlp(outputs=2, hidden=(4,)), "mse")
 
 
 def meta_of(learner: Learner) -> Params:
@@ -155,7 +155,7 @@ def test_trajectories_are_those_of_a_plain_loop(rule: Any) -> None:
 
 def test_initial_values_have_the_spread_of_the_network() -> None:
     backbone = build_backbone(MlpConfig(hidden=(30,)), (50,), {HEAD: 10}, torch.float64)
-    learner = LearnedOptimizer(LearnedOptimizerConfig(steps=0, init_scale=2.0), backbone, "mse")
+    learner = OptimizerLearner(LearnedOptimizerConfig(steps=0, init_scale=2.0), backbone, "mse")
     empty = Batch(torch.zeros(400, 1, 50, dtype=torch.float64), torch.zeros(400, 1, 10, dtype=torch.float64))
     engine = engine_of(learner, BackpropConfig())
     task = Episode({SUPPORT: empty}, torch.arange(400))
@@ -213,7 +213,7 @@ def test_gradients_that_count_as_given_are_not_differentiated() -> None:
 
         given = grad(inner)(fast.params.detach())
         scalars = torch.tensor(stage.scalars, dtype=torch.float64)
-        update, slots = learner._rule.update(own, fast.slots, given, fast.params, scalars, learner._start.sizes)
+        update, slots = learner.rule.update(own, fast.slots, given, fast.params, scalars, learner._start.sizes)
         fast = fast._replace(params=fast.params + update, slots=slots)
         total = total + mse(lambda x, fast=fast: learner.predict(net, leaves, fast, task, x), task.query)[0]
     expected = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))

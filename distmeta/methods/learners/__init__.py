@@ -14,7 +14,7 @@ from distmeta.core.code import instance_of
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.learners.gradient import GradientLearner
 from distmeta.methods.learners.in_context import InContextLearner
-from distmeta.methods.learners.learned_optimizer import LearnedOptimizer
+from distmeta.methods.learners.learned_optimizer import OptimizerLearner
 from distmeta.methods.learners.lstm import LstmLearner
 from distmeta.methods.learners.neighbours import NeighbourLearner
 from distmeta.methods.learners.neural_process import NeuralProcessLearner
@@ -59,7 +59,7 @@ def _in_context(config: InContextConfig, backbone: Backbone, objective: str, whe
 
 
 def _learned_optimizer(config: LearnedOptimizerConfig, backbone: Backbone, objective: str, where: str) -> Learner:
-    return LearnedOptimizer(config, backbone, objective, where)
+    return OptimizerLearner(config, backbone, objective, where)
 
 
 def _python(config: PythonLearner, backbone: Backbone, objective: str, where: str) -> Learner:

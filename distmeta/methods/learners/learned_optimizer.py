@@ -32,7 +32,7 @@ from distmeta.core.types import Batch, Episode, Params
 from distmeta.methods.learners.base import Learner, Stage
 from distmeta.methods.learners.phases import batch_rows, group_names
 from distmeta.methods.learners.rules import build_rule
-from distmeta.methods.learners.rules.base import Slots
+from distmeta.methods.learners.rules.base import Slots, UpdateRule
 from distmeta.methods.objectives import find_objective
 from distmeta.models.base import HEAD, Backbone
 from distmeta.models.network import Network
@@ -55,7 +55,7 @@ class Optimisee(NamedTuple):
     slots: Slots
 
 
-class LearnedOptimizer(Learner):
+class OptimizerLearner(Learner):
     """Steps of an update rule on the task's examples.
 
     Args:
@@ -69,13 +69,14 @@ class LearnedOptimizer(Learner):
     """
 
     draws = True
+    rule: UpdateRule
 
     def __init__(
         self, config: LearnedOptimizerConfig, backbone: Backbone, objective: str, where: str = "algorithm.learner"
     ) -> None:
         super().__init__(backbone)
         group_names(backbone.groups(), config.head, f"{where}.head")
-        self._config, self._rule = config, build_rule(config.rule)
+        self._config, self.rule = config, build_rule(config.rule)
         self._objective = find_objective(config.objective or objective, f"{where}.objective")
         self.roles = (config.role,)
         self._start = _Start(backbone, config.init_scale)
@@ -85,14 +86,18 @@ class LearnedOptimizer(Learner):
     def init(self, seed: int) -> Params:
         """The parameters of the optimizer: `optimizer.*`."""
         rng = torch.Generator().manual_seed(mix(seed, "learned_optimizer"))
-        params = self._rule.init(rng, self._start.centre.dtype)
+        params = self.rule.init(rng, self._start.centre.dtype)
         return {f"{PREFIX}{name}": tensor for name, tensor in params.items()}
+
+    @override
+    def own(self, meta: Params) -> Params:
+        return {name.removeprefix(PREFIX): tensor for name, tensor in meta.items()}
 
     @override
     def start(self, net: Network, meta: Params, task: Episode) -> Optimisee:
         assert task.seeds is not None, "initial values are drawn by the seeds of tasks"
         params = self._start.draw(task.seeds)
-        return Optimisee(params, self._rule.start(params))
+        return Optimisee(params, self.rule.start(params))
 
     @override
     def stages(self, rows: Mapping[str, int]) -> Sequence[Stage]:
@@ -105,7 +110,7 @@ class LearnedOptimizer(Learner):
     def _stage(self, k: int, available: int) -> Stage:
         batch, steps = self._config.batch, self._config.steps
         selected = None if batch is None else batch_rows(available, batch, k)
-        return Stage(0, self._config.role, selected, self._rule.scalars(k, steps))
+        return Stage(0, self._config.role, selected, self.rule.scalars(k, steps))
 
     @override
     def advance(
@@ -118,8 +123,7 @@ class LearnedOptimizer(Learner):
 
         gradient, net.buffers = grad(loss, has_aux=True)(fast.params)
         gradient = gradient if self._config.second_order else gradient.detach()
-        own = {name.removeprefix(PREFIX): tensor for name, tensor in meta.items()}
-        update, slots = self._rule.update(own, fast.slots, gradient, fast.params, scalars, self._start.sizes)
+        update, slots = self.rule.update(self.own(meta), fast.slots, gradient, fast.params, scalars, self._start.sizes)
         return Optimisee(fast.params + update, slots)
 
     @override

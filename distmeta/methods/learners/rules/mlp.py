@@ -9,8 +9,8 @@ memory, compute, and performance in learned optimizers* (arXiv 2203.11860); Metz
 
 Time is `tanh(k / t - 1)` for t = 1, 3, 10, ..., 10,000, and the share `2 k / K - 1` of the steps that are to be taken,
 which VeLO and Celo read (Metz et al. 2022, arXiv 2211.09760; Moudgil et al. 2025, arXiv 2501.12670): within a known
-horizon, the rate can fall. With `nominal` the MLP corrects Adam (Harrison et al. 2022, arXiv 2209.11208), whose rate
-before training is `scale`.
+horizon, the rate can fall. Beyond it the share is 1. With `nominal` the MLP corrects Adam (Harrison et al. 2022, arXiv
+2209.11208), whose rate before training is `scale`.
 
 Deviations from the `small_fc_mlp` of Metz et al.: no factored second moments (Adafactor); the share of steps; weights
 of the last layer begin at a tenth of the usual size.
@@ -62,7 +62,7 @@ class MlpRule(UpdateRule):
     def scalars(self, k: int, steps: int) -> tuple[float, ...]:
         decays = (*self._config.decays, self._config.second_decay)
         time = (torch.tensor(k, dtype=torch.float64) / torch.tensor(TIMES, dtype=torch.float64) - 1).tanh().tolist()
-        return (*(1 - decay ** (k + 1) for decay in decays), *time, 2 * k / steps - 1)
+        return (*(1 - decay ** (k + 1) for decay in decays), *time, min(2 * k / steps - 1, 1.0))
 
     @override
     def update(
