@@ -63,12 +63,14 @@ class AdamRuleConfig(Frozen):
         lr: Its rate before training.
         beta1: Decay of the first moment.
         beta2: Decay of the second moment.
+        schedule: Whether the rate falls to 0 along half a cosine within the steps.
     """
 
     kind: Literal["adam"] = "adam"
     lr: PositiveFloat = 1e-3
     beta1: Decay = 0.9
     beta2: Decay = 0.999
+    schedule: Literal["constant", "cosine"] = "constant"
 
 
 RuleConfig = Annotated[LstmRuleConfig | MlpRuleConfig | AdamRuleConfig, Field(discriminator="kind")]

@@ -18,6 +18,7 @@ from torch.func import grad
 from typing_extensions import override
 
 from distmeta.config import (
+    AdamRuleConfig,
     BackpropConfig,
     EngineConfig,
     EvolutionConfig,
@@ -151,6 +152,26 @@ def test_trajectories_are_those_of_a_plain_loop(rule: Any) -> None:
                 value += update
         expected = torch.cat([value.flatten() for value in params])
         torch.testing.assert_close(states[k + 1].params, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_adam_is_that_of_torch(schedule: Any) -> None:
+    learner = learner_of(AdamRuleConfig(lr=0.05, beta1=0.8, beta2=0.95, schedule=schedule))
+    task = single_tasks(regression(count=7))[0]
+    states = walk(learner, learner.init(0), task)
+    network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    nn.utils.vector_to_parameters(states[0].params.clone(), network.parameters())
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.05, betas=(0.8, 0.95))
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    for k in range(STEPS):
+        rows = [(3 * k + i) % 7 for i in range(3)]
+        optimizer.zero_grad()
+        F.mse_loss(network(task.support.inputs[rows]), task.support.targets[rows]).backward()
+        optimizer.step()
+        if schedule == "cosine":
+            falling.step()
+        expected = nn.utils.parameters_to_vector(network.parameters())
+        torch.testing.assert_close(states[k + 1].params, expected, rtol=1e-7, atol=1e-10)
 
 
 def test_initial_values_have_the_spread_of_the_network() -> None:
