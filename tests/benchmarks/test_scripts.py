@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.cluster.stragglers import ideal
-from benchmarks.methods import omniglot_curve, omniglot_methods, sinusoid
+from benchmarks.methods import omniglot_curve, omniglot_methods, optimizers, sinusoid
+from benchmarks.scripts import load_job
 from distmeta.config import RunConfig
 from distmeta.program.scoring import Score
-from distmeta.training import TrainResult
+from distmeta.training import TrainResult, train
 from distmeta.training.result import Evaluation
 
 
@@ -115,6 +117,32 @@ def test_tradeoff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert peaks["iMAML, gradient descent", 40] == pytest.approx(peaks["iMAML, gradient descent", 2], rel=0.05)
     assert is_picture(tmp_path / "tradeoff.png")
     assert "iMAML, Newton-CG" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_optimizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ("train.steps=1", "train.tasks_per_step=2", "runtime.executor=local", "evaluation.final_tasks=0")
+    small = ("algorithm.learner.steps=20", "evaluation.every=0", "tracking.kind=none", "tasks.size=3", "tasks.rows=6")
+    runs = f"checkpoint.path={tmp_path}"
+    train(load_job("learned_optimizers.py:quadratics", *changes, *small, runs), quiet=True)
+    model = ("--model", "{kind: mlp, hidden: [2]}")
+    sizes = ("--seeds", "3", "--rates", "7", "--out", str(tmp_path))
+    run(monkeypatch, "methods.optimizers", str(tmp_path / "optimizer_quadratics"), *model, *sizes)
+    rows = written(tmp_path, "optimizers")["rows"]
+    assert [row["optimizer"] for row in rows] == 2 * ["learned", "Adam", "Adam, cosine"]
+    assert rows[1]["difference"] == {"mean": 0.0, "half": 0.0}
+    assert (rows[1]["reached"], rows[1]["rate"] in [2.0**-k for k in range(7)]) == (3, True)
+    assert rows[0]["final"]["mean"] > rows[1]["final"]["mean"]  # one step of training is not enough
+    curves = written(tmp_path, "optimizers")["curves"]["as trained"]
+    assert all(len(curve) == 21 for curve in curves.values())
+    assert curves["learned"][0] == curves["Adam"][0] > curves["Adam"][-1]
+    assert is_picture(tmp_path / "optimizers.png")
+    assert "model {kind: mlp, hidden: [2]}" in capsys.readouterr().out
+
+
+def test_steps_to_a_loss() -> None:
+    curve = torch.tensor([3.0, 2.0, 2.5, 1.0])
+    assert [optimizers.steps_to(curve, goal) for goal in (3.0, 2.2, 1.0, 0.5)] == [0, 1, 3, None]
 
 
 def trained(config: RunConfig) -> TrainResult:
