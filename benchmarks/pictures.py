@@ -85,6 +85,23 @@ def tradeoff_curves(path: Path, curves: Curves, title: str) -> None:
     save(figure, path)
 
 
+def loss_curves(path: Path, settings: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> None:
+    """Draw losses after 0, 1, ... steps: a panel for each setting, a curve for each optimizer."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * len(settings), 4.0), layout="constrained", dpi=150)
+    figure.suptitle(title, fontsize=8, x=0.01, ha="left")
+    panels = figure.subplots(1, len(settings), squeeze=False)[0]
+    for axes, (setting, curves) in zip(panels, settings.items(), strict=True):
+        for index, (name, losses) in enumerate(curves.items()):
+            axes.plot(losses, color=COLOURS[index % len(COLOURS)], label=name, linewidth=1.2)
+        axes.set_title(setting, fontsize=9)
+        axes.set_yscale("log")
+        _finish(axes, "steps", "loss of the queries")
+        axes.legend(frameon=False, fontsize=7)
+    save(figure, path)
+
+
 def overhead_curves(path: Path, curves: Curves, goal: float, title: str) -> None:
     """Draw points of (workers, seconds of overhead, its ratio to copying), by payload; `goal` bounds the ratio."""
     figure, left, right = _two_panels(title, curves)

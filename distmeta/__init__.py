@@ -12,6 +12,7 @@ nor Ray nor MLflow:
     evaluate(checkpoint)  score a checkpoint on unseen tasks
     build(config)         the parts of a method, for training loops of one's own
     load(path)            a trained learner: `predict = load(path).adapt(x, y); predict(q)`
+    optim                 the module of learned optimizers: `optim.load(path)(model.parameters())`
     methods               the module with the table of methods
 """
 
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import distmeta.methods as methods
+    import distmeta.optim as optim
     from distmeta.adapt.load import load
     from distmeta.config import RunConfig
     from distmeta.config.load import load_config
@@ -41,6 +43,7 @@ __all__ = [
     "load",
     "load_config",
     "methods",
+    "optim",
     "train",
     "train_seeds",
 ]
@@ -61,8 +64,8 @@ _ATTRIBUTES = {
 
 def __getattr__(name: str) -> Any:
     """Import what `name` stands for. An import fault inside it is raised as it is."""
-    if name == "methods":
-        return importlib.import_module("distmeta.methods")
+    if name in ("methods", "optim"):
+        return importlib.import_module(f"distmeta.{name}")
     if name in _ATTRIBUTES:
         value = globals()[name] = getattr(importlib.import_module(_ATTRIBUTES[name]), name)
         return value

@@ -5,7 +5,8 @@
     python -m benchmarks.methods.table --methods maml protonet --seconds 30 --seeds 3 --out runs/quick
 
 DIR/table.json keeps finished rows, and a row that was cut off goes on from its newest checkpoint: the same command
-again does what is left. Methods for other tasks (texts, optimizers, streams) have tables of their own.
+again does what is left. Left out are methods for other tasks (texts, optimizers, streams, wrong labels) and
+the weight generator, which starts from another run.
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ JOBS = {
         **{name: f"{_OMNIGLOT}:{name}" for name in ("protonet", "proto_maml", "matching", "knn", "r2d2", "nil")},
         **{name: f"{_OMNIGLOT}:{name}" for name in ("lstm", "neural_process", "in_context", "pretrain")},
         "multitask": "feature_reuse.py:multitask",
+        "film": "parameter_prediction.py:film",
+        "darts": "architecture.py:darts",
     },
     "sinusoid": {
-        name: f"sinusoid.py:{name}"
-        for name in ("maml", "r2d2", "cavia", "lstm", "neural_process", "in_context", "pretrain")
+        **{name: f"sinusoid.py:{name}" for name in ("maml", "r2d2", "cavia", "lstm", "neural_process", "in_context")},
+        **{name: f"inner_problem.py:{name}" for name in ("hyperparameters", "learned_loss")},
+        "pretrain": "sinusoid.py:pretrain",
     },
 }
 """Tasks -> method -> job."""
@@ -43,6 +47,8 @@ SETTINGS = {
     "omniglot": ("tasks.way=20", "evaluation.tasks=100", "evaluation.final_tasks=600"),
     "sinusoid": ("runtime.executor=local", "train.steps=1000000", "checkpoint.every=20000", "evaluation.every=20000"),
 }
+OWN_SETTINGS = {"darts": ("tasks.store=omniglot", "tasks.rotations=true", "tasks.queries=1", "tasks.eval_queries=1")}
+"""Changes of jobs that are made for other tasks."""
 METRICS = {"omniglot": ("accuracy", 100.0), "sinusoid": ("loss", 1.0)}
 """Tasks -> what is shown, and its factor."""
 
@@ -50,7 +56,7 @@ METRICS = {"omniglot": ("accuracy", 100.0), "sinusoid": ("loss", 1.0)}
 def changes(args: argparse.Namespace, tasks: str, method: str, seed: int) -> list[str]:
     name = f"table_{tasks}_{method}_{seed}"
     own = [f"name={name}", f"seed={seed}", f"train.budget_s={args.seconds}", "tracking.kind=none"]
-    return [*SETTINGS[tasks], *own, *args.set]
+    return [*SETTINGS[tasks], *OWN_SETTINGS.get(method, ()), *own, *args.set]
 
 
 def mean_of(runs: Sequence[Mapping[str, Any]], protocol: str, metric: str, scale: float) -> str:

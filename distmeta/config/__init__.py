@@ -4,12 +4,13 @@ from distmeta.config.algorithm import AlgorithmConfig, EvaluateConfig, Term
 from distmeta.config.black_box import InContextConfig, LstmConfig, NeuralProcessConfig
 from distmeta.config.checkpoint import CheckpointConfig
 from distmeta.config.engine import EngineConfig
-from distmeta.config.estimators import BackpropConfig, DisplacementConfig, ImplicitConfig
+from distmeta.config.estimators import BackpropConfig, DisplacementConfig, EvolutionConfig, ImplicitConfig
 from distmeta.config.evaluation import EvaluationConfig
 from distmeta.config.gradient import GradientConfig, Phase
 from distmeta.config.inner import ExampleWeightsConfig, HyperparametersConfig, InnerLossConfig
 from distmeta.config.learners import NeighbourConfig, NewtonConfig, PrototypeConfig, RidgeConfig
 from distmeta.config.models import Conv4Config, ConvNetConfig, MixedConfig, MlpConfig, ResNet12Config, TransformerConfig
+from distmeta.config.optimizers import AdamRuleConfig, LearnedOptimizerConfig, LstmRuleConfig, MlpRuleConfig
 from distmeta.config.outer import OuterConfig
 from distmeta.config.petl import (
     AdapterConfig,
@@ -21,6 +22,7 @@ from distmeta.config.petl import (
     PrefixConfig,
 )
 from distmeta.config.prediction import FilmConfig, GeneratorConfig
+from distmeta.config.problems import DatasetTasks, QuadraticTasks
 from distmeta.config.python import (
     PythonEstimator,
     PythonLearner,
@@ -43,6 +45,7 @@ from distmeta.config.tracking import TrackingConfig
 from distmeta.config.train import TrainConfig
 
 __all__ = [
+    "AdamRuleConfig",
     "AdapterConfig",
     "AlgorithmConfig",
     "BackpropConfig",
@@ -50,10 +53,12 @@ __all__ = [
     "CheckpointConfig",
     "Conv4Config",
     "ConvNetConfig",
+    "DatasetTasks",
     "DisplacementConfig",
     "EngineConfig",
     "EvaluateConfig",
     "EvaluationConfig",
+    "EvolutionConfig",
     "ExampleWeightsConfig",
     "FilmConfig",
     "FullConfig",
@@ -65,11 +70,14 @@ __all__ = [
     "ImplicitConfig",
     "InContextConfig",
     "InnerLossConfig",
+    "LearnedOptimizerConfig",
     "LoraConfig",
     "LstmConfig",
+    "LstmRuleConfig",
     "MamConfig",
     "MixedConfig",
     "MlpConfig",
+    "MlpRuleConfig",
     "NeighbourConfig",
     "NeuralProcessConfig",
     "NewtonConfig",
@@ -83,6 +91,7 @@ __all__ = [
     "PythonModel",
     "PythonObjective",
     "PythonTasks",
+    "QuadraticTasks",
     "ResNet12Config",
     "RidgeConfig",
     "RunConfig",

@@ -108,6 +108,22 @@ class AlgorithmConfig(Frozen):
         used = [head for _, head, _ in self.evaluated_learner().uses]
         return (*of_terms, *reversed(used), "head")[0]
 
+    @property
+    def windows(self) -> int:
+        """Outer steps that a training task lasts: parts that its inner steps are cut into."""
+        return 1 if self.estimator.window is None else self.learner.num_steps // self.estimator.window
+
+    def _check_window(self, window: int) -> None:
+        steps = self.learner.num_steps
+        if not steps or steps % window:
+            raise ValueError(
+                f"estimator.window {window} does not divide the {steps} inner steps of the learner; use a divisor"
+            )
+        if any(term.at != "each" for term in self.terms):
+            raise ValueError(
+                "estimator.window scores what lies within a window; use terms at 'each' inner step, or null"
+            )
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         learner, estimator = self.learner, self.estimator
@@ -142,9 +158,12 @@ class AlgorithmConfig(Frozen):
                 "learner.learned_lr 'layer_step' has a rate for each inner step of training, so evaluate.steps cannot "
                 "differ from them; use null, or learned_lr 'layer'"
             )
-        if learner.learns_inner and not estimator.is_exact:
+        if learner.learns_inner and not estimator.reaches_steps:
             raise ValueError(
-                "learner.learned_lr needs the exact gradient, as does learner.inner: no other estimator changes what "
-                "acts through inner steps alone; use estimator.kind 'backprop' with order 2"
+                "meta-parameters that act through inner steps alone (learner.learned_lr, learner.inner, learned "
+                f"optimizers) get no signal from this estimator ('{estimator.kind}'); use estimator.kind 'backprop' "
+                "with order 2, or 'evolution'"
             )
+        if estimator.window is not None:
+            self._check_window(estimator.window)
         return self

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, model_validator
 
 from distmeta.config.base import Frozen
-from distmeta.config.bounds import NonNegativeCount
+from distmeta.config.bounds import NonNegativeCount, PositiveCount
 from distmeta.config.python import PythonEstimator
 
 
@@ -21,12 +21,15 @@ class BackpropConfig(Frozen):
         each_until: Outer step by which the terms at `each` inner step are scored after the last one alone (MAML++:
             multi-step loss). Their weight is divided equally among the inner steps at first, and moves linearly to the
             last one. None: every inner step has the whole weight, always.
+        window: Inner steps of one outer step (truncated backpropagation): a training task lasts as many outer steps as
+            it has windows, each of which goes on from where the one before ended. None: all inner steps.
     """
 
     kind: Literal["backprop"] = "backprop"
     order: Literal[1, 2] = 2
     first_order_until: NonNegativeCount = 0
     each_until: NonNegativeCount | None = None
+    window: PositiveCount | None = None
 
     needs_steps: ClassVar[bool] = False
     needs_proximal: ClassVar[bool] = False
@@ -34,6 +37,11 @@ class BackpropConfig(Frozen):
     @property
     def is_exact(self) -> bool:
         """Whether the outer gradient goes through the inner gradients."""
+        return self.order == 2
+
+    @property
+    def reaches_steps(self) -> bool:
+        """Whether meta-parameters that act through inner steps alone get a signal."""
         return self.order == 2
 
     @property
@@ -47,6 +55,10 @@ class BackpropConfig(Frozen):
             raise ValueError(
                 f"first_order_until {self.first_order_until} goes over to order 2, but order is 1; use order 2, or 0"
             )
+        if self.window is not None and (self.order == 1 or self.first_order_until or self.each_until is not None):
+            raise ValueError(
+                f"window {self.window} needs order 2, first_order_until 0 and each_until null, or it must be null"
+            )
         return self
 
 
@@ -58,7 +70,9 @@ class DisplacementConfig(Frozen):
     needs_steps: ClassVar[bool] = True
     needs_proximal: ClassVar[bool] = False
     is_exact: ClassVar[bool] = False
+    reaches_steps: ClassVar[bool] = False
     weighs_each: ClassVar[bool] = False
+    window: ClassVar[int | None] = None
 
 
 class ImplicitConfig(Frozen):
@@ -78,10 +92,40 @@ class ImplicitConfig(Frozen):
     needs_steps: ClassVar[bool] = True
     needs_proximal: ClassVar[bool] = True
     is_exact: ClassVar[bool] = True
+    reaches_steps: ClassVar[bool] = True
+    weighs_each: ClassVar[bool] = False
+    window: ClassVar[int | None] = None
+
+
+class EvolutionConfig(Frozen):
+    """Outer gradient by antithetic evolution: differences of the outer loss between perturbed meta-parameters.
+
+    Each task has a pair of perturbations of its own. The outer loss is smoothed by them, and no derivative is taken.
+
+    Attributes:
+        std: Standard deviation of the perturbations.
+        window: Inner steps of one outer step: a training task lasts as many outer steps as it has windows, each of
+            which goes on from where the one before ended. None: all inner steps (full evolution strategies).
+        persistent: Whether differences count for the perturbations of all windows so far, so that windows have no bias
+            (PES, Vicol et al. 2021). Otherwise each window by itself (truncated ES).
+    """
+
+    kind: Literal["evolution"] = "evolution"
+    std: PositiveFloat = 0.01
+    window: PositiveCount | None = None
+    persistent: bool = True
+
+    needs_steps: ClassVar[bool] = False
+    needs_proximal: ClassVar[bool] = False
+    is_exact: ClassVar[bool] = False
+    reaches_steps: ClassVar[bool] = True
     weighs_each: ClassVar[bool] = False
 
 
 EstimatorConfig = Annotated[
-    Annotated[BackpropConfig | DisplacementConfig | ImplicitConfig | PythonEstimator, Field(discriminator="kind")],
+    Annotated[
+        BackpropConfig | DisplacementConfig | ImplicitConfig | EvolutionConfig | PythonEstimator,
+        Field(discriminator="kind"),
+    ],
     BeforeValidator(PythonEstimator.of),
 ]

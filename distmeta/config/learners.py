@@ -11,6 +11,7 @@ from distmeta.config.black_box import InContextConfig, LstmConfig, NeuralProcess
 from distmeta.config.bounds import InnerSteps, PositiveCount, Text
 from distmeta.config.closed_form import ClosedFormConfig
 from distmeta.config.gradient import GradientConfig
+from distmeta.config.optimizers import LearnedOptimizerConfig
 from distmeta.config.prediction import FilmConfig, GeneratorConfig
 from distmeta.config.python import ObjectiveName, PythonLearner
 
@@ -129,6 +130,7 @@ LearnerConfig = Annotated[
         | InContextConfig
         | GeneratorConfig
         | FilmConfig
+        | LearnedOptimizerConfig
         | PythonLearner,
         Field(discriminator="kind"),
     ],

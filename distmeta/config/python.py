@@ -113,7 +113,9 @@ class PythonEstimator(OwnCode):
     needs_steps: ClassVar[bool] = False
     needs_proximal: ClassVar[bool] = False
     is_exact: ClassVar[bool] = False
+    reaches_steps: ClassVar[bool] = False
     weighs_each: ClassVar[bool] = False
+    window: ClassVar[int | None] = None
 
 
 class PythonObjective(OwnCode):

@@ -107,6 +107,16 @@ class RunConfig(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _windows_have_successors(self) -> Self:
+        outer = self.outer
+        if self.algorithm.estimator.window is not None and outer.procedure != "synchronous":
+            raise ValueError(
+                "algorithm.estimator.window keeps a state from step to step, which outer.staleness and outer.zero do "
+                "not; use null for these, or for the window"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _ranks_have_what_to_hold(self) -> Self:
         ranks, strategy = self.runtime.ranks, self.engine.strategy
         if ranks > 1 and not self.model.has_frozen and self.outer.zero is None:

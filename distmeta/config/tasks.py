@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from distmeta.config.base import Frozen, shortened
 from distmeta.config.bounds import Examples, Length, PositiveCount, Range, Text, Ways
+from distmeta.config.problems import DatasetTasks, QuadraticTasks
 from distmeta.config.python import PythonTasks
 
 
@@ -269,7 +270,15 @@ ClassTasks = StoreTasks | VectorTasks | TextTasks | GlyphTasks
 
 TasksConfig = Annotated[
     Annotated[
-        StoreTasks | GlyphTasks | SinusoidTasks | VectorTasks | TextTasks | TableTasks | PythonTasks,
+        StoreTasks
+        | GlyphTasks
+        | SinusoidTasks
+        | VectorTasks
+        | TextTasks
+        | TableTasks
+        | QuadraticTasks
+        | DatasetTasks
+        | PythonTasks,
         Field(discriminator="source"),
     ],
     BeforeValidator(PythonTasks.of),

@@ -72,7 +72,7 @@ class Engine:
         Args:
             meta: Meta-parameters, and running statistics; not changed.
             episodes: T tasks.
-            moment: What else the estimate depends on; its tensors have T rows.
+            moment: What else the estimate depends on; its tensors have T rows. None: the first step of these tasks.
 
         Returns:
             Outer signal, metrics and running statistics, summed over the T tasks, with weight T; and the estimator's
@@ -81,7 +81,7 @@ class Engine:
         if self._is_compiled:
             meta, episodes = canonical(meta), episodes.map(lambda tensor: tensor.contiguous())
         with library_precision(self._matmul):
-            return self._update(meta, episodes, moment or Moment())
+            return self._update(meta, episodes, moment or Moment(seeds=episodes.seeds))
 
     def close(self) -> None:
         """End the lanes' threads."""

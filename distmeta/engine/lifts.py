@@ -6,9 +6,10 @@ task axis.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, vmap
 from torch.utils._pytree import tree_map
 
@@ -20,12 +21,21 @@ Lift = Callable[[Function], Function]
 
 
 def _loop(function: Function) -> Function:
-    """T = 1 (the engine cuts chunks of one task and loops over them): remove the task axis, and add it again."""
+    """One task after the other; the engine cuts chunks of one task, which need no stacking."""
 
     def lifted(*arguments: Any) -> Any:
         tensors, structure = flatten([_to_tensors(argument) for argument in arguments])
-        single = structure.rebuild([tensor.squeeze(0) for tensor in tensors])
-        result = function(*(_from_tensors(a, s) for a, s in zip(arguments, single, strict=True)))
+
+        def one(tensors: Sequence[Tensor]) -> Any:
+            single = structure.rebuild(tensors)
+            return function(*(_from_tensors(a, s) for a, s in zip(arguments, single, strict=True)))
+
+        if tensors[0].shape[0] > 1:
+            results = [flatten(one(rows)) for rows in zip(*(tensor.unbind(0) for tensor in tensors), strict=True)]
+            return results[0][1].rebuild(
+                [torch.stack(leaves) for leaves in zip(*(each for each, _ in results), strict=True)]
+            )
+        result = one([tensor.squeeze(0) for tensor in tensors])
         return tree_map(lambda leaf: leaf.unsqueeze(0) if isinstance(leaf, Tensor) else leaf, result)
 
     return lifted

@@ -9,6 +9,7 @@ same bits.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -53,6 +54,7 @@ class EagerOps(TaskOps):
         self._terms = tuple(terms)
         self.places: Collection[At] = frozenset(term.at for term in terms)
         self._segments = Segments(learner, self._lift)
+        self.buffers: Collection[str] = self._segments.buffers
         # Under vmap, weights that all tasks start from stay unbatched in the first step; its result is batched.
         self._fuse_start = lift == "vmap"
 
@@ -74,7 +76,7 @@ class EagerOps(TaskOps):
     ) -> Iterator[Visit]:
         episodes = self._segments.without_unused_seeds(episodes)
         stages = self._segments.stages(episodes)[:last]
-        recompute = self._recomputes(stages)
+        recompute = self._recomputes(stages[first:])
         if state is None:
             fuse = self._fuse_start and not (record and 0 in marks)
             segments = self._segments.of_walk(meta, episodes, stages, fuse=fuse)
@@ -143,6 +145,12 @@ class EagerOps(TaskOps):
     @override
     def proximal(self, state: State) -> Proximal:
         return self._learner.proximal(state.fast)
+
+    @override
+    def apart(self) -> EagerOps:
+        other = copy.copy(self)
+        other._segments = Segments(self._learner, self._lift, apart=True)
+        return other
 
     def adapt(self, meta: Params, episodes: Episode) -> State:
         """The state after all inner steps."""

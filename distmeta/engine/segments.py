@@ -58,18 +58,21 @@ class Segments:
     Args:
         learner: Whose adaptation.
         lift: Takes a function of one task to many (`distmeta.engine.lifts`).
+        apart: Whether each task has meta-parameters of its own, so that these have a task axis as well.
 
     Attributes:
         buffers: Names of the running statistics among the meta-parameters: every task starts from these.
     """
 
-    def __init__(self, learner: Learner, lift: Lift) -> None:
-        self._learner, self._lift = learner, lift
+    def __init__(self, learner: Learner, lift: Lift, *, apart: bool = False) -> None:
+        self._learner, self._lift, self._apart = learner, lift, apart
         self.buffers = frozenset(learner.backbone.buffers())
         self._isolates, self._fixed = learner.backbone.isolates_tasks, learner.fixed
 
     def each(self, function: Callable[..., Any], meta: Params, num_tasks: int, *arguments: Any) -> Any:
         """`function(meta, *arguments)`, written for one task, of T tasks."""
+        if self._apart:
+            return self._lift(function)(meta, *arguments)
         if not self._isolates:
             return self._lift(partial(function, meta))(*arguments)
         own = {name: tensor.expand(num_tasks, *tensor.shape) for name, tensor in meta.items()}
@@ -133,8 +136,9 @@ class Segments:
         }
 
     def without_unused_seeds(self, episodes: Episode) -> Episode:
-        """The episodes without seeds, unless the network draws from them."""
-        return episodes if self._learner.backbone.is_random else Episode(episodes.roles, sizes=episodes.sizes)
+        """The episodes without seeds, unless the network or the learner draws from them."""
+        used = self._learner.backbone.is_random or self._learner.draws
+        return episodes if used else Episode(episodes.roles, sizes=episodes.sizes)
 
     def _start_and_step(self, meta: Params, episodes: Episode, stage: Stage) -> Segment:
         task = episodes.only(self._learner.roles)

@@ -12,6 +12,7 @@ from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.inner import boil, cavia, maml_pp
 from distmeta.methods.presets.inner_problem import hyperparameters, learned_loss, reweight
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
+from distmeta.methods.presets.optimizers import evolved_optimizer, learned_optimizer
 from distmeta.methods.presets.prediction import film, weight_generator
 from distmeta.methods.presets.reuse import multitask, nil, nil_head
 from distmeta.methods.presets.transfer import pretrain
@@ -24,6 +25,7 @@ __all__ = [
     "boil",
     "cavia",
     "darts",
+    "evolved_optimizer",
     "film",
     "fomaml",
     "hyperparameters",
@@ -33,6 +35,7 @@ __all__ = [
     "knn",
     "label_words",
     "learned_loss",
+    "learned_optimizer",
     "lstm",
     "maml",
     "maml_pp",

@@ -102,6 +102,9 @@ class OwnLoop:
 
         Returns:
             Gradients, metrics and running statistics.
+
+        Raises:
+            UserError: The estimator keeps a state from step to step.
         """
         device = next(iter(meta.values())).device
         episodes = episodes.map(lambda tensor: tensor.to(device))
@@ -112,7 +115,10 @@ class OwnLoop:
         if engine not in self._engines:
             algorithm = self.algorithm
             self._engines[engine] = Engine(algorithm.learner, algorithm.estimator, algorithm.terms, engine)
-        update, _ = self._engines[engine].update(meta, episodes, Moment(step, episodes.seeds))
+        update, carry = self._engines[engine].update(meta, episodes, Moment(step, episodes.seeds))
+        if carry:
+            what = "the estimator keeps a state from step to step, which loops of one's own do not"
+            raise UserError(what, where="algorithm.estimator", allowed="one without a state (window null)")
         grad, buffers = (
             {name: tensor / update.weight for name, tensor in tensors.items()}
             for tensors in (update.grad, update.buffers)

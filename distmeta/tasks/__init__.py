@@ -1,4 +1,4 @@
-"""Task distributions: few-shot classes of a store, drawn characters, sine waves, groups of a table."""
+"""Task distributions: few-shot classes of a store, drawn characters, sine waves, groups of a table, problems."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from distmeta.config.problems import DatasetTasks, QuadraticTasks
 from distmeta.config.python import PythonTasks
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, TextTasks, VectorTasks
 from distmeta.core.code import instance_of
@@ -56,6 +57,19 @@ def _sinusoid(config: SinusoidTasks, seed: int, dtype: torch.dtype) -> TaskSourc
     return SinusoidSource(config, seed, dtype)
 
 
+def _quadratics(config: QuadraticTasks, seed: int, dtype: torch.dtype) -> TaskSource:
+    from distmeta.tasks.problems import QuadraticSource
+
+    return QuadraticSource(config, seed, dtype)
+
+
+def _dataset(config: DatasetTasks, seed: int, dtype: torch.dtype) -> TaskSource:
+    from distmeta.data.catalog import open_store
+    from distmeta.tasks.problems import DatasetSource
+
+    return DatasetSource(config, open_store(config.store), seed, dtype)
+
+
 def _python(config: PythonTasks, seed: int, dtype: torch.dtype) -> TaskSource:
     source: TaskSource = instance_of(TaskSource, config, "tasks", seed, dtype)
     source.seed, source.declared = seed, Declared(config.target, config.max_examples)
@@ -69,6 +83,8 @@ SOURCES: dict[str, Callable[[Any, int, torch.dtype], TaskSource]] = {
     "table": _table,
     "glyphs": _glyphs,
     "sinusoid": _sinusoid,
+    "quadratics": _quadratics,
+    "dataset": _dataset,
     "python": _python,
 }
 """Factory for each `tasks.source`. Imports are lazy: sine waves need neither pyarrow nor the importers."""

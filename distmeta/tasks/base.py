@@ -101,11 +101,23 @@ class TaskSource(ABC):
         """Specs of the `count` tasks of a step: a pure function of (seed, split, step, index)."""
         return tuple(TaskSpec(i, mix(self.seed, split, step, i), split) for i in range(count))
 
-    def shards(self, split: str, step: int, count: int, shard_size: int) -> tuple[Shard, ...]:
-        """The tasks of one step, cut into shards of fixed size, the last one possibly smaller."""
-        specs = self.specs(split, step, count)
+    def shards(self, split: str, step: int, count: int, shard_size: int, lasts: int = 1) -> tuple[Shard, ...]:
+        """The tasks of one step, cut into shards of fixed size, the last one possibly smaller.
+
+        Args:
+            split: `train`, `val` or `test`.
+            step: Number of the step.
+            count: Number of tasks.
+            shard_size: Tasks of a shard.
+            lasts: Steps that tasks last. All tasks of a shard begin together, and the shards one after another, so
+                that a step has tasks of every age; those of the first steps end earlier.
+        """
         starts = range(0, count, shard_size)
-        return tuple(Shard(index, specs[start : start + shard_size]) for index, start in enumerate(starts))
+        begun = [step - (step + index * lasts // len(starts)) % lasts for index in range(len(starts))]
+        specs = {first: self.specs(split, first, count) for first in set(begun)}
+        return tuple(
+            Shard(index, specs[begun[index]][start : start + shard_size]) for index, start in enumerate(starts)
+        )
 
     def episodes(self, specs: Sequence[TaskSpec], roles: Sequence[str] = (SUPPORT, QUERY)) -> Episode:
         """Build the tasks as one episode whose tensors have a leading axis T = len(specs).

@@ -59,7 +59,8 @@ class _Shards:
     def of_step(self, step: int) -> tuple[Shard, ...]:
         if step not in self._recent:
             config = self._config
-            shards = self._source.shards("train", step, config.train.tasks_per_step, config.runtime.shard_size)
+            count, size, lasts = config.train.tasks_per_step, config.runtime.shard_size, config.algorithm.windows
+            shards = self._source.shards("train", step, count, size, lasts)
             self._recent = {**dict(list(self._recent.items())[-_RECENT_STEPS:]), step: shards}
         return self._recent[step]
 

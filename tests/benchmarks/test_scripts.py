@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.cluster.stragglers import ideal
-from benchmarks.methods import omniglot_curve, sinusoid, table
+from benchmarks.methods import omniglot_curve, optimizers, sinusoid, table
 from benchmarks.scripts import load_job
 from distmeta.config import RunConfig
 from distmeta.methods import METHODS
 from distmeta.program.scoring import Score
-from distmeta.training import TrainResult
+from distmeta.training import TrainResult, train
 from distmeta.training.result import Evaluation
 
 
@@ -120,6 +121,32 @@ def test_tradeoff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "iMAML, Newton-CG" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_optimizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ("train.steps=1", "train.tasks_per_step=2", "runtime.executor=local", "evaluation.final_tasks=0")
+    small = ("algorithm.learner.steps=20", "evaluation.every=0", "tracking.kind=none", "tasks.size=3", "tasks.rows=6")
+    runs = f"checkpoint.path={tmp_path}"
+    train(load_job("learned_optimizers.py:quadratics", *changes, *small, runs), quiet=True)
+    model = ("--model", "{kind: mlp, hidden: [2]}")
+    sizes = ("--seeds", "3", "--rates", "7", "--out", str(tmp_path))
+    run(monkeypatch, "methods.optimizers", str(tmp_path / "optimizer_quadratics"), *model, *sizes)
+    rows = written(tmp_path, "optimizers")["rows"]
+    assert [row["optimizer"] for row in rows] == 2 * ["learned", "Adam", "Adam, cosine"]
+    assert rows[1]["difference"] == {"mean": 0.0, "half": 0.0}
+    assert (rows[1]["reached"], rows[1]["rate"] in [2.0**-k for k in range(7)]) == (3, True)
+    assert rows[0]["final"]["mean"] > rows[1]["final"]["mean"]  # one step of training is not enough
+    curves = written(tmp_path, "optimizers")["curves"]["as trained"]
+    assert all(len(curve) == 21 for curve in curves.values())
+    assert curves["learned"][0] == curves["Adam"][0] > curves["Adam"][-1]
+    assert is_picture(tmp_path / "optimizers.png")
+    assert "model {kind: mlp, hidden: [2]}" in capsys.readouterr().out
+
+
+def test_steps_to_a_loss() -> None:
+    curve = torch.tensor([3.0, 2.0, 2.5, 1.0])
+    assert [optimizers.steps_to(curve, goal) for goal in (3.0, 2.2, 1.0, 0.5)] == [0, 1, 3, None]
+
+
 def trained(config: RunConfig, *, accuracy: float = 0.9, **options: Any) -> TrainResult:
     """The result of a training run that has not taken place."""
     protocols = ("transductive", "inductive")
@@ -151,7 +178,8 @@ def test_every_job_of_the_table_is_there(tasks: str, method: str) -> None:
 
 
 def test_methods_without_a_row_are_for_other_tasks() -> None:
-    assert set(METHODS) - {name for jobs in table.JOBS.values() for name in jobs} == {"label_words"}
+    others = {"label_words", "weight_generator", "reweight", "oml", "anml", "learned_optimizer", "evolved_optimizer"}
+    assert set(METHODS) - {name for jobs in table.JOBS.values() for name in jobs} == others
 
 
 def test_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

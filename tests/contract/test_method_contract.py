@@ -86,6 +86,8 @@ ROWS = (
     Row("darts", {"steps": 2}, {}, None, model=CELL),
     Row("oml", {"steps": 4, "eval_steps": 6}, STREAM, None, model=CONVNET),
     Row("anml", {"steps": 4, "eval_steps": 6}, STREAM, None, model=CONVNET | {"gate": (2, 2)}),
+    Row("learned_optimizer", {"steps": 4, "window": 2, "batch": 4}, {}, {"steps": 4, "window": None}),
+    Row("evolved_optimizer", {"steps": 4, "window": 2, "batch": 4}, {}, {"steps": 4, "window": 2, "persistent": False}),
 )
 
 

@@ -20,7 +20,9 @@ from distmeta.config import (
     GlyphTasks,
     MixedConfig,
     MlpConfig,
+    MlpRuleConfig,
     OuterConfig,
+    QuadraticTasks,
     RunConfig,
     RuntimeConfig,
     SinusoidTasks,
@@ -37,6 +39,7 @@ from distmeta.methods import (
     boil,
     cavia,
     darts,
+    evolved_optimizer,
     film,
     fomaml,
     hyperparameters,
@@ -46,6 +49,7 @@ from distmeta.methods import (
     knn,
     label_words,
     learned_loss,
+    learned_optimizer,
     lstm,
     maml,
     maml_pp,
@@ -93,6 +97,7 @@ def _run(name: str, strategy: str, algorithm: Any, **sections: Any) -> RunConfig
 
 _WAVES = {"model": MlpConfig(hidden=(16, 16)), "outer": OuterConfig(optimizer="Adam", lr=1e-2)}
 _CONTEXT_WAVES = {**_WAVES, "model": MlpConfig(hidden=(16, 16), context_size=3)}
+_QUADRATICS = {"tasks": QuadraticTasks(), "model": MlpConfig(hidden=())}
 
 CASES: dict[str, RunConfig] = {
     config.name: config
@@ -164,6 +169,11 @@ CASES: dict[str, RunConfig] = {
             tasks=_glyphs(stream=StreamOptions(classes=2, shots=3, remember=4)),
             model=ConvNetConfig(filters=(4, 6), gate=(3,)),
         ),
+        _run("learned_optimizer", "vmap", learned_optimizer(steps=6, window=2), **_QUADRATICS),
+        _run("learned_optimizer-mlp", "loop", learned_optimizer(3, None, 4, rule=MlpRuleConfig(nominal=1.0))),
+        _run("evolved_optimizer", "vmap", evolved_optimizer(steps=6, window=2, batch=4), **_QUADRATICS),
+        _run("evolved_optimizer-es", "loop", evolved_optimizer(4, 2, 4, persistent=False)),
+        _run("evolved_optimizer-waves", "vmap", evolved_optimizer(4, None), tasks=SinusoidTasks(), **_WAVES),
         _run("pretrain", "loop", pretrain(steps=4)),
         _run(
             "pretrain-waves",

@@ -318,7 +318,37 @@ ROWS = [
     Row(
         "learned rates in Reptile",
         change("algorithm.estimator.kind=displacement", "algorithm.learner.learned_lr=true"),
-        ("learner.learned_lr needs the exact gradient", "'backprop'"),
+        ("(learner.learned_lr, learned optimizers) get no signal from this estimator", "'backprop'"),
+    ),
+    Row(
+        "a learned optimizer in Reptile",
+        change("algorithm.estimator.kind=displacement", "algorithm.learner={kind: learned_optimizer}"),
+        ("learned optimizers) get no signal from this estimator ('displacement')", "'evolution'"),
+    ),
+    Row(
+        "a window that does not divide the steps",
+        change("algorithm.learner={kind: learned_optimizer}", "algorithm.estimator={kind: evolution, window: 30}"),
+        ("estimator.window 30 does not divide the 100 inner steps", "use a divisor"),
+    ),
+    Row(
+        "a window without a loss",
+        change("algorithm.learner={kind: learned_optimizer}", "algorithm.estimator={kind: evolution, window: 20}"),
+        ("estimator.window scores what lies within a window", "terms at 'each'"),
+    ),
+    Row(
+        "a window of first order",
+        change("algorithm.estimator={kind: backprop, order: 1, window: 20}"),
+        ("window 20 needs order 2", "or it must be null"),
+    ),
+    Row(
+        "windows that are asynchronous",
+        change(
+            "algorithm.learner={kind: learned_optimizer}",
+            "algorithm.estimator={kind: evolution, window: 20}",
+            "algorithm.terms=[{at: each}]",
+            "outer.staleness=1",
+        ),
+        ("estimator.window keeps a state from step to step", "outer.staleness"),
     ),
     Row("GPU shares on a CPU", change("runtime.gpus_per_worker=1"), ("runtime.gpus_per_worker", "device is 'cpu'")),
     Row("unknown optimizer", change(*SINUSOID, "outer.optimizer=Adm"), ("outer.optimizer", "'Adm'", "Adam")),

@@ -24,7 +24,7 @@ LAYERS = (
     ("program", "analysis"),
     ("checkpoint",),
     ("runtime",),
-    ("adapt", "training"),
+    ("adapt", "optim", "training"),
     ("cli",),
     ("__main__",),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distmeta.data.importers import cifar, folder, groups, intents, omniglot, saved, table
+from distmeta.data.importers import cifar, folder, grey, groups, intents, omniglot, saved, table
 from distmeta.data.importers.base import ClassData, Importer, ImportOptions
 
 IMPORTERS: dict[str, Importer] = {
@@ -10,6 +10,10 @@ IMPORTERS: dict[str, Importer] = {
     "omniglot_alphabets": omniglot.ALPHABETS,
     "cifar_fs": cifar.CIFAR_FS,
     "fc100": cifar.FC100,
+    "fashion_mnist": grey.FASHION_MNIST,
+    "fashion_mnist_8x8": grey.FASHION_MNIST_8X8,
+    "usps": grey.USPS,
+    "usps_8x8": grey.USPS_8X8,
     "banking77": intents.BANKING77,
     "clinc150": intents.CLINC150,
     "images": folder.IMPORTER,

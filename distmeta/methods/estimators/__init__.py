@@ -10,12 +10,14 @@ from distmeta.core.code import instance_of
 from distmeta.methods.estimators.backprop import Backprop
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.estimators.displacement import Displacement
+from distmeta.methods.estimators.evolution import Evolution
 from distmeta.methods.estimators.implicit import Implicit
 
 ESTIMATORS: dict[str, Callable[[Any], Estimator]] = {
     "backprop": Backprop,
     "displacement": lambda config: Displacement(),
     "implicit": Implicit,
+    "evolution": Evolution,
     "python": lambda config: instance_of(Estimator, config, "algorithm.estimator"),
 }
 

@@ -71,9 +71,11 @@ class TaskOps(Protocol):
 
     Attributes:
         places: The places (`last`, `each`, `meta`) at which the method has terms.
+        buffers: Names of the running statistics among the meta-parameters.
     """
 
     places: Collection[At]
+    buffers: Collection[str]
 
     def num_steps(self, episodes: Episode) -> int:
         """K, the number of inner steps for these tasks."""
@@ -122,6 +124,9 @@ class TaskOps(Protocol):
 
     def proximal(self, state: State) -> Proximal:
         """The inner problem that the inner steps solve (see `Learner.proximal`), with tensors of the state."""
+
+    def apart(self) -> TaskOps:
+        """The same for meta-parameters that differ from task to task, [T, ...] each: to walk and to score."""
 
 
 @dataclass(frozen=True)

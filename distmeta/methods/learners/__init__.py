@@ -8,6 +8,7 @@ from typing import Any
 from distmeta.config.black_box import InContextConfig, LstmConfig, NeuralProcessConfig
 from distmeta.config.gradient import GradientConfig
 from distmeta.config.learners import LearnerConfig, NeighbourConfig, NewtonConfig, PrototypeConfig, RidgeConfig
+from distmeta.config.optimizers import LearnedOptimizerConfig
 from distmeta.config.prediction import FilmConfig, GeneratorConfig
 from distmeta.config.python import PythonLearner
 from distmeta.core.code import instance_of
@@ -16,6 +17,7 @@ from distmeta.methods.learners.film import FilmLearner
 from distmeta.methods.learners.generator import GeneratorLearner
 from distmeta.methods.learners.gradient import GradientLearner
 from distmeta.methods.learners.in_context import InContextLearner
+from distmeta.methods.learners.learned_optimizer import OptimizerLearner
 from distmeta.methods.learners.lstm import LstmLearner
 from distmeta.methods.learners.neighbours import NeighbourLearner
 from distmeta.methods.learners.neural_process import NeuralProcessLearner
@@ -67,6 +69,10 @@ def _film(config: FilmConfig, backbone: Backbone, objective: str, where: str) ->
     return FilmLearner(config, backbone, classifies=objective == "cross_entropy", where=where)
 
 
+def _learned_optimizer(config: LearnedOptimizerConfig, backbone: Backbone, objective: str, where: str) -> Learner:
+    return OptimizerLearner(config, backbone, objective, where)
+
+
 def _python(config: PythonLearner, backbone: Backbone, objective: str, where: str) -> Learner:
     learner: Learner = instance_of(Learner, config, where, backbone)
     return learner
@@ -83,6 +89,7 @@ LEARNERS: dict[str, LearnerFactory] = {
     "in_context": _in_context,
     "generator": _generator,
     "film": _film,
+    "learned_optimizer": _learned_optimizer,
     "python": _python,
 }
 

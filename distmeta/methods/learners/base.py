@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from torch import Tensor
 from distmeta.core.types import SUPPORT, Batch, Episode, Params
 from distmeta.models.base import HEAD, Backbone
 from distmeta.models.network import Network
+
+if TYPE_CHECKING:
+    from distmeta.methods.learners.rules.base import UpdateRule
 
 Fast = Any
 """Adapted state (fast weights, prototypes): a pytree of dicts, tuples and tensors that only its learner interprets."""
@@ -90,6 +93,8 @@ class Learner(ABC):
         step_order: Order of the derivatives that an inner step takes.
         reads_features_only: Whether it uses the network for nothing but the features of examples by the
             meta-parameters, so that evaluation may compute those of each example once.
+        draws: Whether it draws random numbers, from the seeds of tasks.
+        rule: If what it learns is how to train the network, the update rule, whose parameters are `own(meta)`.
         own_heads: If it uses no head of the network, the heads of its own by name, beside its predictions (`head`).
     """
 
@@ -98,6 +103,8 @@ class Learner(ABC):
     fixed: frozenset[str] = frozenset()
     step_order: int = 1
     reads_features_only: bool = False
+    draws: bool = False
+    rule: UpdateRule | None = None
     own_heads: Mapping[str, OwnHead] | None = None
 
     def __init__(self, backbone: Backbone) -> None:
@@ -106,6 +113,10 @@ class Learner(ABC):
     def init(self, seed: int) -> Params:
         """Initial meta-parameters, a pure function of the seed: by default, those of the network."""
         return self.backbone.init(seed)
+
+    def own(self, meta: Params) -> Params:
+        """The learner's own parameters among the meta-parameters, by their names there without a prefix."""
+        raise NotImplementedError(f"{type(self).__name__} has no parameters of its own")
 
     @abstractmethod
     def start(self, net: Network, meta: Params, task: Episode) -> Fast:

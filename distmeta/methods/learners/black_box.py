@@ -46,6 +46,7 @@ class BlackBoxLearner(Learner):
     def init_own(self, rng: torch.Generator, dtype: torch.dtype) -> Params:
         """Initial parameters of the learner's own network, without the prefix."""
 
+    @override
     def own(self, meta: Params) -> Params:
         """The parameters of the learner's own network, without the prefix."""
         start = f"{self.prefix}."

@@ -18,6 +18,7 @@ from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.inner import boil, cavia, maml_pp
 from distmeta.methods.presets.inner_problem import hyperparameters, learned_loss, reweight
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
+from distmeta.methods.presets.optimizers import evolved_optimizer, learned_optimizer
 from distmeta.methods.presets.prediction import film, weight_generator
 from distmeta.methods.presets.reuse import multitask, nil
 from distmeta.methods.presets.transfer import pretrain
@@ -119,6 +120,18 @@ METHODS: dict[str, Preset] = {
     ),
     "oml": Preset(oml, "OML", "Javed & White 2019, arXiv 1905.12588", "jobs/continual.py:oml"),
     "anml": Preset(anml, "ANML", "Beaulieu et al. 2020, arXiv 2002.09571", "jobs/continual.py:anml"),
+    "learned_optimizer": Preset(
+        learned_optimizer,
+        "Learned optimizer, LSTM",
+        "Andrychowicz et al. 2016, arXiv 1606.04474",
+        "jobs/learned_optimizers.py:quadratics",
+    ),
+    "evolved_optimizer": Preset(
+        evolved_optimizer,
+        "Learned optimizer, PES",
+        "Vicol et al. 2021, arXiv 2112.13835; Metz et al. 2022, arXiv 2203.11860",
+        "jobs/learned_optimizers.py:mlp",
+    ),
 }
 
 

@@ -31,6 +31,7 @@ JOBS = {
     "inner_problem": ["equal_weights", "hyperparameters", "learned_loss", "reweight"],
     "intents": ["fomaml", "frozen", "lora_plain", "lora_protonet", "proto_maml", "reptile"],
     "label_words": ["few_shot", "meta_trained", "zero_shot"],
+    "learned_optimizers": ["conv", "logistic", "mlp", "mlp_backprop", "quadratics"],
     "omniglot": [
         "anil",
         "boil",

@@ -19,8 +19,9 @@ from distmeta.config import (
     RunConfig,
     SinusoidTasks,
 )
+from distmeta.core.errors import UserError
 from distmeta.core.types import Episode
-from distmeta.methods import maml
+from distmeta.methods import evolved_optimizer, maml
 from distmeta.program.own_loop import OwnLoop
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -96,3 +97,11 @@ def test_a_method_that_changes_along_training_gets_the_number_of_the_step(waves:
     exact = waves.update(meta, tasks).grad
     assert all(torch.equal(late[name], exact[name]) for name in exact)
     assert not all(torch.equal(early[name], exact[name]) for name in exact)
+
+
+def test_an_estimator_that_keeps_a_state_is_refused(waves: OwnLoop) -> None:
+    loop = distmeta.build(waves.config.model_copy(update={"algorithm": evolved_optimizer(steps=4, window=2)}))
+    with pytest.raises(UserError, match=r"algorithm\.estimator: the estimator keeps a state from step to step"):
+        loop.update(loop.init(), loop.tasks("train", 0, 2))
+    whole = distmeta.build(waves.config.model_copy(update={"algorithm": evolved_optimizer(steps=4, window=None)}))
+    assert whole.update(whole.init(), whole.tasks("train", 0, 2)).grad.keys() == whole.init().keys()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from distmeta.config.problems import DatasetTasks, QuadraticTasks
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, TextTasks, VectorTasks
 from distmeta.core.errors import UserError
 from distmeta.core.types import LABELS, OUTSIDE, QUERY, SUPPORT, Episode
@@ -32,6 +33,8 @@ CONFIGS: dict[str, Callable[[Path], TasksConfig]] = {
     "table, standardise": lambda home: TableTasks(table=str(home / "table"), standardise=True, **ROWS),
     "glyphs": lambda _: GlyphTasks(size=16, **FEW_SHOT),
     "sinusoid": lambda _: SinusoidTasks(shots=5, queries=6, eval_queries=7),
+    "quadratics": lambda _: QuadraticTasks(size=4, rows=5),
+    "dataset": lambda home: DatasetTasks(store=str(home / "small"), examples=12, queries=6, eval_queries=7),
 }
 
 

@@ -1,0 +1,9 @@
+"""Use a learned optimizer in any training loop of torch.
+
+optimizer = distmeta.optim.load("runs/optimizer_mlp")(model.parameters())
+"""
+
+from distmeta.optim.load import load
+from distmeta.optim.optimizer import LearnedOptimizer
+
+__all__ = ["LearnedOptimizer", "load"]
