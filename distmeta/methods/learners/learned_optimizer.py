@@ -86,7 +86,7 @@ class OptimizerLearner(Learner):
     def init(self, seed: int) -> Params:
         """The parameters of the optimizer: `optimizer.*`."""
         rng = torch.Generator().manual_seed(mix(seed, "learned_optimizer"))
-        params = self.rule.init(rng, self._start.centre.dtype)
+        params = self.rule.init(rng, self._start.dtype)
         return {f"{PREFIX}{name}": tensor for name, tensor in params.items()}
 
     @override
@@ -141,7 +141,7 @@ class _Start:
         scale: Factor of what is drawn.
 
     Attributes:
-        centre: [P] means.
+        dtype: Type of the parameters.
         sizes: Entries of each parameter.
     """
 
@@ -149,19 +149,20 @@ class _Start:
         samples = [backbone.init(seed) for seed in range(_SAMPLES)]
         self._shapes = {name: tensor.shape for name, tensor in samples[0].items()}
         self.sizes = tuple(shape.numel() for shape in self._shapes.values())
+        self.dtype = next(iter(samples[0].values())).dtype
         moments = [_mean_and_bound(torch.stack([sample[name] for sample in samples])) for name in self._shapes]
-        dtype = next(iter(samples[0].values())).dtype
-        self.centre, bound = (
-            torch.cat([torch.full((n,), value, dtype=dtype) for n, value in zip(self.sizes, values, strict=True)])
-            for values in zip(*moments, strict=True)
-        )
-        self._bound = scale * bound
+        self._means = [mean for mean, _ in moments]
+        self._bounds = [scale * bound for _, bound in moments]
 
     def draw(self, seed: Tensor) -> Tensor:
         """[P] initial values; `seed` is int64 []."""
-        centre, bound = self.centre.to(seed.device), self._bound.to(seed.device)
-        drawn = uniform(seed, 0, (len(centre),), centre.dtype)
-        return centre + bound * (2 * drawn - 1)
+        drawn = uniform(seed, 0, (sum(self.sizes),), self.dtype)
+        return self._spread(self._means, drawn) + self._spread(self._bounds, drawn) * (2 * drawn - 1)
+
+    def _spread(self, values: Sequence[float], like: Tensor) -> Tensor:
+        """One value for each parameter at all its entries [P]: made anew, as tensors that are kept cannot be traced."""
+        pairs = zip(self.sizes, values, strict=True)
+        return torch.cat([torch.full((n,), value, dtype=like.dtype, device=like.device) for n, value in pairs])
 
     def named(self, params: Tensor) -> Params:
         """[P] as parameters by name."""
