@@ -37,7 +37,7 @@ def _job(
     name: str, tasks: TasksConfig, model: ModelConfig, algorithm: AlgorithmConfig, lr: float = 1e-3, num_tasks: int = 16
 ) -> RunConfig:
     return RunConfig(
-        name=f"optimizer_{name}",
+        name=f"learned_optimizers_{name}",
         tasks=tasks,
         model=model,
         algorithm=algorithm,

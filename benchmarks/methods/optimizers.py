@@ -8,8 +8,8 @@ low as that of Adam at its end, with the same seed; a seed that never gets there
 
 Besides the problems of the training, other networks (`--model`) and other data (`--store`) may be asked for.
 
-    python -m benchmarks.methods.optimizers runs/optimizer_mlp
-    python -m benchmarks.methods.optimizers runs/optimizer_mlp --model '{kind: mlp, hidden: [64, 64]}' --store usps_8x8
+    python -m benchmarks.methods.optimizers runs/learned_optimizers_mlp
+    python -m benchmarks.methods.optimizers runs/learned_optimizers_mlp --store usps_8x8 --model "{kind: mlp, hidden: [64]}"
 """
 
 from __future__ import annotations

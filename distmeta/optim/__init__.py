@@ -1,6 +1,6 @@
 """Use a learned optimizer in any training loop of torch.
 
-optimizer = distmeta.optim.load("runs/optimizer_mlp")(model.parameters())
+optimizer = distmeta.optim.load("runs/learned_optimizers_mlp")(model.parameters())
 """
 
 from distmeta.optim.load import load

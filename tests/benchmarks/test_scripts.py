@@ -129,7 +129,7 @@ def test_optimizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     train(load_job("learned_optimizers.py:quadratics", *changes, *small, runs), quiet=True)
     model = ("--model", "{kind: mlp, hidden: [2]}")
     sizes = ("--seeds", "3", "--rates", "7", "--out", str(tmp_path))
-    run(monkeypatch, "methods.optimizers", str(tmp_path / "optimizer_quadratics"), *model, *sizes)
+    run(monkeypatch, "methods.optimizers", str(tmp_path / "learned_optimizers_quadratics"), *model, *sizes)
     rows = written(tmp_path, "optimizers")["rows"]
     assert [row["optimizer"] for row in rows] == 2 * ["learned", "Adam", "Adam, cosine"]
     assert rows[1]["difference"] == {"mean": 0.0, "half": 0.0}

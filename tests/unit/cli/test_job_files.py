@@ -71,6 +71,11 @@ METHOD = {
     "feature_reuse_maml": "maml_nil",
     "feature_reuse_multitask_heads": "multitask",
     "feature_reuse_nil_training": "matching",
+    "learned_optimizers_conv": "evolved_optimizer",
+    "learned_optimizers_logistic": "evolved_optimizer",
+    "learned_optimizers_mlp": "evolved_optimizer",
+    "learned_optimizers_mlp_backprop": "learned_optimizer",
+    "learned_optimizers_quadratics": "learned_optimizer",
     "parameter_prediction_body": "pretrain",
     "parameter_prediction_film_waves": "film",
 }
