@@ -9,7 +9,7 @@ low as that of Adam at its end, with the same seed; a seed that never gets there
 Besides the problems of the training, other networks (`--model`) and other data (`--store`) may be asked for.
 
     python -m benchmarks.methods.optimizers runs/learned_optimizers_mlp
-    python -m benchmarks.methods.optimizers runs/learned_optimizers_mlp --store usps_8x8 --model "{kind: mlp, hidden: [64]}"
+    python -m benchmarks.methods.optimizers runs/learned_optimizers_mlp --store usps_8x8 --model "{kind: mlp}"
 """
 
 from __future__ import annotations
