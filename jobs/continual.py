@@ -31,6 +31,8 @@ FILTERS = (64, 64, 128)
 """A quarter of the papers' 256: 1,152 features."""
 WAY, SHOTS = 20, 5
 """Streams of the evaluation during training: 100 inner steps."""
+EVAL_LR = 1e-3
+"""Rate of the head of zeros that evaluation trains: smaller than that of inner steps, which should interfere."""
 
 
 def _job(name: str, algorithm: AlgorithmConfig, stream: StreamOptions, gate: tuple[int, ...] = ()) -> RunConfig:
@@ -53,19 +55,19 @@ def _job(name: str, algorithm: AlgorithmConfig, stream: StreamOptions, gate: tup
 
 def oml() -> RunConfig:
     """OML (Javed & White 2019), trained on trajectories like ANML's, which its replications found better."""
-    algorithm = methods.oml(lr=0.1, steps=20, trajectory=20 / 84, eval_steps=WAY * SHOTS)
+    algorithm = methods.oml(lr=0.1, steps=20, trajectory=20 / 84, eval_steps=WAY * SHOTS, eval_lr=EVAL_LR)
     return _job("oml", algorithm, StreamOptions(classes=1, shots=20, remember=64))
 
 
 def oml_paper() -> RunConfig:
     """OML with the trajectories of its paper: three characters, five drawings each, five more to be scored."""
-    algorithm = methods.oml(lr=0.03, steps=15, eval_steps=WAY * SHOTS)
+    algorithm = methods.oml(lr=0.03, steps=15, eval_steps=WAY * SHOTS, eval_lr=EVAL_LR)
     return _job("oml_paper", algorithm, StreamOptions(classes=3, shots=5, queries=5, remember=15))
 
 
 def anml() -> RunConfig:
     """ANML (Beaulieu et al. 2020): a gate that only the outer loop moves."""
-    algorithm = methods.anml(lr=0.1, steps=20, eval_steps=WAY * SHOTS)
+    algorithm = methods.anml(lr=0.1, steps=20, eval_steps=WAY * SHOTS, eval_lr=EVAL_LR)
     return _job("anml", algorithm, StreamOptions(classes=1, shots=20, remember=64), gate=(32, 32, 32))
 
 

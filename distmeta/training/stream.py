@@ -41,7 +41,7 @@ from distmeta.training.stream_result import ORACLE, STREAM, Along, End, Mean, St
 
 RATES = {
     "adam": (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003, 0.00001),
-    "sgd": (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003),
+    "sgd": (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003),
 }
 """Learning rates to choose from; Adam's are those of Numenta's replication."""
 UNTRAINED = "random features"
