@@ -55,7 +55,7 @@ JOBS = {
 }
 METHOD = {
     "architecture_chosen": "darts",
-    "inner_problem_equal_weights": "proto_maml",
+    "inner_problem_equal_weights": "anil",
     "intents_frozen": "protonet",
     "intents_lora_plain": "proto_maml",
     "intents_lora_protonet": "protonet",
