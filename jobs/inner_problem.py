@@ -70,13 +70,13 @@ def learned_loss() -> RunConfig:
 
 
 def reweight() -> RunConfig:
-    """Learned weights of examples (Shu et al. 2019), from class means as the head."""
-    return _noisy("inner_problem_reweight", methods.reweight(lr=0.1, steps=5, head="prototypes", scale=0.1))
+    """Learned weights of examples (Shu et al. 2019); the head adapts, so that steps are cheap."""
+    return _noisy("inner_problem_reweight", methods.reweight(lr=0.5, steps=8, groups=("head",)))
 
 
 def equal_weights() -> RunConfig:
-    """The same without weights: Proto-MAML."""
-    return _noisy("inner_problem_equal_weights", methods.proto_maml(lr=0.1, steps=5, scale=0.1))
+    """The same without weights: ANIL."""
+    return _noisy("inner_problem_equal_weights", methods.anil(lr=0.5, steps=8))
 
 
 if __name__ == "__main__":

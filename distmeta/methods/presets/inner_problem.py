@@ -72,6 +72,7 @@ def reweight(
     groups: tuple[str, ...] = ("all",),
     *,
     eval_steps: int | None = None,
+    fixed: tuple[str, ...] = (),
 ) -> AlgorithmConfig:
     """Learned weights of support examples (Meta-Weight-Net, Shu et al. 2019, arXiv 1902.07379).
 
@@ -87,4 +88,5 @@ def reweight(
         ),
         estimator=BackpropConfig(order=2),
         evaluate=EvaluateConfig(steps=eval_steps),
+        fixed=fixed,
     )

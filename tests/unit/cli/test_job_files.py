@@ -59,7 +59,7 @@ JOBS = {
 }
 METHOD = {
     "architecture_chosen": "darts",
-    "inner_problem_equal_weights": "proto_maml",
+    "inner_problem_equal_weights": "anil",
     "continual_oml_paper": "oml",
     "intents_frozen": "protonet",
     "intents_lora_plain": "proto_maml",
