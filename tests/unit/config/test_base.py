@@ -7,10 +7,12 @@ from pydantic import ValidationError
 
 from distmeta.config import (
     Conv4Config,
+    DatasetTasks,
     GlyphTasks,
     MlpConfig,
     OuterConfig,
     PythonTasks,
+    QuadraticTasks,
     RunConfig,
     SinusoidTasks,
     StoreTasks,
@@ -33,7 +35,7 @@ def error_of(make: Callable[[], object]) -> ValidationError:
         ({"tasks": {"source": "images", "wy": 3}}, "tasks.wy: unknown field 'wy'; allowed: did you mean 'way'?"),
         (
             {"tasks": {"source": "imags"}},
-            "tasks: unknown source 'imags'; allowed: did you mean 'images'? (glyphs, images",
+            "tasks: unknown source 'imags'; allowed: did you mean 'images'? (dataset, glyphs, images",
         ),
         ({"tasks": {"way": 5}}, "tasks: the field 'source' is missing; allowed: images, glyphs, sinusoid"),
         ({"outer": {"schedule": "cos"}}, "outer.schedule: unknown value 'cos'; allowed: did you mean 'cosine'?"),
@@ -97,6 +99,8 @@ def test_types_and_discriminators_of_unions() -> None:
         VectorTasks,
         TextTasks,
         TableTasks,
+        QuadraticTasks,
+        DatasetTasks,
         PythonTasks,
     ]
     assert allowed_types(int | None) == [int]

@@ -246,7 +246,7 @@ def test_parts_that_do_not_fit_are_refused(name: str) -> None:
         ({"learner": PrototypeConfig(), "terms": (Term(at="each"),)}, "a term at 'each' inner step needs one"),
         ({"learner": GradientConfig(phases=(Phase(steps=0),)), "terms": (Term(at="each"),)}, "'each' inner step"),
         ({"learner": PrototypeConfig(), "evaluate": EvaluateConfig(steps=3)}, "evaluate.steps needs a learner with"),
-        ({"learner": GradientConfig(learned_lr=True), "estimator": DisplacementConfig()}, "needs the exact gradient"),
+        ({"learner": GradientConfig(learned_lr=True), "estimator": DisplacementConfig()}, "get no signal from this"),
         ({"estimator": BackpropConfig(each_until=5)}, r"weighs terms at 'each' inner step, but there is none"),
         (
             {"learner": GradientConfig(learned_lr="layer_step"), "evaluate": EvaluateConfig(steps=3)},
