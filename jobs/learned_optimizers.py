@@ -1,12 +1,13 @@
 """Learned optimizers: an update rule that trains networks, trained on problems of one kind.
 
 `quadratics` is the first experiment of Andrychowicz et al. 2016. The others classify Fashion-MNIST at 8 x 8 pixels (the
-problems of Celo, Moudgil et al. 2025) or 28 x 28, within a horizon of 200 steps; `distmeta.optim.load` gives what they
-trained as a `torch.optim.Optimizer`. They read Fashion-MNIST below $DISTMETA_DATA.
+problems of Celo, Moudgil et al. 2025) or 28 x 28, within a horizon of 100 or 200 steps; `distmeta.optim.load` gives
+what they trained as a `torch.optim.Optimizer`. They read Fashion-MNIST below $DISTMETA_DATA.
 
     distmeta train jobs/learned_optimizers.py:quadratics
     distmeta train jobs/learned_optimizers.py:mlp --set train.budget_s=1200
     distmeta train jobs/learned_optimizers.py:mlp --set algorithm.estimator.persistent=false    # truncated ES
+    distmeta train jobs/learned_optimizers.py:mlp --set engine.strategy=compiled_vmap           # native code: faster
 """
 
 from distmeta import methods
@@ -68,9 +69,9 @@ def logistic() -> RunConfig:
 
 
 def mlp_backprop() -> RunConfig:
-    """The MLP rule by backpropagation through all 200 steps, instead of by evolution."""
-    algorithm = methods.learned_optimizer(steps=200, window=None, batch=64, rule=CORRECTED_ADAM)
-    return _job("mlp_backprop", DatasetTasks(), MlpConfig(hidden=(32,)), algorithm, num_tasks=8)
+    """The MLP rule by backpropagation through all of 100 steps, instead of by evolution; the last one counts most."""
+    algorithm = methods.learned_optimizer(steps=100, window=None, batch=64, rule=CORRECTED_ADAM, final=1.0)
+    return _job("mlp_backprop", DatasetTasks(), MlpConfig(hidden=(32,)), algorithm, lr=3e-3, num_tasks=4)
 
 
 def conv() -> RunConfig:

@@ -201,11 +201,17 @@ class Outcome:
     scores: dict[str, list[float]]
 
 
+def case_in(name: str, folder: Path) -> RunConfig:
+    """A golden run; texts, if it reads any, are written below `folder`."""
+    config = CASES[name]
+    if config.tasks.source == "texts":
+        return config.model_copy(update={"tasks": TextTasks.model_validate(texts_in(folder))})
+    return config
+
+
 def run_case(name: str, folder: Path) -> Outcome:
     """Train a golden run below `folder`."""
-    config = CASES[name].model_copy(update={"checkpoint": CheckpointConfig(path=str(folder))})
-    if config.tasks.source == "texts":
-        config = config.model_copy(update={"tasks": TextTasks.model_validate(texts_in(folder))})
+    config = case_in(name, folder).model_copy(update={"checkpoint": CheckpointConfig(path=str(folder))})
     with mock.patch("distmeta.training.loop.keep_pictures", return_value=[]):  # drawing takes longer than training
         result = train(config, quiet=True)
     norm = global_norm(checkpoints.load(result.checkpoint).averaged)

@@ -21,7 +21,7 @@ from distmeta.training import TrainResult, train
 from distmeta.training.procedure import Step
 from distmeta.training.steps import Synchronous
 
-from ..golden.cases import CASES
+from ..golden.cases import CASES, case_in
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -87,10 +87,11 @@ def test_any_number_of_ray_workers_gives_the_same_bits(
 @pytest.mark.parametrize("name", CASES)
 def test_every_method_has_the_same_bits_on_ray_workers(ray_cluster: None, name: str, tmp_path: Path) -> None:
     changes = ("evaluation.final_tasks=0", "runtime.shard_size=2", f"checkpoint.path={tmp_path}")
-    digest = run(CASES[name], "local", *changes).digest
+    case = case_in(name, tmp_path)
+    digest = run(case, "local", *changes).digest
     for workers in (1, 2):
         on_ray = ("runtime.executor=ray", f"runtime.workers={workers}")
-        assert run(CASES[name], f"workers-{workers}", *changes, *on_ray).digest == digest
+        assert run(case, f"workers-{workers}", *changes, *on_ray).digest == digest
 
 
 @pytest.mark.slow

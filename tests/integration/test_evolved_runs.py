@@ -36,7 +36,7 @@ from distmeta.training.steps import Synchronous
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.slow]
 
-STEPS = 100
+STEPS = 60
 KILLED_AFTER = 7
 """In the middle of the tasks' windows, of which there are five."""
 

@@ -16,13 +16,20 @@ from distmeta.config.optimizers import RuleConfig
 
 
 def learned_optimizer(
-    steps: int = 100, window: int | None = 20, batch: int | None = None, rule: RuleConfig | None = None
+    steps: int = 100,
+    window: int | None = 20,
+    batch: int | None = None,
+    rule: RuleConfig | None = None,
+    final: float = 0.0,
 ) -> AlgorithmConfig:
     """A coordinate-wise LSTM, trained by truncated backpropagation (Andrychowicz et al. 2016, arXiv 1606.04474).
 
-    `window=None` differentiates through all steps.
+    `window=None` differentiates through all steps, and lets `final` weigh the loss after the last one besides the
+    mean.
     """
-    return _method("learned_optimizer", rule or LstmRuleConfig(), steps, batch, BackpropConfig(window=window))
+    method = _method("learned_optimizer", rule or LstmRuleConfig(), steps, batch, BackpropConfig(window=window))
+    last = (Term(weight=final),) if final else ()
+    return AlgorithmConfig.model_validate({**dict(method), "terms": (*method.terms, *last)})
 
 
 def evolved_optimizer(
