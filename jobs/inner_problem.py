@@ -50,7 +50,7 @@ def _noisy(name: str, algorithm: AlgorithmConfig) -> RunConfig:
         model=Conv4Config(filters=32, downsample="stride"),
         algorithm=algorithm,
         engine=EngineConfig(strategy="compiled"),  # needs a C++ compiler; half a minute the first time
-        outer=OuterConfig(optimizer="Adam", lr=1e-3, average=0.995),
+        outer=OuterConfig(optimizer="Adam", lr=1e-3, average=0.995, clip_norm=1.0),
         train=TrainConfig(steps=60_000, tasks_per_step=8, budget_s=600),
         runtime=RuntimeConfig(workers=2, shard_size=4),
         evaluation=EvaluationConfig(every=500, tasks=200, final_tasks=1000),
