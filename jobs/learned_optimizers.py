@@ -35,7 +35,14 @@ CORRECTED_ADAM = MlpRuleConfig(nominal=1.0, exponent=1.0, scale=0.003)
 
 
 def _job(
-    name: str, tasks: TasksConfig, model: ModelConfig, algorithm: AlgorithmConfig, lr: float = 1e-3, num_tasks: int = 16
+    name: str,
+    tasks: TasksConfig,
+    model: ModelConfig,
+    algorithm: AlgorithmConfig,
+    *,
+    lr: float = 1e-3,
+    num_tasks: int = 16,
+    steps: int = 10_000,
 ) -> RunConfig:
     return RunConfig(
         name=f"learned_optimizers_{name}",
@@ -43,7 +50,7 @@ def _job(
         model=model,
         algorithm=algorithm,
         outer=OuterConfig(optimizer="Adam", lr=lr, clip_norm=1.0, schedule="cosine", final_lr_fraction=0.1),
-        train=TrainConfig(steps=10_000, tasks_per_step=num_tasks, log_every=100),
+        train=TrainConfig(steps=steps, tasks_per_step=num_tasks, log_every=100),
         runtime=RuntimeConfig(workers=2, shard_size=num_tasks // 2),
         engine=EngineConfig(strategy="vmap"),
         evaluation=EvaluationConfig(every=2500, tasks=16, final_tasks=32),
@@ -58,8 +65,8 @@ def quadratics() -> RunConfig:
 
 def mlp() -> RunConfig:
     """An MLP rule by PES, on networks of 32 hidden units."""
-    algorithm = methods.evolved_optimizer(rule=CORRECTED_ADAM)
-    return _job("mlp", DatasetTasks(), MlpConfig(hidden=(32,)), algorithm)
+    algorithm = methods.evolved_optimizer(steps=100, rule=CORRECTED_ADAM)
+    return _job("mlp", DatasetTasks(), MlpConfig(hidden=(32,)), algorithm, lr=3e-3, num_tasks=8, steps=3000)
 
 
 def logistic() -> RunConfig:
