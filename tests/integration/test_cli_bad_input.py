@@ -318,7 +318,7 @@ ROWS = [
     Row(
         "learned rates in Reptile",
         change("algorithm.estimator.kind=displacement", "algorithm.learner.learned_lr=true"),
-        ("(learner.learned_lr, learned optimizers) get no signal from this estimator", "'backprop'"),
+        ("inner steps alone (learner.learned_lr,", "get no signal from this estimator", "'backprop'"),
     ),
     Row(
         "a learned optimizer in Reptile",
@@ -442,7 +442,7 @@ ROWS = [
     Row("job left out", submit("--exclude", "run.*", *HEAD), ("run.yaml: is left out of what is sent",)),
     Row("jobs of nobody", literal("jobs", "status", "x"), ("--address: there is no cluster to ask",)),
     # the command line
-    Row("unknown command", literal("tran"), ("no such command 'tran'", "Did you mean 'train'?")),
+    Row("unknown command", literal("tran"), ("no such command 'tran'", "Did you mean 'train', 'stream'?")),
     Row("unknown sub-command", literal("data", "imprt"), ("no such command 'imprt'", "Did you mean 'import'?")),
     Row("unknown option", literal("train", "x.py", "--resum"), ("no such option: --resum", "--resume")),
     Row("missing argument", literal("train"), ("missing argument 'JOB'", "distmeta train --help")),

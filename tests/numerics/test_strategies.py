@@ -9,6 +9,8 @@ import pytest
 
 from distmeta.config import (
     EngineConfig,
+    FilmConfig,
+    GeneratorConfig,
     ImplicitConfig,
     InContextConfig,
     LstmConfig,
@@ -24,6 +26,8 @@ from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.estimators.implicit import Implicit
 from distmeta.methods.learners import LEARNERS
 from distmeta.methods.learners.base import Learner
+from distmeta.methods.learners.film import FilmLearner
+from distmeta.methods.learners.generator import GeneratorLearner
 from distmeta.methods.learners.in_context import InContextLearner
 from distmeta.methods.learners.lstm import LstmLearner
 from distmeta.methods.learners.neighbours import NeighbourLearner
@@ -72,8 +76,12 @@ LEARNER_ROWS: dict[str, Callable[[Backbone], Learner]] = {
     "lstm": lambda backbone: LstmLearner(LstmConfig(width=5, layers=2), backbone),
     "neural_process": lambda backbone: NeuralProcessLearner(NeuralProcessConfig(width=6), backbone, classifies=True),
     "in_context": lambda backbone: InContextLearner(InContextConfig(width=8, attention_heads=2), backbone),
+    "generator": lambda backbone: GeneratorLearner(GeneratorConfig(width=5), backbone, WAY),
+    "film": lambda backbone: FilmLearner(FilmConfig(width=6), backbone, classifies=True, where="algorithm.learner"),
 }
-BLACK_BOXES = ("lstm", "neural_process", "in_context")
+ELSEWHERE = {"python", "learned_optimizer", "evolution"}
+"""Learners and estimators that keep a state from step to step: `test_learned_optimizers.py`, `test_evolution.py`."""
+BLACK_BOXES = ("lstm", "neural_process", "in_context", "generator", "film")
 ESTIMATOR_ROWS: dict[str, Estimator] = {
     "backprop": EXACT,
     "backprop, first order": FIRST_ORDER,
@@ -102,8 +110,8 @@ EAGER = (
 
 
 def test_every_learner_and_every_estimator_has_a_row() -> None:
-    assert {name.split(",")[0] for name in LEARNER_ROWS} == set(LEARNERS) - {"python"}
-    assert {name.split(",")[0] for name in ESTIMATOR_ROWS} == set(ESTIMATORS) - {"python"}
+    assert {name.split(",")[0] for name in LEARNER_ROWS} == set(LEARNERS) - ELSEWHERE
+    assert {name.split(",")[0] for name in ESTIMATOR_ROWS} == set(ESTIMATORS) - ELSEWHERE
 
 
 def assert_strategies_agree(kind: str, estimator: str, network: str, *engines: EngineConfig, tolerance: float) -> None:
@@ -144,7 +152,8 @@ def is_default(kind: str, estimator: str, network: str, graphs: str, memory: str
         return estimator == "backprop" and (memory == "unrolled" or kind == "gradient, Adam")
     if kind == "prototype":
         return estimator == "backprop" and graphs == "whole"
-    return kind == "gradient" and estimator == "backprop" and graphs == "operations" and network == "strided conv4"
+    row = (kind, estimator, graphs, memory, network)
+    return row == ("gradient", "backprop", "operations", "unrolled", "strided conv4")
 
 
 # A graph for the whole estimate, or one for each operation; memory matters to the latter alone.
