@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -18,15 +17,11 @@ from distmeta.cli.output import (
     print_json,
     print_table,
     which_option,
+    write_result,
 )
 from distmeta.config.bounds import MAX_TASKS
 from distmeta.core.collector import resume as resume_collector
-from distmeta.core.files import write_file
-from distmeta.core.json_values import finite
 from distmeta.core.signals import held
-
-if TYPE_CHECKING:
-    from distmeta.training.analysis_result import AnalysisResult
 
 _PARTS = ("freezing", "adaptation", "training", "between")
 
@@ -74,7 +69,7 @@ def analyze(
         result = analyze_checkpoints(
             paths, what=what or (), which=choices[0], tasks=tasks, overrides=overrides or [], trust_code=trust_code
         )
-        written = [] if out is None else _write(out, result)
+        written = [] if out is None else write_result(out, "analysis.json", result)
     if as_json:
         print_json({**result.to_json(), **({"out": [str(path) for path in written]} if written else {})})
         return
@@ -86,11 +81,3 @@ def analyze(
         print(path)
     if result.address:
         print(f"mlflow  {result.address}")
-
-
-def _write(folder: Path, result: AnalysisResult) -> list[Path]:
-    """Write the pictures and `analysis.json`; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "analysis.json"
-    write_file(path, json.dumps(finite(result.to_json()), indent=2, allow_nan=False).encode())
-    return [path, *result.draw(folder)]

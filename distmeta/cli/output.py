@@ -6,11 +6,13 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
 
 import typer
 
 from distmeta.core.errors import UserError, nearest
+from distmeta.core.files import write_file
 from distmeta.core.json_values import finite
 
 WHICH = ("latest", "best")
@@ -120,3 +122,19 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_text(part) for part in value)
     return "-" if value is None else str(value)
+
+
+class Drawn(Protocol):
+    """A result with numbers and pictures."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+    def draw(self, folder: Path) -> list[Path]: ...
+
+
+def write_result(folder: Path, name: str, result: Drawn) -> list[Path]:
+    """Write the pictures of a result and its numbers, as the file `name`; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    write_file(path, json.dumps(finite(result.to_json()), indent=2, allow_nan=False).encode())
+    return [path, *result.draw(folder)]

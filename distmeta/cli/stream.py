@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -19,16 +18,12 @@ from distmeta.cli.output import (
     print_json,
     print_table,
     which_option,
+    write_result,
 )
 from distmeta.config.bounds import MAX_SEED
 from distmeta.core.collector import resume as resume_collector
 from distmeta.core.errors import UserError
-from distmeta.core.files import write_file
-from distmeta.core.json_values import finite
 from distmeta.core.signals import held
-
-if TYPE_CHECKING:
-    from distmeta.training.stream_result import StreamResult
 
 _SPLITS, _OPTIMIZERS = ("train", "val", "test"), ("adam", "sgd")
 Number = TypeVar("Number", int, float)
@@ -98,7 +93,7 @@ def stream(
             overrides=overrides or [],
             trust_code=trust_code,
         )
-        written = [] if out is None else _write(out, result)
+        written = [] if out is None else write_result(out, "stream.json", result)
     if as_json:
         print_json({**result.to_json(), **({"out": [str(path) for path in written]} if written else {})})
         return
@@ -115,11 +110,3 @@ def _numbers(text: str, kind: Callable[[str], Number], option: str) -> list[Numb
         raise UserError(
             f"{text!r} is no list of numbers", where=option, allowed="numbers with commas between"
         ) from None
-
-
-def _write(folder: Path, result: StreamResult) -> list[Path]:
-    """Write the pictures and `stream.json`; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "stream.json"
-    write_file(path, json.dumps(finite(result.to_json()), indent=2, allow_nan=False).encode())
-    return [path, *result.draw(folder)]
