@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
@@ -69,13 +70,20 @@ class SignalGuard:
             for signum in SIGNALS:
                 if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup, or a shell's background job
                     self._before[signum] = signal.signal(signum, self._handle)
+        self._report_ignored, sys.unraisablehook = sys.unraisablehook, self._on_ignored
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        sys.unraisablehook = self._report_ignored
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+
+    def _on_ignored(self, ignored: Any) -> None:
+        """What Python calls for an exception in a finalizer, which it ignores: a signal there is no error to report."""
+        if not isinstance(ignored.exc_value, Stopped):
+            self._report_ignored(ignored)
 
     @property
     def requested(self) -> bool:

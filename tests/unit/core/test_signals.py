@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -108,3 +109,21 @@ def test_a_stop_that_compiled_code_hides_is_found() -> None:
     assert found.value.exit_code == 128 + signal.SIGTERM
     with pytest.raises(SystemError, match="something else"), unwrapped():
         raise SystemError("something else")
+
+
+def test_a_stop_within_a_finalizer_is_no_error_to_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sends:
+        def __del__(self) -> None:
+            send(signal.SIGINT)
+
+    class Fails:
+        def __del__(self) -> None:
+            raise ValueError("reported as ever")
+
+    reported: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda ignored: reported.append(str(ignored.exc_value)))
+    with SignalGuard() as guard:
+        Sends()
+        Fails()
+        assert guard.requested
+    assert reported == ["reported as ever"]
