@@ -142,6 +142,30 @@ def test_optimizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "model {kind: mlp, hidden: [2]}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_feature_reuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = "tasks={source: glyphs, way: 3, shots: 1, queries: 1, eval_queries: 2, size: 16}"
+    small = (tasks, "model.filters=4", "engine.strategy=vmap", "runtime.executor=local", f"checkpoint.path={tmp_path}")
+    steps = ("train.steps=2", "evaluation.every=1", "checkpoint.every=1", "evaluation.final_tasks=6")
+    arguments = [part for change in (*small, *steps) for part in ("--set", change)]
+    arguments += ["--regimes", "maml", "multitask", "--analysis-tasks", "4", "--out", str(tmp_path)]
+    run(monkeypatch, "methods.feature_reuse", *arguments)
+    first = capsys.readouterr().out.splitlines()
+    run(monkeypatch, "methods.feature_reuse", *arguments, "--seeds", "2")
+    assert [line.split(" | ")[0] for line in first[-2:]] == ["| maml", "| multitask"]
+    results = written(tmp_path, "feature_reuse_omniglot")["results"]
+    assert {name: sorted(by_seed) for name, by_seed in results.items()} == {"maml": ["0", "1"], "multitask": ["0", "1"]}
+    assert all("adapted" in one for one in results["maml"].values())
+    assert "adapted" not in results["multitask"]["0"]
+    folder = tmp_path / "feature_reuse_omniglot"
+    frozen = [row["frozen"] for row in written(folder, "layers")["freezing"]]
+    assert (frozen[0], frozen[-1], len(frozen)) == ("none", "all, no head (NIL)", 6)
+    pairs = {(row["first"], row["second"]) for row in written(folder, "training")["training"]}
+    assert len(pairs) >= 1
+    assert written(folder, "seeds")["between"]
+    assert all(is_picture(folder / f"{part}.png") for part in ("freezing", "adaptation", "training", "between"))
+
+
 def test_steps_to_a_loss() -> None:
     curve = torch.tensor([3.0, 2.0, 2.5, 1.0])
     assert [optimizers.steps_to(curve, goal) for goal in (3.0, 2.2, 1.0, 0.5)] == [0, 1, 3, None]
