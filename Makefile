@@ -67,8 +67,8 @@ $(VENV)/.text: $(STAMP)
 quick: $(STAMP) ## Format, lint, types and the fast tests: at most a minute
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check fast
 
-test: check ## Everything that CI runs: check, then the default tests in two processes
-	$(BIN)/pytest -n 2
+test: check ## Everything that CI runs: check, then the default tests in three processes (many of them wait)
+	$(BIN)/pytest -n 3
 
 check: lint types ## Format, lint and types
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +157,22 @@ class Case:
     def scores(self) -> dict[str, dict[str, np.ndarray]]:
         return self.score("vmap").scores
 
+    @cached_property
+    def first_update(self) -> Update:
+        """The update that several tests look at and none changes."""
+        return self.update()
 
-@pytest.fixture(params=[*CONFIGS, *TEXTS])
-def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    @cached_property
+    def first_scores(self) -> dict[str, dict[str, np.ndarray]]:
+        return self.scores()
+
+
+@pytest.fixture(params=[*CONFIGS, *TEXTS], scope="module")
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     if request.param not in TEXTS:
         return build(CONFIGS[request.param])
     pytest.importorskip("transformers", reason="decoders are those of transformers")
-    return build(intents(TEXTS[request.param], tmp_path))
+    return build(intents(TEXTS[request.param], tmp_path_factory.mktemp("texts")))
 
 
 def build(config: RunConfig) -> Case:
@@ -192,7 +202,7 @@ def test_every_method_has_a_row() -> None:
 
 
 def test_the_update_has_the_names_and_shapes_of_the_parameters(case: Case) -> None:
-    update = case.update()
+    update = case.first_update
     assert list(update.grad) == [name for name in case.meta if name in update.grad]
     # No term depends on a bias before batch norm, nor on what starts anew for each task or is not trained.
     learner = case.algorithm.learner
@@ -209,20 +219,20 @@ def test_the_update_has_the_names_and_shapes_of_the_parameters(case: Case) -> No
 
 
 def test_everything_is_finite_and_the_update_is_not_zero(case: Case) -> None:
-    update = case.update()
+    update = case.first_update
     assert all_finite(case.meta)
     assert all_finite(update.grad)
     assert any(bool(grad.any()) for grad in update.grad.values())
     assert all(np.isfinite(value) for value in update.metrics.values())
-    assert all(np.isfinite(values).all() for metrics in case.scores().values() for values in metrics.values())
+    assert all(np.isfinite(values).all() for metrics in case.first_scores.values() for values in metrics.values())
 
 
 def test_two_calls_give_the_same_bits(case: Case) -> None:
-    first, second = case.update(), build(case.config).update()
+    first, second = case.first_update, build(case.config).update()
     assert digest(first.grad) == digest(second.grad)
     assert first.metrics == second.metrics
     again = case.scores()
-    for protocol, metrics in case.scores().items():
+    for protocol, metrics in case.first_scores.items():
         assert all(np.array_equal(values, again[protocol][metric]) for metric, values in metrics.items())
 
 
@@ -243,7 +253,7 @@ def test_arguments_are_not_changed(case: Case, strategy: str, requires_grad: boo
 
 
 def test_updates_of_shards_add_up_to_the_update_of_all_tasks(case: Case) -> None:
-    whole = case.update()
+    whole = case.first_update
     first, second, third = (case.update(part(case.train, *ends)) for ends in ((0, 1), (1, 3), (3, TASKS)))
     assert_close(sum_group((first, second, third)), whole)
     assert_close(sum_group((first, sum_group((second, third)))), whole)
@@ -275,7 +285,7 @@ def test_the_adaptation_curve_has_all_points_from_zero_to_the_last_step(case: Ca
         assert num_steps > 10 or points == tuple(range(num_steps + 1))
         for values in scores.scores[protocol].values():
             assert values.shape == (TASKS, len(points))
-    vmapped = case.scores()
+    vmapped = case.first_scores
     for protocol, metrics in scores.scores.items():
         for metric, values in metrics.items():
             np.testing.assert_allclose(vmapped[protocol][metric], values, rtol=1e-11, atol=1e-13)

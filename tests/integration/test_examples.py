@@ -42,7 +42,7 @@ def test_an_example_is_short_and_touches_nothing_of_the_package(example: str) ->
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    "example", [pytest.param(each, marks=pytest.mark.slow if "table" in each else ()) for each in EXAMPLES]
+    "example", [pytest.param(each, marks=() if "ridge" in each else pytest.mark.slow) for each in EXAMPLES]
 )
 def test_two_workers_give_the_bits_of_one_process(
     example: str, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch

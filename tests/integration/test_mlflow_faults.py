@@ -180,9 +180,7 @@ def test_texts_are_masked_and_replaced(server: str, gate: Gate, make: Make, tmp_
     assert (artifacts / "workers" / "worker-3.txt").read_text() == "postgresql://me:***@host, 2"
 
 
-@pytest.mark.parametrize(
-    "seed", [0, 1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_random_kills_and_outages_neither_lose_nor_duplicate_values(
     server: str, gate: Gate, make: Make, seed: int
 ) -> None:

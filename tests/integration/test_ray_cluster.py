@@ -53,6 +53,7 @@ def fakes_by_value() -> Iterator[None]:
     cloudpickle.unregister_pickle_by_value(fakes)
 
 
+@pytest.mark.slow
 def test_a_local_cluster_holds_more_workers_than_cores_and_ends_with_the_executor(
     fakes_by_value: None, capfd: pytest.CaptureFixture[str]
 ) -> None:

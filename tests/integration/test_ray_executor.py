@@ -87,6 +87,7 @@ def test_contract(build: Build, kind: str) -> None:
     executor.close()
 
 
+@pytest.mark.slow
 def test_workers_that_started_while_the_driver_was_busy_are_ready(build: Build) -> None:
     executors = [build(workers=2, cpus_per_worker=0.5) for _ in range(2)]
     time.sleep(5.0)  # answers of all kinds have arrived and are taken in any order
@@ -168,6 +169,7 @@ def test_a_worker_that_answers_no_heartbeat_is_replaced(build: Build) -> None:
         assert_exact(executor, version=1)
 
 
+@pytest.mark.slow
 def test_no_worker_is_taken_for_silent_while_the_driver_was_busy(build: Build) -> None:
     executor = build(recipe=FakeRecipe(seconds=1.0), workers=1, heartbeat_timeout_s=2.0)
     executor.ready()

@@ -149,6 +149,7 @@ def test_children_of_a_killed_parent_save_and_end() -> None:
     assert all(0 < step < STEPS for step in last_steps())
 
 
+@pytest.mark.slow
 def test_a_failing_seed_is_one_line() -> None:
     process = start("--at-once", "2", "--set", "tasks.options={bad: 1}")
     _, err = process.communicate(timeout=60)

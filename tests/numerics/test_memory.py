@@ -47,9 +47,7 @@ def peak(steps: int, memory: str, strategy: str, estimator: Estimator = EXACT, l
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize(
-    "steps", [pytest.param(1, marks=pytest.mark.thorough), 2, pytest.param(3, marks=pytest.mark.thorough)]
-)
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", LEARNERS)
 def test_both_memory_modes_give_the_same_bits(kind: str, steps: int, network: str) -> None:
     make, shape = NETWORKS[network]

@@ -46,8 +46,15 @@ def test_meta_gradients_are_the_same(family: str, name: str, part: dict[str, Any
             assert relative_error(actual, expected) < (1e-6 if family == "llama" else 1e-13)
 
 
-@pytest.mark.parametrize("engine", [LOOP, VMAP], ids=["loop", "vmap"])
-@pytest.mark.parametrize(("estimator", "share"), [(FIRST_ORDER, 0.3), (EXACT, 0.2)], ids=["order 1", "order 2"])
+@pytest.mark.parametrize(
+    ("estimator", "share", "engine"),
+    [
+        pytest.param(FIRST_ORDER, 0.3, LOOP, id="order 1, loop", marks=pytest.mark.slow),
+        pytest.param(FIRST_ORDER, 0.3, VMAP, id="order 1, vmap"),
+        pytest.param(EXACT, 0.2, LOOP, id="order 2, loop"),
+        pytest.param(EXACT, 0.2, VMAP, id="order 2, vmap", marks=pytest.mark.slow),
+    ],
+)
 def test_deep_networks_take_less_memory(
     estimator: Estimator, share: float, engine: EngineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,7 +203,8 @@ def test_native_code_of_whole_estimates_agrees_with_a_loop(row: str) -> None:
 
 
 @pytest.mark.usefixtures("native", "_operations")
-@pytest.mark.parametrize("memory", ["unrolled", pytest.param("flat", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["unrolled", "flat"])
 def test_native_code_of_operations_agrees_with_a_loop_in_any_number_of_lanes(memory: str) -> None:
     (learner, meta), episodes = adam(3), classification(6, tasks=5)
     first, *others = (
