@@ -41,13 +41,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad
 from typing_extensions import override
 
 from distmeta.config import GradientConfig, Phase
 from distmeta.core.types import LABELS, Batch, Episode, Params
 from distmeta.methods.learners.base import Learner, Proximal, Stage
 from distmeta.methods.learners.descent import descend, num_scalars, relative_gradients, step_scalars
+from distmeta.methods.learners.differentiate import gradient_of
 from distmeta.methods.learners.inner.problem import InnerProblem
 from distmeta.methods.learners.own_heads import OwnHeads
 from distmeta.methods.learners.phases import ReadyPhase, group_names, ready_phase, rows_of_step, steps_of_epoch
@@ -212,7 +212,7 @@ class GradientLearner(Learner):
     ) -> Callable[[Params], tuple[Params, Params]]:
         """Values of the parameters that a phase moves -> the gradient of what it minimises, and running statistics."""
         if not self._inner.by_example:
-            return grad(self._loss(net, meta, fast, batch, phase), has_aux=True)
+            return gradient_of(self._loss(net, meta, fast, batch, phase))
 
         def outputs(moving: Params) -> tuple[Tensor, Params]:
             forward, inner = self._forward(net, meta, fast, moving, batch, phase)
