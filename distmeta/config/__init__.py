@@ -43,6 +43,7 @@ from distmeta.config.tasks import (
 )
 from distmeta.config.tracking import TrackingConfig
 from distmeta.config.train import TrainConfig
+from distmeta.config.transfer import TransferTasks
 
 __all__ = [
     "AdamRuleConfig",
@@ -105,6 +106,7 @@ __all__ = [
     "ToleranceConfig",
     "TrackingConfig",
     "TrainConfig",
+    "TransferTasks",
     "TransformerConfig",
     "VectorTasks",
 ]

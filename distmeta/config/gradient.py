@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, field_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import InnerSteps, PositiveCount, Text
@@ -29,7 +29,14 @@ class Phase(Frozen):
         optimizer: Inner optimizer.
         beta1: Decay of the inner Adam's first moment (Reptile uses 0).
         beta2: Decay of its second moment.
+        momentum: Momentum of sgd (heavy ball).
+        weight_decay: Factor of the parameters that is added to the gradient, for either optimizer.
+        block_decay: Factor of the rate from one block of the network to the one before it: `lr` is that of the head,
+            `lr * block_decay` that of the last block (layer-wise rates, Howard & Ruder 2018). `rates` take precedence.
+        auto_rgn: Whether each layer's rate is multiplied by its gradient norm over its weight norm, relative to the
+            largest of all layers, at the first step of each epoch (Auto-RGN, Lee et al. 2023).
         batch: Examples per step; steps cycle through the (shuffled) examples. None takes all of them.
+        shuffle: Whether mini-batches go through the examples in a new random order in each epoch.
         objective: Name of the inner loss; None takes the objective of the tasks.
         l2sp: Weight of `0.5 * |fast - start|^2` added to the inner loss, where `start` is the value before the phase
             (L2-SP, Li et al. 2018; iMAML's proximal term).
@@ -44,9 +51,27 @@ class Phase(Frozen):
     optimizer: Literal["sgd", "adam"] = "sgd"
     beta1: float = Field(0.9, ge=0.0, lt=1.0)
     beta2: float = Field(0.999, ge=0.0, lt=1.0)
+    momentum: float = Field(0.0, ge=0.0, lt=1.0)
+    weight_decay: NonNegativeFloat = 0.0
+    block_decay: float = Field(1.0, gt=0.0, le=1.0)
+    auto_rgn: bool = False
     batch: PositiveCount | None = None
+    shuffle: bool = False
     objective: ObjectiveName | None = None
     l2sp: NonNegativeFloat = 0.0
+
+    @model_validator(mode="after")
+    def _momentum_is_of_sgd(self) -> Self:
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum {self.momentum} is that of sgd; allowed: 0 with 'adam', which has beta1")
+        return self
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its steps are `lr` times the gradient on all examples."""
+        same_rates = self.block_decay == 1 and not self.auto_rgn and all(r == self.lr for r in self.rates.values())
+        plain = self.optimizer == "sgd" and not self.momentum and not self.weight_decay
+        return same_rates and plain and self.batch is None
 
 
 class GradientConfig(Frozen):
@@ -119,10 +144,9 @@ class GradientConfig(Frozen):
     def proximal(self) -> float | None:
         """Weight of the proximal term of the one problem that all inner steps solve; None if they do not."""
         phase, *others = self.phases
-        one_rate = not self.learned_lr and all(rate == phase.lr for rate in phase.rates.values())
-        whole = phase.steps > 0 and phase.batch is None and phase.optimizer == "sgd"
+        plain = phase.steps > 0 and phase.is_plain and not self.learned_lr
         from_meta = self.head == "meta" and not self.zeros and not self.inner
-        return phase.l2sp if phase.l2sp and whole and one_rate and not others and from_meta else None
+        return phase.l2sp if phase.l2sp and plain and not others and from_meta else None
 
     @property
     def uses(self) -> tuple[tuple[str, str, str], ...]:

@@ -15,31 +15,49 @@ from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.optimizers import evolved_optimizer, learned_optimizer
 from distmeta.methods.presets.prediction import film, weight_generator
 from distmeta.methods.presets.reuse import multitask, nil, nil_head
-from distmeta.methods.presets.transfer import pretrain
+from distmeta.methods.presets.transfer import (
+    auto_rgn,
+    fine_tuning,
+    joint,
+    l2sp,
+    linear_probe,
+    lp_ft,
+    merlin,
+    pretrain,
+    surgical,
+    target_only,
+)
 
 __all__ = [
     "METHODS",
     "Preset",
     "anil",
     "anml",
+    "auto_rgn",
     "boil",
     "cavia",
     "darts",
     "evolved_optimizer",
     "film",
+    "fine_tuning",
     "fomaml",
     "hyperparameters",
     "imaml",
     "imaml_hf",
     "in_context",
+    "joint",
     "knn",
+    "l2sp",
     "label_words",
     "learned_loss",
     "learned_optimizer",
+    "linear_probe",
+    "lp_ft",
     "lstm",
     "maml",
     "maml_pp",
     "matching",
+    "merlin",
     "meta_sgd",
     "method",
     "multitask",
@@ -53,5 +71,7 @@ __all__ = [
     "r2d2",
     "reptile",
     "reweight",
+    "surgical",
+    "target_only",
     "weight_generator",
 ]

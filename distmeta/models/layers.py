@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn import functional
 from typing_extensions import override
 
 from distmeta.models.base import Frame
+from distmeta.models.batched import is_batched
 from distmeta.models.random import dropout
 
 
@@ -88,7 +90,8 @@ class ExactLayerNorm(nn.LayerNorm):
 class ExactInstanceNorm(nn.Module):
     """Instance norm (Ulyanov et al. 2016) with the weights of torch's layer, exact to any order under `vmap`.
 
-    torch's own is wrong where tasks have weights of their own, as its layer norm is: without weights it is exact.
+    torch's own is wrong where tasks have weights of their own, as its layer norm is: without weights it is exact, and
+    so it is outside of `vmap`.
     """
 
     def __init__(self, norm: nn.modules.instancenorm._InstanceNorm) -> None:
@@ -97,6 +100,8 @@ class ExactInstanceNorm(nn.Module):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
+        if self.weight is not None and get_proxy_mode() is None and not (is_batched(x) or is_batched(self.weight)):
+            return functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)  # fewer passes
         shape = (-1, *([1] * (x.dim() - 2)))
         y = functional.instance_norm(x, eps=self.eps)
         y = y if self.weight is None else y * self.weight.reshape(shape)

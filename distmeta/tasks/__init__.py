@@ -1,4 +1,4 @@
-"""Task distributions: few-shot classes of a store, drawn characters, sine waves, groups of a table, problems."""
+"""Task distributions: few-shot classes, drawn characters, sine waves, groups of a table, problems, transfer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from distmeta.config.problems import DatasetTasks, QuadraticTasks
 from distmeta.config.python import PythonTasks
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, TextTasks, VectorTasks
+from distmeta.config.transfer import TransferTasks
 from distmeta.core.code import instance_of
 from distmeta.tasks.base import Declared, TaskSource
 from distmeta.tasks.prefetch import Prefetcher
@@ -70,6 +71,13 @@ def _dataset(config: DatasetTasks, seed: int, dtype: torch.dtype) -> TaskSource:
     return DatasetSource(config, open_store(config.store), seed, dtype)
 
 
+def _transfer(config: TransferTasks, seed: int, dtype: torch.dtype) -> TaskSource:
+    from distmeta.data.catalog import open_store
+    from distmeta.tasks.transfer import TransferSource
+
+    return TransferSource(config, open_store(config.store), open_store(config.target), seed, dtype)
+
+
 def _python(config: PythonTasks, seed: int, dtype: torch.dtype) -> TaskSource:
     source: TaskSource = instance_of(TaskSource, config, "tasks", seed, dtype)
     source.seed, source.declared = seed, Declared(config.target, config.max_examples)
@@ -85,6 +93,7 @@ SOURCES: dict[str, Callable[[Any, int, torch.dtype], TaskSource]] = {
     "sinusoid": _sinusoid,
     "quadratics": _quadratics,
     "dataset": _dataset,
+    "transfer": _transfer,
     "python": _python,
 }
 """Factory for each `tasks.source`. Imports are lazy: sine waves need neither pyarrow nor the importers."""

@@ -6,16 +6,19 @@ import argparse
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.cluster.stragglers import ideal
-from benchmarks.methods import omniglot_curve, optimizers, sinusoid, table
+from benchmarks.methods import omniglot_curve, optimizers, sinusoid, table, transfer
 from benchmarks.scripts import load_job
 from distmeta.config import RunConfig
+from distmeta.data.store import write_store
 from distmeta.methods import METHODS
 from distmeta.program.scoring import Score
 from distmeta.training import TrainResult, train
@@ -203,7 +206,66 @@ def test_every_job_of_the_table_is_there(tasks: str, method: str) -> None:
 
 def test_methods_without_a_row_are_for_other_tasks() -> None:
     others = {"label_words", "weight_generator", "reweight", "oml", "anml", "learned_optimizer", "evolved_optimizer"}
+    others |= {name for names in transfer.STRATEGIES.values() for name in names}
     assert set(METHODS) - {name for jobs in table.JOBS.values() for name in jobs} == others
+
+
+def test_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    made: list[RunConfig] = []
+
+    def note(config: RunConfig, **options: Any) -> TrainResult:
+        made.append(config)
+        return replace(trained(config), checkpoint=f"runs/{config.name}/00001000")
+
+    monkeypatch.setattr(transfer, "train", note)
+    strategies = ["joint", "l2sp", "lp_ft"]
+    arguments = ["--out", str(tmp_path), "--problems", "usps", "--strategies", *strategies, "--set", "train.steps=7"]
+    run(monkeypatch, "methods.transfer", *arguments, "--seeds", "1")
+    assert [(config.name, config.train.steps) for config in made] == [
+        ("usps_joint_0", 7),
+        ("usps_source_0", 7),
+        ("usps_lp_ft_0", 0),
+        ("usps_source_0", 7),  # goes on from its last checkpoint: nothing to do
+        ("usps_l2sp_0", 0),
+    ]
+    assert made[2].train.init_from == made[4].train.init_from == "runs/usps_source_0/00001000"
+    run(monkeypatch, "methods.transfer", *arguments, "--seeds", "2")
+    assert {config.seed for config in made[5:]} == {1}
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "| Joint training | 90.00 ± 0.00 | - | 2 |",
+        "| LP-FT | 90.00 ± 0.00 | - | 2 |",
+        "| L2-SP | 90.00 ± 0.00 | 89.74 ± 0.41 | 2 |",
+    ]
+    assert sorted(written(tmp_path, "transfer")["results"]["usps"]["l2sp"]) == ["0", "1"]
+    assert "| L2-SP |" in (tmp_path / "transfer.md").read_text()
+    assert is_picture(tmp_path / "transfer_usps.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", transfer.PREFIXES)
+def test_every_strategy_of_transfer_runs(
+    problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("here", "there"):
+        images = rng.integers(0, 256, (60, 1, 18, 18), dtype=np.uint8)
+        parts = {"train": [15] * 3, "test": [5] * 3}
+        write_store(tmp_path / name, images, class_names=list("abc"), class_counts=[20] * 3, parts=parts)
+    target = tmp_path / ("there" if problem == "usps" else "here")
+    small = [f"tasks.store={tmp_path / 'here'}", f"tasks.target={target}", "tasks.examples=12", "tasks.source_batch=4"]
+    small += [
+        "tasks.support=6",
+        "tasks.queries=6",
+        "model.filters=[4, 4, 4]",
+        "train.steps=2",
+        "runtime.executor=local",
+    ]
+    changes = [argument for change in small for argument in ("--set", change)]
+    run(monkeypatch, "methods.transfer", "--problems", problem, "--seeds", "1", "--out", str(tmp_path), *changes)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + len(transfer.STRATEGIES[problem])
+    assert ("lower half masked" in rows[0]) == (problem == "signature")
+    assert not any(cell == "-" for row in rows[1:] for cell in row.split(" | ")[1:2])
 
 
 def test_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

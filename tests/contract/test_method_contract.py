@@ -89,6 +89,15 @@ ROWS = (
     Row("anml", {"steps": 4, "eval_steps": 6}, STREAM, None, model=CONVNET | {"gate": (2, 2)}),
     Row("learned_optimizer", {"steps": 4, "window": 2, "batch": 4}, {}, {"steps": 4, "window": None}),
     Row("evolved_optimizer", {"steps": 4, "window": 2, "batch": 4}, {}, {"steps": 4, "window": 2, "persistent": False}),
+    Row("target_only", {}, {}, {}),
+    Row("joint", {"alpha": 0.3}, {}, None),
+    Row("fine_tuning", {"steps": 3, "batch": 4, "unfreeze": ("block4", "block3"), "unfreeze_steps": 1}, {}, None),
+    Row("linear_probe", {"steps": 3, "batch": 4}, {}, None),
+    Row("lp_ft", {"steps": 2, "probe_steps": 2, "batch": None}, {}, None),
+    Row("l2sp", {"steps": 2, "batch": 4, "optimizer": "sgd", "momentum": 0.9}, {}, None),
+    Row("surgical", {"steps": 2, "batch": 4}, {}, None),
+    Row("auto_rgn", {"steps": 4, "batch": 4}, {}, None),
+    Row("merlin", {}, {}, None),
 )
 
 

@@ -19,10 +19,12 @@ def test_a_method_has_a_job_and_a_page(name: str) -> None:
     preset = METHODS[name]
     assert preset.make().method == name
     assert load_config(str(ROOT / preset.job)).algorithm.method == name
-    page, index = (ROOT / "docs" / "methods" / file for file in (f"{name}.md", "index.md"))
-    assert f"methods.{name}(" in page.read_text()
-    assert f"({name}.md)" in index.read_text()
-    assert f"methods/{name}.md" in (ROOT / "mkdocs.yml").read_text()
+    file = f"{preset.page or name}.md"
+    page, index = ((ROOT / "docs" / "methods" / each).read_text() for each in (file, "index.md"))
+    assert f"methods.{name}(" in page
+    assert f"]({file}" in index
+    assert f"`methods.{name}()`" in index
+    assert f"methods/{file}" in (ROOT / "mkdocs.yml").read_text()
 
 
 def test_the_command_lists_all(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,9 @@ own statistics.
 L2-SP (Li, Grandvalet & Davoine 2018, arXiv 1802.01483) adds `l2sp / 2 * |fast - anchor|^2`, where the anchor is the
 value before the phase's first step: the meta-parameters in the first phase.
 
+Fine-tuning on many examples takes mini-batches, momentum, weight decay, rates by block or by relative gradient norms
+(`distmeta.methods.learners.descent`).
+
 Further meta-parameters may act on what inner steps minimise, and on their rates (`distmeta.methods.learners.inner`).
 
 Deviations from Reptile's code: inner mini-batches cycle through one random order of the support set instead of drawing
@@ -38,20 +41,22 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad
 from typing_extensions import override
 
 from distmeta.config import GradientConfig, Phase
 from distmeta.core.types import LABELS, Batch, Episode, Params
 from distmeta.methods.learners.base import Learner, Proximal, Stage
+from distmeta.methods.learners.descent import descend, num_scalars, relative_gradients, step_scalars
+from distmeta.methods.learners.differentiate import gradient_of
 from distmeta.methods.learners.inner.problem import InnerProblem
 from distmeta.methods.learners.own_heads import OwnHeads
-from distmeta.methods.learners.phases import ReadyPhase, batch_rows, group_names, ready_phase
+from distmeta.methods.learners.phases import ReadyPhase, group_names, ready_phase, rows_of_step, steps_of_epoch
 from distmeta.methods.learners.rates import initial_rates, rate_at
 from distmeta.models.base import HEAD, Backbone
 from distmeta.models.network import Network
 
-ADAM_EPSILON = 1e-8
+SETS_ANCHOR, MEASURES = 1, 2
+"""Flags of a step's kind: the first step of a later phase with L2-SP, and of an epoch with Auto-RGN."""
 
 
 class FastWeights(NamedTuple):
@@ -59,9 +64,11 @@ class FastWeights(NamedTuple):
 
     Attributes:
         moved: Values of the parameters that some phase moves, by name.
-        first, second: Adam's first and second moments; empty if no phase uses Adam.
+        first: Adam's first moments, or momentum; empty if no phase keeps either.
+        second: Adam's second moments; empty if no phase uses Adam.
         anchor: Values that L2-SP pulls towards; empty if no phase uses it.
         features: [N, D] features of the examples if no phase moves the body, else None.
+        factors: Factors of the rates, [] each; empty if no phase uses Auto-RGN.
     """
 
     moved: Params
@@ -69,6 +76,7 @@ class FastWeights(NamedTuple):
     second: Params
     anchor: Params
     features: Tensor | None
+    factors: Params
 
 
 class GradientLearner(Learner):
@@ -92,7 +100,16 @@ class GradientLearner(Learner):
         groups = backbone.groups()
         frozen = {name for group in config.frozen for name in group_names(groups, group, f"{where}.frozen")}
         self._phases = [
-            ready_phase(phase, i, groups, objective, self._field(where, i), frozen, learned=bool(config.learned_lr))
+            ready_phase(
+                phase,
+                i,
+                groups,
+                backbone.blocks(),
+                objective,
+                self._field(where, i),
+                frozen,
+                learned=bool(config.learned_lr),
+            )
             for i, phase in enumerate(config.phases)
         ]
         self._inner = InnerProblem(config.inner, groups, f"{where}.inner")
@@ -106,6 +123,8 @@ class GradientLearner(Learner):
         own = moved | self.fresh | (self._heads.names if self._heads.resets else frozenset())
         self._moved = tuple(name for name in groups["all"] if name in own)
         self._uses_adam = any(phase.config.optimizer == "adam" for phase in used)
+        self._keeps_moments = any(num_scalars(phase.config) for phase in used)
+        self._uses_factors = any(phase.config.auto_rgn for phase in used)
         self._uses_anchor = any(self._has_anchor(phase.config) for phase in used)
         # A mini-batch is normalised by its own statistics, so its features cannot be taken from those of the whole set.
         whole = backbone.is_row_wise or all(phase.config.batch is None for phase in used)
@@ -147,44 +166,45 @@ class GradientLearner(Learner):
         moved |= {name: torch.zeros_like(meta[name]) for name in self._moved if name in self._zeros}
         moved |= self._heads.start(meta, features, task, self.roles[0])
         features = features if self._keeps_features else None
-        zeros = {name: torch.zeros_like(tensor) for name, tensor in moved.items()} if self._uses_adam else {}
-        return FastWeights(moved, zeros, zeros, dict(moved) if self._uses_anchor else {}, features)
+        zeros = {name: torch.zeros_like(tensor) for name, tensor in moved.items()} if self._keeps_moments else {}
+        anchor = dict(moved) if self._uses_anchor else {}
+        factors = {name: tensor.new_ones(()) for name, tensor in moved.items()} if self._uses_factors else {}
+        return FastWeights(moved, zeros, zeros if self._uses_adam else {}, anchor, features, factors)
 
     @override
     def stages(self, rows: Mapping[str, int]) -> Sequence[Stage]:
         """The stages of all phases.
 
-        The kind of a step is the number of its phase; the first step of a later phase that uses L2-SP has a kind of its
-        own, in which it moves the anchor. Adam's scalars are 0 at its first step, else 1, and bias corrections; then
-        come the rows of a mini-batch whose features are known; the last scalar is the number of the step where rates
-        differ by step.
+        The kind of a step is the number of its phase; steps that move the anchor of L2-SP or measure the factors of
+        Auto-RGN have kinds of their own. First come the scalars of the optimizer (`step_scalars`), then the rows of a
+        mini-batch whose features are known; the last scalar is the number of the step where rates differ by step.
         """
         return [stage for index in range(len(self._phases)) for stage in self._stages_of(index, rows)]
 
     def _stages_of(self, index: int, rows: Mapping[str, int]) -> Iterator[Stage]:
         phase = self._phases[index].config
+        epoch = steps_of_epoch(phase, rows[phase.role]) if phase.steps else 1
         for step in range(phase.steps):
-            scalars: tuple[float, ...] = ()
-            if phase.optimizer == "adam":
-                scalars = (float(step > 0), 1 - phase.beta1 ** (step + 1), 1 - phase.beta2 ** (step + 1))
-            selected = None if phase.batch is None else batch_rows(rows[phase.role], phase.batch, step)
+            scalars, selected = step_scalars(phase, step), rows_of_step(phase, index, rows[phase.role], step)
             scalars += tuple(map(float, selected)) if self._keeps_features and selected is not None else ()
             scalars += (float(step),) if self._granularity == "layer_step" else ()
-            sets_anchor = self._has_anchor(phase) and index > 0 and step == 0
-            kind = index + len(self._phases) * sets_anchor
-            yield Stage(kind, phase.role, selected, scalars)
+            flags = SETS_ANCHOR if self._has_anchor(phase) and index > 0 and step == 0 else 0
+            flags |= MEASURES if phase.auto_rgn and step % epoch == 0 else 0
+            yield Stage(index + len(self._phases) * flags, phase.role, selected, scalars)
 
     @override
     def advance(
         self, net: Network, meta: Params, fast: FastWeights, batch: Batch, kind: int, scalars: Tensor
     ) -> FastWeights:
-        sets_anchor, index = divmod(kind, len(self._phases))
+        flags, index = divmod(kind, len(self._phases))
         phase = self._phases[index]
         moving = {name: tensor for name, tensor in fast.moved.items() if name in phase.rates}
-        if sets_anchor:
+        if flags & SETS_ANCHOR:
             fast = fast._replace(anchor={**fast.anchor, **moving})
         known = fast._replace(features=self._features_of(fast, phase, scalars))
         gradient, net.buffers = self._gradient(net, meta, known, batch, phase)(moving)
+        if flags & MEASURES:
+            fast = fast._replace(factors={**fast.factors, **relative_gradients(moving, gradient)})
         return self._update(meta, fast, moving, gradient, phase, scalars)
 
     def _gradient(
@@ -192,7 +212,7 @@ class GradientLearner(Learner):
     ) -> Callable[[Params], tuple[Params, Params]]:
         """Values of the parameters that a phase moves -> the gradient of what it minimises, and running statistics."""
         if not self._inner.by_example:
-            return grad(self._loss(net, meta, fast, batch, phase), has_aux=True)
+            return gradient_of(self._loss(net, meta, fast, batch, phase))
 
         def outputs(moving: Params) -> tuple[Tensor, Params]:
             forward, inner = self._forward(net, meta, fast, moving, batch, phase)
@@ -207,7 +227,7 @@ class GradientLearner(Learner):
         """The features of a step's examples, if they are known."""
         if fast.features is None or phase.config.batch is None:
             return fast.features
-        first, last = 3 * (phase.config.optimizer == "adam"), len(scalars) - (self._granularity == "layer_step")
+        first, last = num_scalars(phase.config), len(scalars) - (self._granularity == "layer_step")
         # The rows are data, so that all steps of a phase share one compiled graph; without rows, they are all.
         rows = scalars[first:last].long()
         return fast.features.index_select(0, rows) if len(rows) else fast.features
@@ -246,25 +266,15 @@ class GradientLearner(Learner):
     def _update(
         self, meta: Params, fast: FastWeights, moving: Params, gradient: Params, phase: ReadyPhase, scalars: Tensor
     ) -> FastWeights:
-        """SGD, or Adam (Kingma & Ba 2015) whose moments are zero before the phase's first step."""
-        first, second, direction = fast.first, fast.second, gradient
-        if phase.config.optimizer == "adam":
-            b1, b2 = phase.config.beta1, phase.config.beta2
-            not_first, correction1, correction2 = scalars[:3]
-            m = {name: b1 * not_first * first[name] + (1 - b1) * g for name, g in gradient.items()}
-            v = {name: b2 * not_first * second[name] + (1 - b2) * g * g for name, g in gradient.items()}
-            # The epsilon under the root keeps its derivative finite where a gradient is exactly zero (a dead ReLU).
-            direction = {
-                name: (m[name] / correction1) / ((v[name] / correction2 + ADAM_EPSILON**2).sqrt() + ADAM_EPSILON)
-                for name in gradient
-            }
-            first, second = {**first, **m}, {**second, **v}
+        direction, first, second = descend(phase.config, moving, gradient, fast.first, fast.second, scalars)
         learned = phase.learned_rates
         rates: Mapping[str, Tensor | float] = {
             name: rate_at(self._granularity, meta[learned[name]], scalars) if learned else phase.rates[name]
             for name in moving
         }
         rates = self._inner.rates(meta, rates)
+        if phase.config.auto_rgn:
+            rates = {name: rate * fast.factors[name] for name, rate in rates.items()}
         moved = {**fast.moved, **{name: moving[name] - rates[name] * direction[name] for name in moving}}
         return fast._replace(moved=moved, first=first, second=second)
 

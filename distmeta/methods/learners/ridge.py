@@ -45,7 +45,7 @@ class RidgeLearner(Learner):
 
     Args:
         config: Initial regularisation and scale, and whether they are learned; the intercept.
-        backbone: The network; its head is not used.
+        backbone: The network; its head is not used, but terms on the meta-parameters may have others.
         num_outputs: O.
     """
 
@@ -58,10 +58,10 @@ class RidgeLearner(Learner):
 
     @override
     def init(self, seed: int) -> Params:
-        """The parameters of the backbone's body, and the learned numbers."""
-        params = self.backbone.init(seed)
-        body = {name: params[name] for name in self.backbone.groups()["body"]}
-        return body | (self._initial_numbers(next(iter(params.values()))) if self._config.learned else {})
+        """The parameters of the backbone without the head that is fitted, and the learned numbers."""
+        params, fitted = self.backbone.init(seed), self.backbone.head_names(HEAD)
+        others = {name: params[name] for name in self.backbone.groups()["all"] if name not in fitted}
+        return others | (self._initial_numbers(next(iter(params.values()))) if self._config.learned else {})
 
     @override
     def start(self, net: Network, meta: Params, task: Episode) -> RidgeHead:

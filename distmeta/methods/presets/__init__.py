@@ -21,7 +21,18 @@ from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.optimizers import evolved_optimizer, learned_optimizer
 from distmeta.methods.presets.prediction import film, weight_generator
 from distmeta.methods.presets.reuse import multitask, nil
-from distmeta.methods.presets.transfer import pretrain
+from distmeta.methods.presets.transfer import (
+    auto_rgn,
+    fine_tuning,
+    joint,
+    l2sp,
+    linear_probe,
+    lp_ft,
+    merlin,
+    pretrain,
+    surgical,
+    target_only,
+)
 
 
 @dataclass(frozen=True)
@@ -33,12 +44,19 @@ class Preset:
         title: Its name in prose.
         paper: Authors, year, arXiv number.
         job: A job that runs it.
+        page: Its page in `docs/methods`; None: one of the method's name.
     """
 
     make: Callable[..., AlgorithmConfig]
     title: str
     paper: str
     job: str
+    page: str | None = None
+
+
+def _transfer(make: Callable[..., AlgorithmConfig], title: str, paper: str) -> Preset:
+    """A strategy of transfer learning, all of which share a page and a file of jobs."""
+    return Preset(make, title, paper, f"jobs/transfer.py:{make.__name__}", page="transfer")
 
 
 METHODS: dict[str, Preset] = {
@@ -132,6 +150,15 @@ METHODS: dict[str, Preset] = {
         "Vicol et al. 2021, arXiv 2112.13835; Metz et al. 2022, arXiv 2203.11860",
         "jobs/learned_optimizers.py:mlp",
     ),
+    "target_only": _transfer(target_only, "Target only", "training without transfer as the baseline"),
+    "joint": _transfer(joint, "Joint training", "Caruana 1997 (Machine Learning 28)"),
+    "fine_tuning": _transfer(fine_tuning, "Fine-tuning", "Yosinski et al. 2014, arXiv 1411.1792"),
+    "linear_probe": _transfer(linear_probe, "Linear probe", "Alain & Bengio 2016, arXiv 1610.01644"),
+    "lp_ft": _transfer(lp_ft, "LP-FT", "Kumar et al. 2022, arXiv 2202.10054"),
+    "l2sp": _transfer(l2sp, "L2-SP", "Li et al. 2018, arXiv 1802.01483"),
+    "surgical": _transfer(surgical, "Surgical fine-tuning", "Lee et al. 2023, arXiv 2210.11466"),
+    "auto_rgn": _transfer(auto_rgn, "Auto-RGN", "Lee et al. 2023, arXiv 2210.11466, section 4"),
+    "merlin": _transfer(merlin, "MeRLin", "Liu et al. 2020, arXiv 2011.01418"),
 }
 
 

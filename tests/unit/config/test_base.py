@@ -18,6 +18,7 @@ from distmeta.config import (
     StoreTasks,
     TableTasks,
     TextTasks,
+    TransferTasks,
     VectorTasks,
 )
 from distmeta.config.base import allowed_types, annotation_of, discriminator_of, section_for, to_user_error
@@ -101,6 +102,7 @@ def test_types_and_discriminators_of_unions() -> None:
         TableTasks,
         QuadraticTasks,
         DatasetTasks,
+        TransferTasks,
         PythonTasks,
     ]
     assert allowed_types(int | None) == [int]

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from distmeta.config.problems import DatasetTasks, QuadraticTasks
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, TextTasks, VectorTasks
+from distmeta.config.transfer import TransferTasks
 from distmeta.core.errors import UserError
 from distmeta.core.types import LABELS, OUTSIDE, QUERY, SUPPORT, Episode
 from distmeta.data.store import ClassStore
@@ -35,6 +36,17 @@ CONFIGS: dict[str, Callable[[Path], TasksConfig]] = {
     "sinusoid": lambda _: SinusoidTasks(shots=5, queries=6, eval_queries=7),
     "quadratics": lambda _: QuadraticTasks(size=4, rows=5),
     "dataset": lambda home: DatasetTasks(store=str(home / "small"), examples=12, queries=6, eval_queries=7),
+    "transfer": lambda home: TransferTasks(
+        store=str(home / "small"),
+        target=str(home / "small"),
+        examples=25,
+        source_batch=5,
+        eval_queries=7,
+        folds=3,
+        test_share=0.3,
+        size=3,
+        signature=0.2,
+    ),
 }
 
 

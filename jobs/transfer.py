@@ -1,0 +1,144 @@
+"""Transfer: from Fashion-MNIST to 600 digits of USPS, and the study of a source with a signature on CIFAR-10.
+
+One function for each strategy, on one problem, evaluated on the test images of the target. Source and network are the
+same throughout. Needs the raw files below $DISTMETA_DATA, or stores made by `distmeta data import`.
+
+    distmeta train jobs/transfer.py:merlin
+    distmeta train jobs/transfer.py:l2sp --set seed=1 --set tasks.examples=100
+    distmeta train jobs/transfer.py:signature_merlin
+
+The lower half of CIFAR-10's 49,500 source images is noise whose mean tells the class; that of the 500 target images is
+not (Liu et al. 2020, arXiv 2011.01418). Besides the accuracy on test images, the jobs `signature_...` report that on
+test images whose lower half is 0 (`term1/accuracy`).
+"""
+
+from __future__ import annotations
+
+from distmeta import methods
+from distmeta.cli import run_job
+from distmeta.config import (
+    AlgorithmConfig,
+    CheckpointConfig,
+    ConvNetConfig,
+    EngineConfig,
+    EvaluationConfig,
+    OuterConfig,
+    RunConfig,
+    RuntimeConfig,
+    Term,
+    TrainConfig,
+    TransferTasks,
+)
+
+USPS = TransferTasks(store="fashion_mnist", target="usps", examples=600, source_batch=32)
+SIGNATURE = TransferTasks(store="cifar10", target="cifar10", examples=500, source_batch=32, signature=0.2)
+BATCH = {"support": 1, "queries": 32}
+"""Target examples of a training task, where these are not adapted to."""
+NETWORK = ConvNetConfig(filters=(64, 64, 64))
+MASKED = (Term(role="masked", weight=0.0),)
+
+
+def _job(name: str, algorithm: AlgorithmConfig, tasks: TransferTasks, steps: int = 3000) -> RunConfig:
+    """Two shards of one task in each outer step, one for each worker."""
+    return RunConfig(
+        name=name,
+        tasks=tasks,
+        model=NETWORK,
+        algorithm=algorithm,
+        outer=OuterConfig(optimizer="Adam", lr=1e-3, schedule="cosine", final_lr_fraction=0.01),
+        engine=EngineConfig(strategy="loop"),
+        train=TrainConfig(steps=steps, tasks_per_step=2, log_every=100),
+        runtime=RuntimeConfig(workers=2, shard_size=1),
+        evaluation=EvaluationConfig(every=0, tasks=tasks.folds, final_tasks=1),
+        checkpoint=CheckpointConfig(every=500),
+    )
+
+
+def _usps(algorithm: AlgorithmConfig, steps: int = 3000, **fields: int) -> RunConfig:
+    return _job(f"usps_{algorithm.method}", algorithm, USPS.model_copy(update=fields), steps)
+
+
+def _signature(algorithm: AlgorithmConfig, steps: int = 5000, **fields: int) -> RunConfig:
+    evaluate = algorithm.evaluate.model_copy(update={"terms": MASKED})
+    scored = algorithm.model_copy(update={"evaluate": evaluate})
+    return _job(f"signature_{algorithm.method}", scored, SIGNATURE.model_copy(update=fields), steps)
+
+
+def target_only() -> RunConfig:
+    """The 600 digits alone."""
+    return _usps(methods.target_only(), steps=1000, **BATCH)
+
+
+def joint() -> RunConfig:
+    """Both data sets at once, a head for each."""
+    return _usps(methods.joint(alpha=0.5), **BATCH)
+
+
+def fine_tuning() -> RunConfig:
+    """Fine-tuning of all layers (Yosinski et al. 2014)."""
+    return _usps(methods.fine_tuning())
+
+
+def gradual() -> RunConfig:
+    """Gradual unfreezing with rates that fall towards the inputs (Howard & Ruder 2018)."""
+    blocks = ("block3", "block2", "block1")
+    return _usps(methods.fine_tuning(block_decay=0.4, unfreeze=blocks, steps=700))
+
+
+def linear_probe() -> RunConfig:
+    """A new head on fixed features."""
+    return _usps(methods.linear_probe())
+
+
+def lp_ft() -> RunConfig:
+    """LP-FT (Kumar et al. 2022)."""
+    return _usps(methods.lp_ft())
+
+
+def l2sp() -> RunConfig:
+    """L2-SP (Li et al. 2018)."""
+    return _usps(methods.l2sp())
+
+
+def surgical() -> RunConfig:
+    """Surgical fine-tuning (Lee et al. 2023) of the first block, and of the new head."""
+    return _usps(methods.surgical())
+
+
+def auto_rgn() -> RunConfig:
+    """Auto-RGN (Lee et al. 2023)."""
+    return _usps(methods.auto_rgn())
+
+
+def merlin() -> RunConfig:
+    """MeRLin (Liu et al. 2020): 300 of the digits fit a ridge head, the others judge it."""
+    return _usps(methods.merlin())
+
+
+def signature_target_only() -> RunConfig:
+    """The 500 target images alone."""
+    return _signature(methods.target_only(), steps=1000, **BATCH)
+
+
+def signature_joint() -> RunConfig:
+    """Both at once, a head for each."""
+    return _signature(methods.joint(alpha=0.5), **BATCH)
+
+
+def signature_fine_tuning() -> RunConfig:
+    """Fine-tuning of all layers."""
+    return _signature(methods.fine_tuning())
+
+
+def signature_l2sp() -> RunConfig:
+    """L2-SP (Li et al. 2018)."""
+    return _signature(methods.l2sp())
+
+
+def signature_merlin() -> RunConfig:
+    """MeRLin (Liu et al. 2020)."""
+    return _signature(methods.merlin())
+
+
+if __name__ == "__main__":
+    run_job(__file__)
