@@ -12,6 +12,7 @@ from distmeta.config.base import Frozen, shortened
 from distmeta.config.bounds import Examples, Length, PositiveCount, Range, Text, Ways
 from distmeta.config.problems import DatasetTasks, QuadraticTasks
 from distmeta.config.python import PythonTasks
+from distmeta.config.shifts import ShiftedTasks
 
 
 class StreamOptions(Frozen):
@@ -278,6 +279,7 @@ TasksConfig = Annotated[
         | TableTasks
         | QuadraticTasks
         | DatasetTasks
+        | ShiftedTasks
         | PythonTasks,
         Field(discriminator="source"),
     ],

@@ -9,6 +9,7 @@ import torch
 
 from distmeta.config.problems import DatasetTasks, QuadraticTasks
 from distmeta.config.python import PythonTasks
+from distmeta.config.shifts import ShiftedTasks
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, TextTasks, VectorTasks
 from distmeta.core.code import instance_of
 from distmeta.tasks.base import Declared, TaskSource
@@ -70,6 +71,13 @@ def _dataset(config: DatasetTasks, seed: int, dtype: torch.dtype) -> TaskSource:
     return DatasetSource(config, open_store(config.store), seed, dtype)
 
 
+def _shifted(config: ShiftedTasks, seed: int, dtype: torch.dtype) -> TaskSource:
+    from distmeta.data.catalog import open_store
+    from distmeta.tasks.shifted import ShiftedSource
+
+    return ShiftedSource(config, open_store(config.store), seed, dtype)
+
+
 def _python(config: PythonTasks, seed: int, dtype: torch.dtype) -> TaskSource:
     source: TaskSource = instance_of(TaskSource, config, "tasks", seed, dtype)
     source.seed, source.declared = seed, Declared(config.target, config.max_examples)
@@ -85,6 +93,7 @@ SOURCES: dict[str, Callable[[Any, int, torch.dtype], TaskSource]] = {
     "sinusoid": _sinusoid,
     "quadratics": _quadratics,
     "dataset": _dataset,
+    "shifted": _shifted,
     "python": _python,
 }
 """Factory for each `tasks.source`. Imports are lazy: sine waves need neither pyarrow nor the importers."""

@@ -21,8 +21,19 @@ from distmeta.config.tasks import ClassTasks, StreamOptions
 from distmeta.core import seeding
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64
-from distmeta.core.types import QUERY, REMEMBER, SOURCE, SUPPORT, TRAJECTORY, Batch, Episode
+from distmeta.core.types import (
+    QUERY,
+    REMEMBER,
+    ROTATION,
+    SOURCE,
+    SUPPORT,
+    TRAJECTORY,
+    UNLABELLED,
+    Batch,
+    Episode,
+)
 from distmeta.tasks.base import TaskSource
+from distmeta.tasks.turned import TURNS, rotation_of
 
 Ids = npt.NDArray[Any]
 _NUMPY_DTYPES: dict[torch.dtype, type[np.floating[Any]]] = {torch.float32: np.float32, torch.float64: np.float64}
@@ -57,6 +68,10 @@ class FewShotSource(TaskSource):
         if config.stream is not None:
             _check_classes(config.stream, num_source_classes)
             self.train_outputs |= {TRAJECTORY: num_source_classes, REMEMBER: num_source_classes}
+        if config.has_numbers:
+            self.train_outputs[UNLABELLED] = way
+        if config.has_images and input_shape[1] == input_shape[2]:
+            self.train_outputs[ROTATION] = TURNS
         self._config = config
         self._dtype = _NUMPY_DTYPES[dtype]
 
@@ -72,8 +87,14 @@ class FewShotSource(TaskSource):
             batches[SOURCE] = self._batch(*self._choose_source(seeds, way * queries))
         if self._config.stream is not None and {TRAJECTORY, REMEMBER} & set(roles):
             batches |= self._streams(self._config.stream, seeds, roles)
-        rest = [role for role in roles if role not in batches]
-        return batches | self._episodes(split, seeds, rest) if rest else batches
+        of_queries = {UNLABELLED, ROTATION} & set(roles)
+        rest = [role for role in (*roles, *((QUERY,) if of_queries else ())) if role not in batches]
+        batches |= self._episodes(split, seeds, rest) if rest else {}
+        if UNLABELLED in of_queries:
+            batches[UNLABELLED] = Batch(batches[QUERY].inputs)
+        if ROTATION in of_queries:
+            batches[ROTATION] = rotation_of(batches[QUERY].inputs, seeds, is_training=split == "train")
+        return batches
 
     def draw(self, split: str, seed: int, way: int, shots: int, queries: int) -> Episode:
         """One task of another size (T = 1): support and query set, both class after class.
