@@ -45,12 +45,15 @@ class EvaluateConfig(Frozen):
             after adaptation before those at `meta`; without such a term, the last one that adaptation uses.
         terms: What is scored besides the queries by the tasks' own objective, which has weight 1. Terms of weight 0 are
             reported and leave the loss as it is.
+        stream: Queries are a stream of batches, those of the inner steps: each batch is scored by the state before its
+            own step, or after it. None: all queries are scored by the state after each number of steps.
     """
 
     steps: InnerSteps | None = None
     learner: LearnerConfig | None = None
     head: Text | None = None
     terms: tuple[Term, ...] = Field((), max_length=100)
+    stream: Literal["before", "after"] | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -129,6 +132,11 @@ class AlgorithmConfig(Frozen):
         learner, estimator = self.learner, self.estimator
         if self.evaluate.steps is not None and not learner.is_stepwise:
             raise ValueError(f"evaluate.steps needs a learner with inner steps, but learner.kind is '{learner.kind}'")
+        if self.evaluate.stream is not None and not self.evaluated_learner().num_steps:
+            raise ValueError(
+                f"evaluate.stream '{self.evaluate.stream}' scores a batch for each inner step, but there are no steps; "
+                "use null, or a learner with inner steps"
+            )
         if estimator.needs_steps and not self.adapts:
             raise ValueError(
                 f"terms score the meta-parameters alone (at 'meta'), so there is no adaptation for estimator.kind "

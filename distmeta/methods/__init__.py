@@ -15,6 +15,7 @@ from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.optimizers import evolved_optimizer, learned_optimizer
 from distmeta.methods.presets.prediction import film, weight_generator
 from distmeta.methods.presets.reuse import multitask, nil, nil_head
+from distmeta.methods.presets.test_time import bn_adapt, tent, ttt
 from distmeta.methods.presets.transfer import pretrain
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Preset",
     "anil",
     "anml",
+    "bn_adapt",
     "boil",
     "cavia",
     "darts",
@@ -53,5 +55,7 @@ __all__ = [
     "r2d2",
     "reptile",
     "reweight",
+    "tent",
+    "ttt",
     "weight_generator",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from distmeta.config import RunConfig
 from distmeta.core.errors import UserError, nearest
-from distmeta.core.types import LABELS, QUERY, SUPPORT
+from distmeta.core.types import LABELS, QUERY, SUPPORT, UNLABELLED
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.objectives import OBJECTIVES
 from distmeta.methods.terms import OuterTerm
@@ -28,7 +28,9 @@ def eval_heads(config: RunConfig, tasks: TaskSignature) -> dict[str, int]:
     settings, learner = config.algorithm, field_of_evaluation(config)
     uses = [("algorithm.evaluate", settings.evaluated_head, QUERY)]
     uses += [(f"{learner}{field}", head, role) for field, head, role in settings.evaluated_learner().uses]
-    return _heads(uses, {**tasks.train_outputs, **dict.fromkeys((SUPPORT, QUERY, LABELS), tasks.num_outputs)})
+    return _heads(
+        uses, {**tasks.train_outputs, **dict.fromkeys((SUPPORT, QUERY, LABELS, UNLABELLED), tasks.num_outputs)}
+    )
 
 
 def _heads(uses: Sequence[tuple[str, str, str]], outputs_of: Mapping[str, int]) -> dict[str, int]:

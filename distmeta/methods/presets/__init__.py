@@ -21,6 +21,7 @@ from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.optimizers import evolved_optimizer, learned_optimizer
 from distmeta.methods.presets.prediction import film, weight_generator
 from distmeta.methods.presets.reuse import multitask, nil
+from distmeta.methods.presets.test_time import bn_adapt, tent, ttt
 from distmeta.methods.presets.transfer import pretrain
 
 
@@ -132,6 +133,11 @@ METHODS: dict[str, Preset] = {
         "Vicol et al. 2021, arXiv 2112.13835; Metz et al. 2022, arXiv 2203.11860",
         "jobs/learned_optimizers.py:mlp",
     ),
+    "bn_adapt": Preset(
+        bn_adapt, "BN-adapt", "Nado et al. 2020, arXiv 2006.10963; Schneider et al. 2020", "jobs/test_time.py:bn_adapt"
+    ),
+    "tent": Preset(tent, "TENT", "Wang et al. 2021, arXiv 2006.10726", "jobs/test_time.py:tent"),
+    "ttt": Preset(ttt, "TTT", "Sun et al. 2020, arXiv 1909.13231", "jobs/test_time.py:ttt"),
 }
 
 
