@@ -55,6 +55,8 @@ class ShiftedSource(TaskSource):
         self._dtype = np.float32 if dtype == torch.float32 else np.float64
         self._rows = {split: self._rows_of(split) for split in SPLITS}
         self._check_size("train")
+        if len(self._rows["test"][0]):  # before a run, not after it
+            self._check_size("test")
 
     @override
     def batches(self, split: str, seeds: Uint64, roles: Sequence[str]) -> Mapping[str, Batch]:

@@ -166,7 +166,10 @@ def test_what_cannot_be_had_is_refused_in_one_line(store: ClassStore, tmp_path: 
     with pytest.raises(UserError, match=r"tasks.queries: 6 examples and 60 queries, but split 'train' .* has 60; allo"):
         source(store, queries=60)
     with pytest.raises(UserError, match=r"tasks.eval_queries: 6 examples and 40 queries, but split 'test' .* has 36"):
-        episode(source(store, eval_queries=40), "test")
+        source(store, eval_queries=40)
+    no_test = source(store, shares=(0.8, 0.2, 0.0), eval_queries=40)
+    with pytest.raises(UserError, match=r"but split 'val' .* has 24"):
+        episode(no_test, "val")
     wide = write_store(
         tmp_path / "wide", np.zeros((9, 1, 4, 5), np.uint8), class_names=["a"], class_counts=[9], splits={"x": {}}
     )
