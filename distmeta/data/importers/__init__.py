@@ -10,7 +10,6 @@ IMPORTERS: dict[str, Importer] = {
     "omniglot_alphabets": omniglot.ALPHABETS,
     "cifar_fs": cifar.CIFAR_FS,
     "fc100": cifar.FC100,
-    "cifar10": cifar.CIFAR10,
     "fashion_mnist": grey.FASHION_MNIST,
     "fashion_mnist_8x8": grey.FASHION_MNIST_8X8,
     "usps": grey.USPS,

@@ -1,10 +1,7 @@
-"""CIFAR-10, and two few-shot class splits of CIFAR-100, CIFAR-FS and FC100 (Krizhevsky 2009): 60,000 images each.
+"""CIFAR-FS and FC100: two few-shot class splits of the 60,000 images of CIFAR-100 (Krizhevsky 2009).
 
-CIFAR-10 is read from `cifar10.parquet` (columns `split`, `label` and `image`, encoded) and `classes.json` (`classes`,
-the class names). The training images of a class come before its test images.
-
-CIFAR-100 is read from `cifar100.parquet` (columns `label` and `image`, encoded) and `classes.json` (`fine`, the class
-names, and `splits`, the lists of class names). Each store holds all 100 classes with all their 600 images, 3x32x32.
+Reads `cifar100.parquet` (columns `label` and `image`, encoded) and `classes.json` (`fine`, the class names, and
+`splits`, the lists of class names). Each store holds all 100 classes with all their 600 images, 3x32x32.
 """
 
 from __future__ import annotations
@@ -25,14 +22,14 @@ from distmeta.core.files import read_file
 from distmeta.data.importers.base import ClassData, Importer, ImportOptions, require_class_names
 from distmeta.data.importers.decode import decode_images
 from distmeta.data.manifest import Source, file_sha256
-from distmeta.data.splits import by_name, fractions
+from distmeta.data.splits import by_name
 
-TABLE_NAME, TEN_NAME, CLASSES_NAME = "cifar100.parquet", "cifar10.parquet", "classes.json"
+TABLE_NAME, CLASSES_NAME = "cifar100.parquet", "classes.json"
 MAX_CLASSES_BYTES = 16 << 20
 
 
 class _Classes(BaseModel):
-    """Content of `classes.json` of CIFAR-100, as far as it is used."""
+    """Content of `classes.json`, as far as it is used."""
 
     fine: list[str]
     splits: dict[str, dict[str, list[str]]]
@@ -53,28 +50,8 @@ def _read_classes(path: Path, split_set: str) -> tuple[list[str], dict[str, list
     return classes.fine, lists
 
 
-class _Ten(BaseModel):
-    """Content of `classes.json` of CIFAR-10."""
-
-    classes: list[str]
-
-
-def _read_names(path: Path) -> list[str]:
-    content = read_file(path, MAX_CLASSES_BYTES)
-    try:
-        names = _Ten.model_validate(json.loads(content.decode())).classes
-    except (ValidationError, ValueError, RecursionError) as error:
-        raise UserError(
-            "is no list of class names", where=str(path), allowed='{"classes": ["airplane", ...]}'
-        ) from error
-    require_class_names(names, str(path))
-    if not names or len(set(names)) != len(names):
-        raise UserError("'classes' is empty or holds a name twice", where=str(path))
-    return names
-
-
-def _read_table(path: Path, num_classes: int) -> tuple[npt.NDArray[np.int64], Any, Any]:
-    """Labels, encoded images, and the table."""
+def _read_table(path: Path, num_classes: int) -> tuple[npt.NDArray[np.int64], Any]:
+    """Labels, and encoded images."""
     allowed = "a parquet file with the columns label (whole numbers) and image (bytes)"
     if not os.path.isfile(path):
         raise UserError("no such file", where=str(path), allowed=allowed)
@@ -93,7 +70,7 @@ def _read_table(path: Path, num_classes: int) -> tuple[npt.NDArray[np.int64], An
     for label in (numbers.min(initial=0), numbers.max(initial=0)):
         if not 0 <= label < num_classes:
             raise UserError(f"label {label} has no name in {CLASSES_NAME}", where=str(path))
-    return numbers, images, table
+    return numbers, images
 
 
 def read_cifar(source: Path, options: ImportOptions, split_set: str) -> ClassData:
@@ -109,7 +86,7 @@ def read_cifar(source: Path, options: ImportOptions, split_set: str) -> ClassDat
     """
     folder = source / "cifar100" if (source / "cifar100" / TABLE_NAME).is_file() else source
     class_names, lists = _read_classes(folder / CLASSES_NAME, split_set)
-    labels, column, _ = _read_table(folder / TABLE_NAME, len(class_names))
+    labels, column = _read_table(folder / TABLE_NAME, len(class_names))
     counts = np.bincount(labels, minlength=len(class_names))
     if counts.min() < 1:
         raise UserError(f"class '{class_names[int(counts.argmin())]}' has no image", where=str(folder / TABLE_NAME))
@@ -129,41 +106,6 @@ def read_cifar(source: Path, options: ImportOptions, split_set: str) -> ClassDat
     )
 
 
-def read_cifar10(source: Path, options: ImportOptions) -> ClassData:
-    """Read CIFAR-10, with a random split of its classes.
-
-    Args:
-        source: The folder of the two files, or its parent if the folder is called `cifar10`.
-        options: `size`, `grey`, `seed` and `fractions`.
-
-    Raises:
-        UserError: A file is missing or damaged, or the two files do not match.
-    """
-    folder = source / "cifar10" if (source / "cifar10" / TEN_NAME).is_file() else source
-    class_names, path = _read_names(folder / CLASSES_NAME), folder / TEN_NAME
-    labels, column, table = _read_table(path, len(class_names))
-    if "split" not in table.column_names:
-        raise UserError("has no column 'split'", where=str(path), allowed="values train and test")
-    is_test = np.array([part == "test" for part in table["split"].to_pylist()])
-    counts = np.bincount(labels, minlength=len(class_names))
-    if counts.min() < 1:
-        raise UserError(f"class '{class_names[int(counts.argmin())]}' has no image", where=str(path))
-    order = np.lexsort((is_test, labels))
-    images = decode_images(
-        [f"{path}, row {row}" for row in order],
-        lambda index: column[int(order[index])].as_py(),
-        size=options.size,
-        grey=options.grey,
-    )
-    return ClassData(
-        examples=images,
-        class_names=class_names,
-        class_counts=counts.tolist(),
-        splits=fractions(len(class_names), options.fractions, options.seed),
-        sources=[Source(name=name, sha256=file_sha256(folder / name)) for name in (TEN_NAME, CLASSES_NAME)],
-    )
-
-
 def _importer(split_set: str, title: str) -> Importer:
     return Importer(
         read=lambda source, options: read_cifar(source, options, split_set),
@@ -175,9 +117,3 @@ def _importer(split_set: str, title: str) -> Importer:
 
 CIFAR_FS = _importer("cifar_fs", "CIFAR-FS")
 FC100 = _importer("fc100", "FC100")
-CIFAR10 = Importer(
-    read=read_cifar10,
-    description=f"CIFAR-10: a folder with {TEN_NAME} and {CLASSES_NAME}",
-    options=frozenset({"size", "grey", "seed", "fractions"}),
-    raw_folder="cifar10",
-)

@@ -158,24 +158,6 @@ def test_cifar_bad_input_is_named(cifar_folder: Path, png: Png) -> None:
     _rejected("fc100", cifar_folder, r"classes.json: cannot be read")
 
 
-def test_test_images_of_cifar10_come_last(tmp_path: Path, png: Png) -> None:
-    folder = tmp_path / "cifar10"
-    folder.mkdir()
-    (folder / "classes.json").write_text('{"classes": ["ant", "bee"]}', encoding="utf-8")
-    columns = {"split": ["test", "train", "test", "train"], "label": pa.array([1, 1, 0, 0], pa.uint8())}
-    images = [png(10 * row) for row in range(4)]
-    pq.write_table(pa.table({**columns, "image": images}), folder / "cifar10.parquet")
-    store = import_store("cifar10", tmp_path)
-    assert store.images[:, 0, 0, 0].tolist() == [30, 20, 10, 0]
-    assert (store.class_names, store.class_offsets.tolist()) == (["ant", "bee"], [0, 2, 4])
-    pq.write_table(pa.table({"label": columns["label"], "image": images}), folder / "cifar10.parquet")
-    _rejected("cifar10", folder, r"cifar10.parquet: has no column 'split'; allowed: values train and test")
-    (folder / "classes.json").write_text("[]", encoding="utf-8")
-    _rejected("cifar10", folder, r"classes.json: is no list of class names")
-    (folder / "classes.json").write_text('{"classes": ["ant", "ant"]}', encoding="utf-8")
-    _rejected("cifar10", folder, r"classes.json: 'classes' is empty or holds a name twice")
-
-
 # Folders of images
 
 
