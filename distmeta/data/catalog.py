@@ -155,6 +155,7 @@ def save_store(
             versions={package: version(package) for package in ("numpy", "pillow", "pyarrow")},
         ),
         num_targets=data.num_targets,
+        parts=data.parts,
         replace=replace,
     )
 

@@ -24,6 +24,7 @@ MANIFEST_NAME = "manifest.json"
 EXAMPLES_NAME = "examples.arrow"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 MAX_MANIFEST_BYTES = 256 << 20
+PARTS = ("train", "test")
 
 SplitSets = dict[str, dict[str, list[int]]]
 Kind = Literal["image", "text", "vector", "table"]
@@ -92,6 +93,8 @@ class Manifest(_Record):
         class_names: Names of the classes; of the groups of a table.
         class_counts: Examples of each class, in the order of `class_names` and of the rows.
         splits: {split set: {split: class indices}}.
+        parts: {`train` and `test`: examples of each class}, in the order of the rows, where the data comes divided;
+            empty where it does not.
     """
 
     format: Literal["distmeta-class-store"] = "distmeta-class-store"
@@ -103,6 +106,7 @@ class Manifest(_Record):
     class_names: list[str] = Field(min_length=1)
     class_counts: list[int]
     splits: SplitSets
+    parts: dict[str, list[int]] = {}
     provenance: Provenance
     examples: ExamplesFile
 
@@ -116,6 +120,13 @@ class Manifest(_Record):
             raise ValueError("class_names must be unique and as many as class_counts")
         if min(self.class_counts) < 1 or sum(self.class_counts) != self.num_examples:
             raise ValueError("class_counts must be positive and add up to num_examples")
+        if self.parts and list(self.parts) != list(PARTS):
+            raise ValueError(f"parts must be {' and '.join(PARTS)}")
+        if self.parts and any(
+            min(counts) < 0 or sum(counts) != total
+            for *counts, total in zip(*self.parts.values(), self.class_counts, strict=True)
+        ):
+            raise ValueError("parts must add up to class_counts")
         for set_name, split_set in self.splits.items():
             indices = [index for split in split_set.values() for index in split]
             if len(set(indices)) != len(indices):
@@ -128,6 +139,10 @@ class Manifest(_Record):
     def width(self) -> int:
         """Numbers of one example; 1 for a text."""
         return sum(self.shape) if self.kind == "table" else math.prod(self.shape)
+
+    def to_json(self) -> str:
+        """The file's content; without `parts` where there are none, as before there were any."""
+        return self.model_dump_json(indent=1, exclude=None if self.parts else {"parts"})
 
     def class_offsets(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """First row of each class, and the number of rows: [C + 1] int64."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -205,6 +205,7 @@ def write_store(
     splits: SplitSets | None = None,
     provenance: Provenance | None = None,
     num_targets: int = 0,
+    parts: Mapping[str, Sequence[int]] | None = None,
     replace: bool = False,
 ) -> ClassStore:
     """Write a store atomically: a temporary sibling folder is filled, synced, opened as a check, and renamed.
@@ -218,6 +219,7 @@ def write_store(
         splits: {split set: {split: class indices}}.
         provenance: Origin of the examples.
         num_targets: O of a table, whose last columns are targets; 0 for all other kinds.
+        parts: {`train` and `test`: examples of each class}, those for training first, where the data comes divided.
         replace: Replace an existing store (but never a folder that is not a store).
 
     Returns:
@@ -239,6 +241,7 @@ def write_store(
         "class_names": list(class_names),
         "class_counts": [int(count) for count in class_counts],
         "splits": splits or {},
+        "parts": {part: [int(count) for count in counts] for part, counts in (parts or {}).items()},
         "provenance": provenance or Provenance(),
     }
     try:
@@ -256,7 +259,7 @@ def _write_beside(target: Path, batch: Any, fields: dict[str, Any]) -> ClassStor
         _write_arrow(path, batch)
         examples = ExamplesFile(sha256=file_sha256(path), num_bytes=path.stat().st_size)
         manifest = Manifest(**fields, examples=examples)
-        _write_synced(temporary / MANIFEST_NAME, manifest.model_dump_json(indent=1).encode())
+        _write_synced(temporary / MANIFEST_NAME, manifest.to_json().encode())
         _sync_folder(temporary)
         ClassStore.open(temporary)  # what cannot be read must not replace what can
         _rename_over(temporary, target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distmeta.data.importers import cifar, folder, grey, groups, intents, omniglot, saved, table
+from distmeta.data.importers import cifar, cifar10, folder, grey, groups, intents, omniglot, saved, table
 from distmeta.data.importers.base import ClassData, Importer, ImportOptions
 
 IMPORTERS: dict[str, Importer] = {
@@ -10,6 +10,7 @@ IMPORTERS: dict[str, Importer] = {
     "omniglot_alphabets": omniglot.ALPHABETS,
     "cifar_fs": cifar.CIFAR_FS,
     "fc100": cifar.FC100,
+    "cifar10": cifar10.IMPORTER,
     "fashion_mnist": grey.FASHION_MNIST,
     "fashion_mnist_8x8": grey.FASHION_MNIST_8X8,
     "usps": grey.USPS,

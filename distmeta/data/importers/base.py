@@ -62,6 +62,7 @@ class ClassData:
         splits: {split set: {split: class indices}}.
         sources: Raw files and their digests.
         num_targets: O of a table of groups; 0 for classes.
+        parts: {`train` and `test`: examples of each class}, those for training first, where the data comes divided.
     """
 
     examples: Examples
@@ -70,6 +71,7 @@ class ClassData:
     splits: SplitSets
     sources: list[Source]
     num_targets: int = 0
+    parts: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

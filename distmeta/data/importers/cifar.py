@@ -50,8 +50,12 @@ def _read_classes(path: Path, split_set: str) -> tuple[list[str], dict[str, list
     return classes.fine, lists
 
 
-def _read_table(path: Path, num_classes: int) -> tuple[npt.NDArray[np.int64], Any]:
-    """Labels, and encoded images."""
+def read_table(path: Path, num_classes: int) -> tuple[npt.NDArray[np.int64], Any, Any]:
+    """Labels, encoded images, and the table that they are of.
+
+    Raises:
+        UserError: The file is missing or damaged, or a label has no name.
+    """
     allowed = "a parquet file with the columns label (whole numbers) and image (bytes)"
     if not os.path.isfile(path):
         raise UserError("no such file", where=str(path), allowed=allowed)
@@ -70,7 +74,7 @@ def _read_table(path: Path, num_classes: int) -> tuple[npt.NDArray[np.int64], An
     for label in (numbers.min(initial=0), numbers.max(initial=0)):
         if not 0 <= label < num_classes:
             raise UserError(f"label {label} has no name in {CLASSES_NAME}", where=str(path))
-    return numbers, images
+    return numbers, images, table
 
 
 def read_cifar(source: Path, options: ImportOptions, split_set: str) -> ClassData:
@@ -86,7 +90,7 @@ def read_cifar(source: Path, options: ImportOptions, split_set: str) -> ClassDat
     """
     folder = source / "cifar100" if (source / "cifar100" / TABLE_NAME).is_file() else source
     class_names, lists = _read_classes(folder / CLASSES_NAME, split_set)
-    labels, column = _read_table(folder / TABLE_NAME, len(class_names))
+    labels, column, _ = read_table(folder / TABLE_NAME, len(class_names))
     counts = np.bincount(labels, minlength=len(class_names))
     if counts.min() < 1:
         raise UserError(f"class '{class_names[int(counts.argmin())]}' has no image", where=str(folder / TABLE_NAME))

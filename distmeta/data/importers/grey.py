@@ -48,7 +48,8 @@ _MAX_BYTES = 256 << 20
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 Pixels = npt.NDArray[Any]
 Labels = npt.NDArray[np.int64]
-Read = Callable[[Path], tuple[Pixels, Labels, list[Path]]]
+Read = Callable[[Path], tuple[Pixels, Labels, int, list[Path]]]
+"""Folder -> images [M, H, W], labels [M], how many of them, the first ones, are for training; the files."""
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:
@@ -71,15 +72,16 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
         raise UserError(f"cannot be read: {error}", where=str(path), allowed="a gzipped IDX file of bytes") from error
 
 
-def read_fashion(folder: Path) -> tuple[Pixels, Labels, list[Path]]:
-    """Images [M, H, W], labels [M] and the files."""
+def read_fashion(folder: Path) -> tuple[Pixels, Labels, int, list[Path]]:
+    """See `Read`."""
     files = [folder / name for name in FASHION_FILES]
     arrays = [read_idx(path) for path in files]
-    return np.concatenate(arrays[::2]), np.concatenate(arrays[1::2]).astype(np.int64), files
+    labels = np.concatenate(arrays[1::2]).astype(np.int64)
+    return np.concatenate(arrays[::2]), labels, len(arrays[1]), files
 
 
-def read_usps(folder: Path) -> tuple[Pixels, Labels, list[Path]]:
-    """Images [M, H, W], labels [M] and the files."""
+def read_usps(folder: Path) -> tuple[Pixels, Labels, int, list[Path]]:
+    """See `Read`."""
     path = folder / USPS_FILE
     allowed = "an npz file with x_train, y_train, x_test and y_test"
     if not os.path.isfile(path):
@@ -87,9 +89,10 @@ def read_usps(folder: Path) -> tuple[Pixels, Labels, list[Path]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             pixels, labels = (np.concatenate([arrays[f"{x}_train"], arrays[f"{x}_test"]]) for x in ("x", "y"))
+            num_train = len(arrays["y_train"])
     except _DAMAGED as error:
         raise UserError(f"cannot be read: {error}", where=str(path), allowed=allowed) from error
-    return pixels, labels.astype(np.int64), [path]
+    return pixels, labels.astype(np.int64), num_train, [path]
 
 
 def read_grey(source: Path, options: ImportOptions, read: Read, class_names: tuple[str, ...], size: int) -> ClassData:
@@ -105,7 +108,7 @@ def read_grey(source: Path, options: ImportOptions, read: Read, class_names: tup
     Raises:
         UserError: A file is missing or damaged, the files do not match, or a class has no image.
     """
-    pixels, labels, files = read(source)
+    pixels, labels, num_train, files = read(source)
     where, num_classes = str(source), len(class_names)
     if pixels.ndim != 3 or labels.shape != pixels.shape[:1] or not len(labels):
         raise UserError(f"images {list(pixels.shape)} with labels {list(labels.shape)}", where=where)
@@ -114,7 +117,8 @@ def read_grey(source: Path, options: ImportOptions, read: Read, class_names: tup
     counts = np.bincount(labels, minlength=num_classes)
     if not counts.all():
         raise UserError(f"class '{class_names[int(counts.argmin())]}' has no image", where=where)
-    order = np.argsort(labels, kind="stable")
+    of_train = np.bincount(labels[:num_train], minlength=num_classes)
+    order = np.argsort(labels, kind="stable")  # of each class, those for training first
     names = [f"{where}, image {row}" for row in order]
     images = decode_images(
         names,
@@ -128,6 +132,7 @@ def read_grey(source: Path, options: ImportOptions, read: Read, class_names: tup
         class_counts=counts.tolist(),
         splits=fractions(num_classes, seed=options.seed),
         sources=[Source(name=path.name, sha256=file_sha256(path)) for path in files],
+        parts={"train": of_train.tolist(), "test": (counts - of_train).tolist()},
     )
 
 

@@ -38,16 +38,18 @@ def test_images_are_sorted_by_class(fashion: Path, kind: str, size: int) -> None
     store = import_store(kind, fashion)
     assert (store.shape, store.num_examples, store.class_names[1]) == ((1, size, size), 20, "Trouser")
     assert store.images[:, 0, 0, 0].tolist() == np.repeat(10 * np.arange(10), 2).tolist()
+    assert store.manifest.parts == {"train": [1] * 10, "test": [1] * 10}
     assert import_store(kind, fashion, name="small", options=ImportOptions(size=5)).shape == (1, 5, 5)
 
 
 def test_usps_has_floats(tmp_path: Path) -> None:
     labels = np.arange(10)
     images = np.broadcast_to((labels[:, None, None] / 9).astype(np.float32), (10, 16, 16))
-    np.savez(tmp_path / "usps.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    np.savez(tmp_path / "usps.npz", x_train=images, y_train=labels, x_test=images[:9], y_test=labels[:9])
     store = import_store("usps_8x8", tmp_path)
-    assert (store.shape, store.num_examples) == ((1, 8, 8), 20)
+    assert (store.shape, store.num_examples) == ((1, 8, 8), 19)
     assert store.images[-1].max() == 255
+    assert store.manifest.parts == {"train": [1] * 10, "test": [1] * 9 + [0]}
 
 
 def test_bad_files_are_named(fashion: Path, tmp_path: Path) -> None:

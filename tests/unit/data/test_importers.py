@@ -158,6 +158,28 @@ def test_cifar_bad_input_is_named(cifar_folder: Path, png: Png) -> None:
     _rejected("fc100", cifar_folder, r"classes.json: cannot be read")
 
 
+def test_cifar10_has_training_images_before_test_images(tmp_path: Path, png: Png) -> None:
+    folder = tmp_path / "cifar10"
+    folder.mkdir()
+    (folder / "classes.json").write_text(json.dumps({"classes": ["ant", "bee"]}), encoding="utf-8")
+    columns = {
+        "split": ["test", "train", "train", "test"],
+        "label": [0, 1, 0, 0],
+        "image": [png(9 * i) for i in range(4)],
+    }
+    pq.write_table(pa.table(columns), folder / "cifar10.parquet")
+    store = import_store("cifar10", folder)
+    assert (store.shape, store.class_names) == ((3, 8, 8), ["ant", "bee"])
+    assert store.images[:, 0, 0, 0].tolist() == [18, 0, 27, 9]
+    assert store.manifest.parts == {"train": [1, 1], "test": [2, 0]}
+    pq.write_table(pa.table(columns | {"split": ["test", "train", "valid", "test"]}), folder / "cifar10.parquet")
+    _rejected("cifar10", folder, r"cifar10.parquet: unknown split 'valid'; allowed: train or test")
+    pq.write_table(pa.table({name: columns[name] for name in ("label", "image")}), folder / "cifar10.parquet")
+    _rejected("cifar10", folder, r"cifar10.parquet: has no column 'split'")
+    (folder / "classes.json").write_text("{}", encoding="utf-8")
+    _rejected("cifar10", folder, r"classes.json: has no 'classes' list")
+
+
 # Folders of images
 
 
