@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.methods import shifts
+from benchmarks.methods import shifts, surgical
+from benchmarks.scripts import load_job
 from distmeta.data.store import ClassStore, write_store
 
 
@@ -23,25 +24,19 @@ def store(tmp_path: Path) -> ClassStore:
     return write_store(tmp_path / "small", images, class_names=names, class_counts=[20, 20], splits={"x": {}})
 
 
+def small_job(store: ClassStore, folder: Path) -> list[str]:
+    """Changes of a job: two steps of a narrow network."""
+    tasks = [f"tasks.store={store.path}", "tasks.shares=[0.5,0.1,0.4]", "tasks.queries=4", "tasks.eval_queries=4"]
+    tasks += ["tasks.examples=2", "tasks.augment.crop=1", "model.widths=[2,2,2,8]", "evaluation.final_tasks=0"]
+    rest = ["engine.strategy=loop", "runtime.executor=local", "train.steps=2", "evaluation.every=0"]
+    return [*tasks, *rest, f"checkpoint.path={folder}"]
+
+
 @pytest.mark.slow
 def test_the_table_is_resumed(
     store: ClassStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sets = [
-        f"tasks.store={store.path}",
-        "tasks.shares=[0.5,0.1,0.4]",
-        "tasks.queries=4",
-        "tasks.eval_queries=4",
-        "model.widths=[2,2,2,8]",
-    ]
-    sets += [
-        "engine.strategy=loop",
-        "runtime.executor=local",
-        "train.steps=2",
-        "evaluation.every=0",
-        "tasks.examples=2",
-    ]
-    sets += ["evaluation.final_tasks=0", f"checkpoint.path={tmp_path}", "tasks.augment.crop=1"]
+    sets = small_job(store, tmp_path)
     small = ["--images", "8", "--batch", "4", "--turned", "3", "--out", str(tmp_path), "--names", "fog"]
     changed = [part for each in sets for part in ("--set", each)]
     monkeypatch.setattr(sys, "argv", ["shifts", *small, *changed])
@@ -83,3 +78,43 @@ def test_differences_are_paired_by_corruption_and_seed() -> None:
     lines = shifts.table(results, ["fog", "snow"])
     assert lines[2] == "| source | 41.0 | 30.0 | 37.3 | - |"
     assert "clean" not in "".join(lines)
+
+
+@pytest.mark.slow
+def test_surgical(
+    store: ClassStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = [*small_job(store, tmp_path), "tasks.shares=[0.4,0.3,0.3]"]
+    sizes = [
+        "--examples",
+        "4",
+        "--queries",
+        "4",
+        "--tasks",
+        "2",
+        "--steps",
+        "2",
+        "--batch",
+        "2",
+        "--rates",
+        "0.1",
+        "0.01",
+    ]
+    changed = [part for each in sets for part in ("--set", each)]
+    monkeypatch.setattr(surgical, "BLOCKS", ("nothing", "block4", "head"))
+    monkeypatch.setattr(sys, "argv", ["surgical", "--shifts", "labels", *sizes, *changed, "--out", str(tmp_path)])
+    surgical.main()
+    cells = json.loads((tmp_path / "surgical.json").read_text())["cells"]
+    assert list(cells["labels"]) == ["nothing", "block4", "head"]
+    assert {found["rate"] for found in cells["labels"].values()} <= {0.1, 0.01}
+    monkeypatch.setattr(surgical, "cell", None)  # nothing is left to do
+    surgical.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert "| fine-tuned | labels (output) |" in lines
+    assert sum("**" in line for line in lines[-3:]) == 1
+
+
+def test_surgical_reads_its_networks_from_jobs() -> None:
+    for job, shift in surgical.SHIFTS.values():
+        assert load_job(f"test_time.py:{job}").tasks.shift is not None or shift is not None
+    assert set(surgical.LEVELS) == set(surgical.SHIFTS)
