@@ -5,6 +5,7 @@ trained as usual, by SGD on moved and mirrored images; what differs is what they
 below $DISTMETA_DATA.
 
     distmeta train jobs/test_time.py:tent
+    distmeta train jobs/test_time.py:dann                   # domain adaptation: noisy images without labels in training
     distmeta evaluate runs/test_time_tent --tasks 20 --set tasks.shift.names=[fog] --set tasks.shift.severity=3
     distmeta adapt runs/test_time_tent --unlabelled photos --method tent
     python -m benchmarks.methods.shifts                     # all corruptions, source, BN-adapt, TENT and TTT
@@ -73,6 +74,16 @@ def bn_adapt() -> RunConfig:
 def ttt() -> RunConfig:
     """Rotations, through a second head (Sun et al. 2020); group norm, as in the paper."""
     return _job("ttt", methods.ttt(), CorruptionShift(), norm="group")
+
+
+def deep_coral() -> RunConfig:
+    """Clean labelled images, and noisy ones without labels: outputs of one covariance (Sun & Saenko 2016)."""
+    return _job("deep_coral", methods.deep_coral(), CorruptionShift())
+
+
+def dann() -> RunConfig:
+    """The same, with features that a second head cannot tell apart (Ganin et al. 2016)."""
+    return _job("dann", methods.dann(reverse=0.3), CorruptionShift())
 
 
 def spurious() -> RunConfig:

@@ -130,8 +130,8 @@ def clean_error(args: argparse.Namespace, path: str) -> float:
     changes = ["tasks.shift=null", "algorithm.evaluate={}", f"tasks.eval_queries={args.batch}", "engine.strategy=loop"]
     changes += [f"tasks.examples={args.examples}"]
     result = evaluate(path, tasks=args.images // args.batch, seed=0, overrides=changes)
-    by_protocol = {score.protocol: score.mean[0] for score in result.scores if score.metric == "accuracy"}
-    return 100 * (1 - by_protocol["inductive"])
+    accuracy = {score.protocol: score.mean[0] for score in result.scores if score.metric == "accuracy"}
+    return 100 * (1 - float(accuracy["inductive"]))
 
 
 def half_width(values: Sequence[float]) -> float:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import InnerSteps, Text
@@ -26,6 +26,8 @@ class Term(Frozen):
         at: Where it is scored: with the adapted state after the last inner step (`last`) or after each one (`each`),
             or with the meta-parameters as they are (`meta`: joint training).
         head: Head of the network that it is scored through.
+        reverse: At `meta`: the head minimises the term and the body maximises it, as its gradient is multiplied by
+            minus this factor (gradient reversal, Ganin et al. 2016). None: both minimise it.
     """
 
     role: Text = "query"
@@ -33,6 +35,15 @@ class Term(Frozen):
     weight: float = 1.0
     at: Literal["last", "each", "meta"] = "last"
     head: Text = "head"
+    reverse: NonNegativeFloat | None = None
+
+    @model_validator(mode="after")
+    def _body_is_that_of_the_meta_parameters(self) -> Self:
+        if self.reverse is not None and self.at != "meta":
+            raise ValueError(
+                f"reverse {self.reverse:g} needs a term at 'meta', not at '{self.at}'; use null, or 'meta'"
+            )
+        return self
 
 
 class EvaluateConfig(Frozen):

@@ -108,8 +108,9 @@ class ShiftedTasks(Frozen):
 
     The examples of each class are divided among the splits by their place in the store. A task draws its own, none
     twice. Roles: `support` and `query`; `unlabelled`, shifted images without labels (at evaluation those of the
-    queries); `rotation`, the images of the queries turned, with the number of quarter turns as label: each one by a
-    random number in training, in all four orientations at evaluation (TTT, Sun et al. 2020).
+    queries); `domains`, labelled and unlabelled images together; `rotation`, the images of the queries turned, with the
+    number of quarter turns as label: each one by a random number in training, in all four orientations at evaluation
+    (TTT, Sun et al. 2020).
 
     Attributes:
         store: Name of a store (`distmeta data list`) or path of its folder.

@@ -7,6 +7,7 @@ from distmeta.methods.presets import METHODS, Preset, method
 from distmeta.methods.presets.architecture import darts
 from distmeta.methods.presets.black_box import in_context, lstm, neural_process
 from distmeta.methods.presets.continual import anml, oml
+from distmeta.methods.presets.domains import dann, deep_coral
 from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.inner import boil, cavia, maml_pp
@@ -26,7 +27,9 @@ __all__ = [
     "bn_adapt",
     "boil",
     "cavia",
+    "dann",
     "darts",
+    "deep_coral",
     "evolved_optimizer",
     "film",
     "fomaml",

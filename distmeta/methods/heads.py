@@ -8,7 +8,7 @@ from distmeta.config import RunConfig
 from distmeta.core.errors import UserError, nearest
 from distmeta.core.types import LABELS, QUERY, SUPPORT, UNLABELLED
 from distmeta.methods.learners.base import Learner
-from distmeta.methods.objectives import OBJECTIVES
+from distmeta.methods.objectives import LABEL_FREE, OBJECTIVES
 from distmeta.methods.terms import OuterTerm
 from distmeta.models.base import HEAD
 from distmeta.tasks.base import TaskSignature
@@ -17,7 +17,12 @@ from distmeta.tasks.base import TaskSignature
 def train_heads(config: RunConfig, tasks: TaskSignature) -> dict[str, int]:
     """Numbers of outputs of the network's heads in training, by what goes through them."""
     settings = config.algorithm
-    uses = [(f"algorithm.terms.{i}", term.head, term.role) for i, term in enumerate(settings.terms)]
+    terms = [(f"algorithm.terms.{i}", term) for i, term in enumerate(settings.terms)]
+    fixed = {term.head for _, term in terms if term.objective not in LABEL_FREE}
+    # What is not compared with targets goes through a head as it is.
+    uses = [
+        (at, term.head, term.role) for at, term in terms if term.objective not in LABEL_FREE or term.head not in fixed
+    ]
     if settings.adapts:
         uses += [(f"algorithm.learner{field}", head, role) for field, head, role in settings.learner.uses]
     return _heads(uses, tasks.train_outputs) or {HEAD: tasks.num_outputs}

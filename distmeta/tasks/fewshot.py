@@ -22,6 +22,7 @@ from distmeta.core import seeding
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64
 from distmeta.core.types import (
+    DOMAINS,
     QUERY,
     REMEMBER,
     ROTATION,
@@ -33,7 +34,7 @@ from distmeta.core.types import (
     Episode,
 )
 from distmeta.tasks.base import TaskSource
-from distmeta.tasks.turned import TURNS, rotation_of
+from distmeta.tasks.turned import TURNS, domains_of, rotation_of
 
 Ids = npt.NDArray[Any]
 _NUMPY_DTYPES: dict[torch.dtype, type[np.floating[Any]]] = {torch.float32: np.float32, torch.float64: np.float64}
@@ -69,7 +70,7 @@ class FewShotSource(TaskSource):
             _check_classes(config.stream, num_source_classes)
             self.train_outputs |= {TRAJECTORY: num_source_classes, REMEMBER: num_source_classes}
         if config.has_numbers:
-            self.train_outputs[UNLABELLED] = way
+            self.train_outputs |= {UNLABELLED: way, DOMAINS: 2}
         if config.has_images and input_shape[1] == input_shape[2]:
             self.train_outputs[ROTATION] = TURNS
         self._config = config
@@ -87,12 +88,15 @@ class FewShotSource(TaskSource):
             batches[SOURCE] = self._batch(*self._choose_source(seeds, way * queries))
         if self._config.stream is not None and {TRAJECTORY, REMEMBER} & set(roles):
             batches |= self._streams(self._config.stream, seeds, roles)
-        of_queries = {UNLABELLED, ROTATION} & set(roles)
-        rest = [role for role in (*roles, *((QUERY,) if of_queries else ())) if role not in batches]
+        made_of = {UNLABELLED: (QUERY,), ROTATION: (QUERY,), DOMAINS: (SUPPORT, QUERY)}
+        needed = [each for role in roles for each in made_of.get(role, (role,))]
+        rest = [role for role in needed if role not in batches]
         batches |= self._episodes(split, seeds, rest) if rest else {}
-        if UNLABELLED in of_queries:
+        if DOMAINS in roles:
+            batches[DOMAINS] = domains_of(batches[SUPPORT].inputs, batches[QUERY].inputs)
+        if UNLABELLED in roles:
             batches[UNLABELLED] = Batch(batches[QUERY].inputs)
-        if ROTATION in of_queries:
+        if ROTATION in roles:
             batches[ROTATION] = rotation_of(batches[QUERY].inputs, seeds, is_training=split == "train")
         return batches
 

@@ -16,12 +16,16 @@ from distmeta.config.shifts import Augmentation, ShiftedTasks
 from distmeta.core import seeding
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64
-from distmeta.core.types import QUERY, ROTATION, SUPPORT, UNLABELLED, Batch
+from distmeta.core.types import DOMAINS, QUERY, ROTATION, SUPPORT, UNLABELLED, Batch
 from distmeta.data.store import ClassStore
 from distmeta.tasks.base import SPLITS, TaskSource
 from distmeta.tasks.shifts import NO_CLASS, SHIFTS, Ids, Images, NoShift
 from distmeta.tasks.stored import SOURCE_OF
-from distmeta.tasks.turned import TURNS, rotation_of
+from distmeta.tasks.turned import TURNS, domains_of, rotation_of
+
+_MADE_IN_TRAINING = {ROTATION: (QUERY,), DOMAINS: (QUERY, UNLABELLED)}
+_MADE_AT_EVALUATION = {ROTATION: (QUERY,), DOMAINS: (SUPPORT, QUERY), UNLABELLED: (QUERY,)}
+"""Roles that are made of others."""
 
 
 class ShiftedSource(TaskSource):
@@ -50,7 +54,8 @@ class ShiftedSource(TaskSource):
         shift, names = config.shift, store.class_names
         self._shift = NoShift(names) if shift is None else SHIFTS[shift.kind](shift, names)
         self.seed, self.input_shape, self.num_outputs = seed, store.shape, self._shift.num_classes
-        self.train_outputs = {**dict.fromkeys((SUPPORT, QUERY, UNLABELLED), self.num_outputs), ROTATION: TURNS}
+        of_classes = dict.fromkeys((SUPPORT, QUERY, UNLABELLED), self.num_outputs)
+        self.train_outputs = {**of_classes, ROTATION: TURNS, DOMAINS: 2}
         self._config, self._store = config, store
         self._dtype = np.float32 if dtype == torch.float32 else np.float64
         self._rows = {split: self._rows_of(split) for split in SPLITS}
@@ -62,23 +67,24 @@ class ShiftedSource(TaskSource):
     def batches(self, split: str, seeds: Uint64, roles: Sequence[str]) -> Mapping[str, Batch]:
         self._check_size(split)
         is_training, queries = split == "train", self._num_queries(split)
-        picked = seeding.choice(seeds, "rows", len(self._rows[split][0]), queries + self._config.examples)
-        batches, of_queries = {}, None
-        if {QUERY, ROTATION} & set(roles) or (UNLABELLED in roles and not is_training):
-            of_queries = self._batch(split, seeds, picked[:, :queries], QUERY, shifted=not is_training)
-        if SUPPORT in roles:
-            batches[SUPPORT] = self._batch(split, seeds, picked[:, queries:], SUPPORT, shifted=not is_training)
+        made_of = _MADE_IN_TRAINING if is_training else _MADE_AT_EVALUATION
+        needed = {each for role in roles for each in made_of.get(role, (role,))}
+        available = len(self._rows[split][0])
+        picked = seeding.choice(seeds, "rows", available, queries + self._config.examples)
+        drawn = {QUERY: picked[:, :queries], SUPPORT: picked[:, queries:]}
+        if UNLABELLED in needed:
+            drawn[UNLABELLED] = seeding.choice(seeds, UNLABELLED, available, queries)
+        batches = {
+            role: self._batch(split, seeds, drawn[role], role, shifted=not is_training or role == UNLABELLED)
+            for role in drawn
+            if role in needed
+        }
+        if DOMAINS in roles:
+            batches[DOMAINS] = domains_of(*(batches[role].inputs for role in made_of[DOMAINS]))
+        if ROTATION in roles:
+            batches[ROTATION] = rotation_of(batches[QUERY].inputs, seeds, is_training=is_training)
         if UNLABELLED in roles:
-            shown = of_queries
-            if is_training:
-                others = seeding.choice(seeds, UNLABELLED, len(self._rows[split][0]), queries)
-                shown = self._batch(split, seeds, others, UNLABELLED, shifted=True)
-            assert shown is not None
-            batches[UNLABELLED] = Batch(shown.inputs)
-        if of_queries is not None:
-            batches[QUERY] = of_queries
-            if ROTATION in roles:
-                batches[ROTATION] = rotation_of(of_queries.inputs, seeds, is_training=is_training)
+            batches[UNLABELLED] = Batch(batches[UNLABELLED if is_training else QUERY].inputs)
         return batches
 
     def _num_queries(self, split: str) -> int:

@@ -37,3 +37,10 @@ def rotation_of(images: Tensor, seeds: Uint64, *, is_training: bool) -> Batch:
         return turned(images)
     drawn = seeding.uniform(seeds, ROTATION, images.shape[1]) * TURNS
     return turned_by(images, torch.from_numpy(drawn.astype(np.int64)))
+
+
+def domains_of(labelled: Tensor, unlabelled: Tensor) -> Batch:
+    """Role `domains`: examples [T, N, ...] of target 0 and [T, M, ...] of target 1."""
+    counts = torch.tensor([labelled.shape[1], unlabelled.shape[1]])
+    targets = torch.arange(2).repeat_interleave(counts).expand(len(labelled), -1)
+    return Batch(torch.cat((labelled, unlabelled), 1), targets.clone())

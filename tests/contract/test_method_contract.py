@@ -91,6 +91,8 @@ ROWS = (
     Row("bn_adapt", {"share": 0.6}, {}, None, model=RESNET),
     Row("tent", {"steps": 2}, {}, None),
     Row("ttt", {"steps": 2}, {}, None, model=RESNET),
+    Row("deep_coral", {"weight": 5.0}, {}, None, model=RESNET),
+    Row("dann", {}, {}, None, model=RESNET),
 )
 
 

@@ -40,7 +40,9 @@ from distmeta.methods import (
     bn_adapt,
     boil,
     cavia,
+    dann,
     darts,
+    deep_coral,
     evolved_optimizer,
     film,
     fomaml,
@@ -183,6 +185,8 @@ CASES: dict[str, RunConfig] = {
         _run("tent", "vmap", tent(steps=2)),
         _run("tent-stream", "loop", tent(lr=0.01, steps=3, batch=3), model=_RESNET),
         _run("ttt", "loop", ttt(lr=0.01, steps=2), model=_RESNET.model_copy(update={"norm": "group"})),
+        _run("deep_coral", "vmap", deep_coral(10.0), model=_RESNET),
+        _run("dann", "loop", dann(0.5), model=_RESNET),
         _run("pretrain", "loop", pretrain(steps=4)),
         _run(
             "pretrain-waves",

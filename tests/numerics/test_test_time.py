@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distmeta.config import AlgorithmConfig
-from distmeta.core.types import QUERY, ROTATION, UNLABELLED, Batch, Episode, Params
+from distmeta.config import AlgorithmConfig, EngineConfig
+from distmeta.core.types import DOMAINS, QUERY, ROTATION, UNLABELLED, Batch, Episode, Params
 from distmeta.engine.engine import Engine, one_by_one
-from distmeta.methods import bn_adapt, tent, ttt
-from distmeta.methods.build import Algorithm
+from distmeta.methods import bn_adapt, dann, deep_coral, tent, ttt
 from distmeta.methods.estimators import build_estimator
 from distmeta.methods.learners import build_learner
 from distmeta.methods.learners.base import Learner
@@ -23,7 +22,7 @@ from distmeta.methods.terms import OuterTerm
 from distmeta.models.base import INDUCTIVE, TRANSDUCTIVE
 from distmeta.models.module import ModuleBackbone
 from distmeta.program.streams import score_stream
-from distmeta.tasks.turned import turned
+from distmeta.tasks.turned import domains_of, turned
 
 CLASSES, BATCH, BATCHES, LR = 3, 6, 4, 0.02
 SHAPE = (2, 6, 6)
@@ -202,30 +201,73 @@ def rotation_head(meta: Params) -> nn.Linear:
 def test_the_body_of_ttt_gets_both_losses_in_training() -> None:
     network, config = backbone(rotation=4), ttt(weight=0.7)
     meta, task = trained(network), episode(images(8))
-    terms = tuple(
-        OuterTerm(term.role, OBJECTIVES["cross_entropy"], term.weight, term.at, term.head) for term in config.terms
-    )
-    learner = build_learner(config.learner, network, "cross_entropy")
-    algorithm = Algorithm(learner, build_estimator(config.estimator), terms, {}, terms)
-    assert set(algorithm.train_roles) == {QUERY, ROTATION}
-    from distmeta.config import EngineConfig
-
-    engine = Engine(
-        algorithm.learner, algorithm.estimator, algorithm.terms, EngineConfig(strategy="loop", dtype="float64")
-    )
-    update, _ = engine.update(meta, task)
+    gradient = outer_gradient(config, network, meta, task)
     net, rotation = as_module(meta).train(), rotation_head(meta)
     joint_loss(net, rotation, task, 0.7).backward()
     expected = {name: each.grad for name, each in net.named_parameters()}
     expected |= {f"rotation.{name}": each.grad for name, each in rotation.named_parameters()}
-    assert set(update.grad) == set(expected)
+    assert set(gradient) == set(expected)
     for name, grad in expected.items():
-        torch.testing.assert_close(update.grad[name], grad, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(gradient[name], grad, rtol=1e-9, atol=1e-12)
     # Each loss alone gives the body another gradient.
     alone = as_module(meta).train()
     joint_loss(alone, rotation, task, 0.0).backward()
     first = alone[0].weight.grad
-    assert first is not None and not torch.allclose(first, update.grad["0.weight"], rtol=1e-3)
+    assert first is not None and not torch.allclose(first, gradient["0.weight"], rtol=1e-3)
+
+
+def domains(count: int) -> Episode:
+    """One task: labelled images of one domain, and those of another one beside them."""
+    source, target = images(count, 1), 0.5 * images(count + 2, 2) - 0.3
+    roles = {QUERY: Batch(source[None], torch.arange(count).remainder(CLASSES)[None])}
+    return Episode({**roles, DOMAINS: domains_of(source[None], target[None])})
+
+
+def outer_gradient(config: AlgorithmConfig, network: ModuleBackbone, meta: Params, task: Episode) -> Params:
+    terms = tuple(
+        OuterTerm(
+            term.role, OBJECTIVES[str(term.objective or "cross_entropy")], term.weight, term.at, term.head, term.reverse
+        )
+        for term in config.terms
+    )
+    learner = build_learner(config.learner, network, "cross_entropy")
+    engine = EngineConfig(strategy="vmap", dtype="float64")
+    return Engine(learner, build_estimator(config.estimator), terms, engine).update(meta, task)[0].grad
+
+
+def test_deep_coral_brings_the_covariances_of_outputs_together() -> None:
+    network, task, weight = backbone(), domains(7), 3.0
+    meta, net = trained(network), as_module(trained(network)).train()
+    query, both = task[QUERY], task[DOMAINS]
+    assert query.targets is not None
+    loss = nn.functional.cross_entropy(net(query.inputs[0]), query.targets[0])
+    outputs = net(both.inputs[0])
+    covariances = [torch.cov(part.T) for part in (outputs[:7], outputs[7:])]
+    distance = torch.linalg.matrix_norm(covariances[0] - covariances[1]).square() / (4 * CLASSES**2)
+    (loss + weight * distance).backward()
+    found = outer_gradient(deep_coral(weight), network, meta, task)
+    for name, parameter in net.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-8, atol=1e-11)
+
+
+def test_the_gradient_of_dann_is_reversed_in_the_body_alone() -> None:
+    network, task, reverse, weight = backbone(domain=2), domains(6), 0.4, 0.7
+    meta, net = trained(network), as_module({n: v for n, v in trained(network).items() if "domain" not in n}).train()
+    head = nn.Linear(20, 2).double()
+    head.load_state_dict({part: meta[f"domain.{part}"] for part in ("weight", "bias")})
+    query, both = task[QUERY], task[DOMAINS]
+    assert query.targets is not None and both.targets is not None
+    of_classes = nn.functional.cross_entropy(net(query.inputs[0]), query.targets[0])
+    of_domains = weight * nn.functional.cross_entropy(head(net[:-1](both.inputs[0])), both.targets[0])
+    found = outer_gradient(dann(reverse, weight), network, meta, task)
+    for name, parameter in net.named_parameters():
+        expected = torch.autograd.grad(of_classes, parameter, retain_graph=True)[0]
+        if not name.startswith("7."):
+            expected = expected - reverse * torch.autograd.grad(of_domains, parameter, retain_graph=True)[0]
+        torch.testing.assert_close(found[name], expected, rtol=1e-8, atol=1e-11)
+    for name, parameter in head.named_parameters():
+        expected = torch.autograd.grad(of_domains, parameter, retain_graph=True)[0]
+        torch.testing.assert_close(found[f"domain.{name}"], expected, rtol=1e-8, atol=1e-11)
 
 
 @pytest.mark.parametrize("groups", [("body",), ("0", "1")])

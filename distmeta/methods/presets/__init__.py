@@ -13,6 +13,7 @@ from distmeta.core.errors import UserError, nearest
 from distmeta.methods.presets.architecture import darts
 from distmeta.methods.presets.black_box import in_context, lstm, neural_process
 from distmeta.methods.presets.continual import anml, oml
+from distmeta.methods.presets.domains import dann, deep_coral
 from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.inner import boil, cavia, maml_pp
@@ -138,6 +139,10 @@ METHODS: dict[str, Preset] = {
     ),
     "tent": Preset(tent, "TENT", "Wang et al. 2021, arXiv 2006.10726", "jobs/test_time.py:tent"),
     "ttt": Preset(ttt, "TTT", "Sun et al. 2020, arXiv 1909.13231", "jobs/test_time.py:ttt"),
+    "deep_coral": Preset(
+        deep_coral, "Deep CORAL", "Sun & Saenko 2016, arXiv 1607.01719", "jobs/test_time.py:deep_coral"
+    ),
+    "dann": Preset(dann, "DANN", "Ganin et al. 2016, arXiv 1505.07818", "jobs/test_time.py:dann"),
 }
 
 

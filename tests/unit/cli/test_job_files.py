@@ -56,7 +56,7 @@ JOBS = {
     ],
     "parameter_prediction": ["body", "film", "film_waves", "weight_generator"],
     "sinusoid": ["cavia", "in_context", "lstm", "maml", "neural_process", "pretrain", "r2d2"],
-    "test_time": ["bn_adapt", "spurious", "subclass", "tent", "ttt"],
+    "test_time": ["bn_adapt", "dann", "deep_coral", "spurious", "subclass", "tent", "ttt"],
 }
 METHOD = {
     "architecture_chosen": "darts",

@@ -11,7 +11,7 @@ import torch
 
 from distmeta.config.shifts import Augmentation, ShiftedTasks
 from distmeta.core.errors import UserError
-from distmeta.core.types import QUERY, ROTATION, SUPPORT, UNLABELLED, Episode
+from distmeta.core.types import DOMAINS, QUERY, ROTATION, SUPPORT, UNLABELLED, Episode
 from distmeta.data.corruptions import corrupt
 from distmeta.data.store import ClassStore, write_store
 from distmeta.tasks.shifted import ShiftedSource, augmented
@@ -75,6 +75,16 @@ def test_unlabelled_examples_are_the_queries_at_evaluation_and_others_in_trainin
     assert test[UNLABELLED].targets is None and train[UNLABELLED].targets is None
     assert train[UNLABELLED].inputs.shape == train.query.inputs.shape
     assert float(train[UNLABELLED].inputs.std()) < 0.3 * float(train.query.inputs.std())  # training queries are clean
+
+
+def test_domains_are_labelled_and_unlabelled_examples(store: ClassStore) -> None:
+    tasks = source(store, shift={"kind": "corruption", "names": ["contrast"]})
+    for split, labelled, unlabelled in (("train", QUERY, UNLABELLED), ("test", SUPPORT, QUERY)):
+        one = episode(tasks, split)
+        first, second = one[labelled].inputs, one[unlabelled].inputs
+        assert torch.equal(one[DOMAINS].inputs, torch.cat((first, second), 1))
+        assert one[DOMAINS].targets.tolist() == 2 * [[0] * first.shape[1] + [1] * second.shape[1]]
+    assert tasks.train_outputs[DOMAINS] == 2
 
 
 def test_turned_images(store: ClassStore) -> None:

@@ -45,7 +45,7 @@ def test_labels_classes_and_examples(store: ClassStore, split: str, rotations: b
     )
     way, shots, queries = (5, 1, 3) if split == "train" else (3, 2, 4)
     assert source.num_outputs == 3
-    own = {"unlabelled": 5, "rotation": 4}
+    own = {"unlabelled": 5, "domains": 2, "rotation": 4}
     assert source.train_outputs == {"support": 5, "query": 5, "source": 6 * (4 if rotations else 1), **own}
     episode = source.episodes(source.specs(split, 0, 40))
     assert episode.support.inputs.shape == (40, way * shots, 1, 4, 4)
