@@ -138,7 +138,7 @@ def half_width(values: Sequence[float]) -> float:
     """Half-width of the 95% interval of a mean (Student's t)."""
     if len(values) < 2:
         return float("nan")
-    return student_t(len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return float(student_t(len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def table(results: Mapping[str, Results], names: Sequence[str]) -> list[str]:

@@ -33,9 +33,8 @@ def eval_heads(config: RunConfig, tasks: TaskSignature) -> dict[str, int]:
     settings, learner = config.algorithm, field_of_evaluation(config)
     uses = [("algorithm.evaluate", settings.evaluated_head, QUERY)]
     uses += [(f"{learner}{field}", head, role) for field, head, role in settings.evaluated_learner().uses]
-    return _heads(
-        uses, {**tasks.train_outputs, **dict.fromkeys((SUPPORT, QUERY, LABELS, UNLABELLED), tasks.num_outputs)}
-    )
+    of_tasks = (SUPPORT, QUERY, LABELS, *({UNLABELLED} & tasks.train_outputs.keys()))
+    return _heads(uses, {**tasks.train_outputs, **dict.fromkeys(of_tasks, tasks.num_outputs)})
 
 
 def _heads(uses: Sequence[tuple[str, str, str]], outputs_of: Mapping[str, int]) -> dict[str, int]:

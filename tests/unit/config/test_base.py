@@ -14,6 +14,7 @@ from distmeta.config import (
     PythonTasks,
     QuadraticTasks,
     RunConfig,
+    ShiftedTasks,
     SinusoidTasks,
     StoreTasks,
     TableTasks,
@@ -101,6 +102,7 @@ def test_types_and_discriminators_of_unions() -> None:
         TableTasks,
         QuadraticTasks,
         DatasetTasks,
+        ShiftedTasks,
         PythonTasks,
     ]
     assert allowed_types(int | None) == [int]
