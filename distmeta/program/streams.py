@@ -65,6 +65,10 @@ def batches_of(tasks: Episode, stages: Sequence[Stage]) -> list[Episode]:
             where="algorithm.evaluate.stream",
             allowed="one inner step (phases.steps) for each batch (phases.batch)",
         )
+    in_order = [tuple(range(k * size, (k + 1) * size)) for k in range(len(stages))]
+    if first.rows is not None and [stage.rows for stage in stages] != in_order:
+        what = f"the inner steps do not take the examples of role '{first.role}' in their order"
+        raise UserError(what, where="algorithm.evaluate.stream", allowed="one phase without shuffling")
     for role, batch in tasks.roles.items():
         if batch.inputs.shape[1] % len(stages):
             raise UserError(
