@@ -1,7 +1,7 @@
 """Errors under corruption: source network, BN-adapt, TENT and TTT, on the test images of CIFAR-10.
 
     python -m benchmarks.methods.shifts                          (trains two networks: 40 minutes each on two cores)
-    python -m benchmarks.methods.shifts --seeds 3 --severity 5 --out runs/shifts
+    python -m benchmarks.methods.shifts --seeds 3 --images 10000 --out runs/shifts     (all test images, as published)
     python -m benchmarks.methods.shifts --seconds 60 --images 400 --turned 40 --names fog contrast
 
 DIR/shifts.json keeps what is finished, and a network that was cut off goes on from its newest checkpoint: the same
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--severity", type=int, default=5, choices=range(1, 6))
     parser.add_argument("--names", nargs="+", choices=NAMES, default=list(NAMES), help="corruptions")
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS), help="evaluations")
-    parser.add_argument("--images", type=int, default=2000, help="test images of a corruption")
+    parser.add_argument("--images", type=int, default=5000, help="test images of a corruption")
     parser.add_argument("--batch", type=int, default=200, help="images of a batch")
     parser.add_argument("--turned", type=int, default=500, help="test images of a corruption for TTT")
     parser.add_argument("--examples", type=int, default=0, help="test images that are left for support sets")
