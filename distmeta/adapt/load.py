@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +26,15 @@ import torch
 
 from distmeta import checkpoint as checkpoints
 from distmeta.adapt.inputs import Examples, Reader, reader_of, to_numbers
+from distmeta.adapt.stream import Order, Setting, Stream, unlabelled_roles, with_method
 from distmeta.checkpoint.reading import Which
-from distmeta.config import RunConfig
+from distmeta.config import AlgorithmConfig, RunConfig
 from distmeta.config.python import require_trust
 from distmeta.config.tasks import TextTasks
 from distmeta.core.errors import UserError
 from distmeta.core.types import LABELS, SUPPORT, Batch, Episode, Params
 from distmeta.engine.engine import one_by_one
+from distmeta.methods import method as preset
 from distmeta.methods.build import build_algorithm, build_evaluators, check_params, dtype_of, protocol_of
 from distmeta.methods.learners.base import Learner
 from distmeta.tasks.base import TaskSignature
@@ -55,6 +57,7 @@ class Predictor:
         roles = {SUPPORT: support}
         if LABELS in learner.roles and classes is not None:
             roles[LABELS] = Batch(reader.names(classes.tolist(), "support targets"))
+        roles |= unlabelled_roles(support.inputs, learner.roles)
         sizes = reader.sizes(support.inputs)
         self._task = Episode(
             {role: batch.map(lambda tensor: tensor.unsqueeze(0)) for role, batch in roles.items()},
@@ -178,6 +181,43 @@ class AdaptableLearner:
             target = to_numbers(y, (signature.num_outputs,), dtype_of(self.config), "support targets")
         learner = build_evaluators(self.config, signature)[self.protocol]
         return Predictor(learner, self._head, self._params, Batch(x, target), classes, self._reader)
+
+    def stream(
+        self,
+        method: AlgorithmConfig | str | None = None,
+        *,
+        setting: Setting = "online",
+        predict: Order = "after",
+        protocol: str | None = None,
+        **settings: object,
+    ) -> Stream:
+        """Label batches as they come, adapting to them without labels.
+
+        Args:
+            method: A method that adapts to unlabelled examples (`bn_adapt`, `tent`, `ttt`), or its name; None takes the
+                one of the run.
+            setting: `online` goes on from the batch before, `episodic` starts each batch from the trained network.
+            predict: Whether a batch is predicted before the steps that it makes, or after them.
+            protocol: Statistics of batch norm at prediction; None takes those of the batch where the network can.
+            settings: Arguments of a method that is named: `lr=1e-3`.
+
+        Raises:
+            UserError: The method needs labels, the network lacks what it adapts, or the learner is one of regression
+                or of texts.
+        """
+        if not self.is_classifier or self.takes_texts:
+            what = "a stream has images or vectors of classes"
+            raise UserError(what, where="stream", allowed="a learner that classifies these")
+        for name, value, known in (("setting", setting, Setting), ("predict", predict, Order)):
+            if value not in get_args(known):
+                raise UserError(f"unknown {name} '{value}'", where="stream", allowed=", ".join(get_args(known)))
+        config = self.config
+        if method is not None:
+            try:
+                config = with_method(config, preset(method, **settings) if isinstance(method, str) else method)
+            except TypeError as error:  # an argument that the preset does not have
+                raise UserError(str(error), where="stream", allowed="arguments of the method") from None
+        return Stream(config, self._signature, self._params, self._reader, setting, predict, protocol)
 
 
 def load(

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from distmeta.analysis.similarity import LayerSums, sums_of
-from distmeta.core.types import QUERY, SUPPORT, Episode, Params
+from distmeta.core.types import QUERY, Episode, Params
 from distmeta.engine.chunks import cut
 from distmeta.engine.engine import one_by_one
 from distmeta.engine.precision import Matmul, library_precision, products
@@ -110,7 +110,7 @@ def _as_they_are(learner: Learner, views: Sequence[Params], task: Episode, head:
     for view in views:
         net = Network(backbone, {name: view[name] for name in backbone.buffers()}, training=False)
         with torch.no_grad():
-            features = net.features(view, task.query.inputs[0], task[SUPPORT].inputs[0], tapped=True)
+            features = net.features(view, task.query.inputs[0], task[learner.roles[0]].inputs[0], tapped=True)
             outputs = {OUTPUTS: net.head(view, features, head)} if has_outputs else {}
         found.append({name: tensor[None] for name, tensor in {**net.taps, **outputs}.items()})
     return found

@@ -14,6 +14,7 @@ import numpy as np
 import typer
 
 from distmeta.cli.adapt_images import class_folders, image_kinds, images_in, read_images
+from distmeta.cli.adapt_stream import StreamOptions, Unlabelled
 from distmeta.cli.adapt_texts import labelled_texts, prediction_rows, unlabelled_texts
 from distmeta.cli.output import WHICH, JsonOption, TrustOption, people_read, print_json, print_table, which_option
 from distmeta.core.collector import resume as resume_collector
@@ -28,22 +29,43 @@ EXAMPLES = """\b
 Examples:
   distmeta adapt runs/first_job --support my_letters --query unsorted --invert --out labels.csv
   distmeta adapt CKPT --support labelled.csv --query questions.csv          (a learner of texts)
+  distmeta adapt CKPT --unlabelled photos --method tent --batch 100         (at test time, without labels)
 """
 
 
 def adapt(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint, or the folder of a run.")],
     support: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             metavar="PATH",
             help="Labelled examples: a folder with one sub-folder of images for each class, or a table (csv, tsv, "
             "jsonl, parquet, Arrow) of texts and labels.",
         ),
-    ],
+    ] = None,
     query: Annotated[
-        Path, typer.Option(metavar="PATH", help="What to label: a folder of images, or a table of texts.")
-    ],
+        Path | None, typer.Option(metavar="PATH", help="What to label: a folder of images, or a table of texts.")
+    ] = None,
+    unlabelled: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Instead of both: a folder of images to label in batches, adapting to these without labels.",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="How, with --unlabelled: bn_adapt, tent, ttt. Default: as in the run."),
+    ] = None,
+    batch: Annotated[int, typer.Option(metavar="N", help="Images of a batch, with --unlabelled.")] = 200,
+    setting: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Whether a batch goes on from the one before (online) or starts anew (episodic), with --unlabelled.",
+        ),
+    ] = "online",
+    lr: Annotated[float | None, typer.Option(metavar="RATE", help="Learning rate of --method.")] = None,
     invert: Annotated[
         bool,
         typer.Option("--invert", help="Swap dark and light: for dark ink on light paper, where ink was light."),
@@ -76,13 +98,18 @@ def adapt(
     of tables. A learner with a head of its own needs as many classes as it was trained for.
     """
     chosen = which_option(which, checkpoint)
-    places = {"--support": support, "--query": query}
-    of_texts = [name for name, path in places.items() if _is_file(path)]
-    if len(of_texts) == 1:
-        what = f"{of_texts[0]} is a file, the other one is not"
-        raise UserError(what, where="adapt", allowed="two tables of texts, or two folders of images")
-    options = _Options(support, query, invert, text_column, label_column)
-    examples: _Images | _Texts = _Texts(options) if of_texts else _Images(options)
+    examples: _Images | _Texts | Unlabelled
+    if unlabelled is not None:
+        if support is not None or query is not None or text_column is not None or label_column is not None:
+            what = "--unlabelled goes without --support, --query and columns"
+            raise UserError(what, where="adapt", allowed="one or the other")
+        examples = Unlabelled(StreamOptions(unlabelled, method, batch, setting, lr, invert))
+    else:
+        if method is not None or lr is not None:
+            raise UserError(
+                "--method and --lr need --unlabelled DIR", where="adapt", allowed="with it, or without them"
+            )
+        examples = _labelled(support, query, invert, text_column, label_column)
     if out is not None:
         _require_writable(out)
     from distmeta.adapt.load import load
@@ -94,9 +121,25 @@ def adapt(
     if out is not None:
         _write(out, rows)
     if as_json:
-        print_json({"checkpoint": checkpoint, "classes": examples.classes, **examples.as_json(rows)})
+        classes = {} if examples.classes is None else {"classes": examples.classes}
+        print_json({"checkpoint": checkpoint, **classes, **examples.as_json(rows)})
     else:
         print_table(rows)
+
+
+def _labelled(
+    support: Path | None, query: Path | None, invert: bool, text_column: str | None, label_column: str | None
+) -> _Images | _Texts:
+    """Labelled examples and what to label by them."""
+    if support is None or query is None:
+        missing = "--support" if support is None else "--query"
+        raise UserError(f"{missing} is missing", where="adapt", allowed="--support and --query, or --unlabelled DIR")
+    of_texts = [name for name, path in {"--support": support, "--query": query}.items() if _is_file(path)]
+    if len(of_texts) == 1:
+        what = f"{of_texts[0]} is a file, the other one is not"
+        raise UserError(what, where="adapt", allowed="two tables of texts, or two folders of images")
+    options = _Options(support, query, invert, text_column, label_column)
+    return _Texts(options) if of_texts else _Images(options)
 
 
 @dataclass(frozen=True)

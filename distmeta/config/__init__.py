@@ -8,7 +8,13 @@ from distmeta.config.estimators import BackpropConfig, DisplacementConfig, Evolu
 from distmeta.config.evaluation import EvaluationConfig
 from distmeta.config.gradient import GradientConfig, Phase
 from distmeta.config.inner import ExampleWeightsConfig, HyperparametersConfig, InnerLossConfig
-from distmeta.config.learners import NeighbourConfig, NewtonConfig, PrototypeConfig, RidgeConfig
+from distmeta.config.learners import (
+    NeighbourConfig,
+    NewtonConfig,
+    PrototypeConfig,
+    RidgeConfig,
+    StatisticsConfig,
+)
 from distmeta.config.models import Conv4Config, ConvNetConfig, MixedConfig, MlpConfig, ResNet12Config, TransformerConfig
 from distmeta.config.optimizers import AdamRuleConfig, LearnedOptimizerConfig, LstmRuleConfig, MlpRuleConfig
 from distmeta.config.outer import OuterConfig
@@ -32,6 +38,14 @@ from distmeta.config.python import (
 )
 from distmeta.config.run import RunConfig
 from distmeta.config.runtime import PartitionConfig, RuntimeConfig, ToleranceConfig
+from distmeta.config.shifts import (
+    Augmentation,
+    CorruptionShift,
+    LabelShift,
+    ShiftedTasks,
+    SpuriousShift,
+    SubclassShift,
+)
 from distmeta.config.tasks import (
     GlyphTasks,
     SinusoidTasks,
@@ -49,11 +63,13 @@ __all__ = [
     "AdamRuleConfig",
     "AdapterConfig",
     "AlgorithmConfig",
+    "Augmentation",
     "BackpropConfig",
     "BitFitConfig",
     "CheckpointConfig",
     "Conv4Config",
     "ConvNetConfig",
+    "CorruptionShift",
     "DatasetTasks",
     "DisplacementConfig",
     "EngineConfig",
@@ -71,6 +87,7 @@ __all__ = [
     "ImplicitConfig",
     "InContextConfig",
     "InnerLossConfig",
+    "LabelShift",
     "LearnedOptimizerConfig",
     "LoraConfig",
     "LstmConfig",
@@ -97,9 +114,13 @@ __all__ = [
     "RidgeConfig",
     "RunConfig",
     "RuntimeConfig",
+    "ShiftedTasks",
     "SinusoidTasks",
+    "SpuriousShift",
+    "StatisticsConfig",
     "StoreTasks",
     "StreamOptions",
+    "SubclassShift",
     "TableTasks",
     "Term",
     "TextTasks",

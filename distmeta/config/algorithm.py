@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import InnerSteps, Text
@@ -26,6 +26,8 @@ class Term(Frozen):
         at: Where it is scored: with the adapted state after the last inner step (`last`) or after each one (`each`),
             or with the meta-parameters as they are (`meta`: joint training).
         head: Head of the network that it is scored through.
+        reverse: At `meta`: the head minimises the term and the body maximises it, as its gradient is multiplied by
+            minus this factor (gradient reversal, Ganin et al. 2016). None: both minimise it.
     """
 
     role: Text = "query"
@@ -33,6 +35,15 @@ class Term(Frozen):
     weight: float = 1.0
     at: Literal["last", "each", "meta"] = "last"
     head: Text = "head"
+    reverse: NonNegativeFloat | None = None
+
+    @model_validator(mode="after")
+    def _body_is_that_of_the_meta_parameters(self) -> Self:
+        if self.reverse is not None and self.at != "meta":
+            raise ValueError(
+                f"reverse {self.reverse:g} needs a term at 'meta', not at '{self.at}'; use null, or 'meta'"
+            )
+        return self
 
 
 class EvaluateConfig(Frozen):
@@ -45,12 +56,15 @@ class EvaluateConfig(Frozen):
             after adaptation before those at `meta`; without such a term, the last one that adaptation uses.
         terms: What is scored besides the queries by the tasks' own objective, which has weight 1. Terms of weight 0 are
             reported and leave the loss as it is.
+        stream: Queries are a stream of batches, those of the inner steps: each batch is scored by the state before its
+            own step, or after it. None: all queries are scored by the state after each number of steps.
     """
 
     steps: InnerSteps | None = None
     learner: LearnerConfig | None = None
     head: Text | None = None
     terms: tuple[Term, ...] = Field((), max_length=100)
+    stream: Literal["before", "after"] | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -129,6 +143,11 @@ class AlgorithmConfig(Frozen):
         learner, estimator = self.learner, self.estimator
         if self.evaluate.steps is not None and not learner.is_stepwise:
             raise ValueError(f"evaluate.steps needs a learner with inner steps, but learner.kind is '{learner.kind}'")
+        if self.evaluate.stream is not None and not self.evaluated_learner().num_steps:
+            raise ValueError(
+                f"evaluate.stream '{self.evaluate.stream}' scores a batch for each inner step, but there are no steps; "
+                "use null, or a learner with inner steps"
+            )
         if estimator.needs_steps and not self.adapts:
             raise ValueError(
                 f"terms score the meta-parameters alone (at 'meta'), so there is no adaptation for estimator.kind "

@@ -69,6 +69,23 @@ class RidgeConfig(ClosedFormConfig):
     needs_classes: ClassVar[bool] = False
 
 
+class StatisticsConfig(ClosedFormConfig):
+    """Take the statistics of batch norm from unlabelled examples (Nado et al. 2020; Schneider et al. 2020).
+
+    Attributes:
+        share: Weight of their statistics; the rest is that of the running ones of training.
+        role: Role of the examples.
+    """
+
+    kind: Literal["statistics"] = "statistics"
+    share: float = Field(1.0, ge=0.0, le=1.0)
+    role: Text = "unlabelled"
+
+    needs_classes: ClassVar[bool] = False
+    keeps_outputs: ClassVar[bool] = True
+    uses: ClassVar[tuple[tuple[str, str, str], ...]] = ()
+
+
 class NewtonConfig(Frozen):
     """Solve the proximal inner problem by Newton-CG steps, then take one gradient step (iMAML's Hessian-free variant).
 
@@ -125,6 +142,7 @@ LearnerConfig = Annotated[
         | PrototypeConfig
         | NeighbourConfig
         | RidgeConfig
+        | StatisticsConfig
         | LstmConfig
         | NeuralProcessConfig
         | InContextConfig

@@ -119,13 +119,14 @@ class ResNet12Config(Frozen):
         widths: Channels of the blocks.
         dropout: Probability with which entries after each block are zeroed in training.
         norm: Batch norm at evaluation: with running statistics, so that predictions are inductive (`running`), or with
-            those of the batch (`batch`). Training uses those of the batch.
+            those of the batch (`batch`). Training uses those of the batch. `group`: group norm (Wu & He 2018) of at
+            most 8 groups, which treats examples one by one.
     """
 
     kind: Literal["resnet12"] = "resnet12"
     widths: tuple[Width, Width, Width, Width] = (64, 128, 256, 512)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    norm: Literal["running", "batch"] = "running"
+    norm: Literal["running", "batch", "group"] = "running"
     needs_images: ClassVar[bool] = True
     takes_texts: ClassVar[bool] = False
     takes_numbers: ClassVar[bool] = True

@@ -12,6 +12,7 @@ from distmeta.config.base import Frozen, shortened
 from distmeta.config.bounds import Examples, Length, PositiveCount, Range, Text, Ways
 from distmeta.config.problems import DatasetTasks, QuadraticTasks
 from distmeta.config.python import PythonTasks
+from distmeta.config.shifts import ShiftedTasks
 from distmeta.config.transfer import TransferTasks
 
 
@@ -280,6 +281,7 @@ TasksConfig = Annotated[
         | QuadraticTasks
         | DatasetTasks
         | TransferTasks
+        | ShiftedTasks
         | PythonTasks,
         Field(discriminator="source"),
     ],

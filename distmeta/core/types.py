@@ -21,6 +21,9 @@ SUPPORT, QUERY, SOURCE, OUTSIDE, LABELS = "support", "query", "source", "outside
 """Roles: what a task is adapted to, what the adapted learner is scored on, labelled examples of all training classes
 together, with targets of their own (transfer learning), texts that belong to none of a task's classes, without targets,
 and the names of a task's classes, in the order of the targets."""
+UNLABELLED, ROTATION, DOMAINS = "unlabelled", "rotation", "domains"
+"""Roles of adaptation without labels: examples without targets (of an evaluation task: its queries), turned images,
+whose targets are their quarter turns, and labelled and unlabelled examples together, whose targets (0, 1) say which."""
 TRAJECTORY, REMEMBER = "trajectory", "remember"
 """Roles of continual learning: a stream of examples, class after class, and what must not be forgotten meanwhile. In
 training, both have targets among all training classes."""

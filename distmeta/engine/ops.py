@@ -62,6 +62,10 @@ class EagerOps(TaskOps):
     def num_steps(self, episodes: Episode) -> int:
         return len(self._segments.stages(episodes))
 
+    def stages(self, episodes: Episode) -> Sequence[Stage]:
+        """What each inner step does for these tasks."""
+        return self._segments.stages(episodes)
+
     @override
     def walk(
         self,

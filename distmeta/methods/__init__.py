@@ -7,6 +7,7 @@ from distmeta.methods.presets import METHODS, Preset, method
 from distmeta.methods.presets.architecture import darts
 from distmeta.methods.presets.black_box import in_context, lstm, neural_process
 from distmeta.methods.presets.continual import anml, oml
+from distmeta.methods.presets.domains import dann, deep_coral
 from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.inner import boil, cavia, maml_pp
@@ -15,6 +16,7 @@ from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.optimizers import evolved_optimizer, learned_optimizer
 from distmeta.methods.presets.prediction import film, weight_generator
 from distmeta.methods.presets.reuse import multitask, nil, nil_head
+from distmeta.methods.presets.test_time import bn_adapt, tent, ttt
 from distmeta.methods.presets.transfer import (
     auto_rgn,
     fine_tuning,
@@ -34,9 +36,12 @@ __all__ = [
     "anil",
     "anml",
     "auto_rgn",
+    "bn_adapt",
     "boil",
     "cavia",
+    "dann",
     "darts",
+    "deep_coral",
     "evolved_optimizer",
     "film",
     "fine_tuning",
@@ -73,5 +78,7 @@ __all__ = [
     "reweight",
     "surgical",
     "target_only",
+    "tent",
+    "ttt",
     "weight_generator",
 ]

@@ -168,6 +168,7 @@ def _outer_terms(terms: Sequence[Term], tasks: TaskSignature, where: str) -> tup
             term.weight,
             term.at,
             term.head,
+            term.reverse,
         )
         for position, term in enumerate(terms)
     )

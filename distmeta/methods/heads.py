@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from distmeta.config import RunConfig
 from distmeta.core.errors import UserError, nearest
-from distmeta.core.types import LABELS, QUERY, SUPPORT
+from distmeta.core.types import LABELS, QUERY, SUPPORT, UNLABELLED
 from distmeta.methods.learners.base import Learner
-from distmeta.methods.objectives import OBJECTIVES
+from distmeta.methods.objectives import LABEL_FREE, OBJECTIVES
 from distmeta.methods.terms import OuterTerm
 from distmeta.models.base import HEAD
 from distmeta.tasks.base import TaskSignature
@@ -17,7 +17,12 @@ from distmeta.tasks.base import TaskSignature
 def train_heads(config: RunConfig, tasks: TaskSignature) -> dict[str, int]:
     """Numbers of outputs of the network's heads in training, by what goes through them."""
     settings = config.algorithm
-    uses = [(f"algorithm.terms.{i}", term.head, term.role) for i, term in enumerate(settings.terms)]
+    terms = [(f"algorithm.terms.{i}", term) for i, term in enumerate(settings.terms)]
+    fixed = {term.head for _, term in terms if term.objective not in LABEL_FREE}
+    # What is not compared with targets goes through a head as it is.
+    uses = [
+        (at, term.head, term.role) for at, term in terms if term.objective not in LABEL_FREE or term.head not in fixed
+    ]
     if settings.adapts:
         uses += [(f"algorithm.learner{field}", head, role) for field, head, role in settings.learner.uses]
     return _heads(uses, tasks.train_outputs) or {HEAD: tasks.num_outputs}
@@ -28,7 +33,8 @@ def eval_heads(config: RunConfig, tasks: TaskSignature) -> dict[str, int]:
     settings, learner = config.algorithm, field_of_evaluation(config)
     uses = [("algorithm.evaluate", settings.evaluated_head, QUERY)]
     uses += [(f"{learner}{field}", head, role) for field, head, role in settings.evaluated_learner().uses]
-    return _heads(uses, {**tasks.train_outputs, **dict.fromkeys((SUPPORT, QUERY, LABELS), tasks.num_outputs)})
+    of_tasks = (SUPPORT, QUERY, LABELS, *({UNLABELLED} & tasks.train_outputs.keys()))
+    return _heads(uses, {**tasks.train_outputs, **dict.fromkeys(of_tasks, tasks.num_outputs)})
 
 
 def _heads(uses: Sequence[tuple[str, str, str]], outputs_of: Mapping[str, int]) -> dict[str, int]:

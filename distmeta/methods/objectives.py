@@ -62,12 +62,30 @@ def gaussian(forward: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]
     return -log_likelihood, {"log_likelihood": log_likelihood, "mse": error.square().mean()}
 
 
+def coral(forward: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Squared distance of the covariances of the outputs of two domains, over 4 d^2 for d outputs (Deep CORAL, Sun &
+    Saenko 2016, arXiv 1607.01719); targets [B] are the domain of each example, 0 or 1, two or more of each.
+    """
+    assert batch.targets is not None
+    outputs = forward(batch.inputs)
+    covariances = []
+    for domain in range(2):
+        of_domain = (batch.targets == domain).to(outputs.dtype)[:, None]
+        centred = (outputs - (of_domain * outputs).sum(0) / of_domain.sum()) * of_domain
+        covariances.append(centred.T @ centred / (of_domain.sum() - 1))
+    distance = (covariances[0] - covariances[1]).square().sum()
+    return distance / (4 * outputs.shape[-1] ** 2), {}
+
+
 OBJECTIVES: dict[str, Objective] = {
     "cross_entropy": cross_entropy,
     "mse": mse,
     "entropy": entropy,
     "gaussian": gaussian,
+    "coral": coral,
 }
+LABEL_FREE = frozenset(("entropy", "coral"))
+"""Objectives that compare outputs with no targets, so that they take a head of any number of outputs."""
 
 
 def find_objective(name: str | PythonObjective, where: str) -> Objective:

@@ -36,6 +36,7 @@ class OuterTerm:
         weight: Weight of the term.
         at: Where it is scored.
         head: Head of the network that it is scored through.
+        reverse: Minus the factor of its gradient by the body; None: 1.
     """
 
     role: str
@@ -43,6 +44,7 @@ class OuterTerm:
     weight: float = 1.0
     at: At = "last"
     head: str = HEAD
+    reverse: float | None = None
 
 
 def terms_at(terms: Sequence[OuterTerm], at: At) -> list[tuple[int, OuterTerm]]:
@@ -79,6 +81,11 @@ def outer_loss(
     for position, term in terms:
 
         def forward(inputs: Tensor, term: OuterTerm = term) -> Tensor:
+            if term.reverse is not None:
+                features = net.features(meta, inputs)
+                # The features themselves, whose derivative is -reverse; exact to any order and under vmap.
+                turned = features.detach() + term.reverse * (features.detach() - features)
+                return net.head(meta, turned, term.head)
             if term.at == "meta":
                 return learner.forward(net, meta, inputs, head=term.head)
             return learner.predict(net, meta, fast, adapted_to, inputs, head=term.head)

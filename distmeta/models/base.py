@@ -32,6 +32,8 @@ class Frame:
         seed: int64 [], seed of the random layers.
         taps: Outputs of layers by name, recorded by `tap`; None if nobody asks for them.
         places: Tokens that the texts of the pass fit into, end to end; None if that is not known.
+        share: Batch norm that keeps running statistics normalises by a mixture of those of the batch, with this weight,
+            and of the running ones, and keeps the mixture as running statistics. None: by the protocol.
     """
 
     training: bool = True
@@ -40,6 +42,7 @@ class Frame:
     seed: Tensor | None = None
     taps: Params | None = None
     places: int | None = None
+    share: float | None = None
 
     def tap(self, name: str, x: Tensor) -> Tensor:
         """Record the output of a layer; returns it."""

@@ -135,7 +135,9 @@ class RunningNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         call = _call()
         buffers, shape = call.frame.buffers, (1, -1, *([1] * (x.dim() - 2)))
-        if self.tracks and not call.frame.training and not call.by_batch:
+        if self.tracks and call.frame.share is not None:
+            mean, variance = self._mixed(buffers, x, call.frame.share)
+        elif self.tracks and not call.frame.training and not call.by_batch:
             mean, variance = buffers[f"{self.name}.running_mean"], buffers[f"{self.name}.running_var"]
         else:
             variance, mean = torch.var_mean(x, dim=[dim for dim in range(x.dim()) if dim != 1], correction=0)
@@ -145,6 +147,14 @@ class RunningNorm(nn.Module):
         scale = scale if self.weight is None else scale * self.weight
         y = (x - mean.reshape(shape)) * scale.reshape(shape)
         return y if self.bias is None else y + self.bias.reshape(shape)
+
+    def _mixed(self, buffers: dict[str, Tensor], x: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """A mixture of the running statistics and those of the batch, which becomes the running statistics."""
+        variance, mean = torch.var_mean(x, dim=[dim for dim in range(x.dim()) if dim != 1], correction=0)
+        for key, value in (("running_mean", mean), ("running_var", variance)):
+            before = buffers[f"{self.name}.{key}"]
+            buffers[f"{self.name}.{key}"] = (1 - share) * before + share * value
+        return buffers[f"{self.name}.running_mean"], buffers[f"{self.name}.running_var"]
 
     def _move(self, buffers: dict[str, Tensor], mean: Tensor, variance: Tensor, count: int) -> None:
         assert self.momentum is not None

@@ -51,7 +51,13 @@ class Network:
         return Network(self.backbone, dict(self.buffers), self._seed, training=self._training, places=self._places)
 
     def features(
-        self, params: Mapping[str, Tensor], inputs: Tensor, context: Tensor | None = None, *, tapped: bool = False
+        self,
+        params: Mapping[str, Tensor],
+        inputs: Tensor,
+        context: Tensor | None = None,
+        *,
+        tapped: bool = False,
+        share: float | None = None,
     ) -> Tensor:
         """Features of the body.
 
@@ -60,13 +66,14 @@ class Network:
             inputs: [B, ...].
             context: [N, ...] support examples, whose statistics inductive batch norm uses.
             tapped: Record the outputs of layers in `taps`.
+            share: Normalise by a mixture of the batch's and the running statistics, and keep it (see `Frame`).
 
         Returns:
             [B, D].
         """
         places = self._places.get(len(inputs)) if self._places else None
         taps = Params() if tapped or self._tapped else None
-        frame = Frame(self._training, context, dict(self.buffers), self._seed, taps, places)
+        frame = Frame(self._training, context, dict(self.buffers), self._seed, taps, places, share)
         features = self.backbone.features(params, inputs, frame)
         self.buffers, self.taps = frame.buffers, frame.taps or {}
         return features

@@ -8,6 +8,7 @@ Deviations: dropout of whole entries after each block where those papers use Dro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -22,14 +23,17 @@ from distmeta.models.module import ModuleBackbone
 
 SLOPE = 0.1
 _MIN_SIDE = 16
+_GROUPS = 8
 
 
 class _Block(nn.Module):
-    def __init__(self, channels: int, width: int, dropout: float, *, tracks: bool) -> None:
+    def __init__(self, channels: int, width: int, dropout: float, kind: str) -> None:
         super().__init__()
 
         def norm() -> nn.Module:
-            return nn.BatchNorm2d(width, track_running_stats=tracks)
+            if kind == "group":
+                return nn.GroupNorm(math.gcd(width, _GROUPS), width)
+            return nn.BatchNorm2d(width, track_running_stats=kind == "running")
 
         sizes = (channels, width, width)
         self.convs = nn.ModuleList(nn.Conv2d(size, width, 3, padding=1, bias=False) for size in sizes)
@@ -50,9 +54,9 @@ class _Block(nn.Module):
 class _ResNet12(nn.Module):
     def __init__(self, config: ResNet12Config, channels: int, num_outputs: int) -> None:
         super().__init__()
-        sizes, tracks = (channels, *config.widths), config.norm == "running"
+        sizes = (channels, *config.widths)
         for i, width in enumerate(config.widths):
-            self.add_module(f"block{i + 1}", _Block(sizes[i], width, config.dropout, tracks=tracks))
+            self.add_module(f"block{i + 1}", _Block(sizes[i], width, config.dropout, config.norm))
         self.head = nn.Linear(config.widths[-1], num_outputs)
 
     @override
@@ -73,7 +77,7 @@ def resnet12(
     if len(input_shape) != 3 or min(input_shape[1:]) < _MIN_SIDE:
         what = f"resnet12 takes images of {_MIN_SIDE}x{_MIN_SIDE} pixels or more, not inputs of shape {input_shape}"
         raise UserError(what, where="model.kind", allowed="mlp, or tasks of larger images")
-    protocol = INDUCTIVE if config.norm == "running" else TRANSDUCTIVE
+    protocol = TRANSDUCTIVE if config.norm == "batch" else INDUCTIVE
 
     def make(shape: tuple[int, ...], num_outputs: int) -> nn.Module:
         return _ResNet12(config, shape[0], num_outputs)

@@ -71,7 +71,8 @@ class FeatureTable:
         self._add(meta, {_key(example): example for example in every if _key(example) not in self._rows})
         roles = {}
         for role, batch in episodes.roles.items():
-            rows = torch.tensor([self._rows[_key(example)] for example in examples[role]], device=batch.inputs.device)
+            found = [self._rows[_key(example)] for example in examples[role]]
+            rows = torch.tensor(found, dtype=torch.int64, device=batch.inputs.device)
             roles[role] = Batch(**{**batch, "inputs": rows.reshape(*batch.inputs.shape[:2], 1)})
         return {**meta, TABLE: torch.cat(self._table)}, Episode(roles, episodes.seeds)
 

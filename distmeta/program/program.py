@@ -193,7 +193,9 @@ class MetaProgram:
     def _scorer(self, config: EngineConfig) -> Scorer:
         if config not in self._scorers:
             algorithm = self.algorithm
-            self._scorers[config] = Scorer(algorithm.evaluators, algorithm.scored, config, self._lanes)
+            self._scorers[config] = Scorer(
+                algorithm.evaluators, algorithm.scored, config, self._lanes, self._config.algorithm.evaluate.stream
+            )
         return self._scorers[config]
 
     def _to_device(self, snapshot: Snapshot) -> Params:

@@ -31,6 +31,7 @@ from distmeta.methods.estimators.base import State
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.terms import Metrics, OuterTerm
 from distmeta.program.features import FeatureTable, reads_table
+from distmeta.program.streams import Order, score_stream
 
 OUTSIDE_AUROC = "outside_auroc"
 Curve = npt.NDArray[np.float64]
@@ -101,12 +102,18 @@ class Scorer:
         terms: What is scored, all of it through one head.
         config: Strategy, chunk and products of the engine, which scores as it trains.
         lanes: Threads that compute chunks.
+        stream: Score the queries in batches, as they come (`distmeta.program.streams`): the points are 0 and K.
     """
 
     def __init__(
-        self, evaluators: Mapping[str, Learner], terms: Sequence[OuterTerm], config: EngineConfig, lanes: Lanes
+        self,
+        evaluators: Mapping[str, Learner],
+        terms: Sequence[OuterTerm],
+        config: EngineConfig,
+        lanes: Lanes,
+        stream: Order | None = None,
     ) -> None:
-        self._config, self._lanes = config, lanes
+        self._config, self._lanes, self._stream = config, lanes, stream
         self._head = terms[0].head
         self._tables = {
             name: FeatureTable(learner, lanes, config.matmul)
@@ -131,7 +138,8 @@ class Scorer:
         points: dict[str, tuple[int, ...]] = {}
         with library_precision(self._config.matmul):
             for protocol, ops in self._ops.items():
-                points[protocol] = scored_points(ops.num_steps(episodes))
+                steps = ops.num_steps(episodes)
+                points[protocol] = scored_points(steps) if self._stream is None else (0, steps)
                 known, tasks = meta, episodes
                 if protocol in self._tables:
                     known, tasks = self._tables[protocol].look_up(snapshot, episodes)
@@ -157,6 +165,8 @@ class Scorer:
         points, curve = scored_points(ops.num_steps(part)), []
         task = part.only([role for role in part.roles if role != OUTSIDE])
         with nullcontext() if is_compiled(self._config) else products(self._config.matmul):
+            if self._stream is not None:
+                return score_stream(ops, meta, task, self._stream)
             for visit in ops.walk(meta, task, marks=points):
                 if visit.k in points:
                     metrics = dict(ops.score(meta, visit.state, task).metrics)

@@ -9,6 +9,7 @@ import torch
 
 from distmeta.config.problems import DatasetTasks, QuadraticTasks
 from distmeta.config.python import PythonTasks
+from distmeta.config.shifts import ShiftedTasks
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, TextTasks, VectorTasks
 from distmeta.config.transfer import TransferTasks
 from distmeta.core.code import instance_of
@@ -78,6 +79,13 @@ def _transfer(config: TransferTasks, seed: int, dtype: torch.dtype) -> TaskSourc
     return TransferSource(config, open_store(config.store), open_store(config.target), seed, dtype)
 
 
+def _shifted(config: ShiftedTasks, seed: int, dtype: torch.dtype) -> TaskSource:
+    from distmeta.data.catalog import open_store
+    from distmeta.tasks.shifted import ShiftedSource
+
+    return ShiftedSource(config, open_store(config.store), seed, dtype)
+
+
 def _python(config: PythonTasks, seed: int, dtype: torch.dtype) -> TaskSource:
     source: TaskSource = instance_of(TaskSource, config, "tasks", seed, dtype)
     source.seed, source.declared = seed, Declared(config.target, config.max_examples)
@@ -94,6 +102,7 @@ SOURCES: dict[str, Callable[[Any, int, torch.dtype], TaskSource]] = {
     "quadratics": _quadratics,
     "dataset": _dataset,
     "transfer": _transfer,
+    "shifted": _shifted,
     "python": _python,
 }
 """Factory for each `tasks.source`. Imports are lazy: sine waves need neither pyarrow nor the importers."""

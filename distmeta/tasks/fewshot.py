@@ -21,8 +21,20 @@ from distmeta.config.tasks import ClassTasks, StreamOptions
 from distmeta.core import seeding
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64
-from distmeta.core.types import QUERY, REMEMBER, SOURCE, SUPPORT, TRAJECTORY, Batch, Episode
+from distmeta.core.types import (
+    DOMAINS,
+    QUERY,
+    REMEMBER,
+    ROTATION,
+    SOURCE,
+    SUPPORT,
+    TRAJECTORY,
+    UNLABELLED,
+    Batch,
+    Episode,
+)
 from distmeta.tasks.base import TaskSource
+from distmeta.tasks.turned import TURNS, domains_of, rotation_of
 
 Ids = npt.NDArray[Any]
 _NUMPY_DTYPES: dict[torch.dtype, type[np.floating[Any]]] = {torch.float32: np.float32, torch.float64: np.float64}
@@ -57,6 +69,10 @@ class FewShotSource(TaskSource):
         if config.stream is not None:
             _check_classes(config.stream, num_source_classes)
             self.train_outputs |= {TRAJECTORY: num_source_classes, REMEMBER: num_source_classes}
+        if config.has_numbers:
+            self.train_outputs |= {UNLABELLED: way, DOMAINS: 2}
+        if config.has_images and input_shape[1] == input_shape[2]:
+            self.train_outputs[ROTATION] = TURNS
         self._config = config
         self._dtype = _NUMPY_DTYPES[dtype]
 
@@ -72,8 +88,17 @@ class FewShotSource(TaskSource):
             batches[SOURCE] = self._batch(*self._choose_source(seeds, way * queries))
         if self._config.stream is not None and {TRAJECTORY, REMEMBER} & set(roles):
             batches |= self._streams(self._config.stream, seeds, roles)
-        rest = [role for role in roles if role not in batches]
-        return batches | self._episodes(split, seeds, rest) if rest else batches
+        made_of = {UNLABELLED: (QUERY,), ROTATION: (QUERY,), DOMAINS: (SUPPORT, QUERY)}
+        needed = [each for role in roles for each in made_of.get(role, (role,))]
+        rest = [role for role in needed if role not in batches]
+        batches |= self._episodes(split, seeds, rest) if rest else {}
+        if DOMAINS in roles:
+            batches[DOMAINS] = domains_of(batches[SUPPORT].inputs, batches[QUERY].inputs)
+        if UNLABELLED in roles:
+            batches[UNLABELLED] = Batch(batches[QUERY].inputs)
+        if ROTATION in roles:
+            batches[ROTATION] = rotation_of(batches[QUERY].inputs, seeds, is_training=split == "train")
+        return batches
 
     def draw(self, split: str, seed: int, way: int, shots: int, queries: int) -> Episode:
         """One task of another size (T = 1): support and query set, both class after class.

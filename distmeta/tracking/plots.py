@@ -100,7 +100,7 @@ def sample_tasks(
 
     Args:
         path: The PNG.
-        support_images: [S, N, H, W] or [S, N, C, H, W], in [0, 1].
+        support_images: [S, N, H, W] or [S, N, C, H, W], in [0, 1]; N is 0 where the learner reads none.
         support_labels: [S, N].
         query_images: [S, Q, H, W] or [S, Q, C, H, W].
         query_labels: [S, Q].
@@ -120,7 +120,8 @@ def sample_tasks(
                 _show_image(axes, query_images[s, q], str(truth), FAINT if predictions is None else CORRECT)
             else:
                 _show_image(axes, query_images[s, q], f"✗ {predicted} (is {truth})", WRONG)
-    _set_header(grid[0][0], "support: label")
+    if num_support:
+        _set_header(grid[0][0], "support: label")
     _set_header(grid[0][num_support + 1], "queries: label" if predictions is None else "queries: predicted label")
     save(figure, path)
 

@@ -109,15 +109,17 @@ def _drawing(source: TaskSource) -> Callable[[Path, _Trained, Episode], Path] | 
 
 def _draw_images(path: Path, learner: _Trained, episode: Episode) -> Path:
     batch = episode.query
-    assert episode.support.targets is not None and batch.targets is not None
+    # What adapts without labels reads no support set.
+    support = episode.roles.get(SUPPORT, batch.map(lambda tensor: tensor[:, :0]))
+    assert support.targets is not None and batch.targets is not None
     predictions = []
     for task in _tasks(episode):
         outputs = learner.predict(learner.ops.adapt(learner.params, task), task, task.query.inputs[0])
         predictions.append(outputs.argmax(-1))
     plots.sample_tasks(
         path,
-        support_images=episode.support.inputs.numpy(),
-        support_labels=episode.support.targets.numpy(),
+        support_images=support.inputs.numpy(),
+        support_labels=support.targets.numpy(),
         query_images=batch.inputs.numpy(),
         query_labels=batch.targets.numpy(),
         predictions=torch.stack(predictions).numpy(),

@@ -15,7 +15,7 @@ import torch
 from distmeta.config import Conv4Config, EngineConfig, GlyphTasks, MlpConfig, RunConfig, SinusoidTasks
 from distmeta.core.tensors import all_finite, cloned, digest
 from distmeta.core.types import Episode, Params, Update
-from distmeta.engine.engine import Engine
+from distmeta.engine.engine import Engine, one_by_one
 from distmeta.engine.lanes import Lanes
 from distmeta.methods import METHODS, method
 from distmeta.methods.build import Algorithm, build_algorithm, dtype_of
@@ -23,12 +23,12 @@ from distmeta.program.scoring import Scorer, ShardScores
 from distmeta.server.tree import sum_group
 from distmeta.tasks import build_source
 
-from ..adapting import adapt, predict
 from ..decoders import texts_in, transformer
 
 TASKS = 6
 CONVNET = {"kind": "convnet", "filters": (3, 4)}
 CELL = {"kind": "mixed", "filters": 2, "cells": 1, "operations": ("conv1x1", "max_pool", "skip")}
+RESNET = {"kind": "resnet12", "widths": (2, 2, 2, 4)}
 FEW_SHOT = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 3, "size": 16}
 
 
@@ -98,6 +98,11 @@ ROWS = (
     Row("surgical", {"steps": 2, "batch": 4}, {}, None),
     Row("auto_rgn", {"steps": 4, "batch": 4}, {}, None),
     Row("merlin", {}, {}, None),
+    Row("bn_adapt", {"share": 0.6}, {}, None, model=RESNET),
+    Row("tent", {"steps": 2}, {}, None),
+    Row("ttt", {"steps": 2}, {}, None, model=RESNET),
+    Row("deep_coral", {"weight": 5.0}, {}, None, model=RESNET),
+    Row("dann", {}, {}, None, model=RESNET),
 )
 
 
@@ -190,7 +195,8 @@ def build(config: RunConfig) -> Case:
     episodes = {
         split: source.episodes(source.specs(split, 0, TASKS), algorithm.roles(split)) for split in ("train", "test")
     }
-    return Case(config, algorithm, algorithm.learner.init(config.seed), episodes["train"], episodes["test"])
+    meta = {**algorithm.learner.init(config.seed), **algorithm.learner.backbone.buffers()}
+    return Case(config, algorithm, meta, episodes["train"], episodes["test"])
 
 
 def part(episodes: Episode, begin: int, end: int) -> Episode:
@@ -215,10 +221,8 @@ def test_the_update_has_the_names_and_shapes_of_the_parameters(case: Case) -> No
     assert list(update.grad) == [name for name in case.meta if name in update.grad]
     # No term depends on a bias before batch norm, nor on what starts anew for each task or is not trained.
     learner = case.algorithm.learner
-    assert all(
-        name.endswith("conv.bias") or name in learner.fresh | learner.fixed
-        for name in set(case.meta) - set(update.grad)
-    )
+    others = {*learner.fresh, *learner.fixed, *learner.backbone.buffers()}
+    assert all(name.endswith("conv.bias") or name in others for name in set(case.meta) - set(update.grad))
     assert not learner.fixed & set(update.grad)
     for name, grad in update.grad.items():
         assert (grad.shape, grad.dtype) == (case.meta[name].shape, case.meta[name].dtype)
@@ -302,8 +306,10 @@ def test_the_adaptation_curve_has_all_points_from_zero_to_the_last_step(case: Ca
 
 def test_an_adapted_learner_has_one_output_for_each_class(case: Case) -> None:
     num_outputs = build_source(case.config.tasks, 0, dtype_of(case.config)).num_outputs
-    task = case.test.map(lambda tensor: tensor[0])
+    task = part(case.test, 0, 1)
     for learner in case.algorithm.evaluators.values():
-        fast = adapt(learner, case.meta, task)
-        outputs = predict(learner, case.meta, fast, task.support, task.support.inputs)
-        assert outputs.shape == (len(task.support.inputs), num_outputs)
+        ops = one_by_one(learner)
+        outputs = ops.predict(
+            case.meta, ops.adapt(case.meta, task), task, task.query.inputs, head=case.algorithm.eval_head
+        )
+        assert outputs.shape == (1, task.query.inputs.shape[1], num_outputs)

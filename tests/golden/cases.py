@@ -23,6 +23,7 @@ from distmeta.config import (
     MlpRuleConfig,
     OuterConfig,
     QuadraticTasks,
+    ResNet12Config,
     RunConfig,
     RuntimeConfig,
     SinusoidTasks,
@@ -37,9 +38,12 @@ from distmeta.methods import (
     anil,
     anml,
     auto_rgn,
+    bn_adapt,
     boil,
     cavia,
+    dann,
     darts,
+    deep_coral,
     evolved_optimizer,
     film,
     fine_tuning,
@@ -74,6 +78,8 @@ from distmeta.methods import (
     reweight,
     surgical,
     target_only,
+    tent,
+    ttt,
     weight_generator,
 )
 from distmeta.training import train
@@ -106,6 +112,7 @@ def _run(name: str, strategy: str, algorithm: Any, **sections: Any) -> RunConfig
 
 _WAVES = {"model": MlpConfig(hidden=(16, 16)), "outer": OuterConfig(optimizer="Adam", lr=1e-2)}
 _CONTEXT_WAVES = {**_WAVES, "model": MlpConfig(hidden=(16, 16), context_size=3)}
+_RESNET = ResNet12Config(widths=(4, 4, 6, 8))
 _QUADRATICS = {"tasks": QuadraticTasks(), "model": MlpConfig(hidden=())}
 
 CASES: dict[str, RunConfig] = {
@@ -183,6 +190,12 @@ CASES: dict[str, RunConfig] = {
         _run("evolved_optimizer", "vmap", evolved_optimizer(steps=6, window=2, batch=4), **_QUADRATICS),
         _run("evolved_optimizer-es", "loop", evolved_optimizer(4, 2, 4, persistent=False)),
         _run("evolved_optimizer-waves", "vmap", evolved_optimizer(4, None), tasks=SinusoidTasks(), **_WAVES),
+        _run("bn_adapt", "loop", bn_adapt(0.7), model=_RESNET),
+        _run("tent", "vmap", tent(steps=2)),
+        _run("tent-stream", "loop", tent(lr=0.01, steps=3, batch=3), model=_RESNET),
+        _run("ttt", "loop", ttt(lr=0.01, steps=2), model=_RESNET.model_copy(update={"norm": "group"})),
+        _run("deep_coral", "vmap", deep_coral(10.0), model=_RESNET),
+        _run("dann", "loop", dann(0.5), model=_RESNET),
         _run("pretrain", "loop", pretrain(steps=4)),
         _run(
             "pretrain-waves",

@@ -446,7 +446,7 @@ ROWS = [
     Row("unknown sub-command", literal("data", "imprt"), ("no such command 'imprt'", "Did you mean 'import'?")),
     Row("unknown option", literal("train", "x.py", "--resum"), ("no such option: --resum", "--resume")),
     Row("missing argument", literal("train"), ("missing argument 'JOB'", "distmeta train --help")),
-    Row("missing option", literal("adapt", "x"), ("missing option '--support'",)),
+    Row("missing option", literal("adapt", "x"), ("--support is missing; allowed: --support and --query, or --unl",)),
     Row("word for a number", literal("evaluate", "x", "--tasks", "many"), ("'--tasks'", "a valid integer")),
     Row("number out of range", literal("evaluate", "x", "--tasks", "0"), ("'--tasks'", "greater than or equal to 2")),
     Row("nothing to look at", literal("ui"), ("--uri: there are no runs in sqlite:///mlflow.db",)),

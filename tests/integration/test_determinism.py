@@ -95,6 +95,17 @@ def test_every_method_has_the_same_bits_on_ray_workers(ray_cluster: None, name: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["tent-stream", "ttt"])
+def test_test_time_scores_are_the_same_on_ray_workers(ray_cluster: None, name: str, tmp_path: Path) -> None:
+    changes = ("runtime.shard_size=2", f"checkpoint.path={tmp_path}")
+    alone = run(case_in(name, tmp_path), "local", *changes)
+    for workers in (1, 2):
+        on_ray = ("runtime.executor=ray", f"runtime.workers={workers}")
+        result = run(case_in(name, tmp_path), f"workers-{workers}", *changes, *on_ray)
+        assert (result.digest, result.scores) == (alone.digest, alone.scores)
+
+
+@pytest.mark.slow
 def test_updates_added_near_their_workers_give_the_same_bits(ray_cluster: None, base: RunConfig) -> None:
     changes = ("runtime.shard_size=1", "train.tasks_per_step=20", "train.steps=6")
     digest = run(base, "fine-local", *changes, "runtime.executor=local").digest

@@ -7,7 +7,14 @@ from typing import Any
 
 from distmeta.config.black_box import InContextConfig, LstmConfig, NeuralProcessConfig
 from distmeta.config.gradient import GradientConfig
-from distmeta.config.learners import LearnerConfig, NeighbourConfig, NewtonConfig, PrototypeConfig, RidgeConfig
+from distmeta.config.learners import (
+    LearnerConfig,
+    NeighbourConfig,
+    NewtonConfig,
+    PrototypeConfig,
+    RidgeConfig,
+    StatisticsConfig,
+)
 from distmeta.config.optimizers import LearnedOptimizerConfig
 from distmeta.config.prediction import FilmConfig, GeneratorConfig
 from distmeta.config.python import PythonLearner
@@ -24,6 +31,7 @@ from distmeta.methods.learners.neural_process import NeuralProcessLearner
 from distmeta.methods.learners.newton import NewtonLearner
 from distmeta.methods.learners.prototype import PrototypeLearner
 from distmeta.methods.learners.ridge import RidgeLearner
+from distmeta.methods.learners.statistics import StatisticsLearner
 from distmeta.models.base import Backbone
 
 LearnerFactory = Callable[[Any, Backbone, str, str], Learner]
@@ -47,6 +55,10 @@ def _neighbours(config: NeighbourConfig, backbone: Backbone, objective: str, whe
 
 def _ridge(config: RidgeConfig, backbone: Backbone, objective: str, where: str) -> Learner:
     return RidgeLearner(config, backbone, backbone.num_outputs)
+
+
+def _statistics(config: StatisticsConfig, backbone: Backbone, objective: str, where: str) -> Learner:
+    return StatisticsLearner(config, backbone, where)
 
 
 def _lstm(config: LstmConfig, backbone: Backbone, objective: str, where: str) -> Learner:
@@ -84,6 +96,7 @@ LEARNERS: dict[str, LearnerFactory] = {
     "prototype": _prototype,
     "neighbours": _neighbours,
     "ridge": _ridge,
+    "statistics": _statistics,
     "lstm": _lstm,
     "neural_process": _neural_process,
     "in_context": _in_context,

@@ -13,6 +13,7 @@ from distmeta.core.errors import UserError, nearest
 from distmeta.methods.presets.architecture import darts
 from distmeta.methods.presets.black_box import in_context, lstm, neural_process
 from distmeta.methods.presets.continual import anml, oml
+from distmeta.methods.presets.domains import dann, deep_coral
 from distmeta.methods.presets.gradient import anil, fomaml, label_words, maml, meta_sgd, proto_maml, reptile
 from distmeta.methods.presets.implicit import imaml, imaml_hf
 from distmeta.methods.presets.inner import boil, cavia, maml_pp
@@ -21,6 +22,7 @@ from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.optimizers import evolved_optimizer, learned_optimizer
 from distmeta.methods.presets.prediction import film, weight_generator
 from distmeta.methods.presets.reuse import multitask, nil
+from distmeta.methods.presets.test_time import bn_adapt, tent, ttt
 from distmeta.methods.presets.transfer import (
     auto_rgn,
     fine_tuning,
@@ -159,6 +161,15 @@ METHODS: dict[str, Preset] = {
     "surgical": _transfer(surgical, "Surgical fine-tuning", "Lee et al. 2023, arXiv 2210.11466"),
     "auto_rgn": _transfer(auto_rgn, "Auto-RGN", "Lee et al. 2023, arXiv 2210.11466, section 4"),
     "merlin": _transfer(merlin, "MeRLin", "Liu et al. 2020, arXiv 2011.01418"),
+    "bn_adapt": Preset(
+        bn_adapt, "BN-adapt", "Nado et al. 2020, arXiv 2006.10963; Schneider et al. 2020", "jobs/test_time.py:bn_adapt"
+    ),
+    "tent": Preset(tent, "TENT", "Wang et al. 2021, arXiv 2006.10726", "jobs/test_time.py:tent"),
+    "ttt": Preset(ttt, "TTT", "Sun et al. 2020, arXiv 1909.13231", "jobs/test_time.py:ttt"),
+    "deep_coral": Preset(
+        deep_coral, "Deep CORAL", "Sun & Saenko 2016, arXiv 1607.01719", "jobs/test_time.py:deep_coral"
+    ),
+    "dann": Preset(dann, "DANN", "Ganin et al. 2016, arXiv 1505.07818", "jobs/test_time.py:dann"),
 }
 
 

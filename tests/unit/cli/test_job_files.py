@@ -56,6 +56,7 @@ JOBS = {
     ],
     "parameter_prediction": ["body", "film", "film_waves", "weight_generator"],
     "sinusoid": ["cavia", "in_context", "lstm", "maml", "neural_process", "pretrain", "r2d2"],
+    "test_time": ["bn_adapt", "dann", "deep_coral", "spurious", "subclass", "tent", "ttt"],
 }
 METHOD = {
     "architecture_chosen": "darts",
@@ -78,6 +79,8 @@ METHOD = {
     "learned_optimizers_quadratics": "learned_optimizer",
     "parameter_prediction_body": "pretrain",
     "parameter_prediction_film_waves": "film",
+    "test_time_spurious": "tent",
+    "test_time_subclass": "tent",
 }
 """Methods of functions that are not named for them."""
 

@@ -14,6 +14,7 @@ from distmeta.config import (
     PythonTasks,
     QuadraticTasks,
     RunConfig,
+    ShiftedTasks,
     SinusoidTasks,
     StoreTasks,
     TableTasks,
@@ -103,6 +104,7 @@ def test_types_and_discriminators_of_unions() -> None:
         QuadraticTasks,
         DatasetTasks,
         TransferTasks,
+        ShiftedTasks,
         PythonTasks,
     ]
     assert allowed_types(int | None) == [int]

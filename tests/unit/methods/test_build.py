@@ -250,6 +250,11 @@ def test_parts_that_do_not_fit_are_refused(name: str) -> None:
     [
         ({"estimator": DisplacementConfig(), "terms": (JOINT,)}, "there is no adaptation for estimator.kind 'displ"),
         ({"learner": PrototypeConfig(), "terms": (Term(at="each"),)}, "a term at 'each' inner step needs one"),
+        (
+            {"learner": PrototypeConfig(), "evaluate": EvaluateConfig(stream="after")},
+            "evaluate.stream 'after' scores a",
+        ),
+        ({"terms": ({"reverse": 0.5},)}, "reverse 0.5 needs a term at 'meta', not at 'last'"),
         ({"learner": GradientConfig(phases=(Phase(steps=0),)), "terms": (Term(at="each"),)}, "'each' inner step"),
         ({"learner": PrototypeConfig(), "evaluate": EvaluateConfig(steps=3)}, "evaluate.steps needs a learner with"),
         (

@@ -109,7 +109,8 @@ def test_rows_of_one_label_are_one_character_by_different_drawers() -> None:
 
 def test_source_batches_label_the_source_classes() -> None:
     source = source_of(way=5, queries=15, jitter=0.0, size=12)
-    assert (source.num_outputs, source.train_outputs) == (5, {"support": 5, "query": 5, "source": SOURCE_CLASSES})
+    outputs = {"support": 5, "query": 5, "source": SOURCE_CLASSES, "unlabelled": 5, "domains": 2, "rotation": 4}
+    assert (source.num_outputs, source.train_outputs) == (5, outputs)
     episode = source.episodes(source.specs("train", 0, 30), (SOURCE,))
     assert list(episode.roles) == [SOURCE]
     batch = episode[SOURCE]

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from distmeta.config.problems import DatasetTasks, QuadraticTasks
+from distmeta.config.shifts import Augmentation, CorruptionShift, ShiftedTasks
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, TextTasks, VectorTasks
 from distmeta.config.transfer import TransferTasks
 from distmeta.core.errors import UserError
-from distmeta.core.types import LABELS, OUTSIDE, QUERY, SUPPORT, Episode
+from distmeta.core.types import LABELS, OUTSIDE, QUERY, SUPPORT, UNLABELLED, Episode
 from distmeta.data.store import ClassStore
 from distmeta.tasks import SOURCES, TaskSource, build_source
 from distmeta.tasks.texts import TextSource
@@ -35,6 +36,18 @@ CONFIGS: dict[str, Callable[[Path], TasksConfig]] = {
     "glyphs": lambda _: GlyphTasks(size=16, **FEW_SHOT),
     "sinusoid": lambda _: SinusoidTasks(shots=5, queries=6, eval_queries=7),
     "quadratics": lambda _: QuadraticTasks(size=4, rows=5),
+    "shifted": lambda home: ShiftedTasks(
+        store=str(home / "small"), shares=(0.5, 0.25, 0.25), examples=9, queries=6, eval_queries=7
+    ),
+    "shifted, corruption": lambda home: ShiftedTasks(
+        store=str(home / "small"),
+        shares=(0.5, 0.25, 0.25),
+        examples=2,
+        queries=5,
+        eval_queries=8,
+        shift=CorruptionShift(names=("contrast", "gaussian_noise")),
+        augment=Augmentation(crop=1),
+    ),
     "dataset": lambda home: DatasetTasks(store=str(home / "small"), examples=12, queries=6, eval_queries=7),
     "transfer": lambda home: TransferTasks(
         store=str(home / "small"),
@@ -122,7 +135,7 @@ def test_inputs_are_finite_and_have_the_requested_dtype_and_shape(config: TasksC
                 assert batch.targets is None and batch.inputs.shape[1] == FEW_SHOT["way"]
                 continue
             assert batch.inputs.shape[2:] == ((longest,) if is_text else source.input_shape)
-            if role == OUTSIDE:
+            if role in (OUTSIDE, UNLABELLED):
                 assert batch.targets is None
                 continue
             assert batch.targets is not None
