@@ -90,8 +90,16 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), student_t(len(values) - 1) * spread
 
 
+def by_split(values: Mapping[str, float]) -> list[float]:
+    """Means over the seeds of each split, from values by `SPLIT/SEED`."""
+    grouped: dict[str, list[float]] = {}
+    for key, value in values.items():
+        grouped.setdefault(key.split("/")[0], []).append(value)
+    return [float(np.mean(each)) for each in grouped.values()]
+
+
 def table(results: Mapping[str, Any]) -> list[str]:
-    """A Markdown table over splits and seeds, with the gain over the plain start split by split."""
+    """A Markdown table: intervals over splits, each the mean of its seeds; gains over the plain start by split."""
     lines = ["| row | 1 shot | 5 shots | gain over the plain start, 1 shot | 5 shots |", "|---|---|---|---|---|"]
     plain = "LoRA from a plain start"
     for row in ROWS:
@@ -104,7 +112,7 @@ def table(results: Mapping[str, Any]) -> list[str]:
                     values = {
                         key: value - first[key.split("/")[0]]["scores"][against][shots] for key, value in values.items()
                     }
-                mean, half = interval(list(values.values()))
+                mean, half = interval(by_split(values))
                 cells.append(f"{mean:+.2f} ± {half:.2f}" if against else f"{mean:.2f} ± {half:.2f}")
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return lines

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmarks.cluster.stragglers import ideal
-from benchmarks.methods import omniglot_curve, optimizers, sinusoid, table, transfer
+from benchmarks.methods import intents, omniglot_curve, optimizers, sinusoid, table, transfer
 from benchmarks.scripts import load_job
 from distmeta.config import RunConfig
 from distmeta.data.store import write_store
@@ -167,6 +167,17 @@ def test_feature_reuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert len(pairs) >= 1
     assert written(folder, "seeds")["between"]
     assert all(is_picture(folder / f"{part}.png") for part in ("freezing", "adaptation", "training", "between"))
+
+
+def test_intervals_of_intents_are_over_splits() -> None:
+    def run(plain: float, others: float) -> dict[str, dict[str, dict[str, float]]]:
+        values = {row: plain if "plain" in row else others for row in intents.ROWS}
+        return {"scores": {row: {"1": value, "5": value} for row, value in values.items()}}
+
+    lines = intents.table({"a/0": run(80, 90), "b/0": run(81, 91), "a/1": run(80, 92), "b/1": run(81, 93)})
+    # Means of seeds are 91 and 92: 12.706 (Student's t, one degree of freedom) times 0.5.
+    assert "| 91.50 ± 6.35 | 91.50 ± 6.35 | +11.00 ± 0.00 | +11.00 ± 0.00 |" in lines[4]
+    assert "| 80.50 ± 6.35 |" in lines[3]
 
 
 def test_steps_to_a_loss() -> None:
