@@ -30,11 +30,13 @@ from distmeta.config import (
     TransferTasks,
 )
 
-USPS = TransferTasks(store="fashion_mnist", target="usps", examples=600, source_batch=32)
-SIGNATURE = TransferTasks(store="cifar10", target="cifar10", examples=500, source_batch=32, signature=0.2)
-BATCH = {"support": 1, "queries": 32}
-"""Target examples of a training task, where these are not adapted to."""
-NETWORK = ConvNetConfig(filters=(64, 64, 64))
+PARTS = {"support": 150, "queries": 100, "source_batch": 32}
+"""Examples of a training task."""
+USPS = TransferTasks(store="fashion_mnist", target="usps", examples=600, **PARTS)
+SIGNATURE = TransferTasks(store="cifar10", target="cifar10", examples=500, signature=0.2, **PARTS)
+BATCH = {"queries": 32}
+"""The same where a training task is a mini-batch, and adapts to nothing."""
+NETWORK = ConvNetConfig(filters=(32, 64, 64))
 MASKED = (Term(role="masked", weight=0.0),)
 
 
@@ -111,7 +113,7 @@ def auto_rgn() -> RunConfig:
 
 
 def merlin() -> RunConfig:
-    """MeRLin (Liu et al. 2020): 300 of the digits fit a ridge head, the others judge it."""
+    """MeRLin (Liu et al. 2020): 150 of the digits fit a ridge head, 100 others judge it."""
     return _usps(methods.merlin())
 
 

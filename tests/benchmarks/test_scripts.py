@@ -224,7 +224,7 @@ def test_every_strategy_of_transfer_runs(
 ) -> None:
     rng = np.random.default_rng(0)
     for name in ("here", "there"):
-        images = rng.integers(0, 256, (60, 1, 18, 18), dtype=np.uint8)
+        images = rng.integers(0, 256, (60, 1, 22, 22), dtype=np.uint8)
         parts = {"train": [15] * 3, "test": [5] * 3}
         write_store(tmp_path / name, images, class_names=list("abc"), class_counts=[20] * 3, parts=parts)
     target = tmp_path / ("there" if problem == "usps" else "here")
