@@ -237,6 +237,14 @@ def test_every_strategy_of_transfer_runs(
         "runtime.executor=local",
     ]
     changes = [argument for change in small for argument in ("--set", change)]
+    load = transfer.load_job
+
+    def with_few_steps(name: str, *fields: str) -> RunConfig:
+        phases = getattr(load(name, *fields).algorithm.learner, "phases", ())
+        few = [f"algorithm.learner.phases.{i}.steps={min(phase.steps, 2)}" for i, phase in enumerate(phases)]
+        return load(name, *fields, *few)
+
+    monkeypatch.setattr(transfer, "load_job", with_few_steps)
     run(monkeypatch, "methods.transfer", "--problems", problem, "--seeds", "1", "--out", str(tmp_path), *changes)
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + len(transfer.STRATEGIES[problem])
