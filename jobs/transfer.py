@@ -56,14 +56,14 @@ def _job(name: str, algorithm: AlgorithmConfig, tasks: TransferTasks, steps: int
     )
 
 
-def _usps(algorithm: AlgorithmConfig, steps: int = 3000, **fields: int) -> RunConfig:
-    return _job(f"usps_{algorithm.method}", algorithm, USPS.model_copy(update=fields), steps)
+def _usps(algorithm: AlgorithmConfig, steps: int = 3000, name: str | None = None, **fields: int) -> RunConfig:
+    return _job(f"transfer_{name or algorithm.method}", algorithm, USPS.model_copy(update=fields), steps)
 
 
 def _signature(algorithm: AlgorithmConfig, steps: int = 5000, **fields: int) -> RunConfig:
     evaluate = algorithm.evaluate.model_copy(update={"terms": MASKED})
     scored = algorithm.model_copy(update={"evaluate": evaluate})
-    return _job(f"signature_{algorithm.method}", scored, SIGNATURE.model_copy(update=fields), steps)
+    return _job(f"transfer_signature_{algorithm.method}", scored, SIGNATURE.model_copy(update=fields), steps)
 
 
 def target_only() -> RunConfig:
@@ -84,7 +84,7 @@ def fine_tuning() -> RunConfig:
 def gradual() -> RunConfig:
     """Gradual unfreezing with rates that fall towards the inputs (Howard & Ruder 2018)."""
     blocks = ("block3", "block2", "block1")
-    return _usps(methods.fine_tuning(block_decay=0.4, unfreeze=blocks, steps=700))
+    return _usps(methods.fine_tuning(block_decay=0.4, unfreeze=blocks, steps=700), name="gradual")
 
 
 def linear_probe() -> RunConfig:
