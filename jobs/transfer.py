@@ -33,7 +33,8 @@ from distmeta.config import (
 PARTS = {"support": 150, "queries": 100, "source_batch": 32}
 """Examples of a training task."""
 USPS = TransferTasks(store="fashion_mnist", target="usps", examples=600, **PARTS)
-SIGNATURE = TransferTasks(store="cifar10", target="cifar10", examples=500, signature=0.2, **PARTS)
+SIGNATURE = TransferTasks(store="cifar10", target="cifar10", examples=500, signature=0.2, eval_queries=4000, **PARTS)
+"""4,000 of the 10,000 test images, since the network takes all queries at once: 2 GB."""
 BATCH = {"queries": 32}
 """The same where a training task is a mini-batch, and adapts to nothing."""
 NETWORK = ConvNetConfig(filters=(32, 64, 64))
