@@ -30,11 +30,14 @@ from distmeta.config import (
     TransferTasks,
 )
 
-USPS = TransferTasks(store="fashion_mnist", target="usps", examples=600, source_batch=32)
-SIGNATURE = TransferTasks(store="cifar10", target="cifar10", examples=500, source_batch=32, signature=0.2)
-BATCH = {"support": 1, "queries": 32}
-"""Target examples of a training task, where these are not adapted to."""
-NETWORK = ConvNetConfig(filters=(64, 64, 64))
+PARTS = {"support": 150, "queries": 100, "source_batch": 32}
+"""Examples of a training task."""
+USPS = TransferTasks(store="fashion_mnist", target="usps", examples=600, **PARTS)
+SIGNATURE = TransferTasks(store="cifar10", target="cifar10", examples=500, signature=0.2, eval_queries=4000, **PARTS)
+"""4,000 of the 10,000 test images, since the network takes all queries at once: 2 GB."""
+BATCH = {"queries": 32}
+"""The same where a training task is a mini-batch, and adapts to nothing."""
+NETWORK = ConvNetConfig(filters=(32, 64, 64))
 MASKED = (Term(role="masked", weight=0.0),)
 
 
@@ -54,14 +57,14 @@ def _job(name: str, algorithm: AlgorithmConfig, tasks: TransferTasks, steps: int
     )
 
 
-def _usps(algorithm: AlgorithmConfig, steps: int = 3000, **fields: int) -> RunConfig:
-    return _job(f"usps_{algorithm.method}", algorithm, USPS.model_copy(update=fields), steps)
+def _usps(algorithm: AlgorithmConfig, steps: int = 3000, name: str | None = None, **fields: int) -> RunConfig:
+    return _job(f"transfer_{name or algorithm.method}", algorithm, USPS.model_copy(update=fields), steps)
 
 
 def _signature(algorithm: AlgorithmConfig, steps: int = 5000, **fields: int) -> RunConfig:
     evaluate = algorithm.evaluate.model_copy(update={"terms": MASKED})
     scored = algorithm.model_copy(update={"evaluate": evaluate})
-    return _job(f"signature_{algorithm.method}", scored, SIGNATURE.model_copy(update=fields), steps)
+    return _job(f"transfer_signature_{algorithm.method}", scored, SIGNATURE.model_copy(update=fields), steps)
 
 
 def target_only() -> RunConfig:
@@ -82,7 +85,7 @@ def fine_tuning() -> RunConfig:
 def gradual() -> RunConfig:
     """Gradual unfreezing with rates that fall towards the inputs (Howard & Ruder 2018)."""
     blocks = ("block3", "block2", "block1")
-    return _usps(methods.fine_tuning(block_decay=0.4, unfreeze=blocks, steps=700))
+    return _usps(methods.fine_tuning(block_decay=0.4, unfreeze=blocks, steps=700), name="gradual")
 
 
 def linear_probe() -> RunConfig:
@@ -111,7 +114,7 @@ def auto_rgn() -> RunConfig:
 
 
 def merlin() -> RunConfig:
-    """MeRLin (Liu et al. 2020): 300 of the digits fit a ridge head, the others judge it."""
+    """MeRLin (Liu et al. 2020): 150 of the digits fit a ridge head, 100 others judge it."""
     return _usps(methods.merlin())
 
 

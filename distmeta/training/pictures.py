@@ -49,7 +49,8 @@ def keep_pictures(
             pictures.append(_draw_curve(target / "adaptation_curve.png", scores))
         draw = _drawing(program.source)
         if draw is not None:
-            episode = program.episodes(program.source.specs("test", 0, NUM_SAMPLES))
+            count = min([NUM_SAMPLES, *(score.tasks for score in scores)])  # each is adapted to once more
+            episode = program.episodes(program.source.specs("test", 0, count))
             learner = _Trained(one_by_one(program.algorithm.evaluators[protocol]), params, program.algorithm.eval_head)
             pictures.append(draw(target / "sample_tasks.png", learner, episode))
         for picture in pictures:

@@ -107,6 +107,18 @@ def test_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "| prototype | float32 |" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adam", marks=pytest.mark.slow)])
+def test_fine_tuning(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ["--epochs", "1", "--batch", "300", "--rounds", "1", "--optimizer", optimizer]
+    run(monkeypatch, "engine.fine_tuning", *sizes, "--out", str(tmp_path))
+    found = written(tmp_path, "fine_tuning")
+    assert found["difference"] < 1e-3
+    assert found["ratio"] > 0
+    assert "share of the plain loop's" in capsys.readouterr().out
+
+
 def test_tradeoff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--inputs", "6", "--examples", "9", "--tasks", "2", "--l2sp", "0.5"]
     counts = ["--steps", "2", "40", "--cg-steps", "7", "--rounds", "1"]
@@ -260,7 +272,7 @@ def test_every_strategy_of_transfer_runs(
 ) -> None:
     rng = np.random.default_rng(0)
     for name in ("here", "there"):
-        images = rng.integers(0, 256, (60, 1, 18, 18), dtype=np.uint8)
+        images = rng.integers(0, 256, (60, 1, 22, 22), dtype=np.uint8)
         parts = {"train": [15] * 3, "test": [5] * 3}
         write_store(tmp_path / name, images, class_names=list("abc"), class_counts=[20] * 3, parts=parts)
     target = tmp_path / ("there" if problem == "usps" else "here")
@@ -273,6 +285,14 @@ def test_every_strategy_of_transfer_runs(
         "runtime.executor=local",
     ]
     changes = [argument for change in small for argument in ("--set", change)]
+    load = transfer.load_job
+
+    def with_few_steps(name: str, *fields: str) -> RunConfig:
+        phases = getattr(load(name, *fields).algorithm.learner, "phases", ())
+        few = [f"algorithm.learner.phases.{i}.steps={min(phase.steps, 2)}" for i, phase in enumerate(phases)]
+        return load(name, *fields, *few)
+
+    monkeypatch.setattr(transfer, "load_job", with_few_steps)
     run(monkeypatch, "methods.transfer", "--problems", problem, "--seeds", "1", "--out", str(tmp_path), *changes)
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + len(transfer.STRATEGIES[problem])

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -17,6 +18,7 @@ from distmeta import checkpoint as checkpoints
 from distmeta.config import RunConfig
 from distmeta.config.load import change, load_config, to_yaml
 from distmeta.core.types import Work
+from distmeta.data.store import write_store
 from distmeta.training import TrainResult, train
 from distmeta.training.procedure import Step
 from distmeta.training.steps import Synchronous
@@ -25,7 +27,8 @@ from ..golden.cases import CASES, case_in
 
 pytestmark = pytest.mark.xdist_group("ray")
 
-JOB = Path(__file__).parents[2] / "jobs" / "sinusoid.py"
+ROOT = Path(__file__).parents[2]
+JOB = ROOT / "jobs" / "sinusoid.py"
 STEPS = 12
 KEPT = 8
 """The step from which resumed runs continue."""
@@ -111,6 +114,24 @@ def test_updates_added_near_their_workers_give_the_same_bits(ray_cluster: None, 
     digest = run(base, "fine-local", *changes, "runtime.executor=local").digest
     result = run(base, "fine-ray", *changes, "runtime.executor=ray", "runtime.tolerance.aggregate=node")
     assert (result.digest, result.counts["groups"]) == (digest, 12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["merlin", "fine_tuning"])
+def test_transfer_gives_the_same_bits_and_scores_on_ray_workers(ray_cluster: None, method: str, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, 1, 22, 22), dtype=np.uint8)
+    parts = {"train": [15] * 3, "test": [5] * 3}
+    write_store(tmp_path / "data", images, class_names=list("abc"), class_counts=[20] * 3, parts=parts)
+    store = [f"tasks.{field}={tmp_path / 'data'}" for field in ("store", "target")]
+    sizes = ["tasks.examples=12", "tasks.support=6", "tasks.queries=6", "tasks.source_batch=4", "tasks.signature=0.2"]
+    small = ["model.filters=[4, 4, 4]", "train.steps=3", "train.tasks_per_step=4", "tracking.kind=none"]
+    few = ["algorithm.learner.phases.0.steps=5"] if method == "fine_tuning" else []
+    job = ROOT / "jobs" / f"transfer.py:{method}"
+    base = load_config(str(job), [*store, *sizes, *small, *few, f"checkpoint.path={tmp_path / 'runs'}"])
+    local = run(base, "local", "runtime.executor=local")
+    for workers in (1, 2):
+        result = run(base, f"workers-{workers}", "runtime.executor=ray", f"runtime.workers={workers}")
+        assert (result.digest, result.scores) == (local.digest, local.scores)
 
 
 @pytest.mark.slow

@@ -57,9 +57,10 @@ def read_cifar10(source: Path, options: ImportOptions) -> ClassData:
     path = source / TABLE_NAME
     class_names = _read_classes(source / CLASSES_NAME)
     labels, column, table = read_table(path, len(class_names))
-    if "split" not in table.column_names or not pa.types.is_string(table["split"].type):
-        raise UserError("has no column 'split' of texts", where=str(path))
-    names = table["split"].to_pylist()
+    try:
+        names = table["split"].cast(pa.string()).to_pylist()  # from dictionaries, too
+    except (KeyError, pa.ArrowException) as error:
+        raise UserError("has no column 'split' of texts", where=str(path)) from error
     if unknown := set(names) - set(PARTS):
         raise UserError(f"unknown split {unknown.pop()!r}", where=str(path), allowed=" or ".join(PARTS))
     is_test = np.array([name == "test" for name in names], dtype=bool)

@@ -57,6 +57,23 @@ JOBS = {
     "parameter_prediction": ["body", "film", "film_waves", "weight_generator"],
     "sinusoid": ["cavia", "in_context", "lstm", "maml", "neural_process", "pretrain", "r2d2"],
     "test_time": ["bn_adapt", "dann", "deep_coral", "spurious", "subclass", "tent", "ttt"],
+    "transfer": [
+        "auto_rgn",
+        "fine_tuning",
+        "gradual",
+        "joint",
+        "l2sp",
+        "linear_probe",
+        "lp_ft",
+        "merlin",
+        "signature_fine_tuning",
+        "signature_joint",
+        "signature_l2sp",
+        "signature_merlin",
+        "signature_target_only",
+        "surgical",
+        "target_only",
+    ],
 }
 METHOD = {
     "architecture_chosen": "darts",
@@ -81,6 +98,8 @@ METHOD = {
     "parameter_prediction_film_waves": "film",
     "test_time_spurious": "tent",
     "test_time_subclass": "tent",
+    "transfer_gradual": "fine_tuning",
+    **{f"transfer_signature_{method}": method for method in ("fine_tuning", "joint", "l2sp", "merlin", "target_only")},
 }
 """Methods of functions that are not named for them."""
 

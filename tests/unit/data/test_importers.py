@@ -167,7 +167,8 @@ def test_cifar10_has_training_images_before_test_images(tmp_path: Path, png: Png
         "label": [0, 1, 0, 0],
         "image": [png(9 * i) for i in range(4)],
     }
-    pq.write_table(pa.table(columns), folder / "cifar10.parquet")
+    encoded = {**columns, "split": pa.array(columns["split"]).dictionary_encode()}
+    pq.write_table(pa.table(encoded), folder / "cifar10.parquet")
     store = import_store("cifar10", folder)
     assert (store.shape, store.class_names) == ((3, 8, 8), ["ant", "bee"])
     assert store.images[:, 0, 0, 0].tolist() == [18, 0, 27, 9]

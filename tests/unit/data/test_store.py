@@ -73,6 +73,22 @@ def test_splits_are_looked_up_by_name(store: ClassStore) -> None:
         store.split("fractions", "vall")
 
 
+def test_examples_for_tests_are_kept_apart(tmp_path: Path, store: ClassStore, pixels: npt.NDArray[np.uint8]) -> None:
+    fields: dict[str, Any] = {"class_names": ["a", "b", "c"], "class_counts": [2, 3, 4]}
+    parts = {"train": [2, 1, 3], "test": [0, 2, 1]}
+    divided = write_store(tmp_path / "divided", pixels, parts=parts, **fields)
+    assert ClassStore.open(divided.path).manifest.parts == parts
+    assert store.manifest.parts == {}
+    assert "parts" not in json.loads((store.path / "manifest.json").read_text())
+    for wrong in (
+        {"train": [2, 1, 3], "test": [0, 2, 2]},
+        {"train": [3, 1, 3], "test": [-1, 2, 1]},
+        {"train": [2, 3, 4]},
+    ):
+        with pytest.raises(ValueError, match="parts must"):
+            write_store(tmp_path / "wrong", pixels, parts=wrong, **fields)
+
+
 def test_the_first_class_with_too_few_examples_is_named(store: ClassStore) -> None:
     counts = store.manifest.class_counts
     require_examples(store.class_names, counts, 2, "task")
