@@ -21,11 +21,7 @@ from distmeta.tracking.ui import MlflowServer
 
 from ..fakes_tracking import Gate
 
-# One process has the fixture of the module, when tests are spread over several.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-    pytest.mark.xdist_group("mlflow_faults"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 Make = Callable[..., MlflowTracker]
 
 
