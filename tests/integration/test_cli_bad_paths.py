@@ -397,6 +397,10 @@ def lacking_package() -> None:
         fsspec.register_implementation("lacking", "lacking_package.FileSystem", errtxt="Install lacking_package")
 
 
+ON_RUNS = pytest.mark.xdist_group("trained_run")
+"""One process trains the run, when tests are spread over several."""
+
+
 @pytest.fixture(scope="module")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
@@ -413,6 +417,7 @@ def test_one_line_and_nothing_lost(row: Row, here: Path, capsys: pytest.CaptureF
     judge(row, here, capsys)
 
 
+@ON_RUNS
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("row", ROWS_ON_RUNS, ids=lambda row: row.name)
 def test_one_line_about_a_run(row: Row, here: Path, trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -433,6 +438,7 @@ def test_one_line_about_a_store(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@ON_RUNS
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("row", WITHOUT_GPU, ids=lambda row: row.name)
@@ -527,6 +533,7 @@ def test_a_failed_download_leaves_the_users_folder(
     assert [path.name for path in (here / "mine").iterdir()] == ["raw"]
 
 
+@ON_RUNS
 def test_names_that_are_not_text(here: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     pictures(here / "support")

@@ -154,7 +154,7 @@ def test_a_resumed_run_waits_for_the_server(gate: Gate, make: Make, caplog: pyte
     tracker.close()
     opening.join()
     messages = [record.getMessage() for record in caplog.records]
-    assert len(messages) == 1 and "waiting up to 60 s for it" in messages[0]
+    assert len(messages) == 1 and "the store is unavailable; waiting up to" in messages[0]
 
     gate.mode = "shut"
     with pytest.raises(UserError, match=r"tracking\.uri: the store .* cannot be used"):

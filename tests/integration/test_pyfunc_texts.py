@@ -32,6 +32,7 @@ from .text_run import TASK, train_words
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+    pytest.mark.xdist_group("pyfunc_texts"),  # one process has the fixture of the module
 ]
 CONFIDENCES = {"confidences": True}
 

@@ -24,6 +24,8 @@ import pytest
 from distmeta.cli import main
 from distmeta.core.paths import JOB_VARIABLE
 
+# One process has the fixture of the module, when tests are spread over several.
+pytestmark = pytest.mark.xdist_group("submit")
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 120.0
 COMMAND_TIMEOUT_S = 240.0

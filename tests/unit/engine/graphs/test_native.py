@@ -22,6 +22,8 @@ from distmeta.engine.graphs.cache import cache_folder
 from distmeta.engine.graphs.native import CompileError, NativeGraph
 from distmeta.engine.graphs.tracing import trace
 
+# One process compiles the graph of the module, when tests are spread over several.
+pytestmark = pytest.mark.xdist_group("native")
 ROOT = Path(__file__).parents[4]
 
 
