@@ -7,6 +7,7 @@ nor Ray nor MLflow:
     load_config(path)     the RunConfig of a job file or a YAML file
     train(config)         meta-train
     train_seeds(config)   meta-train with several seeds
+    tune(config, space)   choose fields of a configuration by validation, and meta-train with the best
     Callback              base class of what `train` calls after steps and evaluations
     StopTraining          what a callback raises to end the run in order
     evaluate(checkpoint)  score a checkpoint on unseen tasks
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from distmeta.training.evaluate import evaluate
     from distmeta.training.run import train
     from distmeta.training.seeds import train_seeds
+    from distmeta.training.tuning import tune
 
 __all__ = [
     "Callback",
@@ -46,6 +48,7 @@ __all__ = [
     "optim",
     "train",
     "train_seeds",
+    "tune",
 ]
 __version__ = "0.1.0"
 
@@ -59,6 +62,7 @@ _ATTRIBUTES = {
     "load_config": "distmeta.config.load",
     "train": "distmeta.training.run",
     "train_seeds": "distmeta.training.seeds",
+    "tune": "distmeta.training.tuning",
 }
 
 

@@ -59,6 +59,7 @@ def _distmeta(
 
 _COMMANDS = {
     "train": "Meta-train a learner.",
+    "tune": "Choose fields of a job by validation.",
     "submit": "Send a job to a Ray cluster.",
     "jobs": "Write a first job; look at the jobs of a Ray cluster.",
     "evaluate": "Measure a checkpoint on unseen tasks.",

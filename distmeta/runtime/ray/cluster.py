@@ -244,7 +244,7 @@ def _start_local(config: RuntimeConfig, object_store_bytes: int) -> None:
     num_cpus = math.ceil(config.max_workers * config.ranks * config.cpus_per_worker)
     # Ray runs workers at a lower priority than other processes; here they do the machine's main work.
     environment = {**_worker_environment(config.threads_per_worker), "RAY_worker_niceness": "0"}
-    with _environment_variables(environment), _loopback(), quiet("ray._private.authentication"):
+    with environment_variables(environment), _loopback(), quiet("ray._private.authentication"):
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, num_cpus),
@@ -268,7 +268,7 @@ def _limit_to_memory(store_bytes: int) -> int:
 
 
 @contextlib.contextmanager
-def _environment_variables(values: dict[str, str]) -> Iterator[None]:
+def environment_variables(values: dict[str, str]) -> Iterator[None]:
     """Set variables for the processes that Ray starts, among them the path of this package."""
     package_parent = str(Path(__file__).resolve().parents[3])
     paths = [package_parent, *filter(None, [os.environ.get("PYTHONPATH")])]
