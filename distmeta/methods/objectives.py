@@ -84,7 +84,7 @@ OBJECTIVES: dict[str, Objective] = {
     "gaussian": gaussian,
     "coral": coral,
 }
-LABEL_FREE = frozenset(("entropy", "coral"))
+LABEL_FREE = ("coral", "entropy")
 """Objectives that compare outputs with no targets, so that they take a head of any number of outputs."""
 
 

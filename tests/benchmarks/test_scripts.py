@@ -107,6 +107,7 @@ def test_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "| prototype | float32 |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adam", marks=pytest.mark.slow)])
 def test_fine_tuning(
     optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -119,6 +120,7 @@ def test_fine_tuning(
     assert "share of the plain loop's" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_tradeoff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--inputs", "6", "--examples", "9", "--tasks", "2", "--l2sp", "0.5"]
     counts = ["--steps", "2", "40", "--cg-steps", "7", "--rounds", "1"]

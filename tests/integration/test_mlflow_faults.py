@@ -77,6 +77,7 @@ def history(server: str, run_id: str, key: str) -> list[tuple[int, float]]:
     return sorted((point.step, point.value) for point in points)
 
 
+@pytest.mark.slow
 def test_a_lost_response_duplicates_nothing(server: str, gate: Gate, make: Make) -> None:
     tracker = make()
     run_id = tracker.start("run", {}, None)
@@ -141,6 +142,7 @@ def test_a_request_processed_after_its_driver_was_killed_duplicates_nothing(
     assert history(server, run_id, "loss") == [(1, 1.0), (2, 2.0)]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_waits_for_the_server(gate: Gate, make: Make, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, logger="distmeta")
     tracker = make()

@@ -147,6 +147,7 @@ def test_a_worker_that_hangs_is_replaced(build: Build, tmp_path: Path) -> None:
     assert (executor.counts["restarts"], executor.counts["retries"], executor.counts["timed_out"]) == (1, 1, 1)
 
 
+@pytest.mark.slow
 def test_a_shard_that_hangs_does_not_hold_up_the_step(build: Build, tmp_path: Path) -> None:
     executor = build(recipe=FakeRecipe("hang", shard=1, folder=str(tmp_path), seconds=0.01), workers=2)
     executor.ready()
@@ -179,6 +180,7 @@ def test_no_worker_is_taken_for_silent_while_the_driver_was_busy(build: Build) -
     assert executor.counts["restarts"] == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_keeps_dying_is_excluded(build: Build, tmp_path: Path) -> None:
     executor = build(recipe=FakeRecipe("all_but_one_die", folder=str(tmp_path)), workers=2, max_worker_failures=2)
     executor.ready()
@@ -258,12 +260,14 @@ def test_a_stream_runs_until_its_feed_ends(build: Build, kind: str) -> None:
     assert_exact(executor)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_at_its_start_is_replaced(build: Build, tmp_path: Path) -> None:
     executor = build(recipe=FakeRecipe("build_die", folder=str(tmp_path)), workers=1)
     assert_exact(executor, count=2)
     assert (executor.counts["restarts"], executor.counts["retries"]) == (1, 0)
 
 
+@pytest.mark.slow
 def test_a_shard_that_kills_every_worker_ends_the_run(build: Build) -> None:
     executor = build(recipe=FakeRecipe("die_always", shard=1), workers=2, max_shard_retries=1)
     with pytest.raises(

@@ -112,6 +112,7 @@ def last_steps() -> list[int]:
     return [max(each.step for each in checkpoints.summaries(Path("runs") / f"waves-seed{seed}")) for seed in (0, 1)]
 
 
+@pytest.mark.slow
 def test_the_same_bits_as_one_after_the_other(undisturbed: SeedsResult, capfd: pytest.CaptureFixture[str]) -> None:
     config = load_config("waves.py")
     two = train_seeds(config, seeds=2, at_once=2)

@@ -79,8 +79,9 @@ LEARNER_ROWS: dict[str, Callable[[Backbone], Learner]] = {
     "generator": lambda backbone: GeneratorLearner(GeneratorConfig(width=5), backbone, WAY),
     "film": lambda backbone: FilmLearner(FilmConfig(width=6), backbone, classifies=True, where="algorithm.learner"),
 }
-ELSEWHERE = {"python", "learned_optimizer", "evolution"}
-"""Learners and estimators that keep a state from step to step: `test_learned_optimizers.py`, `test_evolution.py`."""
+ELSEWHERE = {"python", "learned_optimizer", "evolution", "statistics"}
+"""Those that keep a state from step to step, and those without inner steps: `test_learned_optimizers.py`,
+`test_evolution.py`, `test_test_time.py`."""
 BLACK_BOXES = ("lstm", "neural_process", "in_context", "generator", "film")
 ESTIMATOR_ROWS: dict[str, Estimator] = {
     "backprop": EXACT,
@@ -135,7 +136,7 @@ def eager_mark(kind: str, network: str) -> Sequence[pytest.MarkDecorator]:
     """Pooling and statistics of the support set matter to the backbone: a row of each kind of learner is enough."""
     if network == "mlp":
         return ()
-    return [pytest.mark.slow if network == "pooled inductive conv4" and ", " in kind else pytest.mark.thorough]
+    return [pytest.mark.slow if ", " in kind else pytest.mark.thorough]
 
 
 EAGER_ROWS = [
@@ -149,7 +150,7 @@ def test_all_eager_strategies_agree(kind: str, estimator: str, network: str) -> 
     assert_strategies_agree(kind, estimator, network, *EAGER, tolerance=1e-12)
 
 
-def is_default(kind: str, estimator: str, network: str, graphs: str, memory: str) -> bool:
+def is_default(kind: str, estimator: str, network: str, graphs: str, memory: str, strategy: str) -> bool:
     """Rows on which compiled strategies are tested by default; all of them take many minutes."""
     if network == "mlp" and kind == "gradient":
         return True
@@ -158,21 +159,20 @@ def is_default(kind: str, estimator: str, network: str, graphs: str, memory: str
     if estimator == "implicit":
         return False
     if network == "mlp":
-        adam = kind == "gradient, Adam"
-        return estimator == "backprop" and (adam or (graphs, memory) == ("operations", "unrolled"))
-    if kind == "prototype":
-        return estimator == "backprop" and graphs == "whole"
-    row = (kind, estimator, graphs, memory, network)
-    return row == ("gradient", "backprop", "operations", "unrolled", "strided conv4")
+        adam = kind == "gradient, Adam" and strategy == "compiled"
+        one = strategy == "compiled_vmap" and (graphs, memory) == ("operations", "unrolled")
+        return estimator == "backprop" and (adam or one)
+    return kind == "prototype" and estimator == "backprop" and graphs == "whole"
 
 
 # A graph for the whole estimate, or one for each operation; memory matters to the latter alone.
 MAX_OPERATIONS = {"whole": 10**9, "operations": -1}
 GRAPHS = (("whole", "unrolled"), ("operations", "unrolled"), ("operations", "flat"))
+STRATEGIES = ("compiled", "compiled_vmap")
 ROWS = [
-    pytest.param(*row, *graphs, marks=pytest.mark.thorough if is_default(*row, *graphs) else pytest.mark.slow)
-    for pair, network, graphs in product(PAIRS, BACKBONES, GRAPHS)
-    for row in ((*pair, network),)
+    pytest.param(*row, marks=pytest.mark.thorough if is_default(*row) else pytest.mark.slow)
+    for pair, network, graphs, strategy in product(PAIRS, BACKBONES, GRAPHS, STRATEGIES)
+    for row in ((*pair, network, *graphs, strategy),)
 ]
 # Graphs take seconds to compile, deep ones a minute, so rows differ from the first one in one respect.
 NATIVE_ROWS = [
@@ -184,8 +184,7 @@ NATIVE_ROWS = [
 ]
 
 
-@pytest.mark.parametrize("strategy", ["compiled", "compiled_vmap"])
-@pytest.mark.parametrize(("kind", "estimator", "network", "graphs", "memory"), ROWS)
+@pytest.mark.parametrize(("kind", "estimator", "network", "graphs", "memory", "strategy"), ROWS)
 @pytest.mark.usefixtures("interpreted")
 def test_graphs_of_all_strategies_agree(
     kind: str, estimator: str, network: str, graphs: str, memory: str, strategy: str, monkeypatch: pytest.MonkeyPatch
@@ -197,7 +196,7 @@ def test_graphs_of_all_strategies_agree(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("strategy", ["compiled", "compiled_vmap"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(("kind", "estimator", "network", "graphs", "memory"), NATIVE_ROWS)
 @pytest.mark.usefixtures("native")
 def test_native_code_of_all_strategies_agrees(

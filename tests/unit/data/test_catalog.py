@@ -114,6 +114,7 @@ def test_importing_data_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.omniglot
 def test_the_real_omniglot(home: Path, data_dir: Path) -> None:
     store = import_store("omniglot", data_dir)

@@ -91,7 +91,7 @@ def test_values_and_derivatives_are_torchs_own(stride: int, channels: int, side:
 
 
 @pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("lift", LIFTS)
 @pytest.mark.thorough

@@ -97,6 +97,7 @@ def test_a_database_that_cannot_be_opened_fails_at_once(tmp_path: Path, place: s
         MlflowTracker(f"sqlite:///{tmp_path / place}", "tests").start("run", {}, None)
 
 
+@pytest.mark.slow
 @pytest.mark.thorough
 def test_two_processes_that_create_one_database_both_succeed(tmp_path: Path) -> None:
     code = "import sys; from distmeta.tracking.store import open_store; open_store(sys.argv[1]).search_experiments()"

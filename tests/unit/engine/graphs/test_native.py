@@ -141,6 +141,7 @@ def weighted(factor: float) -> Callable[[Tensor], Tensor]:
     return lambda x: x @ x * torch.tensor([factor, 1.0, 1.0, 1.0])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("native")
 def test_graphs_that_differ_in_a_constant_are_not_confused() -> None:
     x = draw(4, 4)
