@@ -53,6 +53,16 @@ def submit(*options: str) -> Arguments:
     return make
 
 
+def tune(name: str, content: str | None = None) -> Arguments:
+    """`distmeta tune` of a good file with this search space."""
+
+    def make(folder: Path) -> list[str]:
+        space = folder / name if content is None else write(folder / name, content)
+        return ["tune", *yaml("")(folder)[1:], "--space", str(space)]
+
+    return make
+
+
 def literal(*arguments: str) -> Arguments:
     return lambda folder: list(arguments)
 
@@ -508,6 +518,12 @@ ROWS_ON_RUNS = [
     Row("texts inverted", adapt_texts(QUESTIONS, QUESTIONS, "--invert"), ("--invert: needs images",)),
     Row("columns of images", adapt(extra=("--text-column", "a")), ("need tables of texts",)),
     Row("unknown protocol", adapt(extra=("--protocol", "deductive")), ("'deductive'", "inductive")),
+    Row("no search space", tune("no.yaml"), ("no.yaml: cannot be read",)),
+    Row("a space in another format", tune("space.toml", ""), ("space.toml", ".yaml, .yml, .json")),
+    Row(
+        "a kind of values", tune("space.yaml", "outer.lr: {grd: [1]}"), ("space.yaml: outer.lr", "did you mean 'grid'?")
+    ),
+    Row("a field in a space", tune("space.yaml", "outer.rate: {grid: [1]}"), ("outer.rate", "unknown field 'rate'")),
     Row("no folder for the labels", adapt(extra=("--out", "nowhere/labels.csv")), ("nowhere: no such folder",)),
 ]
 

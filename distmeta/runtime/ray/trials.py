@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray import tune
+from ray.tune.logger import JsonLoggerCallback
 from typing_extensions import override
 
 from distmeta.config import RuntimeConfig
+from distmeta.core.signals import unwrapped
 from distmeta.runtime.ray.cluster import connect, environment_variables
 
 Answer = Mapping[str, Any]
@@ -20,6 +22,21 @@ _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
 }
+
+
+class _Shown(tune.Callback):
+    """Passes answers on."""
+
+    def __init__(self, shown: Callable[[int, Answer], None]) -> None:
+        self._shown = shown
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune keeps its state in a file, to restore what is never restored."""
+        return {}
+
+    @override
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._shown(trial.last_result["number"], trial.last_result["answer"])
 
 
 def run_trials(
@@ -52,11 +69,7 @@ def run_trials(
     def answer(space: Mapping[str, int]) -> dict[str, Any]:
         return {"number": space["number"], "answer": trial(space["number"])}
 
-    class Shown(tune.Callback):
-        @override
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            shown(trial.last_result["number"], trial.last_result["answer"])
-
+    logger: Callable[[], tune.Callback] = JsonLoggerCallback  # without it, Tune warns of every trial
     with environment_variables(_SETTINGS), tempfile.TemporaryDirectory(prefix="distmeta-tune-") as folder:
         cluster = connect(RuntimeConfig(workers=at_once, cpus_per_worker=cpus, address=address))
         try:
@@ -67,14 +80,19 @@ def run_trials(
                 run_config=tune.RunConfig(
                     storage_path=folder,
                     verbose=0,
-                    callbacks=[Shown()],
+                    callbacks=[logger(), _Shown(shown)],
                     failure_config=tune.FailureConfig(fail_fast=True),
                 ),
             )
-            results = tuner.fit()
+            with unwrapped():  # Ray waits in compiled code
+                results = tuner.fit()
         finally:
             cluster.disconnect()
     if results.errors:
         raise RuntimeError(str(results.errors[0]))
-    found = {result.metrics["number"]: result.metrics["answer"] for result in results if result.metrics}
+    found = {
+        result.metrics["number"]: result.metrics["answer"]
+        for result in (results[i] for i in range(len(results)))
+        if result.metrics
+    }
     return [found[number] for number in range(count)]

@@ -27,8 +27,9 @@ RATES = {"algorithm.learner.phases.0.lr": Values(grid=(0.01, 1e-9))}
 
 
 @pytest.fixture
-def config(here) -> RunConfig:
-    (here / "waves.yaml").write_text(RUN)
+def config(tmp_path, monkeypatch) -> RunConfig:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "waves.yaml").write_text(RUN)
     return load_config("waves.yaml")
 
 
@@ -62,7 +63,7 @@ def test_draws_are_spread_evenly():
     )
 
 
-def test_the_best_setting_is_trained_as_by_hand(config, here):
+def test_the_best_setting_is_trained_as_by_hand(config):
     result = tune(config, RATES, quiet=True)
     first, second = result.trials
     assert first.metric == "loss"
@@ -96,10 +97,10 @@ def test_resumed_trials_are_not_run_again(config, monkeypatch):
         ("algorithm.learner.phases.3.lr", Values(grid=(1,)), "has no '3'"),
     ],
 )
-def test_an_impossible_space_starts_nothing(config, here, field, values, what):
+def test_an_impossible_space_starts_nothing(config, tmp_path, field, values, what):
     with pytest.raises(UserError, match=what):
         tune(config, {field: values}, quiet=True)
-    assert not (here / "runs").exists()
+    assert not (tmp_path / "runs").exists()
 
 
 def test_draws_from_grids_alone_are_refused(config):
