@@ -191,6 +191,24 @@ def accuracy_bars(
     save(figure, path)
 
 
+def error_curves(path: Path, curves: Mapping[str, Sequence[tuple[float, float, float | None]]], title: str) -> None:
+    """Draw points of (labelled examples, error in percent, half-width), by strategy."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0, 4.0), layout="constrained", dpi=150)
+    axes = figure.subplots()
+    for index, (name, points) in enumerate(curves.items()):
+        examples, errors, halves = zip(*points, strict=True)
+        axes.errorbar(examples, errors, [half or 0.0 for half in halves], capsize=2, label=name, **_style(index))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(0, None)
+    axes.set_title(title, loc="left", fontsize=8)
+    _finish(axes, "labelled examples of the target", "error, %")
+    _legend(figure, curves)
+    save(figure, path)
+
+
 def _two_panels(title: str, curves: Curves) -> tuple[Figure, Axes, Axes]:
     """Two panels, with curves of (x, left y, right y)."""
     from matplotlib.figure import Figure

@@ -46,14 +46,14 @@ def job(problem: str, strategy: str, seed: int, args: argparse.Namespace, *chang
     return load_job(f"transfer.py:{PREFIXES[problem]}{strategy}", *own, *args.set, *changes)
 
 
-def run(problem: str, strategy: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """The result of one strategy."""
-    name = f"{problem}_{strategy}_{seed}"
+def run(problem: str, strategy: str, seed: int, args: argparse.Namespace, *own: str, label: str = "") -> dict[str, Any]:
+    """The result of one strategy, with changes of its own, of which `label` tells in the run's name."""
+    name = f"{problem}_{strategy}{label}_{seed}"
     if strategy not in REUSE:
-        return train(job(problem, strategy, seed, args, f"name={name}"), resume="auto").to_json()
+        return train(job(problem, strategy, seed, args, f"name={name}", *own), resume="auto").to_json()
     source = job(problem, "fine_tuning", seed, args, f"name={problem}_source_{seed}", "evaluation.final_tasks=0")
     start = train(source, resume="auto").checkpoint
-    changes = (f"name={name}", "train.steps=0", f"train.init_from={start}")
+    changes = (f"name={name}", *own, "train.steps=0", f"train.init_from={start}")
     return train(job(problem, strategy, seed, args, *changes), resume="auto").to_json()
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmarks.cluster.stragglers import ideal
-from benchmarks.methods import intents, omniglot_curve, optimizers, sinusoid, table, transfer
+from benchmarks.methods import intents, omniglot_curve, optimizers, pretraining, sinusoid, table, transfer
 from benchmarks.scripts import load_job
 from distmeta.config import RunConfig
 from distmeta.data.store import write_store
@@ -265,6 +265,37 @@ def test_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert sorted(written(tmp_path, "transfer")["results"]["usps"]["l2sp"]) == ["0", "1"]
     assert "| L2-SP |" in (tmp_path / "transfer.md").read_text()
     assert is_picture(tmp_path / "transfer_usps.png")
+
+
+def test_pretraining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    made: list[RunConfig] = []
+
+    def note(config: RunConfig, **options: Any) -> TrainResult:
+        made.append(config)
+        return replace(trained(config), checkpoint=f"runs/{config.name}/00001000")
+
+    monkeypatch.setattr(transfer, "train", note)
+    arguments = ["--out", str(tmp_path), "--strategies", "target_only", "lp_ft"]
+    run(monkeypatch, "methods.pretraining", *arguments, "--examples", "20", "100", "--seeds", "1")
+    sizes = [(config.name, config.tasks.examples, config.train.steps) for config in made]
+    assert sizes == [
+        ("usps_target_only_20_0", 20, 1000),
+        ("usps_target_only_100_0", 100, 1000),
+        ("usps_source_0", 600, 3000),
+        ("usps_lp_ft_20_0", 20, 0),
+        ("usps_source_0", 600, 3000),
+        ("usps_lp_ft_100_0", 100, 0),
+    ]
+    run(monkeypatch, "methods.pretraining", *arguments, "--examples", "20", "600", "--seeds", "2")
+    assert len(made) == 6 + 3 + 6
+    assert capsys.readouterr().out.splitlines()[-4:] == [
+        "| labelled examples | 20 | 100 | 600 |",
+        "|---|---|---|---|",
+        "| Target only | 10.00 ± 0.00 | 10.00 | 10.00 ± 0.00 |",
+        "| LP-FT | 10.00 ± 0.00 | 10.00 | 10.00 ± 0.00 |",
+    ]
+    assert is_picture(tmp_path / "pretraining.png")
+    assert pretraining.changes_of(20)[1:] == ["tasks.support=10", "tasks.queries=10"]
 
 
 @pytest.mark.slow
