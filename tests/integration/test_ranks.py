@@ -212,6 +212,7 @@ def test_two_ranks_give_the_bits_of_one(ray_cluster: None, base: RunConfig) -> N
     assert two.scores == one.scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recompute", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "blocks computed again"]
 )

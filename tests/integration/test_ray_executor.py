@@ -156,6 +156,7 @@ def test_a_shard_that_hangs_does_not_hold_up_the_step(build: Build, tmp_path: Pa
     assert executor.counts["restarts"] == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_answers_no_heartbeat_is_replaced(build: Build) -> None:
     executor = build(recipe=FakeRecipe(seconds=0.01), workers=2, heartbeat_timeout_s=2.0, speculate=False)
     executor.ready()

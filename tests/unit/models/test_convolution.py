@@ -103,7 +103,7 @@ def test_values_and_derivatives_under_vmap_are_torchs_own(
     assert_close(module(*inputs), vmap(second(plain, stride), in_dims=in_dims)(*inputs))
 
 
-@pytest.mark.parametrize("lift", [None, *LIFTS])
+@pytest.mark.parametrize("lift", [None, *(pytest.param(name, marks=pytest.mark.slow) for name in LIFTS)])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.thorough
 def test_third_derivatives_are_torchs_own(stride: int, lift: str | None) -> None:

@@ -113,7 +113,7 @@ def test_graphs_without_a_product_are_not_compiled(interpreted: Graphs) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("graphs", ["_whole", "_operations"])
+@pytest.mark.parametrize("graphs", [pytest.param("_whole", marks=pytest.mark.slow), "_operations"])
 def test_only_new_shapes_make_new_graphs(graphs: str, interpreted: Graphs, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(graphs)
     learner = gradient(mlp(), Phase(lr=0.1, steps=2))
@@ -130,7 +130,7 @@ def test_only_new_shapes_make_new_graphs(graphs: str, interpreted: Graphs, reque
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("graphs", ["_whole", "_operations"])
+@pytest.mark.parametrize("graphs", [pytest.param("_whole", marks=pytest.mark.slow), "_operations"])
 def test_graphs_are_compiled_by_the_caller_not_by_lanes(
     graphs: str, interpreted: Graphs, request: pytest.FixtureRequest
 ) -> None:

@@ -25,10 +25,10 @@ from distmeta.runtime.ray.cluster import (
     MIN_OBJECT_STORE_BYTES,
     Cluster,
     _connect_to,
-    _environment_variables,
     _limit_to_memory,
     _on_loopback_only,
     _signal_handlers_kept,
+    environment_variables,
     insufficient_capacity,
     wait_for_capacity,
 )
@@ -166,7 +166,7 @@ def test_variables_for_rays_processes_are_restored(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     before = dict(os.environ)
-    with _environment_variables({"OMP_NUM_THREADS": "1", "DISTMETA_TEST": "x"}):
+    with environment_variables({"OMP_NUM_THREADS": "1", "DISTMETA_TEST": "x"}):
         assert (os.environ["OMP_NUM_THREADS"], os.environ["DISTMETA_TEST"]) == ("1", "x")
         assert os.environ["PYTHONPATH"].endswith(f"{os.pathsep}elsewhere")
         assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
