@@ -53,6 +53,8 @@ class StateFile(BaseModel):
         server: Scalars of the server state.
         signature: Input and output sizes of the tasks.
         config: The resolved configuration, its secrets masked.
+        order: Names of the tensors in the order of the server state, which safetensors files do not keep: a graph that
+            was compiled for another order would be compiled again.
     """
 
     model_config = ConfigDict(extra="ignore", ser_json_inf_nan="strings")
@@ -68,6 +70,7 @@ class StateFile(BaseModel):
     server: dict[str, bool | int | float | str | None]
     signature: Annotated[TaskSignature, AfterValidator(_is_possible)]
     config: dict[str, object]
+    order: list[str] = []
 
 
 @dataclass(frozen=True)

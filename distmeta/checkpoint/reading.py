@@ -62,7 +62,8 @@ def load_folder(folder: Folder) -> Checkpoint:
     for name, prefix in ((META, PARAMS), (AVERAGED, AVERAGE), (SERVER, "")):
         if name in content.sha256:
             tensors = _read_tensors(folder, name, content.sha256[name])
-            state.update({prefix + key: tensor for key, tensor in tensors.items()})
+            state.update({prefix + key: tensor for key, tensor in sorted(tensors.items())})
+    state = {**{name: state[name] for name in content.order if name in state}, **state}
     actual = digest({**tensors_with_prefix(state, PARAMS), **tensors_with_prefix(state, BUFFERS)})
     if actual != content.digest:
         raise UserError(

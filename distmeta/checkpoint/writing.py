@@ -82,6 +82,7 @@ def save(
         server={name: value for name, value in state.items() if not isinstance(value, Tensor)},
         signature=signature,
         config=masked_config(config.model_dump(mode="json")),
+        order=[name for name in state if name.startswith((PARAMS, AVERAGE, BUFFERS))],
     )
     run = run_folder(config.checkpoint.path, config.name)
     folder = run / f"step-{step:08d}"

@@ -74,6 +74,21 @@ def steps_in(root: Path) -> list[str]:
     return sorted(os.listdir(root / "run-1"))
 
 
+def test_tensors_keep_their_order(tmp_path: Path) -> None:
+    """Safetensors files do not: they are read in another order by each process."""
+    config = make_config(tmp_path, average=0.9)
+    names = [f"layer{(7 * index) % 40}" for index in range(40)]
+    server = ParameterServer({name: torch.ones(2) for name in names}, config.outer, 10)
+    path = save(config, 0, server.state_dict())
+    found = checkpoint.load(path)
+    assert list(found.params) == list(found.averaged) == names
+    state = Path(path, "state.json")
+    older = json.loads(state.read_text())
+    del older["order"]
+    state.write_text(json.dumps(older))
+    assert list(checkpoint.load(path).params) == sorted(names)
+
+
 @pytest.fixture
 def memory() -> str:
     """An empty in-memory file system."""
