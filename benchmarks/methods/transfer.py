@@ -1,10 +1,12 @@
-"""Strategies of transfer learning beside each other: Fashion-MNIST to 600 digits, CIFAR-10 from signed images.
+"""Strategies of transfer learning beside each other: Fashion-MNIST to 600 digits, CIFAR-10 from signed images, and
+MiniLM to ten labelled texts of each intent.
 
     python -m benchmarks.methods.transfer --seeds 5
     python -m benchmarks.methods.transfer --problems signature --strategies merlin fine_tuning --seeds 3
     python -m benchmarks.methods.transfer --set train.steps=200 --seeds 1 --out runs/quick
 
-Strategies that reuse a network trained on the source alone start from the same one, which is trained once a seed.
+The problems of texts (`banking77`, `clinc150`) need `distmeta[text]`. Strategies that reuse a network trained on the
+source alone start from the same one, which is trained once a seed.
 DIR/transfer.json keeps finished rows, and a run that was cut off goes on from its newest checkpoint: the same command
 again does what is left. DIR/transfer.md has the tables: accuracy on the test images of the target in percent, mean and
 95% interval over seeds; each seed draws its own labelled target images.
@@ -26,12 +28,23 @@ from distmeta.methods import METHODS
 from distmeta.training import train
 from distmeta.training.seeds import summarise_seeds
 
-PREFIXES = {"usps": "", "signature": "signature_"}
-"""Problem -> what the names of its jobs begin with."""
+PROBLEMS: dict[str, tuple[str, ...]] = {
+    "usps": ("transfer.py:",),
+    "signature": ("transfer.py:signature_",),
+    "banking77": ("transfer_texts.py:",),
+    "clinc150": ("transfer_texts.py:", "tasks.store=clinc150", "tasks.examples=1500"),
+}
+"""Problem -> what the names of its jobs begin with, and changes of them."""
+TEXTS = ("frozen", "fine_tuning", "merlin_ft")
 STRATEGIES = {
     "usps": ("target_only", "joint", "linear_probe", "fine_tuning", "lp_ft", "l2sp", "surgical", "auto_rgn", "merlin"),
     "signature": ("target_only", "joint", "fine_tuning", "l2sp", "merlin"),
+    "banking77": TEXTS,
+    "clinc150": TEXTS,
 }
+TITLES = {"frozen": "Frozen network, ridge head", "merlin_ft": "MeRLin-ft"}
+"""Of strategies that are no methods."""
+IMAGES = ("usps", "signature")
 REUSE = frozenset({"linear_probe", "fine_tuning", "lp_ft", "l2sp", "surgical", "auto_rgn"})
 """Strategies that start from a network trained on the source alone."""
 PUBLISHED = {("usps", "l2sp"): "89.74 ± 0.41", ("usps", "merlin"): "93.34 ± 0.41"}
@@ -43,13 +56,14 @@ COLUMNS = {"accuracy": "accuracy", "term1/accuracy": "lower half masked"}
 def job(problem: str, strategy: str, seed: int, args: argparse.Namespace, *changes: str) -> RunConfig:
     """A job of `jobs/transfer.py` for one seed."""
     own = [f"seed={seed}", "tracking.kind=none", f"checkpoint.path={args.out / 'transfer_runs'}"]
-    return load_job(f"transfer.py:{PREFIXES[problem]}{strategy}", *own, *args.set, *changes)
+    prefix, *of_problem = PROBLEMS[problem]
+    return load_job(f"{prefix}{strategy}", *of_problem, *own, *args.set, *changes)
 
 
 def run(problem: str, strategy: str, seed: int, args: argparse.Namespace, *own: str, label: str = "") -> dict[str, Any]:
     """The result of one strategy, with changes of its own, of which `label` tells in the run's name."""
     name = f"{problem}_{strategy}{label}_{seed}"
-    if strategy not in REUSE:
+    if strategy not in REUSE or problem not in IMAGES:
         return train(job(problem, strategy, seed, args, f"name={name}", *own), resume="auto").to_json()
     source = job(problem, "fine_tuning", seed, args, f"name={problem}_source_{seed}", "evaluation.final_tasks=0")
     start = train(source, resume="auto").checkpoint
@@ -72,6 +86,10 @@ def text_of(value: tuple[float, float | None] | None) -> str:
     return f"{mean:.2f}" if half is None else f"{mean:.2f} ± {half:.2f}"
 
 
+def title_of(strategy: str) -> str:
+    return TITLES[strategy] if strategy in TITLES else METHODS[strategy].title
+
+
 def table(problem: str, results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A Markdown table."""
     rows = {strategy: scores_of(list(by_seed.values())) for strategy, by_seed in results.items()}
@@ -80,14 +98,14 @@ def table(problem: str, results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for strategy, scores in rows.items():
         cells = [text_of(scores.get(metric)) for metric in columns]
         cells += [PUBLISHED.get((problem, strategy), "-"), str(len(results[strategy]))]
-        lines.append(f"| {METHODS[strategy].title} | {' | '.join(cells)} |")
+        lines.append(f"| {title_of(strategy)} | {' | '.join(cells)} |")
     return lines
 
 
 def main() -> None:
     parser = options(__doc__, overrides=True, default_out=LONG_OUT)
     every = list(dict.fromkeys(name for names in STRATEGIES.values() for name in names))
-    parser.add_argument("--problems", nargs="+", choices=list(PREFIXES), default=list(PREFIXES))
+    parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(IMAGES))
     parser.add_argument("--strategies", nargs="+", choices=every, default=every)
     parser.add_argument("--seeds", type=int, default=5, metavar="N")
     args = parser.parse_args()
@@ -106,7 +124,7 @@ def main() -> None:
     (Path(args.out) / "transfer.md").write_text(f"{report.title}\n\n{text}\n", encoding="utf-8")
     print(text)
     for problem in args.problems:
-        bars = {METHODS[name].title: scores_of(list(runs.values())) for name, runs in results.get(problem, {}).items()}
+        bars = {title_of(name): scores_of(list(runs.values())) for name, runs in results.get(problem, {}).items()}
         accuracy_bars(Path(args.out) / f"transfer_{problem}.png", bars, COLUMNS, report.title)
 
 

@@ -57,7 +57,7 @@ from distmeta.config.tasks import (
 )
 from distmeta.config.tracking import TrackingConfig
 from distmeta.config.train import TrainConfig
-from distmeta.config.transfer import TransferTasks
+from distmeta.config.transfer import TextTransferTasks, TransferTasks
 
 __all__ = [
     "AdamRuleConfig",
@@ -124,6 +124,7 @@ __all__ = [
     "TableTasks",
     "Term",
     "TextTasks",
+    "TextTransferTasks",
     "ToleranceConfig",
     "TrackingConfig",
     "TrainConfig",

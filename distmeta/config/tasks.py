@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import override
 
-from distmeta.config.base import Frozen, shortened
-from distmeta.config.bounds import Examples, Length, PositiveCount, Range, Text, Ways
+from distmeta.config.base import Frozen
+from distmeta.config.bounds import Examples, PositiveCount, Range, Text, Ways
 from distmeta.config.problems import DatasetTasks, QuadraticTasks
 from distmeta.config.python import PythonTasks
 from distmeta.config.shifts import ShiftedTasks
-from distmeta.config.transfer import TransferTasks
+from distmeta.config.texts import BUCKETS, Buckets, Template
+from distmeta.config.transfer import TextTransferTasks, TransferTasks
 
 
 class StreamOptions(Frozen):
@@ -149,25 +149,9 @@ class TextTasks(_FewShot):
     store: Text
     split_set: Text | None = None
     tokenizer: Text = "minilm"
-    buckets: tuple[Length, ...] = Field((16, 24, 32, 48, 64), min_length=1, max_length=64)
+    buckets: Buckets = BUCKETS
     outside: bool = False
-    template: Text = "{}"
-
-    @field_validator("template")
-    @classmethod
-    def _template_holds_a_text(cls, template: str) -> str:
-        if template.count("{}") != 1 or template != template.strip():
-            raise ValueError(
-                f"{shortened(template)} is no template; allowed: a text with '{{}}' once, no blank at its ends"
-            )
-        return template
-
-    @field_validator("buckets")
-    @classmethod
-    def _buckets_ascend(cls, buckets: tuple[int, ...]) -> tuple[int, ...]:
-        if any(left >= right for left, right in pairwise(buckets)):
-            raise ValueError(f"{list(buckets)} does not ascend; allowed: each bucket longer than the one before")
-        return buckets
+    template: Template = "{}"
 
     @property
     @override
@@ -281,6 +265,7 @@ TasksConfig = Annotated[
         | QuadraticTasks
         | DatasetTasks
         | TransferTasks
+        | TextTransferTasks
         | ShiftedTasks
         | PythonTasks,
         Field(discriminator="source"),

@@ -11,7 +11,7 @@ from distmeta.config.problems import DatasetTasks, QuadraticTasks
 from distmeta.config.python import PythonTasks
 from distmeta.config.shifts import ShiftedTasks
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, TextTasks, VectorTasks
-from distmeta.config.transfer import TransferTasks
+from distmeta.config.transfer import TextTransferTasks, TransferTasks
 from distmeta.core.code import instance_of
 from distmeta.tasks.base import Declared, TaskSource
 from distmeta.tasks.prefetch import Prefetcher
@@ -79,6 +79,13 @@ def _transfer(config: TransferTasks, seed: int, dtype: torch.dtype) -> TaskSourc
     return TransferSource(config, open_store(config.store), open_store(config.target), seed, dtype)
 
 
+def _text_transfer(config: TextTransferTasks, seed: int, dtype: torch.dtype) -> TaskSource:
+    from distmeta.data.catalog import open_store
+    from distmeta.tasks.text_transfer import TextTransferSource
+
+    return TextTransferSource(config, open_store(config.store), seed)
+
+
 def _shifted(config: ShiftedTasks, seed: int, dtype: torch.dtype) -> TaskSource:
     from distmeta.data.catalog import open_store
     from distmeta.tasks.shifted import ShiftedSource
@@ -102,6 +109,7 @@ SOURCES: dict[str, Callable[[Any, int, torch.dtype], TaskSource]] = {
     "quadratics": _quadratics,
     "dataset": _dataset,
     "transfer": _transfer,
+    "text_transfer": _text_transfer,
     "shifted": _shifted,
     "python": _python,
 }

@@ -1,9 +1,8 @@
 """Few-shot tasks over a class store of texts, as token ids.
 
-A task is as long as the smallest bucket that holds its own longest text, of all roles that are built; a shard is padded
-to its longest task. `Episode.sizes` says how long each task is, and into how many places its texts fit end to end:
-most places of padded texts are padding, and networks of texts need not compute them. Texts are drawn as images are, so
-that the same seeds give the same classes and examples whatever the tokenizer.
+Tasks are padded to buckets (`distmeta.tasks.padding`). `Episode.sizes` says how long each task is, and into how many
+places its texts fit end to end: most places of padded texts are padding, and networks of texts need not compute them.
+Texts are drawn as images are, so that the same seeds give the same classes and examples whatever the tokenizer.
 
 Out of scope: the texts of class `oos`, which is in no split, are the role `outside` of evaluation tasks. Validation
 draws from the class's even rows and testing from its odd ones, so that a threshold is not chosen on texts that it is
@@ -36,11 +35,11 @@ from distmeta.core.types import LABELS, OUTSIDE, QUERY, Batch, Episode, TextSize
 from distmeta.data.manifest import Kind
 from distmeta.data.splits import OUTSIDE_CLASS
 from distmeta.data.store import ClassStore
-from distmeta.models.petl.texts import places_for
 from distmeta.models.petl.tokens import Tokenizer, WordTokenizer, load_tokenizer
 from distmeta.tasks.fewshot import Ids, task_size
 from distmeta.tasks.images import StoreSource
 from distmeta.tasks.labels import label_ids
+from distmeta.tasks.padding import PaddedTexts, check_template
 from distmeta.tasks.stored import rows_of, split_set_of
 from distmeta.tasks.tokens import encoded_texts
 
@@ -91,9 +90,9 @@ class TextSource(StoreSource):
         self.pad_id, self.vocab_size = tokenizer.pad_id, tokenizer.vocab_size
         self.tokens = TokenIds(tokenizer.vocab_size, tokenizer.pad_id, len(tokenizer.closing()))
         self.train_outputs = {**self.train_outputs, LABELS: self.train_outputs[QUERY]}
-        self._check_template(tokenizer)
+        check_template(tokenizer, config.template, config.buckets[-1])
         self.words = tokenizer.words if isinstance(tokenizer, WordTokenizer) else None
-        self._encoded = encoded_texts(store, tokenizer, config.template)
+        self._padded = PaddedTexts(encoded_texts(store, tokenizer, config.template), config.buckets)
         self._outside = self._outside_rows(config) if config.outside else {}
 
     def load_tokenizer(self) -> Tokenizer:
@@ -103,13 +102,6 @@ class TextSource(StoreSource):
     def _training_texts(self) -> list[str]:
         texts: list[str] = self._store.texts.take(rows_of(self._store, self._splits["train"])).to_pylist()
         return [self._config.template.replace("{}", text) for text in texts]
-
-    def _check_template(self, tokenizer: Tokenizer) -> None:
-        template, longest = self._config.template, self._config.buckets[-1]
-        taken = len(tokenizer.encode([template.replace("{}", "")])[0])
-        if taken >= longest:
-            what = f"it has {taken} tokens itself, but texts are cut to {longest}"
-            raise UserError(what, where="tasks.template", allowed="a shorter one, or longer tasks.buckets")
 
     @cached_property
     def _label_table(self) -> Tensor:
@@ -150,10 +142,7 @@ class TextSource(StoreSource):
         if OUTSIDE in roles:
             drawn[OUTSIDE] = self._draw_outside(split, seeds)
         names = {LABELS: self._labels(split, seeds)} if LABELS in roles else {}
-        if not drawn:
-            return names
-        longest = max(self._lengths([self._encoded.sizes[batch.inputs.numpy()] for batch in drawn.values()]))
-        return {role: self._tokens(batch, longest) for role, batch in drawn.items()} | names
+        return self._padded.tokens(drawn) | names if drawn else names
 
     def _labels(self, split: str, seeds: Uint64) -> Batch:
         classes = self._choose_classes(split, seeds, task_size(self._config, split)[0])
@@ -170,29 +159,10 @@ class TextSource(StoreSource):
         """The rows of the texts: their tokens are looked up when the length of all roles is known."""
         return np.ascontiguousarray(examples, dtype=np.int64)
 
-    def _tokens(self, rows: Batch, length: int) -> Batch:
-        ids = self._encoded.padded(rows.inputs.numpy(), length, self._config.buckets[-1])
-        return Batch(torch.from_numpy(ids), rows.targets)
-
-    def _lengths(self, sizes: Sequence[Ids]) -> tuple[int, ...]:
-        """The bucket of each task, from the numbers of tokens [T, N] of each role."""
-        longest = np.max([each.max(axis=1) for each in sizes], axis=0)
-        buckets = np.asarray(self._config.buckets)
-        return tuple(buckets[np.minimum(np.searchsorted(buckets, longest), len(buckets) - 1)].tolist())
-
     @override
     def sizes(self, batches: Mapping[str, Batch]) -> tuple[TextSizes, ...] | None:
-        counts = {role: self._counts(batch) for role, batch in batches.items() if role != LABELS}
-        if not counts:
-            return None
-        return tuple(
-            TextSizes(length, tuple((role, places_for(each[task].tolist(), length)) for role, each in counts.items()))
-            for task, length in enumerate(self._lengths(list(counts.values())))
-        )
-
-    def _counts(self, batch: Batch) -> Ids:
-        counts: Ids = (batch.inputs != self.pad_id).sum(dim=-1).numpy()
-        return counts
+        texts = {role: batch for role, batch in batches.items() if role != LABELS}
+        return self._padded.sizes(texts) if texts else None
 
     def count_tokens(self, episode: Episode) -> TokenCount:
         """Count the tokens of an episode of T tasks, and the places of its texts. Names of classes do not count.

@@ -158,20 +158,23 @@ def merlin(
     lr: float = 0.1,
     steps: int = 20,
     weight_decay: float = 1e-3,
+    *,
+    source: bool = True,
 ) -> AlgorithmConfig:
     """MeRLin (Liu et al. 2020, arXiv 2011.01418): features on which a head, fitted to some of the target's examples,
     classifies others.
 
     The outer loss is that of the source and `rho` times that of the queries, through the fitting of the head: in closed
     form (`ridge`: ridge regression, whose `regularisation` and `scale` are learned), or by `steps` gradient steps of
-    cross-entropy with momentum 0.9 from zeros, of rate `lr` and with `weight_decay` (`steps`).
+    cross-entropy with momentum 0.9 from zeros, of rate `lr` and with `weight_decay` (`steps`). `source=False` is
+    MeRLin-ft, for a network that was pre-trained before: the loss of the queries alone.
     """
     learner: LearnerConfig = RidgeConfig(regularisation=regularisation, scale=scale)
     if head == "steps":
         phase = Phase(groups=("head",), lr=lr, steps=steps, momentum=0.9, weight_decay=weight_decay)
         learner = GradientConfig(phases=(phase,), head="fresh")
-    source = Term(role="source", at="meta", head=SOURCE_HEAD)
-    return AlgorithmConfig(method="merlin", learner=learner, terms=(Term(role="query", weight=rho), source))
+    joint = (Term(role="source", at="meta", head=SOURCE_HEAD),) if source else ()
+    return AlgorithmConfig(method="merlin", learner=learner, terms=(Term(role="query", weight=rho), *joint))
 
 
 def _phase(

@@ -74,12 +74,15 @@ JOBS = {
         "surgical",
         "target_only",
     ],
+    "transfer_texts": ["fine_tuning", "frozen", "merlin_ft"],
 }
 METHOD = {
     "architecture_chosen": "darts",
     "inner_problem_equal_weights": "anil",
     "continual_oml_paper": "oml",
     "intents_frozen": "protonet",
+    "transfer_texts_frozen": "merlin",
+    "transfer_texts_merlin_ft": "merlin",
     "intents_lora_plain": "proto_maml",
     "intents_lora_protonet": "protonet",
     "label_words_few_shot": "label_words",

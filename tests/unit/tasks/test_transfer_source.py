@@ -12,7 +12,8 @@ from torch import Tensor
 from distmeta.config import TransferTasks
 from distmeta.core.errors import UserError
 from distmeta.data.store import ClassStore, write_store
-from distmeta.tasks.transfer import TransferSource, divide
+from distmeta.tasks.few_labels import divide
+from distmeta.tasks.transfer import TransferSource
 
 CLASSES, TRAIN, TEST = 3, 8, 4
 ROLES = ("support", "query")
@@ -137,7 +138,7 @@ def test_masked_queries_have_an_upper_half(target: ClassStore) -> None:
 def test_what_cannot_be_divided_is_refused(wide: ClassStore, target: ClassStore, vectors: ClassStore) -> None:
     with pytest.raises(UserError, match=r"tasks\.store: data 'wide' does not tell which .* allowed: tasks\.test_share"):
         transfer(wide, target, examples=6)
-    with pytest.raises(UserError, match=r"tasks\.examples: 30 labelled images of data 'target'.*8 example"):
+    with pytest.raises(UserError, match=r"tasks\.examples: 30 labelled examples of data 'target'.*8 example"):
         transfer(target, target, examples=30)
     with pytest.raises(UserError, match=r"tasks\.target: data 'vectors' holds vector"):
         transfer(target, vectors, examples=6)
