@@ -82,6 +82,16 @@ def fine_tuning() -> RunConfig:
     return _usps(methods.fine_tuning())
 
 
+def self_supervised() -> RunConfig:
+    """Fine-tuning of a network that was pre-trained on the 600 digits themselves, by turning them."""
+    return _usps(methods.fine_tuning(pretraining="rotation"), steps=1000, name="self_supervised")
+
+
+def from_scratch() -> RunConfig:
+    """The same phase on a random network: no pre-training."""
+    return _usps(methods.fine_tuning(), steps=0, name="from_scratch")
+
+
 def gradual() -> RunConfig:
     """Gradual unfreezing with rates that fall towards the inputs (Howard & Ruder 2018)."""
     blocks = ("block3", "block2", "block1")

@@ -1,12 +1,13 @@
 """Pre-training or not: error on the target against the number of its labelled examples.
 
     python -m benchmarks.methods.pretraining --seeds 3
-    python -m benchmarks.methods.pretraining --examples 20 100 600 --strategies target_only fine_tuning
+    python -m benchmarks.methods.pretraining --examples 20 100 600 --strategies from_scratch fine_tuning
 
-From Fashion-MNIST to USPS, as `jobs/transfer.py`. Each seed trains one network on the source, from which the strategies
-that reuse it start for every number of examples. DIR/pretraining.json keeps finished points: the same command again
-does what is left. DIR/pretraining.png has a curve for each strategy, after the figure of ULMFiT (Howard & Ruder 2018,
-arXiv 1801.06146, figure 3).
+From Fashion-MNIST to USPS, as `jobs/transfer.py`: fine-tuning from a random network, from one that was pre-trained on
+the same examples without their labels (by turning them), and from one that was trained on the source, which each seed
+trains once for all numbers of examples. DIR/pretraining.json keeps finished points: the same command again does what is
+left. DIR/pretraining.png has a curve for each strategy, after ULMFiT's figure 3 (Howard & Ruder 2018, arXiv
+1801.06146).
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.methods.transfer import STRATEGIES, run, scores_of, text_of
+from benchmarks.methods.transfer import STRATEGIES, run, scores_of, text_of, title_of
 from benchmarks.pictures import error_curves
 from benchmarks.report import Report
 from benchmarks.scripts import LONG_OUT, options
-from distmeta.methods import METHODS
 
+START = ("from_scratch", "self_supervised", "fine_tuning")
+"""What fine-tuning starts from."""
 EXAMPLES = (20, 50, 100, 200, 600)
 Points = dict[str, dict[str, dict[str, Any]]]
 """Strategy -> number of examples -> seed -> the run's result."""
@@ -45,7 +47,7 @@ def table(curves: Mapping[str, list[tuple[float, float, float | None]]]) -> list
     ]
     for strategy, points in curves.items():
         found = {count: text_of((error, half)) for count, error, half in points}
-        lines.append(f"| {METHODS[strategy].title} | {' | '.join(found.get(count, '-') for count in counts)} |")
+        lines.append(f"| {title_of(strategy)} | {' | '.join(found.get(count, '-') for count in counts)} |")
     return lines
 
 
@@ -58,9 +60,8 @@ def changes_of(examples: int) -> list[str]:
 def main() -> None:
     parser = options(__doc__, overrides=True, default_out=LONG_OUT)
     parser.add_argument("--examples", type=int, nargs="+", default=list(EXAMPLES), metavar="N")
-    parser.add_argument(
-        "--strategies", nargs="+", choices=STRATEGIES["usps"], default=["target_only", "fine_tuning", "merlin"]
-    )
+    choices = list(dict.fromkeys((*START, *STRATEGIES["usps"])))
+    parser.add_argument("--strategies", nargs="+", choices=choices, default=list(START))
     parser.add_argument("--seeds", type=int, default=3, metavar="N")
     args = parser.parse_args()
     report = Report("pretraining", args.out)
@@ -75,7 +76,7 @@ def main() -> None:
                     report.write(results=results)
     curves = errors_of(results)
     print("\n".join(table(curves)))
-    titled = {METHODS[strategy].title: points for strategy, points in curves.items()}
+    titled = {title_of(strategy): points for strategy, points in curves.items()}
     error_curves(Path(args.out) / "pretraining.png", titled, report.title)
 
 

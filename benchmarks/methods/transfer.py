@@ -42,7 +42,12 @@ STRATEGIES = {
     "banking77": TEXTS,
     "clinc150": TEXTS,
 }
-TITLES = {"frozen": "Frozen network, ridge head", "merlin_ft": "MeRLin-ft"}
+TITLES = {
+    "frozen": "Frozen network, ridge head",
+    "merlin_ft": "MeRLin-ft",
+    "from_scratch": "No pre-training",
+    "self_supervised": "Pre-training on the same examples",
+}
 """Of strategies that are no methods."""
 IMAGES = ("usps", "signature")
 REUSE = frozenset({"linear_probe", "fine_tuning", "lp_ft", "l2sp", "surgical", "auto_rgn"})

@@ -17,11 +17,12 @@ from distmeta.config.transfer import TransferTasks
 from distmeta.core import seeding
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64, mix
-from distmeta.core.types import QUERY, SOURCE, SUPPORT, Batch, TaskSpec
+from distmeta.core.types import QUERY, ROTATION, SOURCE, SUPPORT, Batch, TaskSpec
 from distmeta.data.store import ClassStore
 from distmeta.tasks.base import TaskSource
 from distmeta.tasks.few_labels import FewLabels, Rows, divide
 from distmeta.tasks.stored import SOURCE_OF
+from distmeta.tasks.turned import TURNS, rotation_of
 
 MASKED = "masked"
 """Role of evaluation tasks: the queries, the lower half of whose images is 0."""
@@ -59,10 +60,13 @@ class TransferSource(TaskSource):
         self.num_outputs, num_source = len(target.class_names), len(store.class_names)
         self.train_outputs = {SUPPORT: self.num_outputs, QUERY: self.num_outputs, SOURCE: num_source}
         self.train_outputs |= {MASKED: self.num_outputs}
+        if self.input_shape[1] == self.input_shape[2]:
+            self.train_outputs[ROTATION] = TURNS
 
     @override
     def roles(self, split: str) -> tuple[str, ...]:
-        return tuple(role for role in self.train_outputs if split != "train" or role != MASKED)
+        other = MASKED if split == "train" else ROTATION
+        return tuple(role for role in self.train_outputs if role != other)
 
     @override
     def specs(self, split: str, step: int, count: int) -> tuple[TaskSpec, ...]:
@@ -72,6 +76,10 @@ class TransferSource(TaskSource):
     @override
     def batches(self, split: str, seeds: Uint64, roles: Sequence[str]) -> Mapping[str, Batch]:
         batches = {SOURCE: self._source_batch(seeds)} if SOURCE in roles else {}
+        if ROTATION in roles:
+            drawn = seeding.uniform(seeds, ROTATION, self._config.source_batch)
+            rows = self._labels.labelled[(drawn * len(self._labels.labelled)).astype(np.int64)]
+            batches[ROTATION] = rotation_of(self._batch(self._target, rows).inputs, seeds, is_training=True)
         if {SUPPORT, QUERY, MASKED} & set(roles):
             support, query = self._labels.rows(split, seeds)
             if SUPPORT in roles:

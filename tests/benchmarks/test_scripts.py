@@ -295,6 +295,13 @@ def test_pretraining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         "| LP-FT | 10.00 ± 0.00 | 10.00 | 10.00 ± 0.00 |",
     ]
     assert is_picture(tmp_path / "pretraining.png")
+    run(monkeypatch, "methods.pretraining", "--out", str(tmp_path / "starts"), "--examples", "50", "--seeds", "1")
+    assert [(config.name, config.train.steps) for config in made[-4:]] == [
+        ("usps_from_scratch_50_0", 0),
+        ("usps_self_supervised_50_0", 1000),
+        ("usps_source_0", 3000),
+        ("usps_fine_tuning_50_0", 0),
+    ]
     assert pretraining.changes_of(20)[1:] == ["tasks.support=10", "tasks.queries=10"]
 
 

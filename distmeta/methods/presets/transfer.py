@@ -60,8 +60,13 @@ def fine_tuning(
     unfreeze_steps: int = 100,
     *,
     fresh: bool = True,
+    pretraining: Literal["source", "rotation"] = "source",
 ) -> AlgorithmConfig:
     """Fine-tuning of all layers, from a network that is trained on the source.
+
+    With `pretraining="rotation"` it is trained on the target's labelled images alone, without their labels: to tell how
+    they are turned (Gidaris et al. 2018, arXiv 1803.07728). Such images can be a corpus as good as a large one (Krishna
+    et al. 2023, arXiv 2209.14389).
 
     The head starts from zeros (`fresh=False`: from the source's, whose classes are then the target's). Rates fall by
     `block_decay` from block to block towards the inputs. With `unfreeze`, blocks of the network from the last to the
@@ -74,7 +79,7 @@ def fine_tuning(
         phase.model_copy(update={"groups": ("head", *unfreeze[:count]), "steps": unfreeze_steps})
         for count in range(len(unfreeze))
     ]
-    return _pretrained("fine_tuning", *frozen, phase, fresh=fresh)
+    return _pretrained("fine_tuning", *frozen, phase, fresh=fresh, role=pretraining)
 
 
 def linear_probe(
@@ -199,10 +204,14 @@ def _phase(
 
 
 def _pretrained(method: str, *phases: Phase, fresh: bool = True, role: str = "source") -> AlgorithmConfig:
-    """The outer loop trains on examples of a role, through the head that phases go on from unless it is `fresh`."""
+    """The outer loop trains on examples of a role, through the head that phases go on from unless it is `fresh`, or
+    through a head of their own, of turned images.
+    """
+    if role == "rotation" and not fresh:
+        raise ValueError("a head of quarter turns is not that of the target; allowed: fresh=True")
     return AlgorithmConfig(
         method=method,
         learner=GradientConfig(phases=phases, head="fresh" if fresh else "meta"),
         estimator=BackpropConfig(),
-        terms=(Term(role=role, at="meta"),),
+        terms=(Term(role=role, at="meta", head=role if role == "rotation" else "head"),),
     )

@@ -60,12 +60,14 @@ JOBS = {
     "transfer": [
         "auto_rgn",
         "fine_tuning",
+        "from_scratch",
         "gradual",
         "joint",
         "l2sp",
         "linear_probe",
         "lp_ft",
         "merlin",
+        "self_supervised",
         "signature_fine_tuning",
         "signature_joint",
         "signature_l2sp",
@@ -101,7 +103,9 @@ METHOD = {
     "parameter_prediction_film_waves": "film",
     "test_time_spurious": "tent",
     "test_time_subclass": "tent",
+    "transfer_from_scratch": "fine_tuning",
     "transfer_gradual": "fine_tuning",
+    "transfer_self_supervised": "fine_tuning",
     **{f"transfer_signature_{method}": method for method in ("fine_tuning", "joint", "l2sp", "merlin", "target_only")},
 }
 """Methods of functions that are not named for them."""

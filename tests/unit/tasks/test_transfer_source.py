@@ -135,6 +135,17 @@ def test_masked_queries_have_an_upper_half(target: ClassStore) -> None:
     assert "masked" not in source.roles("train")
 
 
+def test_turned_images_are_labelled_ones(target: ClassStore, wide: ClassStore) -> None:
+    source = transfer(target, target, examples=6, source_batch=200)
+    (labelled,) = rows_of(source.episodes(source.specs("test", 0, 1)).support.inputs)
+    turned = source.episodes(source.specs("train", 0, 2), ("rotation",))["rotation"]
+    assert {row for rows in rows_of(turned.inputs) for row in rows} == set(labelled)
+    assert set(turned.targets.flatten().tolist()) == {0, 1, 2, 3}
+    assert source.train_outputs["rotation"] == 4
+    assert "rotation" not in source.roles("test")
+    assert "rotation" not in transfer(wide, target, examples=6, test_share=0.25).roles("train")  # six by five pixels
+
+
 def test_what_cannot_be_divided_is_refused(wide: ClassStore, target: ClassStore, vectors: ClassStore) -> None:
     with pytest.raises(UserError, match=r"tasks\.store: data 'wide' does not tell which .* allowed: tasks\.test_share"):
         transfer(wide, target, examples=6)
