@@ -23,9 +23,10 @@ from distmeta.core.types import Params
 from distmeta.data.store import write_store
 from distmeta.methods import maml
 
+from ..packages import needs
 from .test_commands import is_picture, last_object, run
 
-pytest.importorskip("peft", reason="the peer needs peft")
+pytestmark = needs("peft")
 TINY = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 TINY |= {"intermediate_size": 32, "vocab_size": 64, "max_position_embeddings": 64}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import importlib
 import re
 import shutil
 import subprocess
@@ -10,14 +11,14 @@ import sys
 from pathlib import Path
 
 import click
-import mlflow.cli
 import pytest
-from mlflow import environment_variables
 
 import distmeta
 
+from ..packages import Later
 from .deployed import CLUSTER, constraints, pins, read_documents, read_yaml, text_files
 
+mlflow_cli = Later("mlflow.cli")
 UNIT = CLUSTER / "mlflow" / "mlflow.service"
 SERVICE_FIELDS = {"image", "environment", "secrets", "volumes", "networks", "healthcheck", "restart"}
 
@@ -36,7 +37,7 @@ def environment(path: Path) -> dict[str, str]:
 
 def server_parameters() -> list[click.Parameter]:
     """The options of `mlflow server`."""
-    return mlflow.cli.cli.commands["server"].params
+    return mlflow_cli.cli.commands["server"].params
 
 
 def test_the_unit_is_hardened_and_listens_on_loopback() -> None:
@@ -74,7 +75,10 @@ def test_options_of_the_server_exist() -> None:
 
 
 def test_variables_of_the_server_exist() -> None:
-    known = {*vars(environment_variables), *(parameter.envvar for parameter in server_parameters())}
+    known = {
+        *vars(importlib.import_module("mlflow.environment_variables")),
+        *(parameter.envvar for parameter in server_parameters()),
+    }
     for path in text_files():
         assert set(re.findall(r"\bMLFLOW_[A-Z_]+[A-Z]", path.read_text())) <= known, path
     assert environment(CLUSTER / "mlflow" / "mlflow.env.example").keys() <= known

@@ -10,11 +10,11 @@ import pytest
 from distmeta.config import PythonModel
 from distmeta.config.load import change
 
+from ..packages import needs
 from .drivers import Driver, sinusoid, undisturbed
 from .raylets import ROOT, Cluster
 
-pytest.importorskip("deepspeed", reason="frozen weights in parts need DeepSpeed")
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [needs("deepspeed"), pytest.mark.cluster, pytest.mark.timeout(600)]
 
 NET = ROOT / "tests" / "integration" / "frozen_net.py"
 

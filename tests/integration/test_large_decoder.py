@@ -35,9 +35,15 @@ from distmeta.data.store import write_store
 from distmeta.program.program import MetaProgram, MetaRecipe
 from distmeta.training import train
 
-pytest.importorskip("deepspeed", reason="frozen weights in parts need DeepSpeed")
-pytest.importorskip("transformers", reason="GPT-2 needs transformers")
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.slow, pytest.mark.timeout(1200)]
+from ..packages import needs
+
+pytestmark = [
+    needs("deepspeed"),
+    needs("transformers"),
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+]
 
 DECODER: dict[str, Any] = {
     "model_type": "gpt2",

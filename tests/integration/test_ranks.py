@@ -42,9 +42,9 @@ from distmeta.training import TrainResult, train
 
 from .. import fakes
 from ..fakes import FakeRecipe, make_params, make_shards
+from ..packages import needs
 
-pytest.importorskip("deepspeed", reason="frozen weights in parts need DeepSpeed")
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.thorough]
+pytestmark = [needs("deepspeed"), pytest.mark.xdist_group("ray"), pytest.mark.thorough]
 
 NET = Path(__file__).with_name("frozen_net.py")
 STEPS = 4

@@ -36,9 +36,15 @@ from distmeta.runtime.ray.executor import RayExecutor
 from distmeta.runtime.ray.worker_group import WorkerGroup
 from distmeta.training import TrainResult, train
 
-pytest.importorskip("deepspeed", reason="outer.zero needs DeepSpeed")
-pytest.importorskip("transformers", reason="BERT needs transformers")
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.thorough, pytest.mark.timeout(600)]
+from ..packages import needs
+
+pytestmark = [
+    needs("deepspeed"),
+    needs("transformers"),
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.thorough,
+    pytest.mark.timeout(600),
+]
 SLOW = pytest.mark.slow
 
 STEPS = 4

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,9 +20,11 @@ from distmeta.models.petl.exchange import export_peft, read_peft
 from distmeta.models.petl.transformer import Transformer
 
 from ..adapting import walk
+from ..packages import Later
 from .petl_problems import base_network, examples, tasks, texts, transformer
 from .problems import gradient, perturbed, single_tasks
 
+peft = Later("peft")
 # From peft, about a name in transformers.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 Part = dict[str, Any]
