@@ -19,7 +19,7 @@ export DISTMETA_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install demo demo-text quick test check lint types fast golden docs dist test-pythons fuzz bench bench-cluster bench-curve \
+.PHONY: help install demo demo-text quick test check lint types fast golden docs dist test-pythons fuzz bench bench-versions bench-cluster bench-curve \
 	test-slow test-text test-cluster test-chaos test-gpu format clean
 
 help: ## List the targets
@@ -110,6 +110,9 @@ fuzz: $(STAMP) ## Odd and damaged inputs with fresh seeds, for MINUTES=30; input
 bench: $(STAMP) ## The engine beside its peers: speed, then memory
 	$(BIN)/distmeta bench engine --out runs/bench
 	$(BIN)/distmeta bench memory --out runs/bench
+
+bench-versions: $(STAMP) ## The engine of another commit beside this one's, turn by turn (BASE=COMMIT)
+	$(BIN)/python -m benchmarks.engine.versions $(or $(BASE),HEAD) --out runs/bench
 
 bench-cluster: $(STAMP) ## Server overhead, a model of many workers, stragglers, what Ray costs, asynchronous runs (half an hour)
 	$(BIN)/distmeta bench server --out runs/bench
