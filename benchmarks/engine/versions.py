@@ -39,8 +39,8 @@ _SCRIPT = Path(__file__).with_name("version_process.py")
 class Version:
     """A process with one version of the package, as a context manager."""
 
-    def __init__(self, root: Path, home: Path, row: str, threads: int) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(root), "DISTMETA_HOME": str(home)}
+    def __init__(self, root: Path, row: str, threads: int) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(root)}
         command = [sys.executable, "-P", str(_SCRIPT), row, str(threads)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, cwd=root, env=environment, stdin=pipe, stdout=pipe, text=True)
@@ -123,15 +123,14 @@ def main() -> None:
         base = Path(scratch) / "base"
         base.mkdir()
         checked_out(args.commit, base)
-        homes = [Path(scratch) / name for name in ("home_base", "home")]
         for problem in problems:
             found = {contender: list[float]() for contender in contenders}
             failed: dict[str, str] = {}
             for pair in range(args.pairs):
                 progress(f"{problem.name}: pair {pair + 1} of {args.pairs}")
                 with (
-                    Version(base, homes[0], problem.name, args.threads) as before,
-                    Version(CHECKOUT, homes[1], problem.name, args.threads) as now,
+                    Version(base, problem.name, args.threads) as before,
+                    Version(CHECKOUT, problem.name, args.threads) as now,
                 ):
                     for contender in (name for name in contenders if name not in failed):
                         try:

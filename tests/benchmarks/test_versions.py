@@ -57,8 +57,8 @@ def test_an_unknown_commit_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_a_process_answers_with_seconds_or_with_why_not(tmp_path: Path) -> None:
-    with Version(CHECKOUT, tmp_path, "sine_25x1", threads=1) as version:
+def test_a_process_answers_with_seconds_or_with_why_not() -> None:
+    with Version(CHECKOUT, "sine_25x1", threads=1) as version:
         assert 0 < version.seconds("vmap", 1) < 60
         with pytest.raises(RuntimeError, match="nonsense"):
             version.seconds("nonsense", 1)
