@@ -19,6 +19,7 @@ from distmeta.config import (
     StoreTasks,
     TableTasks,
     TextTasks,
+    TextTransferTasks,
     TransferTasks,
     VectorTasks,
 )
@@ -104,6 +105,7 @@ def test_types_and_discriminators_of_unions() -> None:
         QuadraticTasks,
         DatasetTasks,
         TransferTasks,
+        TextTransferTasks,
         ShiftedTasks,
         PythonTasks,
     ]

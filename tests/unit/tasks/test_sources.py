@@ -14,12 +14,11 @@ from torch.nn import functional
 from distmeta.config.problems import DatasetTasks, QuadraticTasks
 from distmeta.config.shifts import Augmentation, CorruptionShift, ShiftedTasks
 from distmeta.config.tasks import GlyphTasks, SinusoidTasks, StoreTasks, TableTasks, TasksConfig, TextTasks, VectorTasks
-from distmeta.config.transfer import TransferTasks
+from distmeta.config.transfer import TextTransferTasks, TransferTasks
 from distmeta.core.errors import UserError
 from distmeta.core.types import LABELS, OUTSIDE, QUERY, SUPPORT, UNLABELLED, Episode
 from distmeta.data.store import ClassStore
 from distmeta.tasks import SOURCES, TaskSource, build_source
-from distmeta.tasks.texts import TextSource
 
 FEW_SHOT = {"way": 3, "shots": 2, "queries": 3, "eval_queries": 4}
 ROWS = {"shots": 2, "queries": 3, "eval_queries": 4}
@@ -60,6 +59,9 @@ CONFIGS: dict[str, Callable[[Path], TasksConfig]] = {
         size=3,
         signature=0.2,
     ),
+    "text_transfer": lambda home: TextTransferTasks(
+        store=str(home / "texts"), examples=26, eval_queries=7, folds=3, test_share=0.3, **WORDS
+    ),
 }
 
 
@@ -81,12 +83,13 @@ def same(left: Episode, right: Episode) -> bool:
 
 def padded(episode: Episode, source: TaskSource) -> Episode:
     """The episode with token ids padded to the largest bucket, whatever its length."""
-    if not isinstance(source, TextSource):
+    if source.tokens is None:
         return episode
+    pad_id = source.tokens.pad_id
 
     def pad(tensor: Tensor) -> Tensor:
         width = source.input_shape[0] - tensor.shape[-1]
-        return functional.pad(tensor, (0, width), value=source.pad_id) if tensor.ndim == 3 else tensor
+        return functional.pad(tensor, (0, width), value=pad_id) if tensor.ndim == 3 else tensor
 
     return replace(episode.map(pad), sizes=None)
 
@@ -124,7 +127,7 @@ def test_inputs_are_finite_and_have_the_requested_dtype_and_shape(config: TasksC
     source = build(config, dtype=dtype)
     for split in ("train", "test"):
         episode = source.episodes(source.specs(split, 0, 3), source.roles(split))
-        is_text = isinstance(source, TextSource)
+        is_text = source.tokens is not None
         assert (episode.sizes is not None) == is_text
         longest = max((size.length for size in episode.sizes or ()), default=0)
         for role, batch in episode.roles.items():
