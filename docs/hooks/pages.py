@@ -22,7 +22,7 @@ _PAGES = {
 }
 _ORDER = (
     *("core", "config", "data", "models", "server", "tracking", "tasks", "methods"),
-    *("engine", "program", "checkpoint", "runtime", "adapt", "training", "cli"),
+    *("engine", "program", "analysis", "checkpoint", "runtime", "adapt", "optim", "training", "cli"),
 )
 """The packages of distmeta, as they import each other."""
 _MARKER = "<!-- file map -->"

@@ -289,3 +289,12 @@ def _synthetic_tree(root: Path, changes: dict[str, str]) -> None:
         path = root / "distmeta" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source, encoding="utf-8")
+
+
+def test_the_file_map_of_the_documentation_has_every_unit():
+    tree = ast.parse((ROOT / "docs" / "hooks" / "pages.py").read_text(encoding="utf-8"))
+    (order,) = (
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_ORDER"
+    )
+    named = {node.value for node in ast.walk(order) if isinstance(node, ast.Constant)}
+    assert named == {unit for module in module_files(ROOT) if (unit := unit_of(module))} - {"__main__"}
