@@ -125,6 +125,11 @@ class ClassStore:
         self._require_kind("text")
         return self._column
 
+    def labels_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The class of each row [...]: the position of its name among `class_names`."""
+        labels: npt.NDArray[np.int64] = np.searchsorted(self.class_offsets, rows, side="right") - 1
+        return labels
+
     def split(self, set_name: str, split: str) -> npt.NDArray[np.int64]:
         """Class indices of one split of a split set.
 

@@ -104,7 +104,7 @@ def divide(store: ClassStore, test_share: float | None, where: str) -> tuple[Row
 
 def _drawn(train: Rows, store: ClassStore, count: int, seed: int) -> Rows:
     """The labelled examples: rows of all classes in turn, of each as many as of others, or one more."""
-    classes = np.searchsorted(store.class_offsets, train, side="right") - 1
+    classes = store.labels_of(train)
     num_classes = len(store.class_names)
     order = seeding.choice([seed], "classes", num_classes, num_classes)[0]
     drawn: list[Any] = []

@@ -92,7 +92,7 @@ class DatasetSource(TaskSource):
     def _batch(self, split: str, seeds: Uint64, role: str, count: int) -> Batch:
         among = self._rows[split]
         rows = among[(seeding.uniform(seeds, role, count) * len(among)).astype(np.int64)]
-        labels = np.searchsorted(self._store.class_offsets, rows, side="right") - 1
+        labels = self._store.labels_of(rows)
         images = np.true_divide(self._store.images[rows], 255, dtype=self._dtype)
         return Batch(torch.from_numpy(images), torch.from_numpy(labels))
 

@@ -74,8 +74,7 @@ class TextTransferSource(TaskSource):
 
     def _batch(self, rows: Rows) -> Batch:
         """Rows [T, N] of texts and their classes."""
-        labels = np.searchsorted(self._store.class_offsets, rows, side="right") - 1
-        return Batch(torch.from_numpy(np.array(rows)), torch.from_numpy(labels))
+        return Batch(torch.from_numpy(np.array(rows)), torch.from_numpy(self._store.labels_of(rows)))
 
     @override
     def sizes(self, batches: Mapping[str, Batch]) -> tuple[TextSizes, ...] | None:

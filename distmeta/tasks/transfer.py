@@ -107,9 +107,8 @@ class TransferSource(TaskSource):
 
     def _batch(self, store: ClassStore, rows: Rows) -> Batch:
         """Images of rows [T, N] and their classes."""
-        labels = np.searchsorted(store.class_offsets, rows, side="right") - 1
         images = torch.from_numpy(store.images[rows]).to(self._dtype) / 255
-        return Batch(self._fitted(images), torch.from_numpy(labels))
+        return Batch(self._fitted(images), torch.from_numpy(store.labels_of(rows)))
 
     def _fitted(self, images: Tensor) -> Tensor:
         """Images [T, N, C, H, W] with the channels and the size of the tasks."""
