@@ -20,7 +20,7 @@ PETL_HELP = f"""Verify that all meta-gradients agree, then time them in turn; th
 
 MAML on the LoRA and the head of MiniLM-L6, on texts of BANKING77 (`distmeta data import banking77`). Contenders:
 peft_loop (a loop over tasks with a module of the package peft, attention `eager`), peft_loop/sdpa (first order only),
-loop, vmap, vmap/N (N tasks in a chunk), auto. The rows:\n\n{_ROWS}"""
+loop, vmap, vmap/N (N tasks in a chunk), auto, and shared (one task at a time with all threads). The rows:\n\n{_ROWS}"""
 
 
 def petl(
@@ -35,7 +35,7 @@ def petl(
     row_s: Annotated[
         float, typer.Option("--row-s", min=1, metavar="S", help="Seconds of a row's rounds; at least two rounds.")
     ] = 45.0,
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads of the peer, lanes of the engine.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads of the peer and of the engine.")] = 2,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory, too.")] = True,
     group: Annotated[
         bool, typer.Option("--group/--no-group", help="Measure a group that divides the frozen weights, too.")

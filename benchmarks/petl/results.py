@@ -20,7 +20,7 @@ class Entry:
 
     Attributes:
         reason: Why there are no numbers.
-        threads: Intra-op threads of a peer (the better number of them), lanes of the engine.
+        threads: Intra-op threads of a peer (the better number of them), threads of the engine.
         agreement: Errors of its gradient.
         seconds: Seconds of one run, in each round.
         cpu_s: Processor seconds of one run, of all threads, in each round.

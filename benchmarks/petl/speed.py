@@ -4,7 +4,7 @@
     verify      each contender's gradient of these tasks is compared with the reference, and that of all tasks of the
                 row with the peer's in float32; one that fails or disagrees is not timed
     time        interleaved rounds; the peer runs with the better of one and all intra-op threads, as a trial on the
-                first tasks has it; the engine has as many lanes
+                first tasks has it; the engine has as many lanes, or (`shared`) one lane with as many
 
 Besides seconds, each run's processor time is measured: it is what remains comparable on a machine that others use.
 """
@@ -32,8 +32,10 @@ from distmeta.core.types import Params
 from distmeta.engine.auto import choose_by_shapes
 from distmeta.engine.lanes import lanes_for
 
-STRATEGIES = ("loop", "vmap", "auto")
-CONTENDERS = (*PEERS, "loop", "vmap")
+SHARED = "shared"
+"""The contender that computes one task at a time with all threads (`engine.threads_per_chunk`)."""
+STRATEGIES = ("loop", "vmap", "auto", SHARED)
+CONTENDERS = (*PEERS, "loop", "vmap", SHARED)
 CHECKED_TASKS = 2
 MIN_ROUNDS = 2
 Run = Callable[[], Params]
@@ -140,9 +142,14 @@ def first_tasks(workload: Workload, count: int) -> Workload:
 
 def engine_run(name: str, workload: Workload, threads: int) -> Run:
     """The engine's outer gradient, by the name of a contender."""
-    lanes = lanes_for(workload.config.runtime.device, threads)
     strategy, _, chunk = name.partition("/")
-    values = workload.config.engine.model_dump() | {"strategy": strategy, "chunk": int(chunk) if chunk else None}
+    shared = threads if strategy == SHARED else 1
+    values = workload.config.engine.model_dump() | {
+        "strategy": "loop" if strategy == SHARED else strategy,
+        "chunk": int(chunk) if chunk else None,
+        "threads_per_chunk": shared,
+    }
+    lanes = lanes_for(workload.config.runtime.device, threads, shared)
     config = EngineConfig.model_validate(values)
     if strategy == "auto":
         device = workload.config.runtime.device
@@ -150,7 +157,7 @@ def engine_run(name: str, workload: Workload, threads: int) -> Run:
     engine = workload.engine(config, lanes)
 
     def run() -> Params:
-        torch.set_num_threads(1)  # with one lane, the calling thread computes
+        torch.set_num_threads(shared)  # with one lane, the calling thread computes
         return workload.gradient(engine)
 
     return run

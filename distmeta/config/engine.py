@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import PositiveCount
 
@@ -24,6 +26,10 @@ class EngineConfig(Frozen):
         dtype: Floating-point type of parameters and data.
         matmul: Precision of float32 matrix products and convolutions: IEEE float32, or operands rounded to `tf32`
             (CUDA) or `bf16`; `benchmarks/engine/precision.py` measures the error.
+        threads_per_chunk: Number of threads that share each operation on a chunk, of those of a worker
+            (`runtime.threads_per_worker`). More than 1 pays where a large network has fewer chunks than there are
+            threads, as with a single task. The last bits of the result depend on it, as they do on `chunk`, but not on
+            the number of cores.
     """
 
     strategy: Literal["auto", "measured", "loop", "vmap", "compiled", "compiled_vmap"] = "auto"
@@ -31,3 +37,4 @@ class EngineConfig(Frozen):
     memory: Literal["auto", "unrolled", "flat"] = "auto"
     dtype: Literal["float32", "float64"] = "float32"
     matmul: Literal["float32", "tf32", "bf16"] = "float32"
+    threads_per_chunk: int = Field(1, gt=0, le=1024)

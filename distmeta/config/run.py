@@ -132,6 +132,21 @@ class RunConfig(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _chunks_share_the_threads_of_a_worker(self) -> Self:
+        of_chunk, of_worker = self.engine.threads_per_chunk, self.runtime.threads_per_worker
+        if of_worker % of_chunk:
+            allowed = ", ".join(str(count) for count in range(1, of_worker + 1) if of_worker % count == 0)
+            raise ValueError(
+                f"engine.threads_per_chunk {of_chunk} does not divide runtime.threads_per_worker {of_worker}; "
+                f"allowed: {allowed}"
+            )
+        if of_chunk > 1 and self.runtime.device != "cpu":
+            raise ValueError(
+                f"engine.threads_per_chunk {of_chunk} is not for runtime.device '{self.runtime.device}'; allowed: 1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _zero_has_one_worker(self) -> Self:
         zero, runtime, workers = self.outer.zero, self.runtime, self.runtime.workers
         if zero is None:

@@ -66,7 +66,8 @@ class RuntimeConfig(Frozen):
         ranks: Number of actors of each worker, which hold a frozen backbone in parts (DeepSpeed ZeRO-3) and compute
             every shard together.
         partition: Where each of them keeps its part.
-        threads_per_worker: Number of threads of a worker, each of which computes one chunk of tasks at a time.
+        threads_per_worker: Number of threads of a worker. Each of them, or as many as `engine.threads_per_chunk`,
+            compute one chunk of tasks at a time.
         shard_size: Number of tasks in a shard, which one worker computes and sums.
         address: Address of a running Ray cluster; None takes RAY_ADDRESS, or starts a local cluster.
         device: Device of the workers: `cpu`, `cuda` or `cuda:N`.

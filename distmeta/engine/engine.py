@@ -54,7 +54,7 @@ class Engine:
         lanes: Lanes | int = 1,
     ) -> None:
         self._chunk, self._matmul, self._fixed = chunk_of(config), config.matmul, learner.fixed
-        self._lanes = lanes if isinstance(lanes, Lanes) else Lanes(lanes)
+        self._lanes = lanes if isinstance(lanes, Lanes) else Lanes(lanes, config.threads_per_chunk)
         lift = lift_of(config.strategy)
         self._ops = EagerOps(learner, lift, terms, config.memory)
         self._is_compiled = is_compiled(config)

@@ -1,8 +1,9 @@
-"""Lanes: a lane is one thread that computes chunks of tasks.
+"""Lanes: a lane is a thread that computes chunks of tasks.
 
 torch's own threads split every operation, which costs more than it gains for the small operations of one task. Lanes
-split the tasks instead. Each lane has one intra-operation thread, so that the numbers do not depend on how many lanes
-there are. Lanes run in parallel because torch releases the GIL inside its kernels.
+split the tasks instead. Each lane has one intra-operation thread, or as many as the configuration says, so that the
+numbers do not depend on how many lanes there are. Lanes run in parallel because torch releases the GIL inside its
+kernels.
 
 On a GPU there is one lane: its kernels fill the device, and a CUDA graph cannot be captured while another thread uses
 it.
@@ -21,20 +22,21 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-def lanes_for(device: str, threads: int) -> int:
+def lanes_for(device: str, threads: int, threads_per_chunk: int = 1) -> int:
     """Number of lanes of a process with so many threads."""
-    return threads if device == "cpu" else 1
+    return max(1, threads // threads_per_chunk) if device == "cpu" else 1
 
 
 class Lanes:
-    """A thread pool; with one lane, the calling thread does the work.
+    """A thread pool; with one lane, the calling thread does the work, with the threads that it has.
 
     Args:
         count: Number of lanes.
+        threads: Intra-operation threads of each of several lanes.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, threads: int = 1) -> None:
+        self.count, self._threads = count, threads
         self._pool: ThreadPoolExecutor | None = None
 
     def chunk(self, num_tasks: int) -> int:
@@ -48,7 +50,7 @@ class Lanes:
             return [function(item) for item in inputs]
         if self._pool is None:
             self._pool = ThreadPoolExecutor(
-                self.count, thread_name_prefix="lane", initializer=lambda: torch.set_num_threads(1)
+                self.count, thread_name_prefix="lane", initializer=lambda: torch.set_num_threads(self._threads)
             )
         outputs: dict[int, Out] = {}
         indices = itertools.count()

@@ -35,8 +35,20 @@ UPDATE, EVALUATE, CHOOSE, ANALYSE = "update", "evaluate", "choose", "analyse"
 
 
 def lanes_of(config: RunConfig) -> int:
-    """Number of lanes of a worker: threads that compute chunks of tasks (`distmeta.engine.lanes`)."""
-    return lanes_for(config.runtime.device, config.runtime.threads_per_worker)
+    """Number of lanes of a worker: chunks of tasks that it computes at a time (`distmeta.engine.lanes`)."""
+    return lanes_for(config.runtime.device, config.runtime.threads_per_worker, config.engine.threads_per_chunk)
+
+
+def threads_of(config: RunConfig) -> int:
+    """Number of threads that compute in a worker."""
+    return lanes_of(config) * config.engine.threads_per_chunk
+
+
+def lanes_in(config: RunConfig) -> Lanes:
+    """The lanes of this process: those of a worker, or that of a rank of it."""
+    if ranks.current.world > 1:
+        return RankLanes(ranks.current)
+    return Lanes(lanes_of(config), config.engine.threads_per_chunk)
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ class MetaProgram:
         _check_strategy(config.engine, self.algorithm.learner.backbone.limits)
         self._engines: dict[EngineConfig, Engine] = {}
         self._scorers: dict[EngineConfig, Scorer] = {}
-        self._lanes = RankLanes(ranks.current) if ranks.current.world > 1 else Lanes(lanes_of(config))
+        self._lanes = lanes_in(config)
         self._prefetcher = Prefetcher(self.episodes, pinned=config.runtime.device != "cpu")
         self._timing = {"data_wait_s": 0.0, "compute_s": 0.0}
         self._group: GroupTraining | None = None

@@ -29,7 +29,7 @@ from typing import Any, TextIO
 from distmeta.config import RunConfig
 from distmeta.core.errors import WorkerError
 from distmeta.core.signals import SignalGuard, Stopped
-from distmeta.program.program import lanes_of
+from distmeta.program.program import threads_of
 from distmeta.training.seed_process import error_from_json, request_of
 from distmeta.training.seed_run import SeedRun
 
@@ -49,7 +49,7 @@ def room_for(config: RunConfig) -> int:
     timed = config.train.budget_s is not None or config.engine.strategy == "measured"
     if config.runtime.executor != "local" or config.runtime.device != "cpu" or timed:
         return 1
-    return max(1, cores() // lanes_of(config))
+    return max(1, cores() // threads_of(config))
 
 
 def cores() -> int:

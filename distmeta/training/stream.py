@@ -31,7 +31,7 @@ from distmeta.engine.lanes import Lanes
 from distmeta.methods.build import build_evaluators, check_params, dtype_of
 from distmeta.methods.learners.base import Learner
 from distmeta.program.features import TABLE, FeatureTable
-from distmeta.program.program import lanes_of
+from distmeta.program.program import lanes_in
 from distmeta.tasks import build_source
 from distmeta.tasks.fewshot import FewShotSource
 from distmeta.tracking.uris import mask_uri
@@ -111,7 +111,7 @@ def learn_streams(
         what = f"source '{config.tasks.source}' has no classes to learn in a stream"
         raise UserError(what, where="tasks.source", allowed="images, vectors or glyphs")
     networks = _networks(loaded, config, source.input_shape, untrained=protocol.untrained)
-    lanes = Lanes(lanes_of(config))
+    lanes = lanes_in(config)
     try:
         learned = {name: _Learned(network, source, protocol, lanes) for name, network in networks.items()}
         ends = [end for each in learned for end in learned[each].ends(each)]

@@ -26,7 +26,7 @@ from distmeta.core import seeding
 from distmeta.core.errors import DistmetaError, UserError
 from distmeta.core.paths import expand_user
 from distmeta.core.seeding import mix
-from distmeta.program.program import MetaProgram, lanes_of
+from distmeta.program.program import MetaProgram, threads_of
 from distmeta.program.scoring import headline
 from distmeta.tracking import build_tracker
 from distmeta.tracking.console import Progress
@@ -158,7 +158,7 @@ def tune(
             row = Trial(number, settings[number], **answer).row()
             progress.note(f"{config.name}: " + ", ".join(f"{name} {value}" for name, value in row.items()))
 
-        answers = _answers(requests, at_once or max(1, cores() // lanes_of(config)), config, shown)
+        answers = _answers(requests, at_once or max(1, cores() // threads_of(config)), config, shown)
         trials = [Trial(number, settings[number], **answer) for number, answer in enumerate(answers)]
         ranked = sorted(trials, key=lambda trial: (-trial.merit, trial.number))
         best = ranked[0]
@@ -230,7 +230,7 @@ def _answers(
         trial,
         len(requests),
         at_once=min(at_once, len(requests)),
-        cpus=float(lanes_of(config)),
+        cpus=float(threads_of(config)),
         address=config.runtime.address,
         shown=shown,
     )

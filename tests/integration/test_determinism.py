@@ -258,3 +258,10 @@ def test_one_job_has_one_digest_in_eight_environments(tmp_path: Path) -> None:
         "resumed": (digest("resumed", local, steps=120), digest("resumed", local))[1],
     }
     assert len(set(digests.values())) == 1, digests
+    shared = ("engine.strategy=loop", "engine.threads_per_chunk=2")
+    of_two_threads = {
+        "local": digest("shared", local, *shared, "runtime.threads_per_worker=2"),
+        "two chunks at a time": digest("shared-4", local, *shared, "runtime.threads_per_worker=4"),
+        "ray": digest("shared-ray", "runtime.executor=ray", *shared, "runtime.threads_per_worker=2"),
+    }
+    assert len(set(of_two_threads.values())) == 1, of_two_threads

@@ -61,6 +61,20 @@ def test_ranks_need_frozen_weights_and_a_strategy_that_gathers_them(changes: dic
         RunConfig.model_validate(fields | changes)
 
 
+@pytest.mark.parametrize(
+    ("engine", "runtime", "message"),
+    [
+        (3, {"threads_per_worker": 4}, "engine.threads_per_chunk 3 does not divide runtime.threads_per_worker 4"),
+        (2, {}, "allowed: 1"),
+        (2, {"threads_per_worker": 2, "device": "cuda"}, "is not for runtime.device 'cuda'; allowed: 1"),
+    ],
+)
+def test_the_threads_of_a_chunk_divide_those_of_a_worker(engine: int, runtime: dict[str, object], message: str) -> None:
+    fields = {"name": "x", "tasks": {"source": "sinusoid"}, "model": {"kind": "mlp"}}
+    with pytest.raises(ValidationError, match=message):
+        RunConfig.model_validate({**fields, "engine": {"threads_per_chunk": engine}, "runtime": runtime})
+
+
 ZERO: dict[str, object] = {
     "name": "x",
     "tasks": {"source": "sinusoid"},

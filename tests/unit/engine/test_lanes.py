@@ -10,7 +10,7 @@ import torch
 from distmeta.config import EngineConfig, Phase
 from distmeta.core.types import Params
 from distmeta.engine.engine import Engine
-from distmeta.engine.lanes import Lanes
+from distmeta.engine.lanes import Lanes, lanes_for
 
 from ...numerics.problems import EXACT, as_type, classification, conv4, gradient, perturbed, terms_of
 
@@ -88,3 +88,24 @@ def test_the_number_of_lanes_does_not_change_a_bit(engine: EngineConfig, memory:
         others, other_metrics = run(lanes)
         assert other_metrics == metrics
         assert all(torch.equal(others[name], tensor) for name, tensor in grad.items())
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_lanes_have_the_threads_of_a_chunk() -> None:
+    assert set(Lanes(2, 3).map(lambda _: torch.get_num_threads(), range(8))) == {3}
+    assert torch.get_num_threads() == 2
+    assert [lanes_for("cpu", 4, share) for share in (1, 2, 4)] == [4, 2, 1]
+    assert lanes_for("cuda", 4) == 1
+
+
+def test_the_threads_of_a_chunk_set_the_bits_whatever_the_number_of_lanes() -> None:
+    config = EngineConfig(strategy="loop", threads_per_chunk=2)
+    learner = gradient(conv4(dtype=torch.float32), Phase(lr=0.1, steps=2))
+    meta, episodes = perturbed(learner.init(0)), as_type(classification(1, 16, 16, tasks=5), torch.float32)
+    exact, _ = Engine(learner, EXACT, terms_of(episodes), EngineConfig(strategy="loop")).update(meta, episodes)
+    first, second = (
+        Engine(learner, EXACT, terms_of(episodes), config, lanes).update(meta, episodes)[0].grad for lanes in (2, 3)
+    )
+    for name, tensor in first.items():
+        assert torch.equal(second[name], tensor)
+        assert torch.allclose(exact.grad[name], tensor, rtol=1e-3, atol=1e-5)
