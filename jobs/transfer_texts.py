@@ -36,7 +36,7 @@ RIDGE = {"regularisation": 0.1, "scale": 30.0}
 """On features of length 1."""
 
 
-def _job(name: str, algorithm: AlgorithmConfig, steps: int) -> RunConfig:
+def _job(name: str, algorithm: AlgorithmConfig, steps: int, *, curve: bool = True) -> RunConfig:
     """Two tasks in each outer step, one for each worker: each fits a head to 231 texts and judges it on 154 others."""
     return RunConfig(
         name=f"transfer_texts_{name}",
@@ -48,7 +48,7 @@ def _job(name: str, algorithm: AlgorithmConfig, steps: int) -> RunConfig:
         outer=OuterConfig(optimizer="Adam", lr=5e-4, warmup_steps=10, schedule="cosine"),
         train=TrainConfig(steps=steps, tasks_per_step=2, log_every=10),
         runtime=RuntimeConfig(workers=2, shard_size=1),
-        evaluation=EvaluationConfig(every=0, tasks=5, final_tasks=1),
+        evaluation=EvaluationConfig(every=0, tasks=5, final_tasks=1, curve=curve),
         checkpoint=CheckpointConfig(every=50),
     )
 
@@ -64,7 +64,7 @@ def fine_tuning() -> RunConfig:
     phase = Phase(lr=1e-3, rates=rates, steps=300, batch=32, shuffle=True, optimizer="adam")
     learner = GradientConfig(phases=(phase,), head="fresh")
     terms = (Term(role="query", at="meta"),)
-    return _job("fine_tuning", AlgorithmConfig(method="fine_tuning", learner=learner, terms=terms), 0)
+    return _job("fine_tuning", AlgorithmConfig(method="fine_tuning", learner=learner, terms=terms), 0, curve=False)
 
 
 def merlin_ft() -> RunConfig:

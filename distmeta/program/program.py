@@ -204,9 +204,10 @@ class MetaProgram:
 
     def _scorer(self, config: EngineConfig) -> Scorer:
         if config not in self._scorers:
-            algorithm = self.algorithm
+            algorithm, run = self.algorithm, self._config
+            stream, curve = run.algorithm.evaluate.stream, run.evaluation.curve
             self._scorers[config] = Scorer(
-                algorithm.evaluators, algorithm.scored, config, self._lanes, self._config.algorithm.evaluate.stream
+                algorithm.evaluators, algorithm.scored, config, self._lanes, stream, curve=curve
             )
         return self._scorers[config]
 

@@ -85,8 +85,10 @@ class Score:
         }
 
 
-def scored_points(num_steps: int) -> tuple[int, ...]:
-    """Numbers of inner steps to score: 0 to 10, then 20, 50, 100, 200, ..., and the last."""
+def scored_points(num_steps: int, *, curve: bool = True) -> tuple[int, ...]:
+    """Numbers of inner steps to score: 0 to 10, then 20, 50, 100, 200, ..., and the last. Without a curve, the ends."""
+    if not curve:
+        return tuple(sorted({0, num_steps}))
     spaced = (base * 10**power for power in range(1, 6) for base in (1, 2, 5))
     return tuple(sorted({k for k in (*range(11), *spaced) if k < num_steps} | {0, num_steps}))
 
@@ -103,6 +105,7 @@ class Scorer:
         config: Strategy, chunk and products of the engine, which scores as it trains.
         lanes: Threads that compute chunks.
         stream: Score the queries in batches, as they come (`distmeta.program.streams`): the points are 0 and K.
+        curve: Score after several numbers of inner steps (`evaluation.curve`).
     """
 
     def __init__(
@@ -112,8 +115,10 @@ class Scorer:
         config: EngineConfig,
         lanes: Lanes,
         stream: Order | None = None,
+        *,
+        curve: bool = True,
     ) -> None:
-        self._config, self._lanes, self._stream = config, lanes, stream
+        self._config, self._lanes, self._stream, self._curve = config, lanes, stream, curve
         self._head = terms[0].head
         self._tables = {
             name: FeatureTable(learner, lanes, config.matmul)
@@ -139,7 +144,7 @@ class Scorer:
         with library_precision(self._config.matmul):
             for protocol, ops in self._ops.items():
                 steps = ops.num_steps(episodes)
-                points[protocol] = scored_points(steps) if self._stream is None else (0, steps)
+                points[protocol] = self._points(steps) if self._stream is None else (0, steps)
                 known, tasks = meta, episodes
                 if protocol in self._tables:
                     known, tasks = self._tables[protocol].look_up(snapshot, episodes)
@@ -160,9 +165,12 @@ class Scorer:
                 self._prepared.add(key)
         return self._lanes.map(lambda part: self._score_chunk(ops, meta, part), parts)
 
+    def _points(self, num_steps: int) -> tuple[int, ...]:
+        return scored_points(num_steps, curve=self._curve)
+
     def _score_chunk(self, ops: EagerOps, meta: Params, part: Episode) -> Metrics:
         """Metrics [T, P] of a chunk."""
-        points, curve = scored_points(ops.num_steps(part)), []
+        points, curve = self._points(ops.num_steps(part)), []
         task = part.only([role for role in part.roles if role != OUTSIDE])
         with nullcontext() if is_compiled(self._config) else products(self._config.matmul):
             if self._stream is not None:

@@ -39,6 +39,7 @@ from ...numerics.problems import classification, gradient, mlp, perturbed
 )
 def test_points_are_dense_up_to_ten_and_end_with_the_last_step(num_steps: int, points: tuple[int, ...]) -> None:
     assert scored_points(num_steps) == points
+    assert scored_points(num_steps, curve=False) == (points[0], points[-1])[: len(points)]
 
 
 class CountingLearner(Learner):
@@ -90,6 +91,14 @@ def test_the_query_set_is_scored_after_every_point(engine: EngineConfig, lanes: 
     assert curves.dtype == np.float64
     assert curves.tolist() == [[0, 1, 4, 9], [1, 0, 1, 4], [9, 4, 1, 0]]
     assert result.scores["transductive"]["loss"].tolist() == [[0], [1], [9]]
+
+
+def test_without_a_curve_the_ends_are_scored() -> None:
+    learner = CountingLearner(3)
+    scorer = Scorer({"inductive": learner}, query_term("mse"), EngineConfig(strategy="loop"), Lanes(1), curve=False)
+    result = scorer.score(learner.init(0), constant_tasks([0.0, 1.0]))
+    assert result.points == {"inductive": (0, 3)}
+    assert result.scores["inductive"]["loss"].tolist() == [[0, 9], [1, 4]]
 
 
 @pytest.mark.usefixtures("interpreted")
