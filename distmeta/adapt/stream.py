@@ -28,7 +28,7 @@ from distmeta.engine.ops import EagerOps
 from distmeta.methods.build import build_algorithm
 from distmeta.methods.estimators.base import State
 from distmeta.methods.heads import train_heads
-from distmeta.models.base import TRANSDUCTIVE
+from distmeta.models.base import HEAD, TRANSDUCTIVE
 from distmeta.tasks.base import TaskSignature
 from distmeta.tasks.turned import TURNS, turned
 
@@ -53,6 +53,7 @@ class Stream:
 
     Attributes:
         batches: Number of batches so far.
+        classes: Names of the outputs, where all tasks of the run had the same classes.
 
     Raises:
         UserError: The method needs labels, or the network lacks what it adapts.
@@ -69,6 +70,7 @@ class Stream:
         protocol: str | None = None,
     ) -> None:
         self._config, self._signature = config, _with_roles(config, signature)
+        self.classes = self._signature.classes
         self._params, self._reader, self._protocol = params, reader, protocol
         self._is_online, self._is_after = setting == "online", predict == "after"
         self._learner = config.algorithm.evaluated_learner()
@@ -151,7 +153,8 @@ def _with_roles(config: RunConfig, signature: TaskSignature) -> TaskSignature:
     made = {UNLABELLED: outputs}
     if len(signature.input_shape) == 3 and signature.input_shape[1] == signature.input_shape[2]:
         made[ROTATION] = TURNS
-    return replace(signature, num_outputs=outputs, train_outputs={**made, **signature.train_outputs})
+    classes = signature.classes if head == HEAD else None  # other heads are for other tasks
+    return replace(signature, num_outputs=outputs, train_outputs={**made, **signature.train_outputs}, classes=classes)
 
 
 def with_method(config: RunConfig, method: AlgorithmConfig) -> RunConfig:

@@ -35,6 +35,8 @@ def _is_possible(signature: TaskSignature) -> TaskSignature:
         raise ValueError(f"the input shape {shortened(shape)} is not possible; allowed: one or more positive sizes")
     if not all(0 < number < _MAX_SIZE for number in outputs):
         raise ValueError(f"{shortened(outputs)} are not numbers of outputs; allowed: 1 to {_MAX_SIZE - 1}")
+    if signature.classes is not None and len(signature.classes) != signature.num_outputs:
+        raise ValueError(f"{len(signature.classes)} names of classes; allowed: {signature.num_outputs}, or none")
     return signature
 
 

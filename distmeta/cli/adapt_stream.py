@@ -58,14 +58,18 @@ class Unlabelled:
         options = self._options
         settings = {} if options.lr is None else {"lr": options.lr}
         stream = learner.stream(options.method, setting=options.setting, **settings)  # type: ignore[arg-type]
-        rows = []
+        rows, names = [], stream.classes
         for start in range(0, len(self._files), options.batch):
             files = self._files[start : start + options.batch]
             outputs = stream.outputs(read_images(files, learner.input_shape, options.invert)).astype(np.float64)
             weights = np.exp(outputs - outputs.max(1, keepdims=True))
             confidences = weights / weights.sum(1, keepdims=True)
             rows += [
-                {"file": path.name, "label": int(label), "confidence": float(confidence)}
+                {
+                    "file": path.name,
+                    "label": int(label) if names is None else names[label],
+                    "confidence": float(confidence),
+                }
                 for path, label, confidence in zip(files, outputs.argmax(1), confidences.max(1), strict=True)
             ]
         return rows

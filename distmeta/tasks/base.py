@@ -27,6 +27,7 @@ class TaskSignature:
         train_outputs: Outputs that each role of training tasks needs, by role: `train_way`, or all training classes.
         objective: Name of the tasks' loss (`cross_entropy`, `mse`).
         tokens: Token ids of the examples; None if they are no texts.
+        classes: Names of the outputs, if they are the same classes in all tasks.
     """
 
     input_shape: tuple[int, ...]
@@ -34,6 +35,7 @@ class TaskSignature:
     train_outputs: dict[str, int]
     objective: str
     tokens: TokenIds | None = None
+    classes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class TaskSource(ABC):
         tokens: Token ids of the examples; None if they are no texts.
         words: Vocabulary of a tokenizer that is made from the texts, in the order of its ids; None if it is not. It is
             saved in checkpoints, so that a learner can take texts without the data.
+        classes: Names of the outputs, if they are the same classes in all tasks.
         declared: What the configuration says about it, if it is the user's own.
     """
 
@@ -90,12 +93,14 @@ class TaskSource(ABC):
     seed: int
     tokens: TokenIds | None = None
     words: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
     declared: Declared | None = None
 
     @property
     def signature(self) -> TaskSignature:
         train_outputs = dict(self.train_outputs)
-        return TaskSignature(self.input_shape, self.num_outputs, train_outputs, self.objective, self.tokens)
+        sizes = self.input_shape, self.num_outputs, train_outputs
+        return TaskSignature(*sizes, self.objective, self.tokens, self.classes)
 
     def specs(self, split: str, step: int, count: int) -> tuple[TaskSpec, ...]:
         """Specs of the `count` tasks of a step: a pure function of (seed, split, step, index)."""

@@ -54,6 +54,7 @@ class ShiftedSource(TaskSource):
         shift, names = config.shift, store.class_names
         self._shift = NoShift(names) if shift is None else SHIFTS[shift.kind](shift, names)
         self.seed, self.input_shape, self.num_outputs = seed, store.shape, self._shift.num_classes
+        self.classes = self._shift.classes
         of_classes = dict.fromkeys((SUPPORT, QUERY, UNLABELLED), self.num_outputs)
         self.train_outputs = {**of_classes, ROTATION: TURNS, DOMAINS: 2}
         self._config, self._store = config, store

@@ -27,11 +27,13 @@ class NoShift:
     """Everything stays.
 
     Attributes:
+        classes: Names of the C classes.
         num_classes: C.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.num_classes = len(names)
+        self.classes = tuple(names)
+        self.num_classes = len(self.classes)
 
     def labels_of_classes(self, *, shifted: bool) -> Ids:
         """Label of each class of the store, [K]; `NO_CLASS` where it takes no part."""

@@ -46,7 +46,8 @@ class TextTransferSource(TaskSource):
         self.seed, self.input_shape = seed, (config.buckets[-1],)
         self._config, self._store = config, store
         self._labels = FewLabels(config, store, seed, "tasks.store")
-        self.num_outputs = len(store.class_names)
+        self.classes = tuple(store.class_names)
+        self.num_outputs = len(self.classes)
         self.train_outputs = dict.fromkeys((SUPPORT, QUERY), self.num_outputs)
         tokenizer = self.load_tokenizer()
         check_template(tokenizer, config.template, config.buckets[-1])

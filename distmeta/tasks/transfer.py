@@ -57,7 +57,8 @@ class TransferSource(TaskSource):
         labelled = self._labels.labelled
         taken = labelled if store.path.resolve() == target.path.resolve() else labelled[:0]
         self._source = np.setdiff1d(of_source, taken)
-        self.num_outputs, num_source = len(target.class_names), len(store.class_names)
+        self.classes = tuple(target.class_names)
+        self.num_outputs, num_source = len(self.classes), len(store.class_names)
         self.train_outputs = {SUPPORT: self.num_outputs, QUERY: self.num_outputs, SOURCE: num_source}
         self.train_outputs |= {MASKED: self.num_outputs}
         if self.input_shape[1] == self.input_shape[2]:

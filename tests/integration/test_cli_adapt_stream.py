@@ -9,17 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distmeta.adapt.load import load
 from distmeta.cli import main
+from distmeta.cli.adapt_images import images_in, read_images
 from distmeta.config import (
     CheckpointConfig,
     Conv4Config,
     EvaluationConfig,
     GlyphTasks,
+    ResNet12Config,
     RunConfig,
     RuntimeConfig,
+    ShiftedTasks,
     TrackingConfig,
     TrainConfig,
 )
+from distmeta.data.store import write_store
 from distmeta.methods import tent
 from distmeta.training import train
 
@@ -75,6 +80,33 @@ def test_images_are_labelled_in_batches(
     assert online.splitlines()[0] == "file,label,confidence"
     assert online.splitlines()[:3] == episodic.splitlines()[:3]
     assert online.splitlines()[3:] != episodic.splitlines()[3:]
+
+
+def test_labels_are_the_names_of_classes_that_all_tasks_share(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["cat", "dog", "horse"]
+    images = np.random.default_rng(0).integers(0, 256, (60, 1, 16, 16), dtype=np.uint8)
+    write_store(tmp_path / "pets", images, class_names=names, class_counts=[20] * 3, splits={"x": {}})
+    config = RunConfig(
+        name="pets",
+        tasks=ShiftedTasks(store=str(tmp_path / "pets"), examples=4, queries=4, eval_queries=4),
+        model=ResNet12Config(widths=(3, 3, 4, 8)),
+        algorithm=tent(),
+        runtime=RuntimeConfig(executor="local"),
+        train=TrainConfig(steps=1, tasks_per_step=1),
+        evaluation=EvaluationConfig(final_tasks=0),
+        checkpoint=CheckpointConfig(path=str(tmp_path / "runs")),
+        tracking=TrackingConfig(kind="none"),
+    )
+    train(config, quiet=True)
+    arguments = ("adapt", str(tmp_path / "runs" / "pets"), "--unlabelled", str(home / "photos"), "--json")
+    found = json.loads(command(capsys, 0, *arguments)[0])
+    assert set(found["labels"].values()) <= set(names)
+    stream = load(str(tmp_path / "runs" / "pets")).stream()
+    labels = stream(read_images(images_in(home / "photos"), (1, 16, 16), invert=False))
+    assert stream.classes == tuple(names)
+    assert [names[label] for label in labels] == list(found["labels"].values())
 
 
 @pytest.mark.parametrize(

@@ -343,6 +343,7 @@ def signature(**changes: Any) -> dict[str, Any]:
         (edit(signature=signature(input_shape=[])), "signature: the input shape () is not possible"),
         (edit(signature=signature(input_shape=[1, 0])), "signature: the input shape (1, 0) is not possible"),
         (edit(signature=signature(num_outputs=2**40)), "are not numbers of outputs; allowed: 1 to 2147483647"),
+        (edit(signature=signature(classes=["a", "b"])), "signature: 2 names of classes; allowed: "),
         (deep_json, "state.json: the file is truncated or corrupted"),
         (unknown_type, "meta.safetensors: not a safetensors file of torch's types"),
         (shutil.rmtree, "there is no such file or folder"),
