@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
+from distmeta.cli.failures import guarded
 from distmeta.config import RunConfig
 from distmeta.config.load import load_config
+from distmeta.core.ending import end_process
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 LONG_OUT = Path("runs/bench")
@@ -38,3 +41,8 @@ def settings(args: argparse.Namespace) -> dict[str, object]:
 def load_job(name: str, *changes: str) -> RunConfig:
     """A job of the checkout (`demo.py`, `omniglot.py:maml`), with changes `field=value`."""
     return load_config(str(CHECKOUT / "jobs" / name), changes)
+
+
+def run_main(main: Callable[[], object]) -> None:
+    """Run a module as a command: bad input and signals end it with one line and the exit codes of `distmeta`."""
+    end_process(guarded(main))

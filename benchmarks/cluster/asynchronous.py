@@ -26,7 +26,7 @@ from statistics import mean
 from benchmarks.cluster.common.steps import CPUS_PER_WORKER, FIXED, OuterSteps, session, start_executor
 from benchmarks.cluster.common.throttle import throttled_workers
 from benchmarks.report import Report
-from benchmarks.scripts import load_job, options, settings
+from benchmarks.scripts import load_job, options, run_main, settings
 from distmeta.cli.output import print_table
 from distmeta.config import EvaluateConfig, OuterConfig, Phase, RunConfig, RuntimeConfig
 from distmeta.config.load import change
@@ -204,4 +204,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -29,7 +29,7 @@ from benchmarks.cluster.common.programs import SleepRecipe
 from benchmarks.cluster.common.steps import CPUS_PER_WORKER, FIXED, OuterSteps, session, start_executor
 from benchmarks.cluster.common.throttle import throttled_workers
 from benchmarks.report import Goal, Report
-from benchmarks.scripts import load_job, options, settings
+from benchmarks.scripts import load_job, options, run_main, settings
 from benchmarks.timing import timed
 from distmeta.cli.output import print_table
 from distmeta.config import RuntimeConfig, ToleranceConfig
@@ -170,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -32,7 +32,7 @@ from benchmarks.cluster.common.steps import (
     start_executor,
 )
 from benchmarks.report import Goal, Report
-from benchmarks.scripts import load_job, options, settings
+from benchmarks.scripts import load_job, options, run_main, settings
 from benchmarks.timing import interleaved, repeats_for, timed
 from distmeta.cli.output import print_table
 from distmeta.config import RunConfig, RuntimeConfig
@@ -142,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

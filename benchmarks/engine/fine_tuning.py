@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.report import Goal, Report
-from benchmarks.scripts import options, settings
+from benchmarks.scripts import options, run_main, settings
 from benchmarks.timing import interleaved
 from distmeta.config import ConvNetConfig, GradientConfig, Phase
 from distmeta.core.types import Batch, Episode, Params
@@ -108,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -31,7 +31,7 @@ from benchmarks.engine.common.problems import images, problem
 from benchmarks.engine.common.workload import Workload, make_workload
 from benchmarks.machine import check_device, synchronised
 from benchmarks.report import Report
-from benchmarks.scripts import options, settings
+from benchmarks.scripts import options, run_main, settings
 from benchmarks.timing import interleaved, repeats_for, timed
 from distmeta.config import EngineConfig, RunConfig
 from distmeta.config.models import Conv4Config
@@ -133,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

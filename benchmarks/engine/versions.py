@@ -27,7 +27,7 @@ from benchmarks.engine.common.contenders import STRATEGIES, check_contenders
 from benchmarks.engine.common.peers import PLAIN_LOOP
 from benchmarks.engine.common.problems import PROBLEMS, find_problem
 from benchmarks.report import Report, progress
-from benchmarks.scripts import CHECKOUT, options
+from benchmarks.scripts import CHECKOUT, options, run_main
 from benchmarks.timing import repeats_for
 from distmeta.cli.output import print_table
 from distmeta.core.errors import UserError
@@ -147,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -25,7 +25,7 @@ import yaml
 
 from benchmarks.pictures import shares
 from benchmarks.report import Report, progress
-from benchmarks.scripts import LONG_OUT, load_job, options
+from benchmarks.scripts import LONG_OUT, load_job, options, run_main
 from distmeta.config.models import TransformerConfig
 from distmeta.data.catalog import open_store
 from distmeta.models.base import HEAD
@@ -138,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.methods.table import mean_of
 from benchmarks.report import Report
-from benchmarks.scripts import LONG_OUT, load_job, options
+from benchmarks.scripts import LONG_OUT, load_job, options, run_main
 from distmeta.cli.output import write_result
 from distmeta.program.scoring import Score
 from distmeta.training import train
@@ -124,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import Report, progress
-from benchmarks.scripts import LONG_OUT, load_job, options
+from benchmarks.scripts import LONG_OUT, load_job, options, run_main
 from distmeta.program.scoring import headline
 from distmeta.training import train
 from distmeta.training.evaluate import evaluate
@@ -142,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.report import Report
-from benchmarks.scripts import LONG_OUT, load_job, options
+from benchmarks.scripts import LONG_OUT, load_job, options, run_main
 from distmeta.program.scoring import Score
 from distmeta.tracking.plots import training_curves
 from distmeta.training import train
@@ -73,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

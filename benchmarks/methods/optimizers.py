@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks.pictures import loss_curves
 from benchmarks.report import Report, print_wide, progress
-from benchmarks.scripts import LONG_OUT, options, settings
+from benchmarks.scripts import LONG_OUT, options, run_main, settings
 from distmeta import checkpoint as checkpoints
 from distmeta.config import AdamRuleConfig, LearnedOptimizerConfig, RunConfig
 from distmeta.config.load import change
@@ -199,4 +199,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

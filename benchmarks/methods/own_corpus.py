@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.report import Report, progress
-from benchmarks.scripts import LONG_OUT, load_job, options
+from benchmarks.scripts import LONG_OUT, load_job, options, run_main
 from distmeta.data.catalog import open_store
 from distmeta.models.petl.pretrain import SMALL, Pretraining, pretrain
 from distmeta.program.scoring import headline
@@ -72,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.methods.transfer import STRATEGIES, run, scores_of, text_of, title_of
 from benchmarks.pictures import error_curves
 from benchmarks.report import Report
-from benchmarks.scripts import LONG_OUT, options
+from benchmarks.scripts import LONG_OUT, options, run_main
 
 START = ("from_scratch", "self_supervised", "fine_tuning")
 """What fine-tuning starts from."""
@@ -81,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -21,7 +21,7 @@ from typing import get_args
 import numpy as np
 
 from benchmarks.report import Report, progress
-from benchmarks.scripts import LONG_OUT, load_job, options
+from benchmarks.scripts import LONG_OUT, load_job, options, run_main
 from distmeta.config import AlgorithmConfig, CorruptionShift
 from distmeta.config.shifts import CorruptionName
 from distmeta.methods import tent, ttt
@@ -214,4 +214,4 @@ def _clean_lines(results: Mapping[str, Results]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

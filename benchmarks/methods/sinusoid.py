@@ -7,7 +7,7 @@ python -m benchmarks.methods.sinusoid --set train.steps=2000 --out runs/quick
 from __future__ import annotations
 
 from benchmarks.report import Report
-from benchmarks.scripts import LONG_OUT, load_job, options
+from benchmarks.scripts import LONG_OUT, load_job, options, run_main
 from distmeta.program.scoring import Score, headline
 from distmeta.tracking.plots import adaptation_curve
 from distmeta.training import TrainResult, train
@@ -39,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

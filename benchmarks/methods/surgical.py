@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.methods.shifts import network
 from benchmarks.report import Report, progress
-from benchmarks.scripts import LONG_OUT, options
+from benchmarks.scripts import LONG_OUT, options, run_main
 from distmeta.config import CorruptionShift, EvaluateConfig, GradientConfig, LabelShift, Phase
 from distmeta.config.shifts import Shift
 from distmeta.program.scoring import Score
@@ -114,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import Report
-from benchmarks.scripts import LONG_OUT, load_job, options
+from benchmarks.scripts import LONG_OUT, load_job, options, run_main
 from distmeta.methods import METHODS
 from distmeta.training import train
 from distmeta.training.seeds import student_t
@@ -113,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

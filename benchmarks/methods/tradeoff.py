@@ -29,7 +29,7 @@ from benchmarks.live_bytes import LiveBytes
 from benchmarks.machine import MIB
 from benchmarks.pictures import grouped, tradeoff_curves
 from benchmarks.report import Report, print_wide, progress
-from benchmarks.scripts import LONG_OUT, options, settings
+from benchmarks.scripts import LONG_OUT, options, run_main, settings
 from benchmarks.timing import timed
 from distmeta.config import (
     BackpropConfig,
@@ -202,4 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

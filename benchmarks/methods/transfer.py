@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.pictures import accuracy_bars
 from benchmarks.report import Report
-from benchmarks.scripts import LONG_OUT, load_job, options
+from benchmarks.scripts import LONG_OUT, load_job, options, run_main
 from distmeta.config import RunConfig
 from distmeta.methods import METHODS
 from distmeta.training import train
@@ -134,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

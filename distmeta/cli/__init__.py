@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         argv: The arguments after the command's name; None takes those of the process, which then ends.
 
     Raises:
-        SystemExit: With the exit code (see `distmeta.cli.app`), where the process is not ended.
+        SystemExit: With the exit code (see `distmeta.cli.failures`), where the process is not ended.
     """
     from distmeta.core.collector import paused_process
 

@@ -1,30 +1,22 @@
-"""The `distmeta` command: its sub-commands, and what becomes of errors.
+"""The `distmeta` command: its sub-commands.
 
-Exit codes: 0 done; 1 something failed on the way (a worker, the network); 2 bad input, told in one line;
-130 interrupted.
 Nothing here imports torch, Ray or MLflow before a command needs them, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
-import logging
-import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from typer.exceptions import TyperException
 
 from distmeta import __version__
+from distmeta.cli.failures import fail, guarded
 from distmeta.cli.output import one_line
-from distmeta.config.base import to_user_error
-from distmeta.core.errors import DistmetaError, UserError
-from distmeta.core.signals import SignalGuard, Stopped, unwrapped
+from distmeta.core.signals import unwrapped
 
 _EXAMPLES = """\b
 A first session:
@@ -119,70 +111,24 @@ def run(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    _escape_unencodable_output()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or (len(arguments) == 1 and arguments[0] in _GROUPS):
         arguments.append("--help")
-    with _log_to_stderr(), SignalGuard() as guard:
-        code = _run(arguments, guard)
-        if guard.requested:
-            guard.end()
-        return code
+    return guarded(lambda: _run(arguments))
 
 
-def _run(arguments: list[str], guard: SignalGuard) -> int:
+def _run(arguments: list[str]) -> int:
     try:
         called = [argument for argument in arguments if not argument.startswith("-")][:1]
         with unwrapped():
             code = build_app(called)(arguments, prog_name="distmeta", standalone_mode=False)
-        sys.stdout.flush()
-    except UserError as error:
-        return _fail(one_line(error), 2)
-    except ValidationError as error:
-        return _fail(one_line(to_user_error(error)), 2)
-    except DistmetaError as error:
-        is_refused = isinstance(error.__cause__, PermissionError)  # a path that this user may not read or write
-        return _fail(one_line(error), 2 if is_refused else 1)
     except TyperException as error:
-        return _fail(_usage(error, arguments), error.exit_code)
-    except BrokenPipeError:  # what reads the output has ended, as `head` does
-        _discard_output()
-        return 1
-    except OSError as error:
-        _discard_output()
-        what = error.strerror or one_line(error)
-        return _fail(f"{error.filename}: {what}", 2) if error.filename else _fail(what, 1)
-    except MemoryError as error:
-        return _fail(f"not enough memory: {one_line(error)}", 1)
-    except Stopped as stopped:
-        guard.end()  # a second signal, as of an impatient Ctrl-C, would print a stack
-        return _fail(str(stopped), stopped.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+        return fail(_usage(error, arguments), error.exit_code)
+    except typer.Abort:
         code = 130
     if code == 130:
-        return _fail("interrupted", 130)
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return code
-
-
-def _discard_output() -> None:
-    """Keep Python from failing again when it flushes what could not be written."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
-
-
-def _escape_unencodable_output() -> None:
-    """File names may hold bytes that are no text; print these as escapes."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _usage(error: TyperException, arguments: list[str]) -> str:
@@ -190,19 +136,3 @@ def _usage(error: TyperException, arguments: list[str]) -> str:
     command = f"distmeta {arguments[0]}" if arguments[0] in _COMMANDS else "distmeta"
     message = one_line(error.format_message()).rstrip(".")
     return f"{message[:1].lower()}{message[1:]}; see `{command} --help`"
-
-
-@contextlib.contextmanager
-def _log_to_stderr() -> Iterator[None]:
-    """Show the messages of distmeta's own loggers; other libraries keep to warnings."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("distmeta")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)

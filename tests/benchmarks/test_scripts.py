@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 
 from benchmarks.cluster.stragglers import ideal
 from benchmarks.methods import intents, omniglot_curve, optimizers, pretraining, sinusoid, table, transfer
-from benchmarks.scripts import load_job
+from benchmarks.scripts import CHECKOUT, load_job
 from distmeta.config import RunConfig
 from distmeta.data.store import write_store
 from distmeta.methods import METHODS
@@ -54,6 +55,14 @@ def test_stragglers(
     assert cases[2]["copies"] == 0
     assert is_picture(tmp_path / f"stragglers_{way}_8.png")
     assert f"{way}, 8 shards a step: slowed, copies, as a multiple" in capsys.readouterr().out
+
+
+def test_a_module_run_as_a_command_ends_with_one_line() -> None:
+    command = [sys.executable, "-m", "benchmarks.methods.table", "--methods", "maml", "--set", "train.step=1"]
+    ended = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert ended.stderr.startswith("error: --set train.step: unknown field 'step'; allowed: did you mean 'steps'")
 
 
 def test_the_best_schedule_of_shards_that_cannot_be_divided() -> None:

@@ -26,7 +26,7 @@ from unittest import mock
 from hypothesis import note
 from pydantic import ValidationError
 
-from distmeta.cli import app
+from distmeta.cli import app, failures
 from distmeta.core.errors import DistmetaError, UserError
 
 from .journal import Journal
@@ -102,13 +102,13 @@ class Place:
         """
 
         def command(outcome: Outcome) -> None:
-            report = app._fail
+            report = failures.fail
 
             def fail(message: str, code: int) -> int:
                 outcome.error = sys.exception()
                 return report(message, code)
 
-            with mock.patch.object(app, "_fail", fail):
+            with mock.patch.object(app, "fail", fail), mock.patch.object(failures, "fail", fail):
                 outcome.code = app.run(arguments)
 
         text = " ".join(shlex.quote(each) for each in ("distmeta", *arguments))
