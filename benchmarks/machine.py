@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import datetime
 import gc
-import os
-import platform
 import re
 import resource
 import sys
@@ -19,45 +16,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import timed
 from distmeta.core.errors import UserError
-from distmeta.tracking.environment import package_version
 
 MIB = float(1 << 20)
 _BUSY_INTERVAL_S = 0.5
-_CPUINFO, _STATUS, _CLEAR_REFS = Path("/proc/cpuinfo"), Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def hardware(device: str = "cpu") -> dict[str, str | int]:
-    """Processor, usable cores, accelerator, versions and date."""
-    accelerator = {} if device == "cpu" else {"gpu": torch.cuda.get_device_name(device)}
-    return {
-        "cpu": _cpu_model(),
-        "cores": num_cores(),
-        "torch": torch.__version__,
-        "distmeta": package_version("distmeta") or "source tree",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        **accelerator,
-    }
-
-
-def hardware_line(machine: dict[str, str | int]) -> str:
-    gpu = f"{machine['gpu']}; " if "gpu" in machine else ""
-    return f"{gpu}{machine['cpu']}, {machine['cores']} cores; torch {machine['torch']}; {machine['date']}"
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def busy_share() -> float:
     """Share of the processors' time that other processes use, measured while this one waits."""
     return float(psutil.cpu_percent(interval=_BUSY_INTERVAL_S)) / 100.0
-
-
-def _cpu_model() -> str:
-    text = _CPUINFO.read_text() if _CPUINFO.exists() else ""
-    match = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
-    return match[1] if match else platform.processor() or platform.machine()
 
 
 def matrix_peak_gflops(threads: int, device: str = "cpu", side: int = 2048, runs: int = 5) -> float:

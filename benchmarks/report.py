@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import busy_share, hardware, hardware_line
+from benchmarks.machine import busy_share
 from distmeta.cli.output import people_read, print_json
+from distmeta.tracking.environment import hardware, hardware_line
 
 _WIDTH = 140  # room for every column
 _BUSY = 0.15

@@ -23,11 +23,11 @@ from benchmarks.cluster.common.programs import make_params, num_bytes
 from benchmarks.cluster.model.costs import Costs, Machines
 from benchmarks.cluster.model.fit import Sample
 from benchmarks.cluster.model.simulation import Simulation
-from benchmarks.machine import num_cores
 from benchmarks.pictures import Curves, grouped
 from benchmarks.report import Goal
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix, uniform
+from distmeta.tracking.environment import num_cores
 
 GOAL_WORKERS, GOAL_ERROR = 32, 0.2
 """At this number of workers the model's step time has at most this relative error."""

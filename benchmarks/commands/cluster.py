@@ -76,9 +76,9 @@ def scale(
     """
     from benchmarks.cluster import scale as model
     from benchmarks.cluster.model.fit import fit_costs
-    from benchmarks.machine import num_cores
     from benchmarks.pictures import scaling_curves
     from benchmarks.report import print_wide, reporting
+    from distmeta.tracking.environment import num_cores
 
     plan = model.Plan(
         calibrated=numbers_in(calibrate, "--calibrate", min_count=2),

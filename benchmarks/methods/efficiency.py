@@ -100,7 +100,12 @@ def run_kind(args: argparse.Namespace, name: str, kind: Kind) -> dict[str, Any]:
     for start, path in zip(STARTS, (plain.checkpoint, trained.tested), strict=True):
         for task, (way, episodes) in tasks.items():
             overrides = [learner, f"tasks.way={way}", f"tasks.shots={args.shots}", "engine.strategy=vmap"]
-            overrides += ["engine.chunk=2", "runtime.threads_per_worker=2", "runtime.shard_size=50"]
+            overrides += [
+                "evaluation.curve=false",
+                "engine.chunk=2",
+                "runtime.threads_per_worker=2",
+                "runtime.shard_size=50",
+            ]
             found = headline(evaluate(str(path), tasks=episodes, seed=0, overrides=overrides).scores)
             scores[f"{start}, {task}"] = (100 * found.mean[-1], 100 * found.interval[-1])
     return {"share": share_of(kind), "scores": scores}

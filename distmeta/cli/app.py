@@ -52,6 +52,7 @@ def _distmeta(
 _COMMANDS = {
     "train": "Meta-train a learner.",
     "tune": "Choose fields of a job by validation.",
+    "table": "Train and score a table of jobs.",
     "submit": "Send a job to a Ray cluster.",
     "jobs": "Write a first job; look at the jobs of a Ray cluster.",
     "evaluate": "Measure a checkpoint on unseen tasks.",

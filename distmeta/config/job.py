@@ -1,7 +1,7 @@
-"""Job files: Python files whose functions return a `RunConfig`.
+"""Job files: Python files whose functions return a `RunConfig`; and table files, whose functions return a `Table`.
 
 A job is named by its file, whose `config()` is then called, or as `FILE.py:NAME` for another of its functions. The file
-is run, so it may compute its values.
+is run, so it may compute its values. A table is named in the same way, and its function is `table()`.
 """
 
 from __future__ import annotations
@@ -10,21 +10,38 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
 from distmeta.config.base import to_user_error
 from distmeta.config.run import RunConfig
+from distmeta.config.table import Table
 from distmeta.core.errors import UserError, nearest
 from distmeta.core.files import read_file
 
-DEFAULT_FUNCTION = "config"
 MAX_JOB_BYTES = 16 << 20
 _MODULE = "_distmeta_job"
-_SIGNATURE = "def {}() -> RunConfig"
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class _Kind(Generic[Made]):
+    """What the functions of a file return, and the name of the function that is called if none is named."""
+
+    made: type[Made]
+    default: str
+    how: str
+
+    def signature(self, name: str | None = None) -> str:
+        return f"def {name or self.default}() -> {self.made.__name__}"
+
+
+_JOB = _Kind(RunConfig, "config", "{path}:NAME, or python {path} NAME")
+_TABLE = _Kind(Table, "table", "{path}:NAME")
 
 
 def config_of_job(path: Path, name: str | None = None) -> RunConfig:
@@ -37,54 +54,65 @@ def config_of_job(path: Path, name: str | None = None) -> RunConfig:
     Raises:
         UserError: The file raises, there is no such function, or it does not return a `RunConfig`.
     """
+    return _made_by(path, name, _JOB)
+
+
+def table_of_file(path: Path, name: str | None = None) -> Table:
+    """Run a table file and call one of its functions; None takes `table`. Raises as `config_of_job`."""
+    return _made_by(path, name, _TABLE)
+
+
+def _made_by(path: Path, name: str | None, kind: _Kind[Made]) -> Made:
     module = _run_file(path)
-    function = _function_of(module, path, name)
+    function = _function_of(module, path, name, kind)
     try:
-        config = function()
+        made = function()
     except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise _job_error(error, path) from error
-    if not isinstance(config, RunConfig):
-        name, public = name or DEFAULT_FUNCTION, _public_functions(module)
-        allowed = _SIGNATURE.format(name) if name in public or not public else ", ".join(public)
-        raise UserError(f"{name}() returned {type(config).__name__}", where=str(path), allowed=allowed)
-    return config
+    if not isinstance(made, kind.made):
+        name, public = name or kind.default, _public_functions(module, kind)
+        allowed = kind.signature(name) if name in public or not public else ", ".join(public)
+        raise UserError(f"{name}() returned {type(made).__name__}", where=str(path), allowed=allowed)
+    return made
 
 
-def _function_of(module: ModuleType, path: Path, name: str | None) -> Callable[[], Any]:
+def _function_of(module: ModuleType, path: Path, name: str | None, kind: _Kind[Made]) -> Callable[[], Any]:
     """The function called `name` of a job that has been run.
 
     Raises:
         UserError: There is no such function, or it needs arguments.
     """
-    function: object = vars(module).get(DEFAULT_FUNCTION if name is None else name)
+    function: object = vars(module).get(kind.default if name is None else name)
+    public = _public_functions(module, kind)
     if not callable(function):
-        raise _no_function(path, name, _public_functions(module))
+        raise _no_function(path, name, public, kind)
     if required := _required_arguments(function):
-        what = f"{name or DEFAULT_FUNCTION}() needs arguments ({', '.join(required)})"
-        allowed = ", ".join(_public_functions(module)) or "a function without required arguments"
+        what = f"{name or kind.default}() needs arguments ({', '.join(required)})"
+        allowed = ", ".join(public) or "a function without required arguments"
         raise UserError(what, where=str(path), allowed=allowed)
     return function
 
 
-def _no_function(path: Path, name: str | None, public: list[str]) -> UserError:
+def _no_function(path: Path, name: str | None, public: list[str], kind: _Kind[Made]) -> UserError:
     where = str(path)
     if name:
-        allowed = nearest(name, public) if public else _SIGNATURE.format(name)
+        allowed = nearest(name, public) if public else kind.signature(name)
         return UserError(f"defines no function '{name}'", where=where, allowed=allowed)
     if not public:
-        return UserError("defines no function config()", where=where, allowed=_SIGNATURE.format(DEFAULT_FUNCTION))
+        return UserError(f"defines no function {kind.default}()", where=where, allowed=kind.signature())
     return UserError(
-        f"defines no function config(), so that one must be named ({path}:NAME, or python {path} NAME)",
+        f"defines no function {kind.default}(), so that one must be named ({kind.how.format(path=path)})",
         where=where,
         allowed=", ".join(public),
     )
 
 
-def _public_functions(module: ModuleType) -> list[str]:
+def _public_functions(module: ModuleType, kind: _Kind[Made]) -> list[str]:
     """Names of the functions of a job that can be named, sorted.
 
     These are the public functions without required arguments that the file itself defines and annotates with
-    `-> RunConfig`; where no function is annotated so, those without a return annotation.
+    `-> RunConfig`, or with what else it is to return; where no function is annotated so, those without a return
+    annotation.
     """
     returns = {
         name: _return_annotation(value)
@@ -94,7 +122,7 @@ def _public_functions(module: ModuleType) -> list[str]:
         and not name.startswith("_")
         and not _required_arguments(value)
     }
-    annotated = sorted(name for name, annotation in returns.items() if annotation == RunConfig.__name__)
+    annotated = sorted(name for name, annotation in returns.items() if annotation == kind.made.__name__)
     return annotated or sorted(name for name, annotation in returns.items() if annotation is None)
 
 

@@ -14,9 +14,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from distmeta.config.base import to_user_error
-from distmeta.config.job import config_of_job
+from distmeta.config.job import config_of_job, table_of_file
 from distmeta.config.override import apply_overrides
 from distmeta.config.run import RunConfig
+from distmeta.config.table import Table
 from distmeta.config.text import MAX_CHARACTERS, dump_yaml, parse_json, parse_yaml
 from distmeta.core.errors import UserError, nearest
 from distmeta.core.files import read_file
@@ -45,6 +46,25 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     else:
         config = _from_mapping(_read_mapping(path), str(path))
     return change(config, overrides)
+
+
+def load_table(source: str) -> tuple[Table, Path]:
+    """Run a table file.
+
+    Args:
+        source: Path of the file (`.py`), whose `table()` is called; `FILE.py:NAME` calls another function.
+
+    Returns:
+        The table and the file.
+
+    Raises:
+        UserError: The file cannot be used.
+    """
+    path, function = split_source(source)
+    _require_file(path)
+    if path.suffix != ".py":
+        raise UserError(f"a table of kind '{path.suffix}'", where=str(path), allowed=".py")
+    return table_of_file(path, function), path
 
 
 def split_source(source: str) -> tuple[Path, str | None]:

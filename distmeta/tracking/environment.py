@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import getpass
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
 PACKAGES = ("distmeta", "torch", "ray", "mlflow", "numpy", "pyarrow")
 _GIT_TIMEOUT_S = 10.0
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def git_state() -> dict[str, str]:
@@ -64,6 +68,40 @@ def machine() -> dict[str, str]:
         "cpus": str(os.cpu_count()),
         "device": _device(),
     }
+
+
+def hardware(device: str = "cpu") -> dict[str, str | int]:
+    """What a figure belongs to: processor, usable cores, accelerator, versions and date."""
+    import torch
+
+    accelerator = {} if device == "cpu" else {"gpu": torch.cuda.get_device_name(device)}
+    return {
+        "cpu": _cpu_model(),
+        "cores": num_cores(),
+        "torch": torch.__version__,
+        "distmeta": package_version("distmeta") or "source tree",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        **accelerator,
+    }
+
+
+def hardware_line(of: Mapping[str, str | int]) -> str:
+    """One line of `hardware`."""
+    gpu = f"{of['gpu']}; " if "gpu" in of else ""
+    return f"{gpu}{of['cpu']}, {of['cores']} cores; torch {of['torch']}; {of['date']}"
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_model() -> str:
+    text = _CPUINFO.read_text() if _CPUINFO.exists() else ""
+    match = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    return match[1] if match else platform.processor() or platform.machine()
 
 
 def _device() -> str:

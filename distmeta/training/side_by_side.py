@@ -30,6 +30,7 @@ from distmeta.config import RunConfig
 from distmeta.core.errors import WorkerError
 from distmeta.core.signals import SignalGuard, Stopped
 from distmeta.program.program import threads_of
+from distmeta.tracking.environment import num_cores
 from distmeta.training.seed_process import error_from_json, request_of
 from distmeta.training.seed_run import SeedRun
 
@@ -49,14 +50,7 @@ def room_for(config: RunConfig) -> int:
     timed = config.train.budget_s is not None or config.engine.strategy == "measured"
     if config.runtime.executor != "local" or config.runtime.device != "cpu" or timed:
         return 1
-    return max(1, cores() // threads_of(config))
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return max(1, num_cores() // threads_of(config))
 
 
 def train_side_by_side(runs: Mapping[int, SeedRun], at_once: int) -> dict[int, Mapping[str, Any]]:

@@ -30,11 +30,11 @@ from distmeta.program.program import MetaProgram, threads_of
 from distmeta.program.scoring import headline
 from distmeta.tracking import build_tracker
 from distmeta.tracking.console import Progress
+from distmeta.tracking.environment import num_cores
 from distmeta.training.evaluate import evaluate
 from distmeta.training.run import end_status
 from distmeta.training.seed_run import SeedRun
 from distmeta.training.seeds import PARENT_TAG
-from distmeta.training.side_by_side import cores
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def tune(
             row = Trial(number, settings[number], **answer).row()
             progress.note(f"{config.name}: " + ", ".join(f"{name} {value}" for name, value in row.items()))
 
-        answers = _answers(requests, at_once or max(1, cores() // threads_of(config)), config, shown)
+        answers = _answers(requests, at_once or max(1, num_cores() // threads_of(config)), config, shown)
         trials = [Trial(number, settings[number], **answer) for number, answer in enumerate(answers)]
         ranked = sorted(trials, key=lambda trial: (-trial.merit, trial.number))
         best = ranked[0]

@@ -7,11 +7,10 @@ from benchmarks.machine import (
     MemoryMeter,
     check_device,
     count_flop,
-    hardware,
-    hardware_line,
     matrix_peak_gflops,
 )
 from distmeta.core.errors import UserError
+from distmeta.tracking.environment import hardware, hardware_line
 
 
 def test_the_hardware_line_names_processor_torch_and_date() -> None:

@@ -192,7 +192,7 @@ def test_as_many_at_a_time_as_there_is_room_for(
     expected: int | None,
 ) -> None:
     """`expected`: how many side by side; None where they are trained in this process."""
-    monkeypatch.setattr(side_by_side, "cores", lambda: cores)
+    monkeypatch.setattr(side_by_side, "num_cores", lambda: cores)
     found: list[int | None] = []
 
     def side(runs: Mapping[int, SeedRun], at_once: int) -> dict[int, Mapping[str, Any]]:

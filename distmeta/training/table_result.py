@@ -1,0 +1,195 @@
+"""The result of a table: means and intervals over seeds, as Markdown, JSON and a picture.
+
+Percent for accuracies; of one seed, the interval is that over its tasks, of several that over seeds (Student's t).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from distmeta.config.table import Table
+from distmeta.core.files import write_file
+from distmeta.core.json_values import finite
+from distmeta.tracking.environment import hardware_line
+from distmeta.tracking.plots_of_tables import score_bars
+from distmeta.training.seeds import student_t
+
+_NONE = "-"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of a cell.
+
+    Attributes:
+        row: Title of its row.
+        seed: Its seed.
+        scores: Label of a column -> protocol, metric, tasks, mean (`after`) and `interval`.
+        result: The run's result, as `TrainResult.to_json` gives it; None if it has none.
+        error: Why it failed.
+        machine: Where it ran (`distmeta.tracking.environment.hardware`).
+    """
+
+    row: str
+    seed: int
+    scores: Mapping[str, Mapping[str, Any]]
+    result: Mapping[str, Any] | None
+    error: str | None
+    machine: Mapping[str, str | int] | None = None
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A score over seeds.
+
+    Attributes:
+        metric: `accuracy`, `loss`.
+        mean: The mean over seeds.
+        interval: Half-width of its 95% interval.
+        seeds: Number of seeds.
+    """
+
+    metric: str
+    mean: float
+    interval: float
+    seeds: int
+
+    @property
+    def text(self) -> str:
+        """`98.7 ± 0.4` of an accuracy, in percent; three decimals of other metrics."""
+        scale, digits = (100.0, 1) if "accuracy" in self.metric else (1.0, 3)
+        return f"{scale * self.mean:.{digits}f} ± {scale * self.interval:.{digits}f}"
+
+
+def mean_of(scores: Sequence[Mapping[str, Any]]) -> Mean:
+    """The mean of one score of each seed."""
+    values = [math.nan if score["after"] is None else float(score["after"]) for score in scores]
+    mean = math.fsum(values) / len(values)
+    half = float(scores[0]["interval"] or 0.0)
+    if len(values) > 1:
+        spread = statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+        half = student_t(len(values) - 1) * spread / math.sqrt(len(values))
+    return Mean(scores[0]["metric"], mean, half, len(values))
+
+
+@dataclass(frozen=True)
+class TableResult:
+    """Result of `run_table`.
+
+    Attributes:
+        table: The table.
+        seeds: Number of seeds that were asked for.
+        budget_s: Seconds of training of a cell; None: as the jobs say.
+        found: What is known of every cell that has a line.
+        run_id: The tracker's id of the parent run; None without tracking.
+    """
+
+    table: Table
+    seeds: int
+    budget_s: float | None
+    found: Sequence[Found]
+    run_id: str | None
+
+    @property
+    def failed(self) -> list[Found]:
+        """The cells that failed."""
+        return [each for each in self.found if each.error is not None]
+
+    @property
+    def machine(self) -> Mapping[str, str | int] | None:
+        """Where the last cell ran; None if none did."""
+        return max((each.machine for each in self.found if each.machine), key=lambda of: str(of["date"]), default=None)
+
+    def means(self) -> dict[str, dict[str, Mean]]:
+        """Title of a row -> label of a column -> its score."""
+        means: dict[str, dict[str, Mean]] = {}
+        for row in (row.title for row in self.table.rows if row.shown):
+            of_row = [each for each in self.found if each.row == row]
+            for label in self.table.labels:
+                scores = [each.scores[label] for each in of_row if label in each.scores]
+                if scores:
+                    means.setdefault(row, {})[label] = mean_of(scores)
+        return means
+
+    def rows(self) -> list[dict[str, str]]:
+        """A table: a row for each job; published numbers stand beside ours where there are some."""
+        means, lines = self.means(), []
+        for title in (row.title for row in self.table.rows if row.shown):
+            runs = [each.result for each in self.found if each.row == title and each.result is not None]
+            line = {"": title}
+            for label in self.table.labels:
+                mean = means.get(title, {}).get(label)
+                line[label or "score"] = _NONE if mean is None else mean.text
+                if any(column == label for _, column in self.table.published):
+                    line[f"{label or 'score'}, published"] = self.table.published.get((title, label), _NONE)
+            steps = f"{statistics.fmean(run['steps'] for run in runs):,.0f}" if runs else _NONE
+            seeds = {each.seed for each in self.found if each.row == title and each.result is not None}
+            lines.append({**line, "seeds": str(len(seeds)), "steps": steps})
+        return lines
+
+    def markdown(self) -> str:
+        """The table with its title, machine, budget and notes."""
+        rows = self.rows()
+        names = list(rows[0])
+        where = "" if self.machine is None else f"{hardware_line(self.machine)}; "
+        lines = [f"## {self.table.title}", "", f"{where}{self._how()}.", ""]
+        lines += [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+        lines += [f"| {' | '.join(row.values())} |" for row in rows]
+        if self.table.published:
+            lines += ["", f"Published: {self.table.source}"]
+        for note in self.table.notes:
+            lines += ["", note]
+        for each in self.failed:
+            lines += ["", f"Failed: {each.row}, seed {each.seed}: {each.error}"]
+        return "\n".join(lines) + "\n"
+
+    def _how(self) -> str:
+        budget = (
+            "steps as in the jobs" if self.budget_s is None else f"{self.budget_s / 60:g} minutes of training a cell"
+        )
+        over = f"95% intervals over {self.seeds} seeds" if self.seeds > 1 else "one seed, 95% intervals over tasks"
+        return f"{budget}; {over}"
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object."""
+        means = {row: {label: asdict(mean) for label, mean in cells.items()} for row, cells in self.means().items()}
+        published = [
+            {"row": row, "column": label, "published": text} for (row, label), text in self.table.published.items()
+        ]
+        return {
+            "name": self.table.name,
+            "title": self.table.title,
+            "run_id": self.run_id,
+            "machine": self.machine,
+            "seeds": self.seeds,
+            "budget_s": self.budget_s,
+            "columns": self.table.labels,
+            "means": means,
+            "published": published,
+            "source": self.table.source,
+            "notes": list(self.table.notes),
+            "failed": [{"row": each.row, "seed": each.seed, "error": each.error} for each in self.failed],
+        }
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write NAME.md, NAME_result.json and, if there is a score, NAME.png. Their paths."""
+        text, values = folder / f"{self.table.name}.md", folder / f"{self.table.name}_result.json"
+        write_file(text, self.markdown().encode())
+        write_file(values, json.dumps(finite(self.to_json()), indent=1).encode())
+        means = self.means()
+        if not means:
+            return [text, values]
+        picture = folder / f"{self.table.name}.png"
+        score_bars(
+            picture,
+            {row: {label: (mean.mean, mean.interval) for label, mean in cells.items()} for row, cells in means.items()},
+            xlabel=next(mean.metric for cells in means.values() for mean in cells.values()),
+            title=self.table.title,
+        )
+        return [text, values, picture]

@@ -1,0 +1,168 @@
+"""Cells of a table: what is run, what is kept, what is shown."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import distmeta.runtime.ray.trials as ray_trials
+from distmeta import train
+from distmeta.config.load import change, load_config
+from distmeta.config.table import Column, Row, Table, View
+from distmeta.core.errors import UserError
+from distmeta.training import tables
+from distmeta.training.table_result import Found, TableResult, mean_of
+from distmeta.training.tables import TableOptions, cells_of, run_table
+
+RUN = """
+name: waves
+tasks: {source: sinusoid}
+model: {kind: mlp, hidden: [8, 8]}
+algorithm: {learner: {kind: gradient, phases: [{steps: 2, lr: 0.01}]}}
+runtime: {executor: local, shard_size: 2}
+train: {steps: 3, tasks_per_step: 4}
+evaluation: {every: 0, tasks: 8, final_tasks: 8}
+tracking: {kind: none}
+"""
+ROWS = (Row("Start", "waves.yaml", shown=False), Row("MAML", "waves.yaml"), Row("More", "waves.yaml", start="Start"))
+COLUMNS = (
+    Column("10 shots", views=(View(), View("5 steps", evaluate=("algorithm.evaluate.steps=5",), rows=("MAML",)))),
+    Column("5 shots", ("tasks.shots=5",)),
+)
+TABLE = Table("waves", "Waves", ROWS, COLUMNS, published={("MAML", "10 shots"): "0.8"}, source="a paper")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """The table's file, which is not read."""
+    (tmp_path / "waves.yaml").write_text(RUN)
+    return tmp_path / "table.py"
+
+
+def options(source: Path, **fields: Any) -> TableOptions:
+    return TableOptions(source.parent / "out", quiet=True, **fields)
+
+
+def test_cells_are_rows_times_columns_times_seeds(source: Path) -> None:
+    cells = cells_of(TABLE, source, options(source, seeds=2, budget_s=60.0, overrides=("outer.lr=0.5",)))
+    assert [cell.config.name for cell in cells[:4]] == [
+        "waves-start-10_shots-seed0",
+        "waves-maml-10_shots-seed0",
+        "waves-more-10_shots-seed0",
+        "waves-start-5_shots-seed0",
+    ]
+    assert len(cells) == 12
+    assert {cell.config.train.budget_s for cell in cells} == {60.0}
+    assert {cell.config.outer.lr for cell in cells} == {0.5}
+    assert [cell.config.seed for cell in cells] == [0] * 6 + [1] * 6
+    assert [cell.config.tasks.shots for cell in cells[:6]] == [10] * 3 + [5] * 3
+    untimed = Table("waves", "Waves", (Row("MAML", "waves.yaml", timed=False),))
+    assert cells_of(untimed, source, options(source, budget_s=60.0))[0].config.train.budget_s is None
+
+
+def test_a_table_is_what_its_runs_are_by_hand(source: Path) -> None:
+    result = run_table(TABLE, source, options(source))
+    job = load_config(str(source.parent / "waves.yaml"), ["tasks.shots=5", f"checkpoint.path={source.parent}/hand"])
+    by_hand = train(job, quiet=True)
+    found = {(each.row, label): score for each in result.found for label, score in each.scores.items()}
+    assert found["MAML", "5 shots"]["after"] == by_hand.scores[0].mean[-1]
+    first = train(change(job, ["name=first", "tasks.shots=10"]), quiet=True)
+    second = train(change(job, ["name=second", "tasks.shots=10", f"train.init_from={first.checkpoint}"]), quiet=True)
+    assert found["More", "10 shots"]["after"] == second.scores[0].mean[-1]
+    assert set(found) == {
+        ("MAML", "10 shots"),
+        ("MAML", "10 shots, 5 steps"),
+        ("MAML", "5 shots"),
+        ("More", "10 shots"),
+        ("More", "5 shots"),
+    }
+    rows = result.rows()
+    assert [row[""] for row in rows] == ["MAML", "More"]
+    assert rows[0]["10 shots, published"] == "0.8"
+    assert rows[1]["10 shots, 5 steps"] == "-"
+    text = (source.parent / "out" / "waves.md").read_text()
+    assert "| MAML | " in text and "Published: a paper" in text and "one seed, 95% intervals over tasks" in text
+    assert (source.parent / "out" / "waves.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((source.parent / "out" / "waves_result.json").read_text())["columns"] == TABLE.labels
+
+
+def test_what_is_finished_is_not_run_again(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = TABLE.part(["MAML"], ["10 shots"])
+    first = run_table(part, source, options(source))
+
+    def never(*arguments: Any, **named: Any) -> Any:
+        raise AssertionError("not called")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tables.SeedRun, "train", never)
+        patched.setattr(tables, "evaluate", never)
+        assert run_table(part, source, options(source)).means() == first.means()
+    more = run_table(part, source, options(source, seeds=2))
+    mean = more.means()["MAML"]["10 shots"]
+    assert (mean.seeds, first.means()["MAML"]["10 shots"].seeds) == (2, 1)
+    assert math.isfinite(mean.interval)
+
+
+def test_a_failed_cell_leaves_the_others(source: Path) -> None:
+    broken = (*ROWS, Row("Broken", "waves.yaml", ("outer.lr=1e300", "outer.optimizer=SGD")))
+    table = Table("waves", "Waves", (*broken, Row("After", "waves.yaml", start="Broken")))
+    result = run_table(table, source, options(source))
+    assert [(each.row, each.error is None) for each in result.found] == [
+        ("MAML", True),
+        ("More", True),
+        ("Broken", False),
+        ("After", False),
+    ]
+    assert result.failed[1].error == "'Broken', which it starts from, has failed"
+    assert "Failed: Broken, seed 0: " in result.markdown()
+
+
+def test_several_at_once_are_the_same_table(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = run_table(TABLE, source, options(source))
+    asked = []
+
+    def run_trials(trial: Any, count: int, *, shown: Any, **named: Any) -> None:
+        asked.append((count, named))
+        for number in reversed(range(count)):
+            shown(number, trial(number))
+
+    monkeypatch.setattr(ray_trials, "run_trials", run_trials)
+    elsewhere = TableOptions(source.parent / "other", quiet=True, at_once=3)
+    together = run_table(TABLE, source, elsewhere)
+    assert together.means() == alone.means()
+    assert asked == [
+        (4, {"at_once": 3, "cpus": 1.0, "address": None}),
+        (2, {"at_once": 2, "cpus": 1.0, "address": None}),
+    ]
+
+
+def test_a_job_that_cannot_be_used_ends_it_before_a_run(source: Path) -> None:
+    table = Table("waves", "Waves", (Row("A", "waves.yaml"), Row("B", "wave.yaml")))
+    with pytest.raises(UserError, match=r"wave.yaml: no such file"):
+        run_table(table, source, options(source))
+    assert not (source.parent / "out").exists()
+    (source.parent / "out").mkdir()
+    (source.parent / "out" / "waves.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        run_table(TABLE, source, options(source))
+
+
+def test_intervals_over_tasks_and_over_seeds() -> None:
+    score = {"metric": "accuracy", "after": 0.5, "interval": 0.1}
+    one, two = mean_of([score]), mean_of([score, {**score, "after": 0.6}])
+    assert (one.mean, one.interval, one.text) == (0.5, 0.1, "50.0 ± 10.0")
+    assert two.mean == pytest.approx(0.55)
+    assert two.interval == pytest.approx(12.7062 * math.sqrt(0.005) / math.sqrt(2))
+    lost = mean_of([score, {**score, "after": None}])
+    assert math.isnan(lost.mean) and math.isnan(lost.interval)
+    assert mean_of([{"metric": "loss", "after": 0.5, "interval": None}]).text == "0.500 ± 0.000"
+
+
+def test_a_table_without_a_score_has_no_picture(tmp_path: Path) -> None:
+    result = TableResult(TABLE, 1, None, [Found("MAML", 0, {}, None, "a reason")], None)
+    assert [path.name for path in result.write(tmp_path)] == ["waves.md", "waves_result.json"]
+    assert result.rows()[0]["10 shots"] == "-"
