@@ -160,55 +160,6 @@ def shares(path: Path, results: Mapping[str, Any], title: str) -> None:
     save(figure, path)
 
 
-def accuracy_bars(
-    path: Path, rows: Mapping[str, Mapping[str, tuple[float, float | None]]], labels: Mapping[str, str], title: str
-) -> None:
-    """Draw accuracies in percent with their intervals.
-
-    Args:
-        path: PNG file.
-        rows: row -> metric -> mean and half-width.
-        labels: Metric -> its label, for those that are drawn.
-        title: The machine.
-    """
-    from matplotlib.figure import Figure
-
-    drawn = [metric for metric in labels if any(metric in scores for scores in rows.values())]
-    thickness = 0.8 / max(1, len(drawn))
-    figure = Figure(figsize=(7.5, 1.2 + 0.25 * len(drawn) * max(1, len(rows))), layout="constrained", dpi=150)
-    axes = figure.subplots()
-    for index, metric in enumerate(drawn):
-        found = {place: scores[metric] for place, scores in enumerate(rows.values()) if metric in scores}
-        heights = [place + (index + 0.5) * thickness - 0.4 for place in found]
-        means, halves = [mean for mean, _ in found.values()], [half or 0.0 for _, half in found.values()]
-        axes.barh(heights, means, thickness, xerr=halves, color=COLOURS[index % len(COLOURS)], label=labels[metric])
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.invert_yaxis()
-    axes.set_xlabel("accuracy, %")
-    axes.set_title(title, loc="left", fontsize=8)
-    plain(axes)
-    _legend(figure, drawn)
-    save(figure, path)
-
-
-def error_curves(path: Path, curves: Mapping[str, Sequence[tuple[float, float, float | None]]], title: str) -> None:
-    """Draw points of (labelled examples, error in percent, half-width), by strategy."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.0, 4.0), layout="constrained", dpi=150)
-    axes = figure.subplots()
-    for index, (name, points) in enumerate(curves.items()):
-        examples, errors, halves = zip(*points, strict=True)
-        axes.errorbar(examples, errors, [half or 0.0 for half in halves], capsize=2, label=name, **_style(index))
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_ylim(0, None)
-    axes.set_title(title, loc="left", fontsize=8)
-    _finish(axes, "labelled examples of the target", "error, %")
-    _legend(figure, curves)
-    save(figure, path)
-
-
 def _two_panels(title: str, curves: Curves) -> tuple[Figure, Axes, Axes]:
     """Two panels, with curves of (x, left y, right y)."""
     from matplotlib.figure import Figure

@@ -19,14 +19,13 @@ if TYPE_CHECKING:
     from distmeta.training.tables import TableOptions
 
 EXAMPLES = """\b
-Examples:
-  distmeta table jobs/tables/omniglot.py --budget 20 --seeds 3
-  distmeta table jobs/tables/omniglot.py --budget 1 --rows maml,protonet --columns 5_way_1_shot
-  distmeta table jobs/tables/transfer.py:signature --at-once 8
+Examples, with a file my_table.py whose function table() returns a distmeta.config.table.Table:
+  distmeta table my_table.py --budget 20 --seeds 3
+  distmeta table my_table.py --budget 1 --rows maml,protonet --columns 5_way_1_shot
+  distmeta table my_table.py:other --at-once 8 --address auto
 
-The same command again does what is left, and prints what there is.
+The same command again does what is left, and prints what there is. A checkout has tables in jobs/tables.
 """
-
 _OUT = Path("runs/tables")
 
 

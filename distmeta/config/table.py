@@ -50,11 +50,13 @@ class Column:
         title: Its title.
         changes: `field=value` each.
         views: The scores of each run, one column each.
+        x: The number that the column stands for. The picture of a table whose columns all have one is a curve a row.
     """
 
     title: str
     changes: tuple[str, ...] = ()
     views: tuple[View, ...] = (View(),)
+    x: float | None = None
 
     def label(self, view: View) -> str:
         """The title of the column of a view."""
@@ -72,6 +74,7 @@ class Row:
         start: Title of the row from whose meta-parameters it starts (`train.init_from`), in the same column and seed.
         timed: Whether a budget of seconds applies to it: not to a row whose number of steps is a part of the method.
         shown: Whether it has a line of its own; others are only started from.
+        shared: One run for all columns, without their changes; only of a row that is not shown.
     """
 
     title: str
@@ -80,6 +83,7 @@ class Row:
     start: str | None = None
     timed: bool = True
     shown: bool = True
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class Table:
         columns: Its columns.
         published: (title of the row, label of the column) -> what the source says.
         source: Where the published numbers are from.
+        xlabel: What the numbers of the columns count.
         notes: How the protocols differ, and what else there is to know; a paragraph each.
 
     Raises:
@@ -105,6 +110,7 @@ class Table:
     columns: tuple[Column, ...] = (Column(""),)
     published: Mapping[tuple[str, str], str] = field(default_factory=dict)
     source: str = ""
+    xlabel: str = ""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -118,6 +124,8 @@ class Table:
             if row.start is not None and row.start not in titles[:index]:
                 allowed = nearest(row.start, titles[:index]) or "a row before it"
                 raise UserError(f"row '{row.title}' starts from '{row.start}'", where=self.name, allowed=allowed)
+            if row.shared and row.shown:
+                raise UserError(f"row '{row.title}' is shared", where=self.name, allowed="one that is not shown")
         for view in (view for column in self.columns for view in column.views):
             for title in set(view.rows or ()) - set(titles):
                 raise UserError(f"no row '{title}'", where=f"{self.name}: views", allowed=nearest(title, titles))
@@ -171,7 +179,7 @@ class Table:
 
 def slug(title: str) -> str:
     """A title as a part of a name."""
-    return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
+    return re.sub(r"[^a-z0-9]+", "_", title.lower().replace("+", "p")).strip("_")
 
 
 def _named(names: Collection[str], titles: Sequence[str], where: str) -> list[str]:

@@ -17,6 +17,7 @@ from distmeta.config.table import Table
 from distmeta.core.files import write_file
 from distmeta.core.json_values import finite
 from distmeta.tracking.environment import hardware_line
+from distmeta.tracking.plots import adaptation_curve
 from distmeta.tracking.plots_of_tables import score_bars
 from distmeta.training.seeds import student_t
 
@@ -177,6 +178,21 @@ class TableResult:
             "failed": [{"row": each.row, "seed": each.seed, "error": each.error} for each in self.failed],
         }
 
+    def _draw_curves(self, path: Path) -> None:
+        """A curve for each row and view."""
+        curves: dict[str, tuple[list[float], list[float], list[float]]] = {}
+        means = self.means()
+        for row, cells in means.items():
+            for column in self.table.columns:
+                for view in column.views:
+                    mean = cells.get(column.label(view))
+                    if mean is not None and column.x is not None:
+                        curve = curves.setdefault(f"{row}, {view.title}" if view.title else row, ([], [], []))
+                        for values, value in zip(curve, (column.x, mean.mean, mean.interval), strict=True):
+                            values.append(value)
+        metric = next(mean.metric for cells in means.values() for mean in cells.values())
+        adaptation_curve(path, curves, metric, self.table.title, self.table.xlabel)
+
     def write(self, folder: Path) -> list[Path]:
         """Write NAME.md, NAME_result.json and, if there is a score, NAME.png. Their paths."""
         text, values = folder / f"{self.table.name}.md", folder / f"{self.table.name}_result.json"
@@ -186,6 +202,9 @@ class TableResult:
         if not means:
             return [text, values]
         picture = folder / f"{self.table.name}.png"
+        if all(column.x is not None for column in self.table.columns):
+            self._draw_curves(picture)
+            return [text, values, picture]
         score_bars(
             picture,
             {row: {label: (mean.mean, mean.interval) for label, mean in cells.items()} for row, cells in means.items()},

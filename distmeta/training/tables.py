@@ -60,7 +60,7 @@ class TableOptions:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a table."""
+    """One run of a table; that of a shared row stands for all columns."""
 
     row: Row
     column: Column
@@ -153,6 +153,7 @@ def cells_of(table: Table, source: Path, options: TableOptions) -> list[Cell]:
         for seed in range(options.seeds)
         for column in table.columns
         for row in table.rows
+        if not row.shared or column is table.columns[0]
     ]
 
 
@@ -162,8 +163,9 @@ def _path_of(job: str, source: Path) -> str:
 
 
 def _config_of(table: Table, row: Row, column: Column, seed: int, job: RunConfig, options: TableOptions) -> RunConfig:
-    changed = change(job, [*column.changes, *options.overrides])
-    name = "-".join(part for part in (table.name, slug(row.title), slug(column.title), f"seed{seed}") if part)
+    of_column = ("", ()) if row.shared else (slug(column.title), column.changes)
+    changed = change(job, [*of_column[1], *options.overrides])
+    name = "-".join(part for part in (table.name, slug(row.title), of_column[0], f"seed{seed}") if part)
     own = [f"seed={seed}", f"name={name}", override_of("checkpoint.path", str(options.folder.absolute() / "runs"))]
     if options.budget_s is not None and row.timed and changed.train.steps > 0:
         own.append(f"train.budget_s={options.budget_s}")
@@ -174,12 +176,23 @@ def _config_of(table: Table, row: Row, column: Column, seed: int, job: RunConfig
 
 def _waves(cells: Sequence[Cell]) -> list[list[Cell]]:
     """The cells in an order in which those that start from another one come after it, cut where one must wait."""
-    depth: dict[tuple[str, str, int], int] = {}
-    for cell in cells:
-        start = cell.row.start
-        depth[cell.key] = 0 if start is None else depth[start, cell.column.title, cell.seed] + 1
-    deepest = max(depth.values())
-    return [[cell for cell in cells if depth[cell.key] == level] for level in range(deepest + 1)]
+    depth: dict[str, int] = {}
+    for row in dict.fromkeys(cell.row for cell in cells):
+        depth[row.title] = 0 if row.start is None else depth[row.start] + 1
+    levels = range(max(depth.values()) + 1)
+    return [[cell for cell in cells if depth[cell.row.title] == level] for level in levels]
+
+
+def _starts(cells: Sequence[Cell]) -> dict[str, Cell]:
+    """Name of a run -> the cell that it starts from."""
+    by_key = {cell.key: cell for cell in cells}
+    shared = {(cell.row.title, cell.seed): cell for cell in cells if cell.row.shared}
+    return {
+        cell.config.name: shared.get((cell.row.start, cell.seed))
+        or by_key[cell.row.start, cell.column.title, cell.seed]
+        for cell in cells
+        if cell.row.start is not None
+    }
 
 
 def _run_wave(
@@ -191,10 +204,9 @@ def _run_wave(
     progress: Progress,
 ) -> None:
     """Train and score the cells of a wave."""
-    by_key = {cell.key: cell for cell in cells}
-    jobs = []
+    starts, jobs = _starts(cells), []
     for cell in wave:
-        start = None if cell.row.start is None else book.cell(by_key[cell.row.start, *cell.key[1:]])
+        start = None if cell.row.start is None else book.cell(starts[cell.config.name])
         if start is not None and "result" not in start:
             book.cell(cell)["error"] = f"'{cell.row.start}', which it starts from, has failed"
             continue

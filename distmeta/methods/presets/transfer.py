@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from distmeta.config import AlgorithmConfig, BackpropConfig, GradientConfig, Phase, RidgeConfig, Term
+from distmeta.config import AlgorithmConfig, BackpropConfig, EvaluateConfig, GradientConfig, Phase, RidgeConfig, Term
 from distmeta.config.learners import LearnerConfig
 
 Optimizer = Literal["sgd", "adam"]
@@ -209,9 +209,14 @@ def _pretrained(method: str, *phases: Phase, fresh: bool = True, role: str = "so
     """
     if role == "rotation" and not fresh:
         raise ValueError("a head of quarter turns is not that of the target; allowed: fresh=True")
-    return AlgorithmConfig(
-        method=method,
-        learner=GradientConfig(phases=phases, head="fresh" if fresh else "meta"),
-        estimator=BackpropConfig(),
-        terms=(Term(role=role, at="meta", head=role if role == "rotation" else "head"),),
-    )
+    adaptation = GradientConfig(phases=phases, head="fresh" if fresh else "meta")
+    if role == "rotation":  # in training there is no other head
+        return AlgorithmConfig(
+            method=method,
+            learner=GradientConfig(phases=(Phase(groups=("body",), role=role, head=role, steps=0),)),
+            estimator=BackpropConfig(),
+            terms=(Term(role=role, at="meta", head=role),),
+            evaluate=EvaluateConfig(learner=adaptation, head="head"),
+        )
+    terms = (Term(role=role, at="meta", head="head"),)
+    return AlgorithmConfig(method=method, learner=adaptation, estimator=BackpropConfig(), terms=terms)

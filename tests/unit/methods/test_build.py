@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,8 +32,8 @@ from distmeta.config import (
     Term,
 )
 from distmeta.core.errors import UserError
-from distmeta.core.types import QUERY, SOURCE, SUPPORT, Batch
-from distmeta.methods import pretrain, protonet
+from distmeta.core.types import QUERY, ROTATION, SOURCE, SUPPORT, Batch
+from distmeta.methods import fine_tuning, pretrain, protonet
 from distmeta.methods.build import Algorithm, build_algorithm, protocol_of
 from distmeta.tasks.base import TaskSignature
 
@@ -111,6 +112,20 @@ def test_a_body_without_a_head_can_be_fine_tuned_at_evaluation() -> None:
     fast = adapt(evaluator, meta, support)
     assert bool(fast.moved["head.weight"].any())
     assert predict(evaluator, meta, fast, support, support.inputs).shape == (10, WAY)
+
+
+def test_a_body_that_was_trained_on_turned_images_alone_gets_a_head_at_evaluation() -> None:
+    signature = replace(SIGNATURE, train_outputs={**SIGNATURE.train_outputs, ROTATION: 4})
+    config = RunConfig(
+        name="x",
+        tasks=GlyphTasks(size=16),
+        model=Conv4Config(filters=4),
+        algorithm=fine_tuning(pretraining="rotation", steps=3),
+    )
+    built = build_algorithm(config, signature)
+    assert built.learner.backbone.heads == {"rotation": 4}
+    assert (built.roles("train"), built.roles("test")) == ((ROTATION,), (SUPPORT, QUERY))
+    assert {evaluator.backbone.heads["head"] for evaluator in built.evaluators.values()} == {WAY}
 
 
 def test_evaluation_scores_further_terms_and_builds_their_roles() -> None:

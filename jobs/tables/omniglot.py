@@ -1,0 +1,68 @@
+"""Few-shot classification of Omniglot's characters, beside the published numbers.
+
+    distmeta table jobs/tables/omniglot.py --budget 20 --seeds 3
+    distmeta table jobs/tables/omniglot.py --budget 5 --rows maml,protonet --columns 5_way_1_shot
+
+Needs the data as `jobs/omniglot.py` does.
+"""
+
+from distmeta.config.table import Column, Row, Table, View
+
+VIEWS = (View("transductive", protocol="transductive"), View("inductive", protocol="inductive"))
+COLUMNS = tuple(
+    Column(f"{way}-way {shots}-shot", (f"tasks.way={way}", f"tasks.shots={shots}"), VIEWS)
+    for way, shots in ((5, 1), (5, 5), (20, 1), (20, 5))
+)
+_TRANSDUCTIVE = {
+    "MAML": ("98.7", "99.9", "95.8", "98.9"),
+    "First-order MAML": ("98.3", "99.2", "89.4", "97.9"),
+    "Reptile": ("97.68", "99.48", "89.43", "97.12"),
+    "iMAML": ("99.16", "99.67", "94.46", "98.69"),
+    "iMAML, Hessian-free": ("99.50", "99.74", "96.18", "99.14"),
+    "ANIL": (None, None, "96.2", "98.0"),
+    "NIL": (None, None, "96.7", "98.0"),
+}
+_INDUCTIVE = {
+    "Reptile": ("95.39", "98.90", "88.14", "96.65"),
+    "ProtoNet": ("98.8", "99.7", "96.0", "98.9"),
+}
+
+
+def _published() -> dict[tuple[str, str], str]:
+    by_protocol = {"transductive": _TRANSDUCTIVE, "inductive": _INDUCTIVE}
+    return {
+        (row, f"{column.title}, {protocol}"): value
+        for protocol, rows in by_protocol.items()
+        for row, values in rows.items()
+        for column, value in zip(COLUMNS, values, strict=True)
+        if value is not None
+    }
+
+
+def table() -> Table:
+    return Table(
+        name="omniglot",
+        title="Omniglot, few-shot classification: accuracy in percent",
+        rows=(
+            Row("MAML", "../omniglot.py:maml"),
+            Row("First-order MAML", "../omniglot.py:fomaml"),
+            Row("Reptile", "../omniglot.py:reptile", ("tasks.train_shots=10",)),
+            Row("iMAML", "../omniglot.py:imaml"),
+            Row("iMAML, Hessian-free", "../omniglot.py:imaml_hf"),
+            Row("ANIL", "../omniglot.py:anil"),
+            Row("NIL", "../omniglot.py:nil"),
+            Row("ProtoNet", "../omniglot.py:protonet"),
+        ),
+        columns=COLUMNS,
+        published=_published(),
+        source=(
+            "MAML and first-order MAML: Finn et al. 2017; Reptile: Nichol et al. 2018 (with transduction in the "
+            "transductive column); iMAML: Rajeswaran et al. 2019; ANIL and NIL: Raghu et al. 2020; ProtoNet: Snell et "
+            "al. 2017."
+        ),
+        notes=(
+            "All rows: conv4 with 64 strided filters, rotations by 90 degrees as new classes, characters divided at "
+            "random. Transductive: batch norm takes the statistics of the queries, of which a task has one of each "
+            "class; inductive: those of the support set.",
+        ),
+    )
