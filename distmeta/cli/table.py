@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from distmeta.training.tables import TableOptions
 
 EXAMPLES = """\b
-Examples, with a file my_table.py whose function table() returns a distmeta.config.table.Table:
-  distmeta table my_table.py --budget 20 --seeds 3
-  distmeta table my_table.py --budget 1 --rows maml,protonet --columns 5_way_1_shot
-  distmeta table my_table.py:other --at-once 8 --address auto
+Examples, with a file whose function table() returns a distmeta.config.table.Table:
+  distmeta table FILE.py --budget 20 --seeds 3
+  distmeta table FILE.py --budget 1 --rows maml,protonet --columns 5_way_1_shot
+  distmeta table FILE.py:OTHER --at-once 8 --address auto
 
 The same command again does what is left, and prints what there is. A checkout has tables in jobs/tables.
 """
@@ -54,7 +54,12 @@ def table(
     address: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Ray cluster of these processes (default: a local one).")
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of results and runs.")] = _OUT,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", show_default=False, help="Folder of results and runs (default: `tables` in that of runs)."
+        ),
+    ] = _OUT,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
