@@ -136,26 +136,7 @@ class TableResult:
 
     def markdown(self) -> str:
         """The table with its title, machine, budget and notes."""
-        rows = self.rows()
-        names = list(rows[0])
-        where = "" if self.machine is None else f"{hardware_line(self.machine)}; "
-        lines = [f"## {self.table.title}", "", f"{where}{self._how()}.", ""]
-        lines += [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-        lines += [f"| {' | '.join(row.values())} |" for row in rows]
-        if self.table.published:
-            lines += ["", f"Published: {self.table.source}"]
-        for note in self.table.notes:
-            lines += ["", note]
-        for each in self.failed:
-            lines += ["", f"Failed: {each.row}, seed {each.seed}: {each.error}"]
-        return "\n".join(lines) + "\n"
-
-    def _how(self) -> str:
-        budget = (
-            "steps as in the jobs" if self.budget_s is None else f"{self.budget_s / 60:g} minutes of training a cell"
-        )
-        over = f"95% intervals over {self.seeds} seeds" if self.seeds > 1 else "one seed, 95% intervals over tasks"
-        return f"{budget}; {over}"
+        return markdown_of(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """One JSON object."""
@@ -171,6 +152,7 @@ class TableResult:
             "seeds": self.seeds,
             "budget_s": self.budget_s,
             "columns": self.table.labels,
+            "rows": self.rows(),
             "means": means,
             "published": published,
             "source": self.table.source,
@@ -212,3 +194,30 @@ class TableResult:
             title=self.table.title,
         )
         return [text, values, picture]
+
+
+def markdown_of(content: Mapping[str, Any]) -> str:
+    """The text of a table, from what `TableResult.to_json` gives."""
+    where = "" if content["machine"] is None else f"{hardware_line(content['machine'])}; "
+    lines = [f"## {content['title']}", "", f"{where}{_how(content)}.", "", *markdown_table(content["rows"])]
+    if content["published"]:
+        lines += ["", f"Published: {content['source']}"]
+    for note in content["notes"]:
+        lines += ["", note]
+    for each in content["failed"]:
+        lines += ["", f"Failed: {each['row']}, seed {each['seed']}: {each['error']}"]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Lines of a Markdown table, of rows that have the same columns."""
+    names = list(rows[0])
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    return lines + [f"| {' | '.join(row.values())} |" for row in rows]
+
+
+def _how(content: Mapping[str, Any]) -> str:
+    seconds, seeds = content["budget_s"], content["seeds"]
+    budget = "steps as in the jobs" if seconds is None else f"{seconds / 60:g} minutes of training a cell"
+    over = f"95% intervals over {seeds} seeds" if seeds > 1 else "one seed, 95% intervals over tasks"
+    return f"{budget}; {over}"

@@ -4,7 +4,7 @@ After Raghu et al. 2020 (arXiv 1909.09157), section 6.
 
     distmeta table jobs/tables/feature_reuse.py:omniglot --budget 5 --seeds 3
     distmeta table jobs/tables/feature_reuse.py:cifar_fs --budget 10
-    distmeta analyze runs/tables/runs/reuse_omniglot-maml-seed0 --what freezing --what adaptation --set algorithm.evaluate={}
+    distmeta analyze runs/tables/runs/reuse_omniglot-maml-seed0 --set algorithm.evaluate={}
 
 NIL: cosines of features weight the labels of the support set. MAML and ANIL are also tested as they are trained, by
 inner steps.
