@@ -102,12 +102,18 @@ class StoreTasks(_FewShot):
         store: Name of a store (`distmeta data list`) or path of its folder.
         split_set: Name of the class split in the store's manifest; None takes the only one.
         rotations: Whether images rotated by 90, 180 and 270 degrees are further classes (Santoro et al. 2016).
+        one_group: Whether the classes of a task are of one group, such as an alphabet: what their names have before
+            the first `/` (Lake et al. 2015). Groups of fewer classes than ways are left out.
+        same_rows: Whether the examples of a task have the same numbers in all of its classes. Of Omniglot they are one
+            drawer's, the support set's another one's than the queries', if there is one of each (Lake et al. 2015).
     """
 
     source: Literal["images"] = "images"
     store: Text = "omniglot"
     split_set: Text | None = None
     rotations: bool = False
+    one_group: bool = False
+    same_rows: bool = False
 
 
 class VectorTasks(_FewShot):
@@ -122,6 +128,8 @@ class VectorTasks(_FewShot):
 
     has_images: ClassVar[bool] = False
     rotations: ClassVar[bool] = False
+    one_group: ClassVar[bool] = False
+    same_rows: ClassVar[bool] = False
     source: Literal["vectors"] = "vectors"
     store: Text
     split_set: Text | None = None
@@ -145,6 +153,8 @@ class TextTasks(_FewShot):
     has_texts: ClassVar[bool] = True
     has_numbers: ClassVar[bool] = False
     rotations: ClassVar[bool] = False
+    one_group: ClassVar[bool] = False
+    same_rows: ClassVar[bool] = False
     source: Literal["texts"] = "texts"
     store: Text
     split_set: Text | None = None

@@ -58,6 +58,8 @@ class StoreSource(FewShotSource):
         self._store = store
         self._turns = 4 if config.rotations else 1
         self._splits = {split: store.split(split_set, split) for split in SPLITS if split in store.splits[split_set]}
+        self._one_group, self._same_rows = config.one_group, config.same_rows
+        self._pools_of: dict[tuple[str, int], list[Ids]] = {}
         for split in SPLITS:
             self._check_split(config, split)
         super().__init__(config, seed, dtype, store.shape, len(self._splits["train"]) * self._turns)
@@ -84,11 +86,12 @@ class StoreSource(FewShotSource):
         )
 
     def _check_way(self, config: ClassTasks, split: str, way: int) -> None:
-        num_classes = len(self._splits[split]) * self._turns
+        num_classes = max((len(pool) for pool in self._pools(split, 1)), default=0)
         if way > num_classes:
             field = "tasks.train_way" if split == "train" and config.train_way else "tasks.way"
+            largest = "a group of" if self._one_group else f"split '{split}' of"
             raise UserError(
-                f"{way} ways, but split '{split}' of data '{self._store.name}' has {num_classes} classes",
+                f"{way} ways, but {largest} data '{self._store.name}' has {num_classes} classes",
                 where=field,
                 allowed=f"2 to {num_classes}" if num_classes > 1 else "a split with more classes",
             )
@@ -104,13 +107,38 @@ class StoreSource(FewShotSource):
         classes = self._choose_classes(split, seeds, way)
         first, sizes = self._rows(self._splits[split])
         position = classes // self._turns
-        picked = _choose_rows(seeding.bits(seeds, "class seeds", way), sizes[position], int(sizes.max()), count)
+        of_classes = sizes[position]
+        class_seeds = seeding.bits(seeds, "class seeds", way)
+        if self._same_rows:  # the same draw for all classes, of the rows that each class of the split has
+            class_seeds = np.broadcast_to(class_seeds[:, :1], class_seeds.shape)
+            of_classes = np.full_like(of_classes, sizes.min())
+        picked = _choose_rows(class_seeds, of_classes, int(sizes.max()), count)
         return classes, first[position][:, :, None] + picked
 
     def _choose_classes(self, split: str, seeds: Uint64, way: int) -> Ids:
         """The ids [T, W] of the classes of tasks, in the order of their targets."""
         self._check_way(self._config, split, way)
-        return seeding.choice(seeds, "classes", len(self._splits[split]) * self._turns, way)
+        pools = self._pools(split, way)
+        chosen = (seeding.uniform(seeds, "group", 1)[:, 0] * len(pools)).astype(np.int64)
+        classes = np.empty((len(seeds), way), dtype=np.int64)
+        for index in np.unique(chosen):
+            tasks = chosen == index
+            classes[tasks] = pools[index][seeding.choice(seeds[tasks], "classes", len(pools[index]), way)]
+        return classes
+
+    def _pools(self, split: str, way: int) -> list[Ids]:
+        """Ids of classes that a task may have together: all of a split, or each group of at least `way`."""
+        if (split, way) not in self._pools_of:
+            indices = self._splits[split]
+            ids = np.arange(len(indices) * self._turns)
+            pools = [ids]
+            if self._one_group:
+                groups: dict[str, list[int]] = {}
+                for position, index in enumerate(indices):
+                    groups.setdefault(self._store.class_names[index].partition("/")[0], []).append(position)
+                pools = [ids[np.isin(ids // self._turns, group)] for group in groups.values()]
+            self._pools_of[split, way] = [pool for pool in pools if len(pool) >= way]
+        return self._pools_of[split, way]
 
     @override
     def _choose_source(self, seeds: Uint64, count: int) -> tuple[Ids, Ids, Ids]:

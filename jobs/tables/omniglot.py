@@ -2,6 +2,7 @@
 
     distmeta table jobs/tables/omniglot.py --budget 20 --seeds 3
     distmeta table jobs/tables/omniglot.py --budget 5 --rows maml,protonet --columns 5_way_1_shot
+    distmeta table jobs/tables/omniglot.py:lake --budget 20 --seeds 3
 
 Needs the data as `jobs/omniglot.py` does.
 """
@@ -64,5 +65,34 @@ def table() -> Table:
             "All rows: conv4 with 64 strided filters, rotations by 90 degrees as new classes, characters divided at "
             "random. Transductive: batch norm takes the statistics of the queries, of which a task has one of each "
             "class; inductive: those of the support set.",
+        ),
+    )
+
+
+def lake() -> Table:
+    """Lake's own division into background and evaluation alphabets, and his tasks within one alphabet."""
+    store = ("tasks.store=omniglot_alphabets", "tasks.way=20", "tasks.shots=1")
+    one_drawer = ("tasks.one_group=true", "tasks.same_rows=true", "tasks.rotations=false")
+    views = (*VIEWS, *(View(f"one alphabet, {view.title}", view.protocol, evaluate=one_drawer) for view in VIEWS))
+    people = "one alphabet, inductive"
+    return Table(
+        name="omniglot_lake",
+        title="Omniglot, unseen alphabets, 20-way 1-shot: accuracy in percent",
+        rows=(
+            Row("MAML", "../omniglot.py:maml"),
+            Row("ANIL", "../omniglot.py:anil"),
+            Row("ProtoNet", "../omniglot.py:protonet"),
+            Row("Matching network", "../omniglot.py:matching"),
+            Row("R2-D2", "../omniglot.py:r2d2"),
+        ),
+        columns=(Column("", store, views),),
+        published={("ProtoNet", people): "86.3"},
+        source=(
+            "Lake et al. 2019 (arXiv 1902.03477), trained on the background alphabets without rotations; people reach "
+            "95.5, Bayesian program learning 96.7 (Lake et al. 2015)."
+        ),
+        notes=(
+            "Tasks of one alphabet are drawn as by Lake et al. 2015: 20 characters of an evaluation alphabet, one image "
+            "each by one drawer, queries by another one; theirs are 20 such tasks, of 10 alphabets.",
         ),
     )

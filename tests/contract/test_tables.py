@@ -18,7 +18,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "jobs" / "tables"
 TABLES = {
     "feature_reuse": ("cifar_fs", "fc100", "omniglot"),
     "methods": ("omniglot", "sinusoid"),
-    "omniglot": ("table",),
+    "omniglot": ("lake", "table"),
     "transfer": ("banking77", "clinc150", "pretraining", "signature", "usps"),
 }
 SOURCES = [f"{FOLDER / file}.py:{name}" for file, names in TABLES.items() for name in names]

@@ -13,7 +13,7 @@ import torch
 from distmeta.config.tasks import StoreTasks
 from distmeta.core.errors import UserError
 from distmeta.core.types import SOURCE, Batch
-from distmeta.data.store import ClassStore
+from distmeta.data.store import ClassStore, write_store
 from distmeta.tasks import build_source
 from distmeta.tasks.images import StoreSource
 
@@ -131,6 +131,58 @@ def test_impossible_tasks_are_refused(store: ClassStore, change: dict[str, objec
     source_of(store, **VALID)
     with pytest.raises(UserError, match=message):
         source_of(store, **VALID | change)
+
+
+def grouped(tmp_path: Path) -> ClassStore:
+    """Groups of classes with six examples; pixels are those of the small store."""
+    sizes = {"a": 2, "b": 4, "c": 3, "d": 2, "e": 3, "f": 3}
+    names = [f"{group}/{number}" for group, size in sizes.items() for number in range(size)]
+    images = np.zeros((len(names) * 6, 1, 4, 4), dtype=np.uint8)
+    images[:, 0, 0, 0] = np.repeat(np.arange(len(names)), 6) + 1
+    images[:, 0, 0, 1] = np.tile(np.arange(6), len(names)) + 1
+    images[:, 0, 1, 0] = 200
+    splits = {"all": {"train": list(range(9)), "val": list(range(9, 14)), "test": list(range(14, 17))}}
+    return write_store(tmp_path / "grouped", images, class_names=names, class_counts=[6] * 17, splits=splits)
+
+
+@pytest.mark.parametrize("rotations", [False, True])
+def test_the_classes_of_a_task_are_of_one_group_that_is_large_enough(tmp_path: Path, rotations: bool) -> None:
+    store = grouped(tmp_path)
+    source = source_of(
+        store, way=3, shots=1, queries=1, eval_queries=1, train_way=2, one_group=True, rotations=rotations
+    )
+    for split, way, groups in (
+        ("train", 2, {"a", "b", "c"}),
+        ("val", 3, {"d", "e"} if rotations else {"e"}),
+        ("test", 3, {"f"}),
+    ):
+        classes, _, turns = origins(source.episodes(source.specs(split, 0, 60)).support)
+        found = [{store.class_names[index].partition("/")[0] for index in task} for task in classes]
+        assert all(len(task) == 1 for task in found)
+        assert set().union(*found) == groups
+        of_task = [set(zip(*pair, strict=True)) for pair in zip(classes.tolist(), turns.tolist(), strict=True)]
+        assert all(len(distinct) == way for distinct in of_task)
+    sizes = {"shots": 1, "queries": 1, "eval_queries": 1, "one_group": True}
+    with pytest.raises(UserError, match="5 ways, but a group of data 'grouped' has 4 classes; allowed: 2 to 4"):
+        source_of(store, way=3, train_way=5, **sizes)
+
+
+def test_the_examples_of_a_task_have_the_same_numbers_in_all_classes(tmp_path: Path) -> None:
+    fields = {"way": 3, "shots": 2, "queries": 2, "eval_queries": 2}
+    store = grouped(tmp_path)
+    source = source_of(store, same_rows=True, **fields)
+    episode = source.episodes(source.specs("train", 0, 40))
+    drawn = set()
+    for task in range(40):
+        numbers = []
+        for batch in (episode.support, episode.query):
+            classes, examples, _ = origins(batch)
+            by_class = [sorted(examples[task][classes[task] == each].tolist()) for each in set(classes[task])]
+            assert by_class[0] == by_class[1] == by_class[2]
+            numbers += by_class[0]
+        assert len(set(numbers)) == 4
+        drawn |= set(numbers)
+    assert drawn == set(range(6))
 
 
 def test_rotations_need_square_images(make_store: Callable[..., ClassStore]) -> None:
