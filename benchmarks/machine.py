@@ -1,4 +1,4 @@
-"""The machine that a number belongs to: hardware, matrix-product peak, and the memory of a process."""
+"""What a machine is asked: how busy it is, operations of a run, and the memory of a process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.timing import timed
 from distmeta.core.errors import UserError
 
 MIB = float(1 << 20)
@@ -25,15 +24,6 @@ _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def busy_share() -> float:
     """Share of the processors' time that other processes use, measured while this one waits."""
     return float(psutil.cpu_percent(interval=_BUSY_INTERVAL_S)) / 100.0
-
-
-def matrix_peak_gflops(threads: int, device: str = "cpu", side: int = 2048, runs: int = 5) -> float:
-    """The fastest of several float32 products of two square matrices, in GFLOP/s (2 * side^3 operations each)."""
-    torch.set_num_threads(threads)
-    left, right = (torch.rand(side, side, device=device) for _ in range(2))
-    product = synchronised(lambda: torch.mm(left, right), device)
-    seconds = [timed(product) for _ in range(runs + 1)]
-    return 2.0 * side**3 / min(seconds[1:]) / 1e9
 
 
 def count_flop(run: Callable[[], object]) -> int:

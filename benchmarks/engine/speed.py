@@ -1,8 +1,8 @@
 """`distmeta bench engine`: the engine's strategies beside the peers, on the same tasks, in one process.
 
-    reference   the plain loop in float64
-    verify      every contender computes the gradient once; one that fails, or disagrees with the reference on the sum
-                over tasks and on the median task, is not timed
+    reference   the plain loop in float64, task by task
+    verify      every contender computes the gradient of all tasks, and of each; one that fails, or whose median error
+                over tasks is too large, is not timed
     time        interleaved rounds; peers run with one intra-op thread and with all, and the better counts; the engine
                 has as many lanes
 
@@ -13,27 +13,27 @@ its first call are from there. With `memory` every contender is, and its peak me
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
 
-from benchmarks.engine.common.agreement import TOLERANCE, Agreement, compare
+from benchmarks.engine.common.agreement import TOLERANCE, by_task, compare
 from benchmarks.engine.common.contenders import Status, is_compiled, make_contender, reason_of, thread_counts
 from benchmarks.engine.common.peers import PEERS, PLAIN_LOOP, left_out
 from benchmarks.engine.common.problems import Problem
 from benchmarks.engine.common.trial import Trial, TrialResult, run_trial
 from benchmarks.engine.common.workload import Workload, make_workload
 from benchmarks.engine.speed_results import Entry, Row
-from benchmarks.machine import count_flop, matrix_peak_gflops, synchronised
+from benchmarks.machine import count_flop, synchronised
+from benchmarks.peaks import peak_gflops
 from benchmarks.report import progress
 from benchmarks.timing import interleaved, repeats_for, timed
-from distmeta.config import DisplacementConfig
+from distmeta.config import DisplacementConfig, EngineConfig
 from distmeta.core.types import Params
 
 _TRIAL_ROUNDS = 2
-_SINGLE_TASKS = 5
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Settings:
     Attributes:
         contenders: The plain loop is always added, because ratios are relative to it.
         threads: Threads of the peers, lanes of the engine.
-        peak_side: Rows and columns of the matrices whose product gives the machine's peak.
+        peak_side: Size of the kernels that give the machine's peak (`benchmarks.peaks`).
     """
 
     contenders: tuple[str, ...]
@@ -65,11 +65,12 @@ class _Verified:
 
 def bench_problem(problem: Problem, settings: Settings) -> Row:
     device = problem.config.runtime.device
-    peak_before = matrix_peak_gflops(settings.threads, device, settings.peak_side)
+    peak_before = peak_gflops(settings.threads, device, settings.peak_side)
     workload = make_workload(problem.config)
     torch.set_num_threads(settings.threads)
-    reference = PEERS[PLAIN_LOOP](workload.as_type(torch.float64))()
-    flop = count_flop(PEERS[PLAIN_LOOP](workload.only(0))) * workload.num_tasks
+    exact = workload.as_type(torch.float64)
+    reference = [PEERS[PLAIN_LOOP](exact.only(task))() for task in range(workload.num_tasks)]
+    flop = needed_flop(workload) * workload.num_tasks
     names = list(dict.fromkeys((PLAIN_LOOP, *settings.contenders)))
     verified: dict[tuple[str, int], _Verified] = {}
     refused: dict[str, Entry] = {}
@@ -91,11 +92,20 @@ def bench_problem(problem: Problem, settings: Settings) -> Row:
         {key: contender.repeats for key, contender in verified.items()},
     )
     entries = tuple(refused[name] if name in refused else _best(name, verified, seconds) for name in names)
-    peak_after = matrix_peak_gflops(settings.threads, device, settings.peak_side)
+    peak_after = peak_gflops(settings.threads, device, settings.peak_side)
     return Row(problem.name, problem.about, workload.num_tasks, flop / 1e9, (peak_before, peak_after), entries)
 
 
-def _verify(name: str, threads: int, workload: Workload, reference: Params, settings: Settings) -> _Verified | Entry:
+def needed_flop(workload: Workload) -> int:
+    """Operations of one task: the fewer of the plain loop's, which go torch's way, and of the engine's."""
+    one = workload.only(0)
+    engine = one.engine(EngineConfig(strategy="loop", memory="unrolled", dtype=one.config.engine.dtype))
+    return min(count_flop(PEERS[PLAIN_LOOP](one)), count_flop(lambda: one.gradient(engine)))
+
+
+def _verify(
+    name: str, threads: int, workload: Workload, reference: Sequence[Params], settings: Settings
+) -> _Verified | Entry:
     """Make a contender, try it, and compare its gradient with the reference."""
     reason = left_out(name, workload.config) if name in PEERS else None
     if reason is not None:
@@ -116,33 +126,19 @@ def _verify(name: str, threads: int, workload: Workload, reference: Params, sett
         return Entry(name, Status.FAILED, reason_of(error), threads)
     # An inner Adam turns the rounding errors of a zero gradient into steps of full size.
     with_silent = not isinstance(workload.config.algorithm.estimator, DisplacementConfig)
-    agreement = compare(gradient, reference, with_silent=with_silent)
-    if not agreement.holds and name != "compiled_vmap":  # it would have to compile for a single task
-        agreement = _median_task(name, threads, workload, settings, with_silent)
+    whole = {each: torch.stack([one[each] for one in reference]).sum(0) for each in reference[0]}
+    agreement = compare(gradient, whole, with_silent=with_silent)
+    torch.set_num_threads(threads if name in PEERS else 1)
+    tasks = by_task([compare(contender.of_task(t), each, with_silent=with_silent) for t, each in enumerate(reference)])
     peak_mib = trial.peak_mib if settings.memory else None
     first_s, choice = trial.first_s or first_s, contender.choice
-    entry = Entry(name, Status.OK, "", threads, agreement, first_s, peak_mib=peak_mib, choice=choice)
-    if not agreement.holds:
-        silent = "" if agreement.silent_error is None else f", {agreement.silent_error:.1e} where the true one is zero"
-        reason = f"relative error {agreement.error:.1e}{silent}; at most {TOLERANCE:g}"
+    entry = Entry(name, Status.OK, "", threads, agreement, tasks, first_s, peak_mib=peak_mib, choice=choice)
+    if not tasks.holds:
+        silent = "" if tasks.silent is None else f", {tasks.silent:.1e} where the true one is zero"
+        reason = f"median relative error {tasks.median:.1e}{silent}; at most {TOLERANCE:g}"
         return replace(entry, status=Status.DISAGREES, reason=reason)
     run = synchronised(contender.run, device)
     return _Verified(entry, run, repeats_for(timed(run)))
-
-
-def _median_task(name: str, threads: int, workload: Workload, settings: Settings, with_silent: bool) -> Agreement:
-    """The agreement on single tasks: that of the median error.
-
-    Thousands of pixels of a drawing are the same number. Where a ReLU's input is nearly zero for these, rounding
-    decides about all of them at once, and one task of many spoils the sum, for any contender in float32.
-    """
-    agreements = []
-    for t in range(min(workload.num_tasks, _SINGLE_TASKS)):
-        single = workload.only(t)
-        reference = PEERS[PLAIN_LOOP](single.as_type(torch.float64))()
-        gradient = make_contender(name, single, threads, settings.threads).run()
-        agreements.append(compare(gradient, reference, with_silent=with_silent))
-    return sorted(agreements, key=lambda agreement: agreement.error)[len(agreements) // 2]
 
 
 def _best(name: str, verified: dict[tuple[str, int], _Verified], seconds: dict[tuple[str, int], list[float]]) -> Entry:

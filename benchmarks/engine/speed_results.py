@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from benchmarks.engine.common.agreement import Agreement
+from benchmarks.engine.common.agreement import Agreement, ByTask
 from benchmarks.engine.common.contenders import Status, display
 from benchmarks.engine.common.peers import PEERS, PLAIN_LOOP
+from benchmarks.peaks import best
 from benchmarks.report import print_wide
 
 
@@ -20,7 +21,8 @@ class Entry:
     Attributes:
         reason: Why there are no numbers.
         threads: Intra-op threads of a peer (the better number of them), lanes of the engine.
-        agreement: Errors of its gradient.
+        agreement: Errors of its gradient, summed over the tasks.
+        by_task: Errors of the gradients of single tasks.
         first_s: Seconds of the first call, compiling included.
         seconds: Seconds of one run, in each round.
         peak_mib: Peak memory above the base level, where it was measured.
@@ -32,6 +34,7 @@ class Entry:
     reason: str = ""
     threads: int = 0
     agreement: Agreement | None = None
+    by_task: ByTask | None = None
     first_s: float | None = None
     seconds: tuple[float, ...] = ()
     peak_mib: float | None = None
@@ -57,15 +60,15 @@ class Row:
     """All contenders on one problem of T tasks.
 
     Attributes:
-        gflop: Work of one run in 1e9 operations, counted on the plain loop.
-        peak_gflops: Matrix-product peak in GFLOP/s before and after the row.
+        gflop: Work of one run in 1e9 operations of matrix products and convolutions.
+        peaks: GFLOP/s of kernels before and after the row (`benchmarks.peaks`); the largest is the peak.
     """
 
     name: str
     about: str
     num_tasks: int
     gflop: float
-    peak_gflops: tuple[float, float]
+    peaks: tuple[Mapping[str, float], Mapping[str, float]]
     entries: tuple[Entry, ...]
 
     @property
@@ -88,7 +91,7 @@ class Row:
             "x_plain_loop": _ratio(peers_s.get(PLAIN_LOOP), run_s),
             "x_best_peer": _ratio(min((s for s in peers_s.values() if s is not None), default=None), run_s),
             "gflops": gflops,
-            "share_of_peak": None if gflops is None else gflops / max(self.peak_gflops),
+            "share_of_peak": None if gflops is None else gflops / max(best(each)[1] for each in self.peaks),
         }
 
     def table(self) -> list[dict[str, object]]:
@@ -96,7 +99,7 @@ class Row:
         lines: list[dict[str, object]] = []
         for entry in self.entries:
             numbers = self.numbers(entry)
-            share, agreement = numbers["share_of_peak"], entry.agreement
+            share, tasks = numbers["share_of_peak"], entry.by_task
             line = {
                 "contender": display(entry.contender),
                 "threads": entry.threads or None,
@@ -107,17 +110,18 @@ class Row:
                 "of peak": None if share is None else f"{100 * share:.1f}%",
                 "first s": entry.first_s,
                 **({"peak MiB": entry.peak_mib} if with_memory else {}),
-                "error": None if agreement is None else f"{agreement.error:.1e}",
-                "worst": None if agreement is None else f"{agreement.worst_error:.1e}",
+                "median error": None if tasks is None else f"{tasks.median:.1e}",
+                "over 1e-3": None if tasks is None else f"{tasks.over} of {tasks.tasks}",
             }
             lines.append({name: _three_digits(value) for name, value in line.items()})
         return lines
 
     def print(self) -> None:
-        before, after = self.peak_gflops
+        before, after = (best(each) for each in self.peaks)
         print(f"\n{self.name}: {self.about}, {self.num_tasks} tasks")
         print(
-            f"{self.gflop:.3g} GFLOP in matrix products and convolutions; peak {before:.0f}, then {after:.0f} GFLOP/s"
+            f"{self.gflop:.3g} GFLOP in matrix products and convolutions; peak {before[1]:.0f} ({before[0]}), "
+            f"then {after[1]:.0f} GFLOP/s ({after[0]})"
         )
         print_wide(self.table())
         for entry in self.entries:
@@ -125,13 +129,13 @@ class Row:
                 print(f"  {display(entry.contender)}: {entry.note}")
 
     def to_json(self) -> dict[str, object]:
-        before, after = self.peak_gflops
+        before, after = self.peaks
         return {
             "row": self.name,
             "about": self.about,
             "tasks": self.num_tasks,
             "gflop": self.gflop,
-            "peak_gflops": {"before": before, "after": after},
+            "peak_gflops": {"before": dict(before), "after": dict(after)},
             "contenders": [{**asdict(entry), **self.numbers(entry)} for entry in self.entries],
         }
 

@@ -92,7 +92,7 @@ def lake() -> Table:
             "95.5, Bayesian program learning 96.7 (Lake et al. 2015)."
         ),
         notes=(
-            "Tasks of one alphabet are drawn as by Lake et al. 2015: 20 characters of an evaluation alphabet, one of each "
-            "by one drawer, queries by another one; theirs are 20 such tasks, of 10 alphabets.",
+            "Tasks of one alphabet are drawn as by Lake et al. 2015: 20 characters of an evaluation alphabet, one of "
+            "each by one drawer, queries by another one; theirs are 20 such tasks, of 10 alphabets.",
         ),
     )

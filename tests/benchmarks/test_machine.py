@@ -7,7 +7,6 @@ from benchmarks.machine import (
     MemoryMeter,
     check_device,
     count_flop,
-    matrix_peak_gflops,
 )
 from distmeta.core.errors import UserError
 from distmeta.tracking.environment import hardware, hardware_line
@@ -22,10 +21,6 @@ def test_the_hardware_line_names_processor_torch_and_date() -> None:
 def test_a_product_counts_two_operations_for_each_multiplication() -> None:
     left, right = torch.rand(3, 5), torch.rand(5, 7)
     assert count_flop(lambda: left @ right) == 2 * 3 * 5 * 7
-
-
-def test_the_peak_is_a_rate() -> None:
-    assert matrix_peak_gflops(1, side=32, runs=2) > 0
 
 
 def test_the_meter_sees_memory_that_has_been_freed() -> None:

@@ -7,6 +7,7 @@ A contender of the engine is named by its strategy, optionally with its memory m
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -47,9 +48,16 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Contender:
-    """`run` computes the outer gradient, summed over the tasks; `choice` is that of `auto` or `measured`."""
+    """Computes outer gradients.
+
+    Attributes:
+        run: The gradient, summed over the tasks.
+        of_task: The gradient of one task, by its number.
+        choice: The choice of `auto` or `measured`.
+    """
 
     run: Run
+    of_task: Callable[[int], Params]
     choice: dict[str, Any] = field(default_factory=dict)
 
 
@@ -100,15 +108,23 @@ def make_contender(name: str, workload: Workload, threads: int, lanes: int) -> C
         UserError: The engine has no such strategy, or refuses it for this method.
     """
     if name in PEERS:
-        return Contender(_with_threads(PEERS[name](workload), threads))
+        run = _with_threads(PEERS[name](workload), threads)
+        return Contender(run, lambda task: PEERS[name](workload.only(task))())
     lanes = lanes_for(workload.config.runtime.device, lanes)
     config = _engine_config(workload, name, lanes)
     choice: dict[str, Any] = {}
     if name in (AUTO, MEASURED):
         config, choice = _choose(workload, name, config, lanes)
     engine = workload.engine(config, lanes)
+
+    def of_task(task: int) -> Params:
+        if config.strategy != "compiled_vmap":
+            return workload.only(task).gradient(engine)
+        summed = workload.copies(task).gradient(engine)
+        return {each: tensor / workload.num_tasks for each, tensor in summed.items()}
+
     run = _with_threads(lambda: workload.gradient(engine), threads)
-    return Contender(run, choice)
+    return Contender(run, of_task, choice)
 
 
 def _engine_config(workload: Workload, name: str, lanes: int) -> EngineConfig:

@@ -49,6 +49,10 @@ class Workload:
     def only(self, task: int) -> Workload:
         return replace(self, episodes=self.episodes.map(lambda tensor: tensor[task : task + 1]))
 
+    def copies(self, task: int) -> Workload:
+        """As many tasks as there are, all of them this one: what is compiled for that many needs no other graph."""
+        return replace(self, episodes=self.episodes.select([task] * self.num_tasks))
+
     def at_step(self, step: int) -> Workload:
         """The same method and meta-parameters with the tasks of another step."""
         return replace(self, episodes=make_workload(self.config, step).episodes)
