@@ -52,7 +52,8 @@ class Conv4Config(Frozen):
         filters: Channels of every block.
         downsample: Strided convolutions (`stride`: Omniglot in the MAML paper) or 2x2 max pooling (`pool`).
         norm: Statistics of batch norm: those of the batch itself (`batch`: transductive on a query batch), or those of
-            the support set (`support`: inductive; the prediction for a query never depends on other queries).
+            the support set (`support`: inductive; the prediction for a query never depends on other queries). `group`:
+            group norm (Wu & He 2018) of at most 8 groups, which takes each image by itself.
         context_size: Context parameters, zeros at first, that modulate the third block: the group `context` (CAVIA,
             Zintgraf et al. 2019).
     """
@@ -64,7 +65,7 @@ class Conv4Config(Frozen):
     has_frozen: ClassVar[bool] = False
     filters: int = Field(64, gt=0, le=4096)
     downsample: Literal["stride", "pool"] = "stride"
-    norm: Literal["batch", "support"] = "batch"
+    norm: Literal["batch", "support", "group"] = "batch"
     context_size: ContextSize = 0
 
 

@@ -5,10 +5,11 @@ the MAML paper on Omniglot. `pool`: 2x2 max pooling after every block, then flat
 
 Batch norm has no running statistics. In `batch` mode it uses the statistics of the input batch, so that a query batch
 is normalised by itself (transductive). In `support` mode it uses those of the support set under the current parameters:
-the support examples are prepended to the batch, and only they enter the statistics (inductive).
+the support examples are prepended to the batch, and only they enter the statistics (inductive). In `group` mode each
+image is normalised by itself, in groups of channels.
 
 The parameters are those of the published network, including the biases of the convolutions, which have no effect
-because batch norm follows.
+before batch norm.
 
 With context parameters c (Zintgraf et al. 2019, arXiv 1810.03642, section 3.3), these modulate block 3:
 
@@ -39,9 +40,9 @@ from distmeta.core.types import Params
 from distmeta.models.base import INDUCTIVE, TRANSDUCTIVE, Backbone, Frame
 from distmeta.models.convolution import conv3x3
 from distmeta.models.heads import CONTEXT, init_heads, with_heads
-from distmeta.models.normalization import batch_norm, context_batch_norm
+from distmeta.models.normalization import batch_norm, context_batch_norm, group_norm
 
-NUM_BLOCKS = 4
+NUM_BLOCKS, MAX_GROUPS = 4, 8
 FILM_BLOCK, FILM = "block3", "block3.film.weight"
 
 
@@ -58,7 +59,7 @@ class Conv4(Backbone):
         UserError: The input is not an image, or too small for four downsamplings.
     """
 
-    protocols = (TRANSDUCTIVE, INDUCTIVE)
+    protocols: tuple[str, ...] = (TRANSDUCTIVE, INDUCTIVE)
     is_row_wise = False
 
     def __init__(
@@ -90,11 +91,24 @@ class Conv4(Backbone):
             )
             raise UserError(what, where="model.filters", allowed=f"at most {MAX_PARAMETERS} parameters")
         self.protocol = TRANSDUCTIVE if config.norm == "batch" else INDUCTIVE
+        if config.norm == "group":
+            self._require_groups(side_h * side_w)
+            self.protocols, self.is_row_wise = (INDUCTIVE,), True
         self._build = partial(Conv4, input_shape=input_shape, heads=heads, dtype=dtype)
+
+    def _require_groups(self, pixels: int) -> None:
+        """Check that the last norm has several values in each group: one value less its mean is zero."""
+        filters = self._config.filters
+        values = filters // math.gcd(filters, MAX_GROUPS) * (pixels if self._config.downsample == "stride" else 4)
+        if values < 2:
+            what = f"group norm of {filters} filters on a last map of one pixel has one value in a group"
+            raise UserError(what, where="model.norm", allowed="more filters, larger images, or batch or support")
 
     @override
     def under(self, protocol: str) -> Conv4:
-        """Transductive with the statistics of the batch, inductive with those of the support set."""
+        """Transductive with the statistics of the batch, inductive with those of the support set, or of each image."""
+        if self._config.norm == "group":
+            return self
         norm = {TRANSDUCTIVE: "batch", INDUCTIVE: "support"}[protocol]
         return self._build(self._config.model_copy(update={"norm": norm}))
 
@@ -139,11 +153,16 @@ class Conv4(Backbone):
         if self._config.context_size and name == FILM_BLOCK:
             by, plus = (params[FILM] @ params[CONTEXT]).chunk(2)
             scale, shift = (1 + by) * scale, (1 + by) * shift + plus
-        # The bias of the convolution is not added: the norm subtracts the mean of each channel, so its effect and its
-        # derivatives are exactly zero.
         x = conv3x3(x, params[f"{name}.conv.weight"], stride)
-        transductive = num_context == x.shape[0]
-        x = batch_norm(x, scale, shift) if transductive else context_batch_norm(x, num_context, scale, shift)
+        if self._config.norm == "group":
+            x = x + params[f"{name}.conv.bias"][:, None, None]
+            x = group_norm(x, math.gcd(x.shape[1], MAX_GROUPS), scale, shift)
+        # Batch norm subtracts the mean of each channel, so the effect of the convolution's bias and its derivatives are
+        # exactly zero: it is not added.
+        elif num_context == x.shape[0]:
+            x = batch_norm(x, scale, shift)
+        else:
+            x = context_batch_norm(x, num_context, scale, shift)
         x = torch.relu(x)
         return x if stride == 2 else F.max_pool2d(x, 2)
 

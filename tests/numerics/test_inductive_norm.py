@@ -39,8 +39,8 @@ def predictions(learner: Learner, meta: Params, task: Episode, inputs: torch.Ten
 @pytest.mark.parametrize("kind", ["all move", "the head moves", "prototypes"])
 def test_a_prediction_depends_on_its_own_query_only(kind: str, downsample: str, task: Episode) -> None:
     queries = task.query.inputs
-    for norm, independent in (("support", True), ("batch", False)):
-        backbone = conv4(SIDE, downsample=downsample, norm=norm)
+    for norm, independent in (("support", True), ("batch", False), ("group", True)):
+        backbone = conv4(SIDE, downsample=downsample, norm=norm, filters=16 if norm == "group" else 4)
         learner, meta = learners(backbone)[kind], perturbed(backbone.init(0))
         together = predictions(learner, meta, task, queries)
         alone = torch.cat([predictions(learner, meta, task, query[None]) for query in queries])

@@ -118,6 +118,12 @@ def pooled_inductive_conv4(steps: int) -> tuple[Learner, Params, Episode]:
     return gradient(backbone, Phase(lr=0.2, steps=steps)), perturbed(backbone.init(0)), classification(1, 16, 16)
 
 
+@problem
+def group_norm_conv4(steps: int) -> tuple[Learner, Params, Episode]:
+    backbone = conv4(28, filters=16, norm="group")
+    return gradient(backbone, Phase(lr=0.2, steps=steps)), perturbed(backbone.init(0)), classification(1, 28, 28)
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_gradient_is_that_of_central_differences(name: str, steps: int) -> None:

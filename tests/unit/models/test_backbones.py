@@ -49,6 +49,7 @@ ROWS: dict[str, tuple[ModelConfig, tuple[int, ...], int]] = {
     "transformer": (VIT, (3, 8, 8), 8),
     "transformer of all weights": (VIT.model_copy(update={"petl": (FullConfig(),)}), (3, 8, 8), 8),
     "conv4 inductive": (Conv4Config(filters=6, norm="support"), (1, 16, 16), 6),
+    "conv4 of group norm": (Conv4Config(filters=6, norm="group"), (1, 28, 28), 6),
 }
 
 
@@ -127,6 +128,7 @@ def test_initial_weights_of_conv4_are_xavier_uniform() -> None:
     ("config", "shape", "message"),
     [
         (Conv4Config(), (1,), "takes images"),
+        (Conv4Config(filters=8, norm="group"), (1, 16, 16), "has one value in a group"),
         (MixedConfig(), (1,), "3 cells take images of 7x7 pixels or more"),
         (MixedConfig(), (1, 7, 6), "3 cells take images of 7x7 pixels or more"),
         (ConvNetConfig(), (1, 15, 28), r"3 blocks do not fit inputs of shape \(1, 15, 28\); allowed: fewer blocks"),

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from distmeta.models.normalization import EPSILON, batch_norm, context_batch_norm
+from distmeta.models.normalization import EPSILON, batch_norm, context_batch_norm, group_norm
 
 Function = Callable[..., tuple[Tensor, ...]]
 TASKS, IMAGES, CHANNELS = 2, 3, 4
@@ -92,3 +92,18 @@ def test_images_behind_the_context_do_not_enter_the_statistics() -> None:
     changed = torch.cat([x[:2], 10.0 * x[2:]])
     assert torch.equal(context_batch_norm(changed, 2, weight, bias)[:2], normalised[:2])
     assert not torch.equal(context_batch_norm(changed, 2, weight, bias)[2:], normalised[2:])
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_group_norm_is_torchs_also_in_its_second_derivatives(groups: int) -> None:
+    def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return group_norm(x, groups, weight, bias)
+
+    def torchs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.nn.functional.group_norm(x, groups, weight, bias, EPSILON)
+
+    for order in (0, 1, 2):
+        arguments = arguments_of(order, tasks=TASKS)
+        each = [derivatives(torchs, order)(*(argument[task] for argument in arguments)) for task in range(TASKS)]
+        expected = [torch.stack(outputs) for outputs in zip(*each, strict=True)]
+        assert_close(vmap(derivatives(ours, order))(*arguments), expected)
