@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, Field, JsonValue, field_validat
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import Text
+from distmeta.config.interaction import PolicyGradientConfig
 from distmeta.core.code import hash_of_target, split_target, target_of
 from distmeta.core.errors import UserError
 
@@ -124,8 +125,11 @@ class PythonObjective(OwnCode):
     kind: Literal["python"] = "python"
 
 
-ObjectiveName = Annotated[Text | PythonObjective, BeforeValidator(PythonObjective.of)]
-"""An objective by name (`distmeta.methods.objectives`), or one of the user's."""
+ObjectiveName = Annotated[
+    Text | Annotated[PolicyGradientConfig | PythonObjective, Field(discriminator="kind")],
+    BeforeValidator(PythonObjective.of),
+]
+"""An objective by name (`distmeta.methods.objectives`), by its settings, or one of the user's."""
 
 
 def own_code(section: Any, path: str = "") -> Iterator[tuple[str, OwnCode]]:

@@ -87,7 +87,7 @@ class MetaProgram:
         check_policy(config.engine.matmul, config.runtime.device, dtype_of(config))
         self.source = build_source(config.tasks, config.seed, dtype_of(config))
         self.algorithm = build_algorithm(config, self.source.signature)
-        _check_strategy(config.engine, self.algorithm.learner.backbone.limits)
+        _check_strategy(config.engine, self.algorithm.learner.limits)
         self._engines: dict[EngineConfig, Engine] = {}
         self._scorers: dict[EngineConfig, Scorer] = {}
         self._lanes = lanes_in(config)
@@ -177,7 +177,7 @@ class MetaProgram:
     def choose_by_shapes(self) -> Choice:
         """Choose the engine's strategy by the network, the shapes of a training task and the workers' device."""
         config, learner = self._config, self.algorithm.learner
-        episodes, vmap = self.episodes(self.source.specs("train", 0, 1)), "vmap" not in learner.backbone.limits
+        episodes, vmap = self.episodes(self.source.specs("train", 0, 1)), "vmap" not in learner.limits
         meta, device = learner.init(config.seed), config.runtime.device
         return choose_by_shapes(config.engine, meta, episodes, vmap=vmap, device=device)
 

@@ -16,7 +16,7 @@ from distmeta.engine.engine import one_by_one
 from distmeta.engine.ops import EagerOps
 from distmeta.methods.estimators.base import State
 from distmeta.program.program import MetaProgram
-from distmeta.program.scoring import Score
+from distmeta.program.scoring import HIGHER_IS_BETTER, Score
 from distmeta.tasks import TaskSource
 from distmeta.tracking import plots
 from distmeta.tracking.base import Tracker
@@ -72,7 +72,8 @@ def local_folder(url: str) -> Iterator[Path]:
 
 
 def _draw_curve(path: Path, scores: Sequence[Score]) -> Path:
-    metric = "accuracy" if any(score.metric == "accuracy" for score in scores) else "loss"
+    metrics = [score.metric for score in scores]
+    metric = next((metric for metric in HIGHER_IS_BETTER if metric in metrics), "loss")
     curves = [score for score in scores if score.metric == metric]
     plots.adaptation_curve(
         path,
