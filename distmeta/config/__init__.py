@@ -26,7 +26,7 @@ from distmeta.config.models import (
     TransformerConfig,
 )
 from distmeta.config.optimizers import AdamRuleConfig, LearnedOptimizerConfig, LstmRuleConfig, MlpRuleConfig
-from distmeta.config.outer import OuterConfig
+from distmeta.config.outer import OuterConfig, TrustRegionConfig
 from distmeta.config.petl import (
     AdapterConfig,
     BitFitConfig,
@@ -142,5 +142,6 @@ __all__ = [
     "TrainConfig",
     "TransferTasks",
     "TransformerConfig",
+    "TrustRegionConfig",
     "VectorTasks",
 ]

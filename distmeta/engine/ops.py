@@ -125,7 +125,7 @@ class EagerOps(TaskOps):
 
     @override
     def score(self, meta: Params, state: State, episodes: Episode, at: At = "last") -> Scores:
-        episodes = self._scored(meta, state, self._segments.without_unused_seeds(episodes), at)
+        episodes = self.asked(meta, state, self._segments.without_unused_seeds(episodes), at)
 
         def score(meta: Params, state: State, tensors: Tensors) -> Scores:
             return self._score(meta, state, episodes.rebuild(tensors), at)[1]
@@ -135,7 +135,7 @@ class EagerOps(TaskOps):
 
     @override
     def score_grad(self, meta: Params, state: State, episodes: Episode, at: At = "last") -> Slopes:
-        episodes = self._scored(meta, state, self._segments.without_unused_seeds(episodes), at)
+        episodes = self.asked(meta, state, self._segments.without_unused_seeds(episodes), at)
 
         def score_grad(meta: Params, state: State, tensors: Tensors) -> tuple[Cotangent, Scores]:
             leaves, structure = _as_graph_leaves((meta, state))
@@ -226,8 +226,8 @@ class EagerOps(TaskOps):
         found: tuple[Tensor, Params] = self._run((kind, episodes.form, places, head), predict, meta, state, tensors)
         return found
 
-    def _scored(self, meta: Params, state: State, episodes: Episode, at: At) -> Episode:
-        """The tasks with what the terms at a place score."""
+    def asked(self, meta: Params, state: State, episodes: Episode, at: At = "last") -> Episode:
+        """Interactive tasks with what the terms at a place score; others as they are."""
         terms = [term for _, term in terms_at(self._terms, at)]
         for place_state, joint in ((state, False), (None, True)):
             asked = [(term.role, term.head) for term in terms if (term.at == "meta") is joint]
@@ -254,21 +254,21 @@ class EagerOps(TaskOps):
             for role, head in asked:
 
                 def act(inputs: Tensor, head: str = head) -> Tensor:
-                    if state is None:
-                        return self._forward(meta, episodes.num_tasks, inputs, head)
-                    return self.predict(meta, state, episodes, inputs, head=head)
+                    return self.act(meta, state, episodes, inputs, head)
 
                 roles[role] = supply(episodes, role, k, act)
         return replace(episodes, roles=roles)
 
-    def _forward(self, meta: Params, num_tasks: int, inputs: Tensor, head: str) -> Tensor:
-        """Outputs [T, B, O] of the meta-parameters without adaptation, for inputs [T, B, ...]."""
+    def act(self, meta: Params, state: State, episodes: Episode, inputs: Tensor, head: str = HEAD) -> Tensor:
+        """Outputs [T, B, O] of a state for observations [T, B, ...]; without a state, those of the meta-parameters."""
+        if state is not None:
+            return self.predict(meta, state, episodes, inputs, head=head)
 
         def one(meta: Params, inputs: Tensor) -> Tensor:
             net = Network(self._learner.backbone, self._segments.buffers_of(meta), training=self._training)
             return self._learner.forward(net, self._segments.params_of(meta), inputs, head=head)
 
-        outputs: Tensor = self._segments.each(one, meta, num_tasks, inputs)
+        outputs: Tensor = self._segments.each(one, meta, episodes.num_tasks, inputs)
         return outputs
 
     def num_operations(self, meta: Params, episodes: Episode) -> int:

@@ -6,32 +6,24 @@ from typing_extensions import override
 
 from distmeta.core.types import Act, Batch, Episode, Supply
 
-Answers = dict[tuple[str, int], Batch]
-"""Examples by role and inner step."""
 
+class Recording(Supply):
+    """Asks another supply once for each role and inner step of some tasks; from then on it gives the same answer.
 
-class Recorder(Supply):
-    """Asks another supply and keeps its answers.
+    Several threads may ask, for different tasks.
 
-    Attributes:
-        answers: What has been answered.
+    Args:
+        supply: Who is asked.
     """
 
     def __init__(self, supply: Supply) -> None:
-        self._supply, self.answers = supply, Answers()
+        self._supply = supply
+        self._answers: dict[tuple[tuple[int, ...], str, int], Batch] = {}
 
     @override
     def __call__(self, tasks: Episode, role: str, k: int, act: Act) -> Batch:
-        self.answers[role, k] = self._supply(tasks, role, k, act)
-        return self.answers[role, k]
-
-
-class Recorded(Supply):
-    """Answers as before, whatever the policy at hand."""
-
-    def __init__(self, answers: Answers) -> None:
-        self._answers = answers
-
-    @override
-    def __call__(self, tasks: Episode, role: str, k: int, act: Act) -> Batch:
-        return self._answers[role, k]
+        assert tasks.seeds is not None, "interactive tasks draw from their seeds"
+        key = tuple(tasks.seeds.tolist()), role, k
+        if key not in self._answers:
+            self._answers[key] = self._supply(tasks, role, k, act)
+        return self._answers[key]

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from distmeta.config import EngineConfig, GradientConfig, Phase, PolicyGradientConfig
-from distmeta.core.types import Batch, Episode, Params
+from distmeta.core.types import Batch, Params
 from distmeta.engine.engine import Engine
 from distmeta.engine.ops import EagerOps
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners.gradient import GradientLearner
 from distmeta.methods.policy_gradient import PolicyGradient
 from distmeta.methods.terms import OuterTerm
-from distmeta.tasks.recording import Recorded, Recorder
+from distmeta.tasks.recording import Recording
 
 from ..tabular import HORIZON, episodes, exact_loss, policy, trajectories
 from .problems import EXACT, FIRST_ORDER
@@ -155,8 +155,10 @@ def test_the_meta_gradient_on_fixed_trajectories_is_that_of_central_differences(
 ) -> None:
     inner = PolicyGradientConfig(dependence=dependence, gae=0.9) if full else settings(dependence=dependence)
     learner, terms = learner_of(inner, steps), term(inner)
-    recorder, tasks = recorded(learner, terms, episodes(3, 5, 4))
-    replayed = replace(tasks, supply=Recorded(recorder.answers))
+    tasks = episodes(3, 5, 4)
+    assert tasks.supply is not None
+    replayed = replace(tasks, supply=Recording(tasks.supply))
+    Engine(learner, EXACT, terms, EngineConfig(strategy="vmap")).update(start(), replayed)
     ops = EagerOps(learner, "vmap", terms)
 
     def loss(params: Params) -> Tensor:
@@ -168,14 +170,6 @@ def test_the_meta_gradient_on_fixed_trajectories_is_that_of_central_differences(
         torch.testing.assert_close(live, central_differences(loss), rtol=1e-7, atol=1e-9)
     again = Engine(learner, EXACT, terms, EngineConfig(strategy="vmap")).update(start(), replayed)[0]
     assert torch.equal(flat(again.grad), live)
-
-
-def recorded(learner: GradientLearner, terms: tuple[OuterTerm, ...], tasks: Episode) -> tuple[Recorder, Episode]:
-    """What tasks answer at `start()`."""
-    assert tasks.supply is not None
-    recorder = Recorder(tasks.supply)
-    Engine(learner, EXACT, terms, EngineConfig(strategy="vmap")).update(start(), replace(tasks, supply=recorder))
-    return recorder, tasks
 
 
 def central_differences(loss: Callable[[Params], Tensor], step: float = 1e-5) -> Tensor:
