@@ -4,6 +4,7 @@ A point is to find a goal that it is not told. It walks 20 trajectories of 100 s
 step, and walks again.
 
     distmeta train jobs/rl.py:navigation_maml
+    distmeta train jobs/rl.py:navigation_maml_trpo      # the outer step of the paper
     distmeta train jobs/rl.py:navigation_anil --set runtime.executor=local
     distmeta evaluate runs/navigation_maml_rl
     python jobs/rl.py navigation_pretrained      # one policy for all goals, fine-tuned: what MAML is compared with
@@ -22,6 +23,7 @@ from distmeta.config import (
     RuntimeConfig,
     Term,
     TrainConfig,
+    TrustRegionConfig,
 )
 
 
@@ -52,6 +54,21 @@ def navigation_fomaml() -> RunConfig:
 def navigation_anil() -> RunConfig:
     """ANIL: inner steps move the head of means."""
     return _navigation(methods.anil_rl())
+
+
+def navigation_maml_trpo() -> RunConfig:
+    """MAML with the outer step of the paper, TRPO."""
+    return _trpo(navigation_maml())
+
+
+def navigation_anil_trpo() -> RunConfig:
+    """ANIL with the outer step of the paper, TRPO."""
+    return _trpo(navigation_anil())
+
+
+def _trpo(job: RunConfig) -> RunConfig:
+    outer = OuterConfig(optimizer="SGD", lr=1.0, trust_region=TrustRegionConfig(max_kl=0.01))
+    return job.model_copy(update={"name": f"{job.name}_trpo", "outer": outer})
 
 
 def navigation_pretrained() -> RunConfig:
