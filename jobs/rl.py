@@ -1,4 +1,4 @@
-"""Meta-reinforcement learning: 2D navigation (Finn et al. 2017, section 5.3), adapted by policy gradients.
+"""Meta-reinforcement learning: 2D navigation and HalfCheetah (Finn et al. 2017, section 5.3), by policy gradients.
 
 A point is to find a goal that it is not told. It walks 20 trajectories of 100 steps, adapts to their rewards in one
 step, and walks again.
@@ -8,13 +8,17 @@ step, and walks again.
     distmeta train jobs/rl.py:navigation_anil --set runtime.executor=local
     distmeta evaluate runs/navigation_maml_rl
     python jobs/rl.py navigation_pretrained      # one policy for all goals, fine-tuned: what MAML is compared with
+    distmeta train jobs/rl.py:cheetah_dir_maml   # needs MuJoCo: pip install distmeta[rl]
 """
+
+from typing import Literal
 
 from distmeta import methods
 from distmeta.cli import run_job
 from distmeta.config import (
     AlgorithmConfig,
     CheckpointConfig,
+    CheetahTasks,
     EvaluationConfig,
     NavigationTasks,
     OuterConfig,
@@ -73,10 +77,45 @@ def _trpo(job: RunConfig) -> RunConfig:
 
 def navigation_pretrained() -> RunConfig:
     """One policy trained on all goals without adaptation, then adapted by the same steps."""
+    return _navigation(_pretrained())
+
+
+def _pretrained() -> AlgorithmConfig:
     maml = methods.maml_rl()
     terms = tuple(Term.model_validate({**term.model_dump(), "at": "meta"}) for term in maml.terms)
-    fields = {**maml.model_dump(), "method": "pretrained_rl", "terms": terms}
-    return _navigation(AlgorithmConfig.model_validate(fields))
+    return AlgorithmConfig.model_validate({**maml.model_dump(), "method": "pretrained_rl", "terms": terms})
+
+
+def _cheetah(goal: Literal["direction", "velocity"], algorithm: AlgorithmConfig) -> RunConfig:
+    name = f"cheetah_{goal[:3]}_{algorithm.method}"
+    tasks = CheetahTasks(goal=goal, shots=20, queries=20, eval_queries=20)
+    evaluation = EvaluationConfig(every=50, tasks=20, final_tasks=40)
+    return _navigation(algorithm).model_copy(update={"name": name, "tasks": tasks, "evaluation": evaluation})
+
+
+def cheetah_dir_maml() -> RunConfig:
+    """HalfCheetah forward or backward: MAML."""
+    return _cheetah("direction", methods.maml_rl())
+
+
+def cheetah_dir_anil() -> RunConfig:
+    """HalfCheetah forward or backward: ANIL."""
+    return _cheetah("direction", methods.anil_rl())
+
+
+def cheetah_dir_pretrained() -> RunConfig:
+    """HalfCheetah forward or backward: one policy for both, then the same inner steps."""
+    return _cheetah("direction", _pretrained())
+
+
+def cheetah_vel_maml() -> RunConfig:
+    """HalfCheetah at a speed from 0 to 3 m/s: MAML."""
+    return _cheetah("velocity", methods.maml_rl())
+
+
+def cheetah_vel_anil() -> RunConfig:
+    """HalfCheetah at a speed from 0 to 3 m/s: ANIL."""
+    return _cheetah("velocity", methods.anil_rl())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A row for each method with the same seconds of training: Omniglot, 20-way 1-shot, and sine waves.
+"""A row for each method with the same seconds of training: Omniglot, 20-way 1-shot, sine waves, and 2D navigation.
 
     python -m benchmarks.methods.table                                             (five minutes a row and seed)
     python -m benchmarks.methods.table --tasks omniglot --set tasks.way=5 --seconds 600
@@ -41,15 +41,19 @@ JOBS = {
         **{name: f"inner_problem.py:{name}" for name in ("hyperparameters", "learned_loss")},
         "pretrain": "sinusoid.py:pretrain",
     },
+    "navigation": {
+        name: f"rl.py:navigation_{name.removesuffix('_rl')}" for name in ("maml_rl", "fomaml_rl", "anil_rl")
+    },
 }
 """Tasks -> method -> job."""
 SETTINGS = {
     "omniglot": ("tasks.way=20", "evaluation.tasks=100", "evaluation.final_tasks=600"),
     "sinusoid": ("runtime.executor=local", "train.steps=1000000", "checkpoint.every=20000", "evaluation.every=20000"),
+    "navigation": ("train.steps=100000", "algorithm.evaluate.steps=1"),
 }
 OWN_SETTINGS = {"darts": ("tasks.store=omniglot", "tasks.rotations=true", "tasks.queries=1", "tasks.eval_queries=1")}
 """Changes of jobs that are made for other tasks."""
-METRICS = {"omniglot": ("accuracy", 100.0), "sinusoid": ("loss", 1.0)}
+METRICS = {"omniglot": ("accuracy", 100.0), "sinusoid": ("loss", 1.0), "navigation": ("return", 1.0)}
 """Tasks -> what is shown, and its factor."""
 
 

@@ -8,7 +8,7 @@ from distmeta.config.estimators import BackpropConfig, DisplacementConfig, Evolu
 from distmeta.config.evaluation import EvaluationConfig
 from distmeta.config.gradient import GradientConfig, Phase
 from distmeta.config.inner import ExampleWeightsConfig, HyperparametersConfig, InnerLossConfig
-from distmeta.config.interaction import NavigationTasks, PolicyGradientConfig
+from distmeta.config.interaction import CheetahTasks, NavigationTasks, PolicyGradientConfig
 from distmeta.config.learners import (
     NeighbourConfig,
     NewtonConfig,
@@ -76,6 +76,7 @@ __all__ = [
     "BackpropConfig",
     "BitFitConfig",
     "CheckpointConfig",
+    "CheetahTasks",
     "Conv4Config",
     "ConvNetConfig",
     "CorruptionShift",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import Examples
@@ -60,6 +60,44 @@ class NavigationTasks(Frozen):
     reward: Literal["distance", "squared"] = "distance"
     speed: PositiveFloat = 0.1
     radius: PositiveFloat = 0.01
+
+    has_classes: ClassVar[bool] = False
+    has_images: ClassVar[bool] = False
+    has_texts: ClassVar[bool] = False
+    has_numbers: ClassVar[bool] = True
+    changes_outputs: ClassVar[bool] = False
+
+    @property
+    def max_examples(self) -> int:
+        """Steps of all trajectories of a training or an evaluation task, whichever has more."""
+        return self.horizon * (self.shots + max(self.queries, self.eval_queries))
+
+
+class CheetahTasks(Frozen):
+    """A running cheetah of MuJoCo that is to run in a direction, or at a speed, that it is not told (Finn et al. 2017).
+
+    Examples are whole trajectories of `horizon` steps. Needs `pip install distmeta[rl]`.
+
+    Attributes:
+        goal: `direction`: forward or backward. `velocity`: a speed in the range `speeds`.
+        shots: Support trajectories, for each inner step anew.
+        queries: Query trajectories in training.
+        eval_queries: Query trajectories at evaluation, for each number of inner steps anew.
+        horizon: Steps of a trajectory.
+        speeds: Range of the speed in m/s.
+        control_cost: Factor of the squared norm of an action in the reward.
+        noise: Deviations from the initial position (uniform) and velocity (normal).
+    """
+
+    source: Literal["cheetah"] = "cheetah"
+    goal: Literal["direction", "velocity"] = "direction"
+    shots: Examples = 20
+    queries: Examples = 20
+    eval_queries: Examples = 20
+    horizon: Horizon = 200
+    speeds: tuple[float, float] = (0.0, 3.0)
+    control_cost: NonNegativeFloat = 0.05
+    noise: NonNegativeFloat = 0.1
 
     has_classes: ClassVar[bool] = False
     has_images: ClassVar[bool] = False

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from distmeta.config.interaction import NavigationTasks
+from distmeta.config.interaction import CheetahTasks, NavigationTasks
 from distmeta.config.problems import DatasetTasks, QuadraticTasks
 from distmeta.config.python import PythonTasks
 from distmeta.config.shifts import ShiftedTasks
@@ -100,6 +100,12 @@ def _navigation(config: NavigationTasks, seed: int, dtype: torch.dtype) -> TaskS
     return NavigationSource(config, seed, dtype)
 
 
+def _cheetah(config: CheetahTasks, seed: int, dtype: torch.dtype) -> TaskSource:
+    from distmeta.tasks.cheetah import CheetahSource
+
+    return CheetahSource(config, seed, dtype)
+
+
 def _python(config: PythonTasks, seed: int, dtype: torch.dtype) -> TaskSource:
     source: TaskSource = instance_of(TaskSource, config, "tasks", seed, dtype)
     source.seed, source.declared = seed, Declared(config.target, config.max_examples)
@@ -119,6 +125,7 @@ SOURCES: dict[str, Callable[[Any, int, torch.dtype], TaskSource]] = {
     "text_transfer": _text_transfer,
     "shifted": _shifted,
     "navigation": _navigation,
+    "cheetah": _cheetah,
     "python": _python,
 }
 """Factory for each `tasks.source`. Imports are lazy: sine waves need neither pyarrow nor the importers."""

@@ -10,8 +10,11 @@ Shapes: T tasks, N trajectories of each, H steps, A numbers of an action, C disc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -19,6 +22,9 @@ from typing_extensions import override
 from distmeta.core import seeding
 from distmeta.core.policies import log_prob, sample
 from distmeta.core.types import Act, Batch, Episode, Params, Supply
+
+Draw = Callable[[npt.NDArray[np.int64], str, int], npt.NDArray[np.float64]]
+"""Seeds [T], the name of the draw, numbers for each -> [T, numbers]."""
 
 
 class Outcome(NamedTuple):
@@ -43,12 +49,14 @@ class Simulator(ABC):
         num_actions: C; None: actions are vectors of `action_size` numbers.
         action_size: A.
         num_draws: Uniform numbers that a step takes.
+        num_start_draws: Those that the start takes.
     """
 
     horizon: int
     num_actions: int | None = None
     action_size: int = 1
     num_draws: int = 0
+    num_start_draws: int = 0
 
     @abstractmethod
     def start(self, rows: Batch, draws: Tensor) -> Params:
@@ -56,7 +64,7 @@ class Simulator(ABC):
 
         Args:
             rows: The rows of a role, [T, N, ...] each: first observations, and what else the task source put there.
-            draws: [T, N, `num_draws`] uniform numbers.
+            draws: [T, N, `num_start_draws`] uniform numbers in [0, 1), float64.
         """
 
     @abstractmethod
@@ -70,7 +78,7 @@ class Simulator(ABC):
         Args:
             state: The states before it.
             actions: [T, N, A], or int64 [T, N].
-            draws: [T, N, `num_draws`] uniform numbers.
+            draws: [T, N, `num_draws`] uniform numbers in [0, 1), float64.
         """
 
 
@@ -91,34 +99,34 @@ class Rollouts(Supply):
     @override
     def __call__(self, tasks: Episode, role: str, k: int, act: Act) -> Batch:
         simulator, rows = self._simulator, tasks[role]
-        policy_draws, draws = self._draws(tasks, role, k)
-        state = simulator.start(rows, draws[0])
+        start_draws, policy_draws, draws = self._draws(tasks, role, k)
+        state = simulator.start(rows, start_draws)
         alive = torch.ones(rows.inputs.shape[:2], dtype=rows.inputs.dtype, device=rows.inputs.device)
         steps: list[tuple[Tensor, ...]] = []
         for t in range(simulator.horizon):
             observations = simulator.observe(state)
             outputs = act(observations)
             actions = sample(outputs, policy_draws[t])
-            state, rewards, ends = simulator.step(state, actions, draws[1 + t])
+            state, rewards, ends = simulator.step(state, actions, draws[t])
             steps.append((observations, actions, rewards * alive, alive, log_prob(outputs, actions)))
             alive = alive * (~ends).to(alive.dtype)
         inputs, actions, rewards, mask, log_probs = (torch.stack(each, 2) for each in zip(*steps, strict=True))
         return Batch(inputs, actions=actions, rewards=rewards, mask=mask, log_probs=log_probs)
 
-    def _draws(self, tasks: Episode, role: str, k: int) -> tuple[Tensor, Tensor]:
-        """Draws of the policies [H, T, N, A] or [H, T, N], and of the environments [1 + H, T, N, `num_draws`]."""
+    def _draws(self, tasks: Episode, role: str, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws of the start [T, N, `num_start_draws`], of the policies [H, T, N, A] or [H, T, N], and of the steps
+        [H, T, N, `num_draws`].
+        """
         assert tasks.seeds is not None, "interactive tasks draw from their seeds"
         simulator, like, seeds = self._simulator, tasks[role].inputs, tasks.seeds.cpu().numpy()
         (num_tasks, count), horizon, stream = like.shape[:2], simulator.horizon, f"{role}/{k}"
 
-        def arranged(values: object, *shape: int) -> Tensor:
-            return torch.as_tensor(values).to(like).reshape(num_tasks, *shape).movedim(1, 0).contiguous()
+        def arranged(draw: Draw, name: str, steps: int, size: int) -> Tensor:
+            values = torch.from_numpy(draw(seeds, f"{name}/{stream}", steps * count * size)).to(like.device)
+            return values.reshape(num_tasks, steps, count, size).movedim(1, 0).contiguous()
 
-        size = 1 if simulator.num_actions else simulator.action_size
-        draw = seeding.uniform if simulator.num_actions else seeding.normal
-        of_policy = arranged(draw(seeds, f"policy/{stream}", horizon * count * size), horizon, count, size)
-        num = simulator.num_draws
-        of_world = arranged(
-            seeding.uniform(seeds, f"environment/{stream}", (1 + horizon) * count * num), 1 + horizon, count, num
-        )
-        return (of_policy[..., 0] if simulator.num_actions else of_policy), of_world
+        start = arranged(seeding.uniform, "start", 1, simulator.num_start_draws)[0]
+        of_steps = arranged(seeding.uniform, "environment", horizon, simulator.num_draws)
+        if simulator.num_actions is None:
+            return start, arranged(seeding.normal, "policy", horizon, simulator.action_size).to(like), of_steps
+        return start, arranged(seeding.uniform, "policy", horizon, 1)[..., 0], of_steps
