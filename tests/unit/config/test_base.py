@@ -6,10 +6,12 @@ import pytest
 from pydantic import ValidationError
 
 from distmeta.config import (
+    CheetahTasks,
     Conv4Config,
     DatasetTasks,
     GlyphTasks,
     MlpConfig,
+    NavigationTasks,
     OuterConfig,
     PythonTasks,
     QuadraticTasks,
@@ -38,7 +40,7 @@ def error_of(make: Callable[[], object]) -> ValidationError:
         ({"tasks": {"source": "images", "wy": 3}}, "tasks.wy: unknown field 'wy'; allowed: did you mean 'way'?"),
         (
             {"tasks": {"source": "imags"}},
-            "tasks: unknown source 'imags'; allowed: did you mean 'images'? (dataset, glyphs, images",
+            "tasks: unknown source 'imags'; allowed: did you mean 'images'? (cheetah, dataset, glyphs, images",
         ),
         ({"tasks": {"way": 5}}, "tasks: the field 'source' is missing; allowed: images, glyphs, sinusoid"),
         ({"outer": {"schedule": "cos"}}, "outer.schedule: unknown value 'cos'; allowed: did you mean 'cosine'?"),
@@ -107,6 +109,8 @@ def test_types_and_discriminators_of_unions() -> None:
         TransferTasks,
         TextTransferTasks,
         ShiftedTasks,
+        NavigationTasks,
+        CheetahTasks,
         PythonTasks,
     ]
     assert allowed_types(int | None) == [int]
