@@ -37,11 +37,11 @@ def _navigation(algorithm: AlgorithmConfig, name: str | None = None) -> RunConfi
         tasks=NavigationTasks(shots=20, queries=20, eval_queries=20),
         model=PolicyConfig(hidden=(100, 100)),
         algorithm=algorithm,
-        outer=OuterConfig(optimizer="Adam", lr=1e-3),
-        train=TrainConfig(steps=500, tasks_per_step=20, log_every=10),
+        outer=OuterConfig(optimizer="Adam", lr=3e-3, schedule="linear"),
+        train=TrainConfig(steps=300, tasks_per_step=20, log_every=10),
         runtime=RuntimeConfig(workers=2, shard_size=10),
-        evaluation=EvaluationConfig(every=100, tasks=40, final_tasks=200),
-        checkpoint=CheckpointConfig(every=100),
+        evaluation=EvaluationConfig(every=50, tasks=40, final_tasks=200),
+        checkpoint=CheckpointConfig(every=50),
     )
 
 
