@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, JsonValue, field_validator
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, JsonValue, Tag, field_validator
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import Text
@@ -125,8 +125,19 @@ class PythonObjective(OwnCode):
     kind: Literal["python"] = "python"
 
 
+def kind(value: Any) -> str:
+    """Which class of objectives a value is of: names, or the one whose `kind` it has (the word stands in messages)."""
+    if isinstance(value, str):
+        return "name"
+    found = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return found if isinstance(found, str) else "name"
+
+
 ObjectiveName = Annotated[
-    Text | Annotated[PolicyGradientConfig | PythonObjective, Field(discriminator="kind")],
+    Annotated[Text, Tag("name")]
+    | Annotated[PolicyGradientConfig, Tag("policy_gradient")]
+    | Annotated[PythonObjective, Tag("python")],
+    Discriminator(kind),
     BeforeValidator(PythonObjective.of),
 ]
 """An objective by name (`distmeta.methods.objectives`), by its settings, or one of the user's."""

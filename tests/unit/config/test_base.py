@@ -43,6 +43,14 @@ def error_of(make: Callable[[], object]) -> ValidationError:
             "tasks: unknown source 'imags'; allowed: did you mean 'images'? (cheetah, dataset, glyphs, images",
         ),
         ({"tasks": {"way": 5}}, "tasks: the field 'source' is missing; allowed: images, glyphs, sinusoid"),
+        (
+            {"algorithm": {"terms": [{"objective": {"kind": "policy_gradient", "discount": 2}}]}},
+            "algorithm.terms.0.objective.discount: 2 is not valid; allowed: less than or equal to 1",
+        ),
+        (
+            {"algorithm": {"terms": [{"objective": {"kind": "policy"}}]}},
+            "algorithm.terms.0.objective: unknown kind 'policy'; allowed: did you mean 'policy_gradient'?",
+        ),
         ({"outer": {"schedule": "cos"}}, "outer.schedule: unknown value 'cos'; allowed: did you mean 'cosine'?"),
         ({"outer": {"lr": float("nan")}}, "outer.lr: nan is not valid; allowed: a finite number"),
         (
