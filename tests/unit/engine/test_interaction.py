@@ -22,7 +22,18 @@ from distmeta.core.errors import UserError
 from distmeta.core.types import Act, Batch, Episode
 from distmeta.engine.engine import Engine
 from distmeta.engine.lanes import Lanes
-from distmeta.methods import anil_rl, lstm, maml, maml_rl
+from distmeta.methods import (
+    anil_rl,
+    cavia,
+    imaml,
+    imaml_hf,
+    learned_optimizer,
+    lstm,
+    maml,
+    maml_rl,
+    meta_sgd,
+    reptile,
+)
 from distmeta.methods.build import Algorithm, build_algorithm, dtype_of
 from distmeta.program.program import MetaProgram
 from distmeta.program.scoring import Scorer, headline, summarise
@@ -89,6 +100,28 @@ def test_lifts_and_memory_give_the_same_update(order: int) -> None:
             torch.testing.assert_close(other.grad[name], grad, rtol=1e-9, atol=1e-12)
     for unrolled, flat in (runs[:2], runs[2:]):
         assert all(torch.equal(grad, flat.grad[name]) for name, grad in unrolled.grad.items())
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "context_size"),
+    [
+        (meta_sgd(), 0),
+        (cavia(steps=2), 3),
+        (reptile(steps=2, batch=2, eval_steps=2), 0),
+        (imaml(steps=3), 0),
+        (imaml_hf(steps=1, cg_steps=2), 0),
+        (learned_optimizer(steps=4, window=2), 0),
+    ],
+    ids=lambda value: getattr(value, "method", ""),
+)
+def test_methods_of_gradient_steps_take_trajectories_as_they_take_examples(
+    algorithm: AlgorithmConfig, context_size: int
+) -> None:
+    method, meta, tasks = made(config(algorithm=algorithm, model=PolicyConfig(hidden=(5,), context_size=context_size)))
+    loop, vmap = (engine_of(method, strategy=strategy).update(meta, tasks)[0] for strategy in ("loop", "vmap"))
+    assert any(bool(grad.any()) for grad in loop.grad.values())
+    for name, grad in loop.grad.items():
+        torch.testing.assert_close(vmap.grad[name], grad, rtol=1e-8, atol=1e-11)
 
 
 def test_a_head_that_moves_alone_sees_the_observations_of_each_step() -> None:
