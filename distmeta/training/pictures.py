@@ -22,7 +22,7 @@ from distmeta.tracking import plots
 from distmeta.tracking.base import Tracker
 
 NUM_SAMPLES = 3
-NUM_PATHS = 8
+NUM_PATHS = 3
 """Trajectories of a sample task that are drawn."""
 FOLDER = "pictures"
 

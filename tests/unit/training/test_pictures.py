@@ -164,7 +164,7 @@ def test_walks_are_trajectories_to_the_goal_of_the_task(program: MetaProgram, dr
     for t, task in enumerate(drawn.tasks):
         assert task.goal.tolist() == goals[t, 0].tolist()
         assert list(task.paths) == [0, 1, 2]
-        assert all(paths.shape == (4, 7, 2) and not paths[:, 0].any() for paths in task.paths.values())
+        assert all(paths.shape == (module.NUM_PATHS, 7, 2) and not paths[:, 0].any() for paths in task.paths.values())
         assert (task.paths[0][:, 1] != task.paths[1][:, 1]).any()
 
 
