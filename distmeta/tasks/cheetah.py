@@ -7,8 +7,8 @@ x is the position of the torso in m, and a step takes 0.05 s (five of MuJoCo's).
 reward too, and policies see 17 numbers: the positions but for x, and the velocities. The model is that of gymnasium
 (`half_cheetah.xml`, as in HalfCheetah-v5); speeds from 0 to 3 are those of the authors' code, where the paper says 2.
 
-A step is a function of the physical state alone: the solver of contacts starts cold in each step of 0.05 s, where
-gymnasium's goes on from the step before. Rewards agree to about a part in a million.
+A step is a function of the physical state alone: the solver of contacts starts anew in each step of 0.05 s, where
+gymnasium's goes on from the step before. Put into the same state, both make the same step to 12 digits.
 
 Shapes: T tasks, N trajectories, Q positions, V velocities.
 """

@@ -63,9 +63,9 @@ def test_trajectories_are_those_of_gymnasium(goal: str) -> None:
             cost, wanted = 0.05 * np.square(actions[t].clip(-1, 1)).sum(), float(tasks.support["goals"][task, 0, 0])
             speed = info["x_velocity"]
             expected = (wanted * speed if goal == "direction" else -abs(speed - wanted)) - cost
-            assert rewards[t] == pytest.approx(expected, abs=1e-4)
+            assert rewards[t] == pytest.approx(expected, abs=1e-10)
             if t < 19:
-                np.testing.assert_allclose(observations[t + 1], seen, rtol=0, atol=1e-3)
+                np.testing.assert_allclose(observations[t + 1], seen, rtol=0, atol=1e-10)
                 environment.set_state(np.concatenate(([0.0], observations[t + 1, :8])), observations[t + 1, 8:])
     assert batch["mask"].all()
 
