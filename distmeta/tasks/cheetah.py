@@ -16,6 +16,7 @@ Shapes: T tasks, N trajectories, Q positions, V velocities.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ from distmeta.core.types import QUERY, SUPPORT, Batch, Params
 from distmeta.tasks.base import TaskSource
 from distmeta.tasks.interaction import Outcome, Rollouts, Simulator
 
+_LOG = logging.getLogger(__name__)
 FRAMES = 5
 """Steps of MuJoCo, 0.01 s each, in a step."""
 STEP_S = 0.05
@@ -53,6 +55,7 @@ class _Physics(threading.local):
         import mujoco
         from mujoco import rollout
 
+        mujoco.set_mju_user_warning(_warn)
         self._model: Any = mujoco.MjModel.from_xml_path(path)
         self._data, self._rollout = mujoco.MjData(self._model), rollout.Rollout(nthread=0)
         self.start = torch.from_numpy(self._data.qpos.copy())
@@ -137,6 +140,12 @@ class CheetahSource(TaskSource):
     def _rows(self, goals: Tensor, count: int) -> Batch:
         goals = goals[:, None].expand(-1, count, -1).contiguous()
         return Batch(goals.new_zeros(*goals.shape[:2], *self.input_shape), goals=goals)
+
+
+def _warn(message: str) -> None:
+    """Take MuJoCo's warnings, which it would write to a file in the current folder."""
+    if "deprecated" not in message:  # an attribute of gymnasium's model
+        _LOG.warning("MuJoCo: %s", message)
 
 
 def _model_path() -> str:

@@ -46,11 +46,11 @@ def collect(tasks: Episode, k: int = 0) -> Batch:
 @needs_mujoco
 @pytest.mark.parametrize("goal", ["direction", "velocity"])
 def test_trajectories_are_those_of_gymnasium(goal: str) -> None:
+    tasks = episode(config(goal=goal))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         half_cheetah = pytest.importorskip("gymnasium.envs.mujoco.half_cheetah_v5")
         environment = half_cheetah.HalfCheetahEnv()
-    tasks = episode(config(goal=goal))
     batch = collect(tasks)
     for task, trajectory in ((0, 0), (2, 1)):
         observations, actions, rewards = (
