@@ -8,6 +8,7 @@ from distmeta.config.estimators import BackpropConfig, DisplacementConfig, Evolu
 from distmeta.config.evaluation import EvaluationConfig
 from distmeta.config.gradient import GradientConfig, Phase
 from distmeta.config.inner import ExampleWeightsConfig, HyperparametersConfig, InnerLossConfig
+from distmeta.config.interaction import CheetahTasks, NavigationTasks, PolicyGradientConfig
 from distmeta.config.learners import (
     NeighbourConfig,
     NewtonConfig,
@@ -15,9 +16,17 @@ from distmeta.config.learners import (
     RidgeConfig,
     StatisticsConfig,
 )
-from distmeta.config.models import Conv4Config, ConvNetConfig, MixedConfig, MlpConfig, ResNet12Config, TransformerConfig
+from distmeta.config.models import (
+    Conv4Config,
+    ConvNetConfig,
+    MixedConfig,
+    MlpConfig,
+    PolicyConfig,
+    ResNet12Config,
+    TransformerConfig,
+)
 from distmeta.config.optimizers import AdamRuleConfig, LearnedOptimizerConfig, LstmRuleConfig, MlpRuleConfig
-from distmeta.config.outer import OuterConfig
+from distmeta.config.outer import OuterConfig, TrustRegionConfig
 from distmeta.config.petl import (
     AdapterConfig,
     BitFitConfig,
@@ -67,6 +76,7 @@ __all__ = [
     "BackpropConfig",
     "BitFitConfig",
     "CheckpointConfig",
+    "CheetahTasks",
     "Conv4Config",
     "ConvNetConfig",
     "CorruptionShift",
@@ -96,12 +106,15 @@ __all__ = [
     "MixedConfig",
     "MlpConfig",
     "MlpRuleConfig",
+    "NavigationTasks",
     "NeighbourConfig",
     "NeuralProcessConfig",
     "NewtonConfig",
     "OuterConfig",
     "PartitionConfig",
     "Phase",
+    "PolicyConfig",
+    "PolicyGradientConfig",
     "PrefixConfig",
     "PrototypeConfig",
     "PythonEstimator",
@@ -130,5 +143,6 @@ __all__ = [
     "TrainConfig",
     "TransferTasks",
     "TransformerConfig",
+    "TrustRegionConfig",
     "VectorTasks",
 ]

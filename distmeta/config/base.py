@@ -48,7 +48,8 @@ def to_user_error(
         allowed = nearest(path[-1], section.model_fields) if section else None
     elif kind == "union_tag_invalid":
         tag = str(context["tag"])
-        what = f"unknown {str(context['discriminator']).strip(chr(39))} {shortened(tag)}"
+        field = str(context["discriminator"]).strip("'").removesuffix("()")  # of a function, its name
+        what = f"unknown {field} {shortened(tag)}"
         allowed = nearest(tag[:_MAX_VALUE_LENGTH], _tags(annotation))
     elif kind == "union_tag_not_found":
         what = f"the field {context['discriminator']} is missing"

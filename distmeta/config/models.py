@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, model_validator
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import MAX_PARAMETERS, Integer, PositiveCount, Text
@@ -42,6 +42,37 @@ class MlpConfig(Frozen):
     def _is_of_a_possible_size(self) -> Self:
         if (count := self.count_parameters(1, 1)) > MAX_PARAMETERS:
             raise ValueError(f"hidden makes {count} parameters or more; allowed: at most {MAX_PARAMETERS}")
+        return self
+
+
+class PolicyConfig(Frozen):
+    """Gaussian policy of interactive tasks: means of actions from a fully connected network with ReLU, and deviations.
+
+    Attributes:
+        hidden: Widths of the hidden layers.
+        context_size: Context parameters, as in `mlp`.
+        init_std: Initial deviation of each number of an action; it is learned (group `log_std`).
+        min_std: Least deviation.
+    """
+
+    kind: Literal["policy"] = "policy"
+    needs_images: ClassVar[bool] = False
+    takes_texts: ClassVar[bool] = False
+    takes_numbers: ClassVar[bool] = True
+    has_frozen: ClassVar[bool] = False
+    hidden: tuple[PositiveCount, ...] = Field((100, 100), max_length=1000)
+    context_size: ContextSize = 0
+    init_std: PositiveFloat = 1.0
+    min_std: PositiveFloat = 1e-6
+
+    @property
+    def network(self) -> MlpConfig:
+        """The network of the means."""
+        return MlpConfig(hidden=self.hidden, context_size=self.context_size)
+
+    @model_validator(mode="after")
+    def _is_of_a_possible_size(self) -> Self:
+        _ = self.network
         return self
 
 
@@ -217,7 +248,14 @@ class TransformerConfig(Frozen):
 
 ModelConfig = Annotated[
     Annotated[
-        MlpConfig | Conv4Config | ResNet12Config | ConvNetConfig | MixedConfig | TransformerConfig | PythonModel,
+        MlpConfig
+        | PolicyConfig
+        | Conv4Config
+        | ResNet12Config
+        | ConvNetConfig
+        | MixedConfig
+        | TransformerConfig
+        | PythonModel,
         Field(discriminator="kind"),
     ],
     BeforeValidator(PythonModel.of),

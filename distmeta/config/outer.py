@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Self
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from distmeta.config.base import Frozen, shortened
 from distmeta.config.bounds import Integer, NonNegativeCount, Text
 
 _ZERO_OPTIMIZERS = ("Adam", "AdamW", "SGD")
 """Optimizers that treat each entry by itself, whatever tensor it is of."""
+
+
+class TrustRegionConfig(Frozen):
+    """Steps within a trust region (TRPO, Schulman et al. 2015), for the policies of interactive tasks.
+
+    Attributes:
+        max_kl: Largest divergence of the adapted policies before and after a step, mean over tasks and steps of their
+            trajectories.
+        cg_steps: Iterations of conjugate gradient for the direction; each is a round of requests over the workers.
+        cg_tolerance: Residual, relative to the gradient, at which they stop.
+        damping: Added to the Fisher matrix as a multiple of the identity.
+        backtracks: Step sizes that are tried along the direction at most; each is a round of requests.
+        shrink: Factor from one step size to the next.
+    """
+
+    max_kl: PositiveFloat = 0.01
+    cg_steps: int = Field(10, ge=1, le=1000)
+    cg_tolerance: float = Field(1e-5, ge=0.0, lt=1.0)
+    damping: NonNegativeFloat = 1e-5
+    backtracks: int = Field(15, ge=1, le=100)
+    shrink: float = Field(0.8, gt=0.0, lt=1.0)
 
 
 class OuterConfig(Frozen):
@@ -40,6 +62,8 @@ class OuterConfig(Frozen):
             the result depends on which worker computes which shard.
         zero: None: the driver holds the meta-parameters. 1, 2: the ranks of the one worker hold them, with an optimizer
             of DeepSpeed. Its state is divided among the ranks (ZeRO stage 1), or also the sum of gradients (2).
+        trust_region: None: the optimizer takes the gradient as it is. Otherwise steps within a trust region, with
+            optimizer SGD and lr 1: the size of a step is that of the region.
     """
 
     optimizer: Text = "Adam"
@@ -56,12 +80,15 @@ class OuterConfig(Frozen):
     staleness_weight: Literal["inverse", "constant"] = "inverse"
     compression: Literal["none", "bf16", "int8"] = "none"
     zero: Literal[1, 2] | None = None
+    trust_region: TrustRegionConfig | None = None
 
     @property
     def procedure(self) -> str:
         """How an outer step is made of many shards (`distmeta.training.steps.PROCEDURES`)."""
         if self.zero is not None:
             return "zero"
+        if self.trust_region is not None:
+            return "trust_region"
         return "synchronous" if self.staleness is None else "asynchronous"
 
     @property
@@ -76,18 +103,43 @@ class OuterConfig(Frozen):
 
     @model_validator(mode="after")
     def _zero_has_what_it_needs(self) -> Self:
-        if self.zero is None:
-            return self
-        refused = {
-            "optimizer": (self.optimizer not in _ZERO_OPTIMIZERS, ", ".join(_ZERO_OPTIMIZERS)),
-            "staleness": (self.staleness is not None, "null"),
-            "compression": (self.compression != "none", "none"),
-            "average": (self.average > 0.0, "0"),
-            "interpolation": (self.interpolation < 1.0, "1"),
-            "nonfinite": (self.nonfinite != "abort", "abort"),
-        }
-        for field, (is_refused, allowed) in refused.items():
+        if self.zero is not None:
+            self._refuse(
+                f"zero {self.zero}",
+                {
+                    "optimizer": (self.optimizer not in _ZERO_OPTIMIZERS, ", ".join(_ZERO_OPTIMIZERS)),
+                    "staleness": (self.staleness is not None, "null"),
+                    "compression": (self.compression != "none", "none"),
+                    "average": (self.average > 0.0, "0"),
+                    "interpolation": (self.interpolation < 1.0, "1"),
+                    "nonfinite": (self.nonfinite != "abort", "abort"),
+                },
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trust_region_has_what_it_needs(self) -> Self:
+        if self.trust_region is not None:
+            self._refuse(
+                "trust_region",
+                {
+                    "optimizer": (self.optimizer != "SGD", "SGD"),
+                    "lr": (self.lr != 1.0, "1"),
+                    "options": (bool(self.options), "{}"),
+                    "schedule": (self.schedule != "constant", "constant"),
+                    "warmup_steps": (self.warmup_steps > 0, "0"),
+                    "clip_norm": (self.clip_norm is not None, "null"),
+                    "staleness": (self.staleness is not None, "null"),
+                    "compression": (self.compression != "none", "none"),
+                    "nonfinite": (self.nonfinite != "abort", "abort"),
+                    "zero": (self.zero is not None, "null"),
+                },
+            )
+        return self
+
+    def _refuse(self, what: str, others: Mapping[str, tuple[bool, str]]) -> None:
+        """Raise if one of the other fields is refused; each comes with what is allowed."""
+        for field, (is_refused, allowed) in others.items():
             if is_refused:
                 value = shortened(getattr(self, field))
-                raise ValueError(f"outer.zero {self.zero} does not go with outer.{field} {value}; allowed: {allowed}")
-        return self
+                raise ValueError(f"outer.{what} does not go with outer.{field} {value}; allowed: {allowed}")

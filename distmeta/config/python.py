@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, JsonValue, field_validator
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, JsonValue, Tag, field_validator
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import Text
+from distmeta.config.interaction import PolicyGradientConfig
 from distmeta.core.code import hash_of_target, split_target, target_of
 from distmeta.core.errors import UserError
 
@@ -124,8 +125,22 @@ class PythonObjective(OwnCode):
     kind: Literal["python"] = "python"
 
 
-ObjectiveName = Annotated[Text | PythonObjective, BeforeValidator(PythonObjective.of)]
-"""An objective by name (`distmeta.methods.objectives`), or one of the user's."""
+def kind(value: Any) -> str:
+    """Which class of objectives a value is of: names, or the one whose `kind` it has (the word stands in messages)."""
+    if isinstance(value, str):
+        return "name"
+    found = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return found if isinstance(found, str) else "name"
+
+
+ObjectiveName = Annotated[
+    Annotated[Text, Tag("name")]
+    | Annotated[PolicyGradientConfig, Tag("policy_gradient")]
+    | Annotated[PythonObjective, Tag("python")],
+    Discriminator(kind),
+    BeforeValidator(PythonObjective.of),
+]
+"""An objective by name (`distmeta.methods.objectives`), by its settings, or one of the user's."""
 
 
 def own_code(section: Any, path: str = "") -> Iterator[tuple[str, OwnCode]]:

@@ -111,8 +111,8 @@ class RunConfig(Frozen):
         outer = self.outer
         if self.algorithm.estimator.window is not None and outer.procedure != "synchronous":
             raise ValueError(
-                "algorithm.estimator.window keeps a state from step to step, which outer.staleness and outer.zero do "
-                "not; use null for these, or for the window"
+                "algorithm.estimator.window keeps a state from step to step, which outer.staleness, outer.zero and "
+                "outer.trust_region do not; use null for these, or for the window"
             )
         return self
 

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import Examples, PositiveCount, Range, Text, Ways
+from distmeta.config.interaction import CheetahTasks, NavigationTasks
 from distmeta.config.problems import DatasetTasks, QuadraticTasks
 from distmeta.config.python import PythonTasks
 from distmeta.config.shifts import ShiftedTasks
@@ -277,6 +278,8 @@ TasksConfig = Annotated[
         | TransferTasks
         | TextTransferTasks
         | ShiftedTasks
+        | NavigationTasks
+        | CheetahTasks
         | PythonTasks,
         Field(discriminator="source"),
     ],

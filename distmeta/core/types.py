@@ -10,8 +10,8 @@ build the latter, learners are written for the former, and the engine converts b
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -75,6 +75,32 @@ class TextSizes:
     places: tuple[tuple[str, int], ...]
 
 
+Act = Callable[[Tensor], Tensor]
+"""The policies at hand of T tasks: observations [T, N, ...] -> outputs [T, N, O] of their networks."""
+
+
+class Supply(Protocol):
+    """What interactive tasks answer with: examples that depend on the policy at hand.
+
+    A role of such tasks holds what the examples are collected from, a row for each trajectory: environments, with their
+    first observations as `inputs`.
+    """
+
+    def __call__(self, tasks: Episode, role: str, k: int, act: Act) -> Batch:
+        """Collect the examples of a role: a pure function of the tasks, their seeds and `act`.
+
+        Args:
+            tasks: T tasks, with seeds.
+            role: The role.
+            k: Number of the inner step that they are for, so that each step has random draws of its own; 0 for what is
+                scored, so that scores after different numbers of steps share theirs.
+            act: The policies.
+
+        Returns:
+            [T, N, ...] each, N as in the rows of the role.
+        """
+
+
 @dataclass(frozen=True)
 class Episode:
     """A task, or T stacked tasks.
@@ -84,11 +110,14 @@ class Episode:
         seeds: int64 [T] seeds of the tasks' own random draws (none for one task: []); None if nothing draws.
         sizes: For T tasks of texts [T, B, L] that are padded on the right to the longest of them: how large each task
             is by itself. None if the examples are no texts.
+        supply: For interactive tasks: collects the examples of a role with the policy at hand. None if the roles hold
+            the examples.
     """
 
     roles: Mapping[str, Batch]
     seeds: Tensor | None = None
     sizes: tuple[TextSizes, ...] | None = None
+    supply: Supply | None = None
 
     def __getitem__(self, role: str) -> Batch:
         return self.roles[role]
@@ -103,7 +132,7 @@ class Episode:
 
     def only(self, roles: Collection[str]) -> Episode:
         """The same tasks without other roles."""
-        return Episode({role: batch for role, batch in self.roles.items() if role in roles}, self.seeds, self.sizes)
+        return replace(self, roles={role: batch for role, batch in self.roles.items() if role in roles})
 
     def select(self, tasks: Sequence[int]) -> Episode:
         """Some of the T tasks, in the given order.
@@ -123,12 +152,12 @@ class Episode:
             role: batch if role == LABELS else Batch(**{**batch, "inputs": batch.inputs[..., :longest].contiguous()})
             for role, batch in chosen.roles.items()
         }
-        return Episode(roles, chosen.seeds, sizes)
+        return replace(chosen, roles=roles, sizes=sizes)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Episode:
         """Apply `function` to every tensor, e.g. to move to a device; `sizes` stay as they are (see `select`)."""
         roles = {role: batch.map(function) for role, batch in self.roles.items()}
-        return Episode(roles, None if self.seeds is None else function(self.seeds), self.sizes)
+        return replace(self, roles=roles, seeds=None if self.seeds is None else function(self.seeds))
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors in a fixed order, the inverse of `rebuild`."""

@@ -12,8 +12,8 @@ on the worker nor on the number of lanes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 
@@ -28,6 +28,7 @@ from distmeta.methods.estimators.base import Estimate, Estimator, Moment
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.terms import OuterTerm
 
+Out = TypeVar("Out")
 ONE_TASK_CHUNKS = frozenset({"auto", "measured", "loop", "compiled"})
 """Strategies whose chunks have one task."""
 COMPILED = {"compiled": "loop", "compiled_vmap": "vmap"}
@@ -57,6 +58,7 @@ class Engine:
         self._lanes = lanes if isinstance(lanes, Lanes) else Lanes(lanes, config.threads_per_chunk)
         lift = lift_of(config.strategy)
         self._ops = EagerOps(learner, lift, terms, config.memory)
+        self._differentiable = AutogradOps(learner, lift, terms, "unrolled")
         self._is_compiled = is_compiled(config)
         if self._is_compiled:
             graphs = GraphCache(self._lanes.count, config.matmul)
@@ -82,6 +84,26 @@ class Engine:
             meta, episodes = canonical(meta), episodes.map(lambda tensor: tensor.contiguous())
         with library_precision(self._matmul):
             return self._update(meta, episodes, moment or Moment(seeds=episodes.seeds))
+
+    def each_chunk(
+        self, function: Callable[[EagerOps, Episode], Out], episodes: Episode, *, differentiable: bool = False
+    ) -> list[Out]:
+        """What a function gives for each chunk of a shard, in their order.
+
+        Args:
+            function: Gets the learner's operations, and tasks that are computed together.
+            episodes: T tasks.
+            differentiable: Whether the operations are part of the function's autograd graph.
+        """
+        ops = self._differentiable if differentiable else self._ops
+        chunks = cut(episodes, self._chunk or self._lanes.chunk(episodes.num_tasks))
+
+        def of_chunk(tasks: Episode) -> Out:
+            with products(self._matmul):
+                return function(ops, tasks)
+
+        with library_precision(self._matmul):
+            return self._lanes.map(of_chunk, [chunk.episodes for chunk in chunks])
 
     def close(self) -> None:
         """End the lanes' threads."""

@@ -11,9 +11,9 @@ compiling, compiled ones are timed too:
     CPU     the counterpart of the faster eager one, and both where the two are close; but with filters, which take
             long to compile with weights of their own for every task and are not the fastest, `compiled` alone there
 
-What the network does not support (`Backbone.limits`) is not tried: under a `vmap` that it does not support, gradients
-may be wrong without an error. A candidate that raises is left out, with the reason. The choice is stored for this
-machine, method and shapes.
+What network or tasks do not support (`Learner.limits`) is not tried: under a `vmap` that the network does not support,
+gradients may be wrong without an error. A candidate that raises is left out, with the reason. The choice is stored for
+this machine, method and shapes.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def choose_by_time(
     Raises:
         UserError: Every candidate raises.
     """
-    started, possible = time.perf_counter(), possible_strategies(learner.backbone.limits)
+    started, possible = time.perf_counter(), possible_strategies(learner.limits)
     key = _key([method, possible], config, lanes, meta, episodes)
     stored = _load(key) if method else None
     candidates = _Candidates(

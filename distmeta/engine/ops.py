@@ -5,12 +5,16 @@ the segment's autograd graph until the backward pass (`engine.memory = unrolled`
 segment and recomputes its graph in the backward pass (`flat`). The latter is an adjoint sweep: its memory grows only by
 states, of which there are about twice the square root of many inner steps (`distmeta.engine.states`). Both give the
 same bits.
+
+Interactive tasks are asked for the examples of an inner step, or of what is scored, with the state at hand. What they
+answer is an input of the segment like any other: no derivative goes through the asking, and recomputing asks nothing.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -28,6 +32,8 @@ from distmeta.engine.trees import Structure, derivatives, flatten, graph_leaves
 from distmeta.methods.estimators.base import Cotangent, Pullback, Scores, Slopes, State, TaskOps, Visit
 from distmeta.methods.learners.base import Fast, Learner, Proximal, Stage
 from distmeta.methods.terms import ADAPTED, At, Metrics, OuterTerm, outer_loss, terms_at
+from distmeta.models.base import HEAD
+from distmeta.models.network import Network
 
 Memory = Literal["auto", "unrolled", "flat"]
 MAX_UNROLLED_STEPS = 16
@@ -81,14 +87,18 @@ class EagerOps(TaskOps):
         episodes = self._segments.without_unused_seeds(episodes)
         stages = self._segments.stages(episodes)[:last]
         recompute = self._recomputes(stages[first:])
+
+        def at_hand(k: int) -> Episode:
+            return self._collected(meta, state, episodes, [(stages[k].role, HEAD)], k)
+
         if state is None:
-            fuse = self._fuse_start and not (record and 0 in marks)
-            segments = self._segments.of_walk(meta, episodes, stages, fuse=fuse)
+            fuse = self._fuse_start and episodes.supply is None and not (record and 0 in marks)
+            segments = self._segments.of_walk(meta, episodes, stages, fuse=fuse, at_hand=at_hand)
             if fuse and stages and 0 in marks:  # beside the fused segment, which is faster than going on from here
                 start = self._segments.start(episodes)
                 yield Visit(0, self._after(start, meta, None), None)
         else:
-            segments = (self._segments.step(meta, episodes, stages[k], k) for k in range(first, len(stages)))
+            segments = self._segments.of_walk(meta, episodes, stages, fuse=False, first=first, at_hand=at_hand)
         states = States(lambda segment, before: self._after(segment, meta, before), len(stages) - first)
         for segment in segments:
             if record:
@@ -108,12 +118,14 @@ class EagerOps(TaskOps):
     @override
     def linearise(self, meta: Params, episodes: Episode, state: State, k: int) -> Visit:
         episodes = self._segments.without_unused_seeds(episodes)
-        segment = self._segments.step(meta, episodes, self._segments.stages(episodes)[k], k)
+        stage = self._segments.stages(episodes)[k]
+        episodes = self._collected(meta, state, episodes, [(stage.role, HEAD)], k)
+        segment = self._segments.step(meta, episodes, stage, k)
         return self._visit_recorded(segment, meta, state, lambda: state)
 
     @override
     def score(self, meta: Params, state: State, episodes: Episode, at: At = "last") -> Scores:
-        episodes = self._segments.without_unused_seeds(episodes)
+        episodes = self.asked(meta, state, self._segments.without_unused_seeds(episodes), at)
 
         def score(meta: Params, state: State, tensors: Tensors) -> Scores:
             return self._score(meta, state, episodes.rebuild(tensors), at)[1]
@@ -123,7 +135,7 @@ class EagerOps(TaskOps):
 
     @override
     def score_grad(self, meta: Params, state: State, episodes: Episode, at: At = "last") -> Slopes:
-        episodes = self._segments.without_unused_seeds(episodes)
+        episodes = self.asked(meta, state, self._segments.without_unused_seeds(episodes), at)
 
         def score_grad(meta: Params, state: State, tensors: Tensors) -> tuple[Cotangent, Scores]:
             leaves, structure = _as_graph_leaves((meta, state))
@@ -213,6 +225,51 @@ class EagerOps(TaskOps):
         tensors = (*episodes.tensors(), inputs)
         found: tuple[Tensor, Params] = self._run((kind, episodes.form, places, head), predict, meta, state, tensors)
         return found
+
+    def asked(self, meta: Params, state: State, episodes: Episode, at: At = "last") -> Episode:
+        """Interactive tasks with what the terms at a place score; others as they are."""
+        terms = [term for _, term in terms_at(self._terms, at)]
+        for place_state, joint in ((state, False), (None, True)):
+            asked = [(term.role, term.head) for term in terms if (term.at == "meta") is joint]
+            episodes = self._collected(meta, place_state, episodes, asked, 0)
+        return episodes
+
+    def _collected(
+        self, meta: Params, state: State, episodes: Episode, asked: Sequence[tuple[str, str]], k: int
+    ) -> Episode:
+        """Interactive tasks with the examples of roles; others as they are.
+
+        Args:
+            meta: Meta-parameters.
+            state: The state that acts; None: the meta-parameters without adaptation.
+            episodes: T tasks.
+            asked: The roles, and the heads of the network that act in them.
+            k: Number of the inner step (`Supply`).
+        """
+        supply = episodes.supply
+        if supply is None or not asked:
+            return episodes
+        roles = dict(episodes.roles)
+        with torch.no_grad():
+            for role, head in asked:
+
+                def act(inputs: Tensor, head: str = head) -> Tensor:
+                    return self.act(meta, state, episodes, inputs, head)
+
+                roles[role] = supply(episodes, role, k, act)
+        return replace(episodes, roles=roles)
+
+    def act(self, meta: Params, state: State, episodes: Episode, inputs: Tensor, head: str = HEAD) -> Tensor:
+        """Outputs [T, B, O] of a state for observations [T, B, ...]; without a state, those of the meta-parameters."""
+        if state is not None:
+            return self.predict(meta, state, episodes, inputs, head=head)
+
+        def one(meta: Params, inputs: Tensor) -> Tensor:
+            net = Network(self._learner.backbone, self._segments.buffers_of(meta), training=self._training)
+            return self._learner.forward(net, self._segments.params_of(meta), inputs, head=head)
+
+        outputs: Tensor = self._segments.each(one, meta, episodes.num_tasks, inputs)
+        return outputs
 
     def num_operations(self, meta: Params, episodes: Episode) -> int:
         """Approximate number of tensor operations in the forward pass of all inner steps together."""

@@ -8,7 +8,7 @@ task's network.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -85,15 +85,34 @@ class Segments:
             return ()
         return self._learner.stages({role: episodes[role].inputs.shape[1] for role in roles})
 
-    def of_walk(self, meta: Params, episodes: Episode, stages: Sequence[Stage], *, fuse: bool) -> Iterator[Segment]:
-        """The segments of adaptation in order; with `fuse`, the start and the first inner step are one."""
-        if not (fuse and stages):
+    def of_walk(
+        self,
+        meta: Params,
+        episodes: Episode,
+        stages: Sequence[Stage],
+        *,
+        fuse: bool,
+        first: int | None = None,
+        at_hand: Callable[[int], Episode] | None = None,
+    ) -> Iterator[Segment]:
+        """The segments of adaptation in order.
+
+        Args:
+            meta: Meta-parameters.
+            episodes: T tasks.
+            stages: What each inner step does.
+            fuse: Make the start and the first inner step one segment.
+            first: Inner step to begin with; None: with the start.
+            at_hand: The tasks as they are for an inner step, once the state before it is known; None: always the same.
+        """
+        if first is None and not (fuse and stages):
             yield self.start(episodes)
-        for k, stage in enumerate(stages):
+        for k in range(first or 0, len(stages)):
+            tasks = episodes if at_hand is None else at_hand(k)
             if k == 0 and fuse:
-                yield self._start_and_step(meta, episodes, stage)
+                yield self._start_and_step(meta, tasks, stages[0])
             else:
-                yield self.step(meta, episodes, stage, k)
+                yield self.step(meta, tasks, stages[k], k)
 
     def start(self, episodes: Episode) -> Segment:
         task = episodes.only(self._learner.roles)
@@ -115,7 +134,8 @@ class Segments:
         self, buffers: Params, task: Episode, *, training: bool, places: Places | None = None, tapped: bool = False
     ) -> Network:
         """The network that predicts for a task; `places` of further texts, by their number."""
-        seed = None if task.seeds is None else mix_seed(task.seeds, _PREDICTION)
+        draws = self._learner.backbone.is_random or self._learner.draws
+        seed = None if task.seeds is None or not draws else mix_seed(task.seeds, _PREDICTION)
         known = dict(_places(task))
         for texts, count in (places or {}).items():
             known[texts] = max(count, known.get(texts, 0))
@@ -136,9 +156,9 @@ class Segments:
         }
 
     def without_unused_seeds(self, episodes: Episode) -> Episode:
-        """The episodes without seeds, unless the network or the learner draws from them."""
-        used = self._learner.backbone.is_random or self._learner.draws
-        return episodes if used else Episode(episodes.roles, sizes=episodes.sizes)
+        """The episodes without seeds, unless the network, the learner or what the tasks answer draws from them."""
+        used = self._learner.backbone.is_random or self._learner.draws or episodes.supply is not None
+        return episodes if used else replace(episodes, seeds=None)
 
     def _start_and_step(self, meta: Params, episodes: Episode, stage: Stage) -> Segment:
         task = episodes.only(self._learner.roles)

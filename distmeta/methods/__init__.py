@@ -15,6 +15,7 @@ from distmeta.methods.presets.inner_problem import hyperparameters, learned_loss
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.optimizers import evolved_optimizer, learned_optimizer
 from distmeta.methods.presets.prediction import film, weight_generator
+from distmeta.methods.presets.reinforcement import anil_rl, fomaml_rl, maml_rl
 from distmeta.methods.presets.reuse import multitask, nil, nil_head
 from distmeta.methods.presets.test_time import bn_adapt, tent, ttt
 from distmeta.methods.presets.transfer import (
@@ -34,6 +35,7 @@ __all__ = [
     "METHODS",
     "Preset",
     "anil",
+    "anil_rl",
     "anml",
     "auto_rgn",
     "bn_adapt",
@@ -46,6 +48,7 @@ __all__ = [
     "film",
     "fine_tuning",
     "fomaml",
+    "fomaml_rl",
     "hyperparameters",
     "imaml",
     "imaml_hf",
@@ -61,6 +64,7 @@ __all__ = [
     "lstm",
     "maml",
     "maml_pp",
+    "maml_rl",
     "matching",
     "merlin",
     "meta_sgd",

@@ -14,10 +14,11 @@ from distmeta.core.types import QUERY, Params, TokenIds
 from distmeta.methods.estimators import build_estimator
 from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.heads import check_heads, eval_heads, field_of_evaluation, outputs_of_role, train_heads
+from distmeta.methods.interaction import check_interactive
 from distmeta.methods.learners import build_learner
 from distmeta.methods.learners.base import Learner
 from distmeta.methods.learners.phases import group_names
-from distmeta.methods.objectives import find_objective
+from distmeta.methods.objectives import COLLECTED, find_objective
 from distmeta.methods.terms import OuterTerm
 from distmeta.models import build_backbone
 from distmeta.models.base import HEAD
@@ -80,6 +81,8 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
     backbone = build_backbone(config.model, tasks.input_shape, heads, dtype_of(config))
     _check_tokens(backbone.tokens, tasks.tokens)
     learner = build_learner(settings.learner, backbone, tasks.objective)
+    learner.asks = tasks.objective in COLLECTED
+    check_interactive(settings, learner)
     groups = backbone.groups()
     learner.fixed = frozenset(
         name for group in settings.fixed for name in group_names(groups, group, "algorithm.fixed")

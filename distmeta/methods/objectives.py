@@ -6,36 +6,38 @@ An objective gets the forward function instead of its outputs, because some obje
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distmeta.config.python import PythonObjective
+from distmeta.config.interaction import PolicyGradientConfig
+from distmeta.config.python import ObjectiveName
 from distmeta.core.code import load_target
 from distmeta.core.errors import UserError, nearest
+from distmeta.core.policies import HALF_LOG_2PI
 from distmeta.core.types import Batch
+from distmeta.methods.policy_gradient import PolicyGradient
 
 Forward = Callable[[Tensor], Tensor]
 Objective = Callable[[Forward, Batch], tuple[Tensor, dict[str, Tensor]]]
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def cross_entropy(forward: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Mean cross-entropy of [B, O] logits against int64 targets [B]; reports `accuracy`."""
-    assert batch.targets is not None
+    targets = _targets(batch, "cross_entropy")
     logits = forward(batch.inputs)
-    loss = F.cross_entropy(logits, batch.targets)
-    return loss, {"accuracy": (logits.argmax(-1) == batch.targets).to(logits.dtype).mean()}
+    loss = F.cross_entropy(logits, targets)
+    return loss, {"accuracy": (logits.argmax(-1) == targets).to(logits.dtype).mean()}
 
 
 def mse(forward: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Mean squared error of [B, O] outputs against targets [B, O]."""
-    assert batch.targets is not None
-    return F.mse_loss(forward(batch.inputs), batch.targets), {}
+    targets = _targets(batch, "mse")
+    return F.mse_loss(forward(batch.inputs), targets), {}
 
 
 def entropy(forward: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -48,8 +50,8 @@ def gaussian(forward: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]
     """Mean negative log-likelihood of targets [B, O] under normal distributions, whose means and standard deviations
     are the outputs [B, 2 O]; reports `log_likelihood` of a number and the squared error of the mean, `mse`.
     """
-    assert batch.targets is not None
-    outputs, targets = forward(batch.inputs), batch.targets
+    targets = _targets(batch, "gaussian")
+    outputs = forward(batch.inputs)
     if outputs.shape[-1] != 2 * targets.shape[-1]:
         raise UserError(
             f"it needs mean and deviation of each target, {2 * targets.shape[-1]} outputs, not {outputs.shape[-1]}",
@@ -66,11 +68,11 @@ def coral(forward: Forward, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Squared distance of the covariances of the outputs of two domains, over 4 d^2 for d outputs (Deep CORAL, Sun &
     Saenko 2016, arXiv 1607.01719); targets [B] are the domain of each example, 0 or 1, two or more of each.
     """
-    assert batch.targets is not None
+    targets = _targets(batch, "coral")
     outputs = forward(batch.inputs)
     covariances = []
     for domain in range(2):
-        of_domain = (batch.targets == domain).to(outputs.dtype)[:, None]
+        of_domain = (targets == domain).to(outputs.dtype)[:, None]
         centred = (outputs - (of_domain * outputs).sum(0) / of_domain.sum()) * of_domain
         covariances.append(centred.T @ centred / (of_domain.sum() - 1))
     distance = (covariances[0] - covariances[1]).square().sum()
@@ -83,15 +85,35 @@ OBJECTIVES: dict[str, Objective] = {
     "entropy": entropy,
     "gaussian": gaussian,
     "coral": coral,
+    "policy_gradient": PolicyGradient(PolicyGradientConfig()),
 }
+KINDS: dict[str, Callable[[Any, str], Objective]] = {
+    "policy_gradient": lambda config, where: PolicyGradient(config),
+    "python": lambda config, where: partial(load_target(config.target, config.sha256, where), **config.options),
+}
+"""Factories of objectives with settings, by `kind`."""
+COLLECTED = ("policy_gradient",)
+"""Objectives of examples that are collected with the policy at hand: what interactive tasks name as theirs."""
 LABEL_FREE = ("coral", "entropy")
 """Objectives that compare outputs with no targets, so that they take a head of any number of outputs."""
 
 
-def find_objective(name: str | PythonObjective, where: str) -> Objective:
-    """Look an objective up by name, or load the user's; `where` is the configuration field that names it."""
+def _targets(batch: Batch, objective: str) -> Tensor:
+    """The targets of examples.
+
+    Raises:
+        UserError: They have none: unlabelled examples, or trajectories.
+    """
+    if batch.targets is None:
+        what = "the examples have no targets"
+        raise UserError(what, where=f"objective '{objective}'", allowed="null (the tasks' own), or a role with targets")
+    return batch.targets
+
+
+def find_objective(name: ObjectiveName, where: str) -> Objective:
+    """Look an objective up by name, or make one of settings; `where` is the configuration field that names it."""
     if not isinstance(name, str):
-        return partial(load_target(name.target, name.sha256, where), **name.options)
+        return KINDS[name.kind](name, where)
     if name not in OBJECTIVES:
         raise UserError(f"unknown objective '{name}'", where=where, allowed=nearest(name, OBJECTIVES))
     return OBJECTIVES[name]

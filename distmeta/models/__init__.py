@@ -18,6 +18,7 @@ from distmeta.models.convnet import convnet
 from distmeta.models.mixed import Mixed
 from distmeta.models.mlp import Mlp
 from distmeta.models.module import ModuleBackbone
+from distmeta.models.policy import Policy
 from distmeta.models.resnet12 import resnet12
 
 _limits: dict[Any, Mapping[str, str]] = {}
@@ -46,6 +47,7 @@ def _transformer(config: Any, input_shape: tuple[int, ...], heads: Mapping[str, 
 
 BACKBONES: dict[str, Callable[[Any, tuple[int, ...], Mapping[str, int], torch.dtype], Backbone]] = {
     "mlp": Mlp,
+    "policy": Policy,
     "conv4": Conv4,
     "resnet12": resnet12,
     "mixed": Mixed,

@@ -68,6 +68,7 @@ class Backbone(ABC):
         tokens: Token ids that it knows, if its inputs are texts.
         isolates_tasks: Whether products with meta-parameters are made task by task under `vmap`, so that the bits of a
             task do not depend on how many there are.
+        acts: Whether it is a policy, which only interactive tasks have a use for.
     """
 
     heads: Mapping[str, int]
@@ -80,6 +81,7 @@ class Backbone(ABC):
     limits: Mapping[str, str] = MappingProxyType({})
     tokens: TokenIds | None = None
     isolates_tasks: bool = False
+    acts: bool = False
 
     @property
     def num_outputs(self) -> int:

@@ -27,6 +27,7 @@ from distmeta.engine.ranks import RankLanes
 from distmeta.methods.build import build_algorithm, dtype_of, protocol_of
 from distmeta.methods.estimators.base import Moment
 from distmeta.program.scoring import Scorer, ShardScores
+from distmeta.program.trust_region import CURVATURE, RECORD, TRIAL, TrustRegionWork
 from distmeta.program.zero import ADVANCE, COLLECT, LOAD, GroupTraining
 from distmeta.tasks import build_source
 from distmeta.tasks.prefetch import Prefetcher
@@ -56,6 +57,7 @@ class Request:
     """Arguments of a handler.
 
     Attributes:
+        work: Name of the work.
         engine: Engine settings.
         version: Version of the snapshot.
         shard: Index of the shard.
@@ -64,6 +66,7 @@ class Request:
         moment: What else an estimate depends on.
     """
 
+    work: str
     engine: EngineConfig
     version: int
     shard: int
@@ -87,13 +90,14 @@ class MetaProgram:
         check_policy(config.engine.matmul, config.runtime.device, dtype_of(config))
         self.source = build_source(config.tasks, config.seed, dtype_of(config))
         self.algorithm = build_algorithm(config, self.source.signature)
-        _check_strategy(config.engine, self.algorithm.learner.backbone.limits)
+        _check_strategy(config.engine, self.algorithm.learner.limits)
         self._engines: dict[EngineConfig, Engine] = {}
         self._scorers: dict[EngineConfig, Scorer] = {}
         self._lanes = lanes_in(config)
         self._prefetcher = Prefetcher(self.episodes, pinned=config.runtime.device != "cpu")
         self._timing = {"data_wait_s": 0.0, "compute_s": 0.0}
         self._group: GroupTraining | None = None
+        self._trust_region: TrustRegionWork | None = None
         self._on_device: tuple[Snapshot, Params] | None = None  # the last snapshot and its copy on the device
 
     def episodes(self, specs: Sequence[TaskSpec]) -> Episode:
@@ -122,7 +126,9 @@ class MetaProgram:
         episodes = episodes if device == "cpu" else episodes.map(lambda tensor: tensor.to(device, non_blocking=True))
         engine = self._engine_config(work)
         moment = Moment(snapshot.version, episodes.seeds, self._moved(shard.carry), self._moved(snapshot.extra))
-        value = HANDLERS[work.name](self, Request(engine, snapshot.version, shard.index, meta, episodes, moment))
+        value = HANDLERS[work.name](
+            self, Request(work.name, engine, snapshot.version, shard.index, meta, episodes, moment)
+        )
         self._timing = {"data_wait_s": wait_s, "compute_s": time.perf_counter() - started}
         return value
 
@@ -143,6 +149,15 @@ class MetaProgram:
         update, carry = engine.update(request.meta, request.episodes, request.moment)
         carries = {request.shard: {name: tensor.cpu() for name, tensor in carry.items()}} if carry else {}
         return Report(request.version, request.shard, update, carries=carries)
+
+    def in_trust_region(self, request: Request) -> Report:
+        """Answer a request of `distmeta.program.trust_region`."""
+        if self._trust_region is None:
+            self._trust_region = TrustRegionWork(self.algorithm.learner, self.algorithm.terms)
+        engine = self._engine(request.engine)
+        step = Moment(request.version, request.moment.seeds, request.moment.carry)
+        answer = self._trust_region.answers[request.work]
+        return answer(engine, request.meta, request.episodes, step, request.shard, request.moment.extra or {})
 
     def evaluate(self, request: Request) -> ShardScores:
         return self._scorer(request.engine).score(request.meta, request.episodes)
@@ -177,7 +192,7 @@ class MetaProgram:
     def choose_by_shapes(self) -> Choice:
         """Choose the engine's strategy by the network, the shapes of a training task and the workers' device."""
         config, learner = self._config, self.algorithm.learner
-        episodes, vmap = self.episodes(self.source.specs("train", 0, 1)), "vmap" not in learner.backbone.limits
+        episodes, vmap = self.episodes(self.source.specs("train", 0, 1)), "vmap" not in learner.limits
         meta, device = learner.init(config.seed), config.runtime.device
         return choose_by_shapes(config.engine, meta, episodes, vmap=vmap, device=device)
 
@@ -238,6 +253,9 @@ def _check_strategy(config: EngineConfig, limits: Mapping[str, str]) -> None:
 
 HANDLERS: dict[str, Callable[[MetaProgram, Request], Any]] = {
     UPDATE: MetaProgram.update,
+    RECORD: MetaProgram.in_trust_region,
+    CURVATURE: MetaProgram.in_trust_region,
+    TRIAL: MetaProgram.in_trust_region,
     EVALUATE: MetaProgram.evaluate,
     CHOOSE: MetaProgram.choose,
     ANALYSE: MetaProgram.analyse,

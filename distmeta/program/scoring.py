@@ -34,6 +34,8 @@ from distmeta.program.features import FeatureTable, reads_table
 from distmeta.program.streams import Order, score_stream
 
 OUTSIDE_AUROC = "outside_auroc"
+HIGHER_IS_BETTER = ("accuracy", "return")
+"""Metrics that say how good a learner is; of others, the loss does."""
 Curve = npt.NDArray[np.float64]
 
 
@@ -228,6 +230,6 @@ def summarise(shards: Sequence[ShardScores]) -> list[Score]:
 
 
 def headline(scores: Sequence[Score], protocol: str | None = None) -> Score:
-    """The main score of a run: accuracy if there is one, else the first metric; of `protocol`, or of the first one."""
+    """The main score of a run, of `protocol` or of the first one: accuracy or return, else the first metric."""
     candidates = [score for score in scores if protocol in (None, score.protocol)]
-    return next((score for score in candidates if score.metric == "accuracy"), candidates[0])
+    return next((score for score in candidates if score.metric in HIGHER_IS_BETTER), candidates[0])

@@ -1,4 +1,4 @@
-"""Task distributions: few-shot classes, drawn characters, sine waves, groups of a table, problems, transfer."""
+"""Task distributions: few-shot classes, drawn characters, sine waves, tables, problems, transfer, navigation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from distmeta.config.interaction import CheetahTasks, NavigationTasks
 from distmeta.config.problems import DatasetTasks, QuadraticTasks
 from distmeta.config.python import PythonTasks
 from distmeta.config.shifts import ShiftedTasks
@@ -93,6 +94,18 @@ def _shifted(config: ShiftedTasks, seed: int, dtype: torch.dtype) -> TaskSource:
     return ShiftedSource(config, open_store(config.store), seed, dtype)
 
 
+def _navigation(config: NavigationTasks, seed: int, dtype: torch.dtype) -> TaskSource:
+    from distmeta.tasks.navigation import NavigationSource
+
+    return NavigationSource(config, seed, dtype)
+
+
+def _cheetah(config: CheetahTasks, seed: int, dtype: torch.dtype) -> TaskSource:
+    from distmeta.tasks.cheetah import CheetahSource
+
+    return CheetahSource(config, seed, dtype)
+
+
 def _python(config: PythonTasks, seed: int, dtype: torch.dtype) -> TaskSource:
     source: TaskSource = instance_of(TaskSource, config, "tasks", seed, dtype)
     source.seed, source.declared = seed, Declared(config.target, config.max_examples)
@@ -111,6 +124,8 @@ SOURCES: dict[str, Callable[[Any, int, torch.dtype], TaskSource]] = {
     "transfer": _transfer,
     "text_transfer": _text_transfer,
     "shifted": _shifted,
+    "navigation": _navigation,
+    "cheetah": _cheetah,
     "python": _python,
 }
 """Factory for each `tasks.source`. Imports are lazy: sine waves need neither pyarrow nor the importers."""

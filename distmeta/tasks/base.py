@@ -12,7 +12,7 @@ import torch
 from distmeta.config.bounds import MAX_SHARD_EXAMPLES
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import Uint64, mix
-from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, Shard, TaskSpec, TextSizes, TokenIds
+from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, Shard, Supply, TaskSpec, TextSizes, TokenIds
 
 SPLITS = ("train", "val", "test")
 
@@ -84,6 +84,7 @@ class TaskSource(ABC):
             saved in checkpoints, so that a learner can take texts without the data.
         classes: Names of the outputs, if they are the same classes in all tasks.
         declared: What the configuration says about it, if it is the user's own.
+        supply: Of interactive tasks: collects the examples of their roles with the policy at hand.
     """
 
     input_shape: tuple[int, ...]
@@ -95,6 +96,7 @@ class TaskSource(ABC):
     words: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
     declared: Declared | None = None
+    supply: Supply | None = None
 
     @property
     def signature(self) -> TaskSignature:
@@ -151,7 +153,7 @@ class TaskSource(ABC):
         chosen = {role: batches[role] for role in roles}
         if self.declared is not None:
             self.declared.check(split, chosen, len(seeds))
-        return Episode(chosen, torch.from_numpy(seeds.astype(np.int64)), self.sizes(chosen))
+        return Episode(chosen, torch.from_numpy(seeds.astype(np.int64)), self.sizes(chosen), self.supply)
 
     def roles(self, split: str) -> tuple[str, ...]:
         """The roles that tasks of a split can have: by default, those of training tasks."""

@@ -171,6 +171,44 @@ def regression_fits(path: Path, fits: Sequence[Fit], title: str = "") -> None:
     save(figure, path)
 
 
+@dataclass(frozen=True)
+class Walks:
+    """A task of navigation to plot.
+
+    Attributes:
+        goal: x and y of the goal [2].
+        paths: Number of inner steps -> positions [N, P, 2] along N trajectories after them, NaN behind their ends.
+    """
+
+    goal: Array
+    paths: Mapping[int, Array]
+
+
+def walks(path: Path, tasks: Sequence[Walks]) -> None:
+    """Plot trajectories in the plane before and after some inner steps.
+
+    Args:
+        path: The PNG.
+        tasks: [S] tasks, side by side.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.4 * len(tasks), 3.7), layout="constrained", dpi=150)
+    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for axes, task in zip(panels, tasks, strict=True):
+        for index, (steps, paths) in enumerate(sorted(task.paths.items())):
+            colour = FAINT if steps == 0 else COLOURS[index % len(COLOURS)]
+            for number, positions in enumerate(paths):
+                label = _steps_label(steps) if number == 0 else None
+                axes.plot(*positions.T, color=colour, linewidth=0.8, alpha=0.7, label=label)
+        axes.plot(*task.goal, "*", color="black", markersize=10, label="goal")
+        axes.set_aspect("equal", adjustable="datalim")
+        plain(axes)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
+    save(figure, path)
+
+
 def _steps_label(steps: int) -> str:
     return "before" if steps == 0 else f"after {steps} step{'s' if steps > 1 else ''}"
 

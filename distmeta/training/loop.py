@@ -17,7 +17,7 @@ from distmeta.core.tensors import digest
 from distmeta.core.types import Params, Snapshot, Work
 from distmeta.methods.build import protocol_of
 from distmeta.program.program import CHOOSE, UPDATE, MetaProgram
-from distmeta.program.scoring import Score, headline
+from distmeta.program.scoring import HIGHER_IS_BETTER, Score, headline
 from distmeta.runtime.executor import Executor
 from distmeta.server import StepRecord
 from distmeta.tracking.base import Tracker
@@ -254,7 +254,7 @@ class Loop:
             f"+- {score.interval[-1]:.4f} after {self._train_s:.0f} s of training"
         )
         self._callbacks.on_evaluation(step, scores)
-        value = score.mean[-1] if score.metric == "accuracy" else -score.mean[-1]
+        value = score.mean[-1] if score.metric in HIGHER_IS_BETTER else -score.mean[-1]
         # Selecting by the tasks of the final test would overfit to them.
         if evaluation.split == "val" and self._selection.add(step, value):
             self._selection.best = Evaluated(step, self._evaluated(), None)

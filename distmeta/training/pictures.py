@@ -14,14 +14,16 @@ import torch
 from distmeta.core.types import QUERY, SUPPORT, Episode, Params
 from distmeta.engine.engine import one_by_one
 from distmeta.engine.ops import EagerOps
-from distmeta.methods.estimators.base import State
+from distmeta.methods.estimators.base import State, Visit
 from distmeta.program.program import MetaProgram
-from distmeta.program.scoring import Score
+from distmeta.program.scoring import HIGHER_IS_BETTER, Score
 from distmeta.tasks import TaskSource
 from distmeta.tracking import plots
 from distmeta.tracking.base import Tracker
 
 NUM_SAMPLES = 3
+NUM_PATHS = 3
+"""Trajectories of a sample task that are drawn."""
 FOLDER = "pictures"
 
 
@@ -72,7 +74,8 @@ def local_folder(url: str) -> Iterator[Path]:
 
 
 def _draw_curve(path: Path, scores: Sequence[Score]) -> Path:
-    metric = "accuracy" if any(score.metric == "accuracy" for score in scores) else "loss"
+    metrics = [score.metric for score in scores]
+    metric = next((metric for metric in HIGHER_IS_BETTER if metric in metrics), "loss")
     curves = [score for score in scores if score.metric == metric]
     plots.adaptation_curve(
         path,
@@ -102,7 +105,9 @@ class _Trained(NamedTuple):
 
 
 def _drawing(source: TaskSource) -> Callable[[Path, _Trained, Episode], Path] | None:
-    """How sample tasks are drawn; None if they are neither images nor functions of one number."""
+    """How sample tasks are drawn; None if they are neither images, functions of one number, nor walks in the plane."""
+    if source.supply is not None:
+        return _draw_walks if source.input_shape == (2,) else None
     if source.objective == "cross_entropy":
         return _draw_images if len(source.input_shape) == 3 else None
     return _draw_fits if (source.input_shape, source.num_outputs) == ((1,), 1) else None
@@ -148,6 +153,24 @@ def _draw_fits(path: Path, learner: _Trained, episode: Episode) -> Path:
     return path
 
 
+def _draw_walks(path: Path, learner: _Trained, episode: Episode) -> Path:
+    """Policies that see where they are: trajectories before and after adaptation, and the goal."""
+    walks = []
+    for task in _tasks(episode):
+        paths = {}
+        for visit in _visits(learner, task):
+            assert task.supply is not None
+
+            def act(inputs: torch.Tensor, state: State = visit.state, task: Episode = task) -> torch.Tensor:
+                return learner.ops.act(learner.params, state, task, inputs, learner.head)
+
+            batch = task.supply(task, QUERY, 0, act).map(lambda tensor: tensor[0, :NUM_PATHS])
+            paths[visit.k] = batch.inputs.masked_fill(batch["mask"][..., None] == 0, torch.nan).numpy()
+        walks.append(plots.Walks(task.query["goals"][0, 0].numpy(), paths))
+    plots.walks(path, walks)
+    return path
+
+
 def _tasks(episode: Episode) -> Iterator[Episode]:
     """The tasks of a shard one by one, each with a task axis of size 1."""
     for t in range(episode.num_tasks):
@@ -156,6 +179,10 @@ def _tasks(episode: Episode) -> Iterator[Episode]:
 
 def _predictions(learner: _Trained, task: Episode, grid: torch.Tensor) -> dict[int, torch.Tensor]:
     """Predictions on the grid after 0, 1 and all inner steps, by number of steps."""
+    return {visit.k: learner.predict(visit.state, task, grid) for visit in _visits(learner, task)}
+
+
+def _visits(learner: _Trained, task: Episode) -> Iterator[Visit]:
+    """The states after 0, 1 and all inner steps."""
     steps = (0, 1, learner.ops.num_steps(task))
-    visits = (visit for visit in learner.ops.walk(learner.params, task, marks=steps) if visit.k in steps)
-    return {visit.k: learner.predict(visit.state, task, grid) for visit in visits}
+    return (visit for visit in learner.ops.walk(learner.params, task, marks=steps) if visit.k in steps)

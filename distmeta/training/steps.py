@@ -3,6 +3,8 @@
 Synchronous     snapshot -> all shards of the step -> sum in the order of shards -> step; the same bits on any workers
 Asynchronous    each worker always has a shard, computed from the newest snapshot at its assignment; a step is made of
                 the updates that have arrived since the last one, weighted by their age (`outer.staleness`)
+TrustRegion     every step waits for several rounds of requests: the gradient, products with the Fisher matrix, trials
+                of step sizes (`outer.trust_region`); the same bits on any workers
 Zero            the ranks of the one worker have the meta-parameters and make the step by themselves (`outer.zero`); the
                 same bits on any number of ranks
 """
@@ -24,6 +26,7 @@ from distmeta.server import AsynchronousServer, ParameterServer, Verdict
 from distmeta.server.outer import State
 from distmeta.tasks.base import TaskSource
 from distmeta.training.procedure import Procedure, Step
+from distmeta.training.trust_region import TrustRegion, check_trust_region
 from distmeta.training.zero import GroupWeights, Zero, check_zero
 
 _CARRY = "carry/"
@@ -257,9 +260,18 @@ def _zero(config: RunConfig, params: Params, buffers: Params, source: TaskSource
     return Zero(config, GroupWeights(config, params, executor))
 
 
+def _trust_region(
+    config: RunConfig, params: Params, buffers: Params, source: TaskSource, executor: Executor
+) -> Procedure:
+    check_trust_region(config, source, buffers)
+    server = ParameterServer(params, config.outer, config.train.steps, buffers)
+    return TrustRegion(config, source, server, executor)
+
+
 PROCEDURES: dict[str, Callable[[RunConfig, Params, Params, TaskSource, Executor], Procedure]] = {
     "synchronous": _synchronous,
     "asynchronous": _asynchronous,
+    "trust_region": _trust_region,
     "zero": _zero,
 }
 """Procedures by `outer.procedure`."""

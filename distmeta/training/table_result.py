@@ -63,8 +63,9 @@ class Mean:
 
     @property
     def text(self) -> str:
-        """`98.7 ± 0.4` of an accuracy, in percent; three decimals of other metrics."""
-        scale, digits = (100.0, 1) if "accuracy" in self.metric else (1.0, 3)
+        """`98.7 ± 0.4` of an accuracy, in percent, or of a return; three decimals of other metrics."""
+        scale = 100.0 if "accuracy" in self.metric else 1.0
+        digits = 1 if "accuracy" in self.metric or "return" in self.metric else 3
         return f"{scale * self.mean:.{digits}f} ± {scale * self.interval:.{digits}f}"
 
 

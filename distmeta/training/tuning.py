@@ -27,7 +27,7 @@ from distmeta.core.errors import DistmetaError, UserError
 from distmeta.core.paths import expand_user
 from distmeta.core.seeding import mix
 from distmeta.program.program import MetaProgram, threads_of
-from distmeta.program.scoring import headline
+from distmeta.program.scoring import HIGHER_IS_BETTER, headline
 from distmeta.tracking import build_tracker
 from distmeta.tracking.console import Progress
 from distmeta.tracking.environment import num_cores
@@ -62,7 +62,7 @@ class Trial:
         """Higher is better; a run that failed or has no finite score is the worst."""
         if not math.isfinite(self.mean):
             return -math.inf
-        return self.mean if self.metric == "accuracy" else -self.mean
+        return self.mean if self.metric in HIGHER_IS_BETTER else -self.mean
 
     def row(self) -> dict[str, str]:
         """Its row in a table."""

@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from distmeta.config import Conv4Config, EngineConfig, GlyphTasks, MlpConfig, RunConfig, SinusoidTasks
+from distmeta.config import (
+    Conv4Config,
+    EngineConfig,
+    GlyphTasks,
+    MlpConfig,
+    NavigationTasks,
+    PolicyConfig,
+    RunConfig,
+    SinusoidTasks,
+)
 from distmeta.core.tensors import all_finite, cloned, digest
 from distmeta.core.types import Episode, Params, Update
 from distmeta.engine.engine import Engine, one_by_one
@@ -42,6 +51,7 @@ class Row:
         tasks: Fields of the task section.
         regression: Arguments of the preset for sine waves; None if the method does not support regression.
         takes_texts: Whether the method takes texts alone, through a decoder.
+        acts: Whether the method is one of interactive tasks alone, through a policy.
         context_size: Context parameters of the network.
         model: The network for images; None: a narrow conv4.
     """
@@ -51,6 +61,7 @@ class Row:
     tasks: Mapping[str, Any] = field(default_factory=dict)
     regression: Mapping[str, Any] | None = field(default_factory=lambda: {"lr": 0.01})
     takes_texts: bool = False
+    acts: bool = False
     context_size: int = 0
     model: Mapping[str, Any] | None = None
 
@@ -98,6 +109,9 @@ ROWS = (
     Row("surgical", {"steps": 2, "batch": 4}, {}, None),
     Row("auto_rgn", {"steps": 4, "batch": 4}, {}, None),
     Row("merlin", {}, {}, None),
+    Row("maml_rl", {"steps": 2}, {}, None, acts=True),
+    Row("fomaml_rl", {"gae": 0.9}, {}, None, acts=True),
+    Row("anil_rl", {"dependence": 0.5}, {}, None, acts=True),
     Row("bn_adapt", {"share": 0.6}, {}, None, model=RESNET),
     Row("tent", {"steps": 2}, {}, None),
     Row("ttt", {"steps": 2}, {}, None, model=RESNET),
@@ -142,7 +156,18 @@ def sine_waves(row: Row) -> RunConfig:
     )
 
 
-CONFIGS = {f"{row.name}, glyphs": glyphs(row) for row in ROWS if not row.takes_texts}
+def navigation(row: Row) -> RunConfig:
+    return RunConfig(
+        name="contract",
+        tasks=NavigationTasks(shots=3, queries=2, eval_queries=2, horizon=8),
+        model=PolicyConfig(hidden=(6, 5)),
+        algorithm=method(row.name, **row.settings),
+        engine=EngineConfig(dtype="float64"),
+    )
+
+
+CONFIGS = {f"{row.name}, glyphs": glyphs(row) for row in ROWS if not row.takes_texts and not row.acts}
+CONFIGS |= {f"{row.name}, navigation": navigation(row) for row in ROWS if row.acts}
 CONFIGS |= {f"{row.name}, sine waves": sine_waves(row) for row in ROWS if row.regression is not None}
 TEXTS = {f"{row.name}, texts": row for row in ROWS if row.takes_texts}
 

@@ -19,6 +19,7 @@ TABLES = {
     "feature_reuse": ("cifar_fs", "fc100", "omniglot"),
     "methods": ("omniglot", "sinusoid"),
     "omniglot": ("lake", "table"),
+    "reinforcement": ("cheetah", "navigation"),
     "transfer": ("banking77", "clinc150", "pretraining", "signature", "usps"),
 }
 SOURCES = [f"{FOLDER / file}.py:{name}" for file, names in TABLES.items() for name in names]

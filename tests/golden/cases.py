@@ -21,7 +21,9 @@ from distmeta.config import (
     MixedConfig,
     MlpConfig,
     MlpRuleConfig,
+    NavigationTasks,
     OuterConfig,
+    PolicyConfig,
     QuadraticTasks,
     ResNet12Config,
     RunConfig,
@@ -32,10 +34,12 @@ from distmeta.config import (
     TrackingConfig,
     TrainConfig,
     TransformerConfig,
+    TrustRegionConfig,
 )
 from distmeta.core.tensors import global_norm
 from distmeta.methods import (
     anil,
+    anil_rl,
     anml,
     auto_rgn,
     bn_adapt,
@@ -48,6 +52,7 @@ from distmeta.methods import (
     film,
     fine_tuning,
     fomaml,
+    fomaml_rl,
     hyperparameters,
     imaml,
     imaml_hf,
@@ -63,6 +68,7 @@ from distmeta.methods import (
     lstm,
     maml,
     maml_pp,
+    maml_rl,
     matching,
     merlin,
     meta_sgd,
@@ -113,6 +119,12 @@ def _run(name: str, strategy: str, algorithm: Any, **sections: Any) -> RunConfig
 _WAVES = {"model": MlpConfig(hidden=(16, 16)), "outer": OuterConfig(optimizer="Adam", lr=1e-2)}
 _CONTEXT_WAVES = {**_WAVES, "model": MlpConfig(hidden=(16, 16), context_size=3)}
 _RESNET = ResNet12Config(widths=(4, 4, 6, 8))
+_NAVIGATION: dict[str, Any] = {
+    "tasks": NavigationTasks(shots=6, queries=6, eval_queries=6, horizon=12),
+    "model": PolicyConfig(hidden=(12,)),
+    "outer": OuterConfig(optimizer="Adam", lr=1e-2),
+}
+_REGION = OuterConfig(optimizer="SGD", lr=1.0, trust_region=TrustRegionConfig(cg_steps=4))
 _QUADRATICS = {"tasks": QuadraticTasks(), "model": MlpConfig(hidden=())}
 
 CASES: dict[str, RunConfig] = {
@@ -190,6 +202,10 @@ CASES: dict[str, RunConfig] = {
         _run("evolved_optimizer", "vmap", evolved_optimizer(steps=6, window=2, batch=4), **_QUADRATICS),
         _run("evolved_optimizer-es", "loop", evolved_optimizer(4, 2, 4, persistent=False)),
         _run("evolved_optimizer-waves", "vmap", evolved_optimizer(4, None), tasks=SinusoidTasks(), **_WAVES),
+        _run("maml_rl", "vmap", maml_rl(steps=2), **_NAVIGATION),
+        _run("maml_rl-region", "vmap", maml_rl(), **{**_NAVIGATION, "outer": _REGION}),
+        _run("fomaml_rl", "loop", fomaml_rl(gae=0.9), **_NAVIGATION),
+        _run("anil_rl", "vmap", anil_rl(dependence=0.5), **_NAVIGATION),
         _run("bn_adapt", "loop", bn_adapt(0.7), model=_RESNET),
         _run("tent", "vmap", tent(steps=2)),
         _run("tent-stream", "loop", tent(lr=0.01, steps=3, batch=3), model=_RESNET),

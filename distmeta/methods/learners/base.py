@@ -96,6 +96,7 @@ class Learner(ABC):
         draws: Whether it draws random numbers, from the seeds of tasks.
         rule: If what it learns is how to train the network, the update rule, whose parameters are `own(meta)`.
         own_heads: If it uses no head of the network, the heads of its own by name, beside its predictions (`head`).
+        asks: Whether the tasks are interactive, so that their examples are known only when a step is taken.
     """
 
     roles: tuple[str, ...] = (SUPPORT,)
@@ -106,9 +107,16 @@ class Learner(ABC):
     draws: bool = False
     rule: UpdateRule | None = None
     own_heads: Mapping[str, OwnHead] | None = None
+    asks: bool = False
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
+
+    @property
+    def limits(self) -> Mapping[str, str]:
+        """What cannot be done with it, and why (see `Backbone.limits`)."""
+        asked = {"compile": "interactive tasks are asked between its steps"} if self.asks else {}
+        return {**asked, **self.backbone.limits}
 
     def init(self, seed: int) -> Params:
         """Initial meta-parameters, a pure function of the seed: by default, those of the network."""

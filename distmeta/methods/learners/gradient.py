@@ -52,6 +52,7 @@ from distmeta.methods.learners.inner.problem import InnerProblem
 from distmeta.methods.learners.own_heads import OwnHeads
 from distmeta.methods.learners.phases import ReadyPhase, group_names, ready_phase, rows_of_step, steps_of_epoch
 from distmeta.methods.learners.rates import initial_rates, rate_at
+from distmeta.methods.objectives import COLLECTED
 from distmeta.models.base import HEAD, Backbone
 from distmeta.models.network import Network
 
@@ -128,7 +129,7 @@ class GradientLearner(Learner):
         self._uses_anchor = any(self._has_anchor(phase.config) for phase in used)
         # A mini-batch is normalised by its own statistics, so its features cannot be taken from those of the whole set.
         whole = backbone.is_row_wise or all(phase.config.batch is None for phase in used)
-        still = not (backbone.buffers() or backbone.is_random)
+        still = not (backbone.buffers() or backbone.is_random or objective in COLLECTED)
         self._keeps_features = whole and still and len(self.roles) == 1 and frozenset(self._moved) <= self._heads.names
         self.reads_features_only = self._keeps_features and not self._heads.need_words
         if self._heads.need_words:

@@ -21,6 +21,7 @@ from distmeta.methods.presets.inner_problem import hyperparameters, learned_loss
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.optimizers import evolved_optimizer, learned_optimizer
 from distmeta.methods.presets.prediction import film, weight_generator
+from distmeta.methods.presets.reinforcement import anil_rl, fomaml_rl, maml_rl
 from distmeta.methods.presets.reuse import multitask, nil
 from distmeta.methods.presets.test_time import bn_adapt, tent, ttt
 from distmeta.methods.presets.transfer import (
@@ -59,6 +60,12 @@ class Preset:
 def _transfer(make: Callable[..., AlgorithmConfig], title: str, paper: str) -> Preset:
     """A strategy of transfer learning, all of which share a page and a file of jobs."""
     return Preset(make, title, paper, f"jobs/transfer.py:{make.__name__}", page="transfer")
+
+
+def _reinforcement(make: Callable[..., AlgorithmConfig], title: str, paper: str) -> Preset:
+    """A method of meta-reinforcement learning."""
+    job = f"jobs/rl.py:navigation_{make.__name__.removesuffix('_rl')}"
+    return Preset(make, title, paper, job, page="reinforcement")
 
 
 METHODS: dict[str, Preset] = {
@@ -161,6 +168,9 @@ METHODS: dict[str, Preset] = {
     "surgical": _transfer(surgical, "Surgical fine-tuning", "Lee et al. 2023, arXiv 2210.11466"),
     "auto_rgn": _transfer(auto_rgn, "Auto-RGN", "Lee et al. 2023, arXiv 2210.11466, section 4"),
     "merlin": _transfer(merlin, "MeRLin", "Liu et al. 2020, arXiv 2011.01418"),
+    "maml_rl": _reinforcement(maml_rl, "MAML-RL", "Finn et al. 2017, arXiv 1703.03400, section 5.3"),
+    "fomaml_rl": _reinforcement(fomaml_rl, "First-order MAML-RL", "Finn et al. 2017, arXiv 1703.03400"),
+    "anil_rl": _reinforcement(anil_rl, "ANIL-RL", "Raghu et al. 2020, arXiv 1909.09157, section 4.2"),
     "bn_adapt": Preset(
         bn_adapt, "BN-adapt", "Nado et al. 2020, arXiv 2006.10963; Schneider et al. 2020", "jobs/test_time.py:bn_adapt"
     ),

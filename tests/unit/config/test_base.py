@@ -6,10 +6,12 @@ import pytest
 from pydantic import ValidationError
 
 from distmeta.config import (
+    CheetahTasks,
     Conv4Config,
     DatasetTasks,
     GlyphTasks,
     MlpConfig,
+    NavigationTasks,
     OuterConfig,
     PythonTasks,
     QuadraticTasks,
@@ -38,9 +40,17 @@ def error_of(make: Callable[[], object]) -> ValidationError:
         ({"tasks": {"source": "images", "wy": 3}}, "tasks.wy: unknown field 'wy'; allowed: did you mean 'way'?"),
         (
             {"tasks": {"source": "imags"}},
-            "tasks: unknown source 'imags'; allowed: did you mean 'images'? (dataset, glyphs, images",
+            "tasks: unknown source 'imags'; allowed: did you mean 'images'? (cheetah, dataset, glyphs, images",
         ),
         ({"tasks": {"way": 5}}, "tasks: the field 'source' is missing; allowed: images, glyphs, sinusoid"),
+        (
+            {"algorithm": {"terms": [{"objective": {"kind": "policy_gradient", "discount": 2}}]}},
+            "algorithm.terms.0.objective.discount: 2 is not valid; allowed: less than or equal to 1",
+        ),
+        (
+            {"algorithm": {"terms": [{"objective": {"kind": "policy"}}]}},
+            "algorithm.terms.0.objective: unknown kind 'policy'; allowed: did you mean 'policy_gradient'?",
+        ),
         ({"outer": {"schedule": "cos"}}, "outer.schedule: unknown value 'cos'; allowed: did you mean 'cosine'?"),
         ({"outer": {"lr": float("nan")}}, "outer.lr: nan is not valid; allowed: a finite number"),
         (
@@ -107,6 +117,8 @@ def test_types_and_discriminators_of_unions() -> None:
         TransferTasks,
         TextTransferTasks,
         ShiftedTasks,
+        NavigationTasks,
+        CheetahTasks,
         PythonTasks,
     ]
     assert allowed_types(int | None) == [int]

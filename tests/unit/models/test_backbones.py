@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from distmeta.config import Conv4Config, ConvNetConfig, MixedConfig, MlpConfig, ResNet12Config
+from distmeta.config import Conv4Config, ConvNetConfig, MixedConfig, MlpConfig, PolicyConfig, ResNet12Config
 from distmeta.config.models import ModelConfig, TransformerConfig
 from distmeta.config.petl import FullConfig, LoraConfig, MamConfig
 from distmeta.core.errors import UserError
@@ -32,6 +32,7 @@ ROWS: dict[str, tuple[ModelConfig, tuple[int, ...], int]] = {
     # name: configuration, input shape, number of features
     "mlp": (MlpConfig(hidden=(9, 5)), (2, 3), 5),
     "mlp without hidden layers": (MlpConfig(hidden=()), (2, 3), 6),
+    "policy": (PolicyConfig(hidden=(9, 5)), (2, 3), 5),
     "conv4": (Conv4Config(filters=6), (1, 28, 28), 6),
     "conv4 of odd sides": (Conv4Config(filters=6), (3, 17, 9), 6),
     "conv4 pooled": (Conv4Config(filters=6, downsample="pool"), (3, 32, 48), 6 * 2 * 3),

@@ -20,6 +20,7 @@ LABELS = np.array([[0, 1, 2, 0, 1, 2]] * 2)
 WRONG = np.array([[0, 1, 2, 2, 1, 0], [0, 1, 2, 0, 1, 2]])
 X = np.linspace(-5.0, 5.0, 20)
 FIT = plots.Fit((X[:5], np.sin(X[:5])), (X, np.sin(X)), X, {0: 0 * X, 1: 0.5 * np.sin(X), 10: np.sin(X)})
+PATHS = np.stack([X[:8], np.where(np.arange(8) < 5, np.sin(X[:8]), np.nan)], -1)[None].repeat(3, 0)
 
 PLOTS: dict[str, Callable[[Path], None]] = {
     "curve": lambda path: plots.adaptation_curve(path, {"a": (STEPS, STEPS / 4, 0.1 + 0 * STEPS)}, "accuracy", "a"),
@@ -28,6 +29,9 @@ PLOTS: dict[str, Callable[[Path], None]] = {
     ),
     "tasks": lambda path: plots.sample_tasks(path, IMAGES, LABELS, IMAGES, LABELS, WRONG),
     "unpredicted": lambda path: plots.sample_tasks(path, COLOUR_IMAGES, LABELS, COLOUR_IMAGES, LABELS),
+    "walks": lambda path: plots.walks(
+        path, [plots.Walks(np.array([0.1, 0.2]), {0: PATHS, 1: PATHS / 2, 3: PATHS / 3})]
+    ),
     "fits": lambda path: plots.regression_fits(path, [FIT, FIT], "sinusoid"),
 }
 

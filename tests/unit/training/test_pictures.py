@@ -9,9 +9,19 @@ import fsspec
 import pytest
 import torch
 
-from distmeta.config import Conv4Config, EngineConfig, GlyphTasks, MlpConfig, RunConfig, RuntimeConfig, SinusoidTasks
+from distmeta.config import (
+    Conv4Config,
+    EngineConfig,
+    GlyphTasks,
+    MlpConfig,
+    NavigationTasks,
+    PolicyConfig,
+    RunConfig,
+    RuntimeConfig,
+    SinusoidTasks,
+)
 from distmeta.core.types import Episode
-from distmeta.methods import maml, protonet
+from distmeta.methods import maml, maml_rl, protonet
 from distmeta.models.network import Network
 from distmeta.program.program import MetaProgram
 from distmeta.program.scoring import Score
@@ -28,6 +38,14 @@ CONFIGS = {
         tasks=SinusoidTasks(shots=3, eval_queries=6),
         model=MlpConfig(hidden=(4,)),
         algorithm=maml(lr=0.01, steps=4, eval_steps=None),
+        engine=EngineConfig(strategy="loop"),
+        runtime=RuntimeConfig(executor="local"),
+    ),
+    "walks": RunConfig(
+        name="walks",
+        tasks=NavigationTasks(shots=3, eval_queries=4, horizon=7),
+        model=PolicyConfig(hidden=(4,)),
+        algorithm=maml_rl(eval_steps=2),
         engine=EngineConfig(strategy="loop"),
         runtime=RuntimeConfig(executor="local"),
     ),
@@ -65,12 +83,13 @@ def test_pictures_are_artifacts_and_stay_in_the_folder(program: MetaProgram, tmp
 class Drawn:
     """Replaces the plots: writes empty files, and keeps what was to be drawn."""
 
-    Fit = plots.Fit
+    Fit, Walks = plots.Fit, plots.Walks
 
     def __init__(self) -> None:
         self.curves: dict[str, object] = {}
         self.options: dict[str, object] = {}
         self.fits: list[plots.Fit] = []
+        self.tasks: list[plots.Walks] = []
         self.samples: dict[str, object] = {}
 
     def adaptation_curve(self, path: Path, curves: dict[str, object], **options: object) -> None:
@@ -80,6 +99,10 @@ class Drawn:
     def regression_fits(self, path: Path, fits: list[plots.Fit]) -> None:
         path.touch()
         self.fits = fits
+
+    def walks(self, path: Path, tasks: list[plots.Walks]) -> None:
+        path.touch()
+        self.tasks = tasks
 
     def sample_tasks(self, path: Path, **samples: object) -> None:
         path.touch()
@@ -131,6 +154,18 @@ def test_fits_are_predictions_after_no_one_and_all_steps(program: MetaProgram, d
         after = predict(learner, params, adapt(learner, params, task.support), task.support, x[order])[:, 0]
         for steps, expected in ((0, before), (4, after)):
             torch.testing.assert_close(torch.from_numpy(fit.predictions[steps]), expected)
+
+
+@pytest.mark.parametrize("program", ["walks"], indirect=True)
+def test_walks_are_trajectories_to_the_goal_of_the_task(program: MetaProgram, drawn: Drawn) -> None:
+    keep_pictures(program, program.algorithm.learner.init(0), [], "inductive", FakeTracker(), None)
+    goals = sample_tasks(program).query["goals"]
+    assert len(drawn.tasks) == module.NUM_SAMPLES
+    for t, task in enumerate(drawn.tasks):
+        assert task.goal.tolist() == goals[t, 0].tolist()
+        assert list(task.paths) == [0, 1, 2]
+        assert all(paths.shape == (module.NUM_PATHS, 7, 2) and not paths[:, 0].any() for paths in task.paths.values())
+        assert (task.paths[0][:, 1] != task.paths[1][:, 1]).any()
 
 
 @pytest.mark.parametrize("program", ["images"], indirect=True)

@@ -1,0 +1,80 @@
+"""Presets of meta-reinforcement learning: inner steps of policy gradient on trajectories of the policy at hand."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from distmeta.config import (
+    AlgorithmConfig,
+    BackpropConfig,
+    EvaluateConfig,
+    GradientConfig,
+    Phase,
+    PolicyGradientConfig,
+    Term,
+)
+
+
+def _policy_gradient(
+    method: str,
+    groups: tuple[str, ...],
+    order: Literal[1, 2],
+    lr: float,
+    steps: int,
+    eval_steps: int | None,
+    inner: PolicyGradientConfig,
+) -> AlgorithmConfig:
+    # What is scored is differentiated once, for which `dependence` makes no difference; with 0, other parameters than
+    # those that collected the trajectories are scored by the ratio of probabilities of single steps.
+    outer = inner.model_copy(update={"dependence": 0.0})
+    return AlgorithmConfig(
+        method=method,
+        learner=GradientConfig(phases=(Phase(groups=groups, lr=lr, steps=steps, objective=inner),)),
+        estimator=BackpropConfig(order=order),
+        terms=(Term(objective=outer),),
+        evaluate=EvaluateConfig(steps=eval_steps),
+    )
+
+
+def maml_rl(
+    lr: float = 0.1,
+    steps: int = 1,
+    eval_steps: int | None = 3,
+    discount: float = 0.99,
+    gae: float = 1.0,
+    dependence: float = 1.0,
+) -> AlgorithmConfig:
+    """MAML with policy gradients (Finn et al. 2017, arXiv 1703.03400, section 5.3), its second order by DiCE.
+
+    Args:
+        lr: Inner rate.
+        steps: Inner steps in training.
+        eval_steps: Inner steps at evaluation.
+        discount: Discount factor of rewards.
+        gae: Lambda of generalised advantage estimation.
+        dependence: What second derivatives know of how trajectories depend on the parameters: 1 is DiCE, exact; 0 is
+            the low-variance curvature of ProMP.
+    """
+    inner = PolicyGradientConfig(discount=discount, gae=gae, dependence=dependence)
+    return _policy_gradient("maml_rl", ("all",), 2, lr, steps, eval_steps, inner)
+
+
+def fomaml_rl(
+    lr: float = 0.1, steps: int = 1, eval_steps: int | None = 3, discount: float = 0.99, gae: float = 1.0
+) -> AlgorithmConfig:
+    """First-order MAML with policy gradients: how the adapted policy depends on the first one is left out."""
+    inner = PolicyGradientConfig(discount=discount, gae=gae)
+    return _policy_gradient("fomaml_rl", ("all",), 1, lr, steps, eval_steps, inner)
+
+
+def anil_rl(
+    lr: float = 0.1,
+    steps: int = 1,
+    eval_steps: int | None = 3,
+    discount: float = 0.99,
+    gae: float = 1.0,
+    dependence: float = 1.0,
+) -> AlgorithmConfig:
+    """ANIL with policy gradients: inner steps move the head of means alone (Raghu et al. 2020, arXiv 1909.09157)."""
+    inner = PolicyGradientConfig(discount=discount, gae=gae, dependence=dependence)
+    return _policy_gradient("anil_rl", ("head",), 2, lr, steps, eval_steps, inner)

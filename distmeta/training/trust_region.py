@@ -1,0 +1,210 @@
+"""Outer steps within a trust region: TRPO (Schulman et al. 2015, arXiv 1502.05477, appendix C) on adapted policies.
+
+    g      = gradient of the outer loss                           one round of requests: `record`
+    F x    = g,  x by conjugate gradient                          a round for each product:  `curvature`
+    s      = -sqrt(2 max_kl / (x . F x)) x                        the longest step within the region, to second order
+    theta <- theta + shrink^i s                                   a round for each i = 0, 1, ...: `trial`
+
+with the first i whose step lowers the loss on the same trajectories and keeps the mean divergence within `max_kl`; no
+step if there is none. F is the Fisher matrix of the adapted policies plus `damping` times the identity. The server
+takes minus the step for a gradient, at rate 1.
+
+Vectors are in float64 on the driver, and are summed by numpy, whose bits do not depend on the number of threads.
+
+Deviations from the code of MAML (rllab): products with F are exact, not central differences; the estimates of all tasks
+are means over the steps of their trajectories.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from typing_extensions import override
+
+from distmeta.config import RunConfig
+from distmeta.config.outer import TrustRegionConfig
+from distmeta.core.errors import DistmetaError, UserError
+from distmeta.core.types import Params, Report, Shard, Snapshot, Update, Work
+from distmeta.program.trust_region import CURVATURE, RECORD, STEP, TRIAL, VECTOR
+from distmeta.runtime.executor import Executor, Result
+from distmeta.server import ParameterServer, Verdict
+from distmeta.server.outer import State
+from distmeta.server.tree import Tree
+from distmeta.tasks.base import TaskSource
+from distmeta.training.procedure import Procedure, Step
+
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Move:
+    """A step that was tried.
+
+    Attributes:
+        step: By parameter; empty for no step.
+        loss: Outer loss after it, on the same trajectories.
+        kl: Divergence of the adapted policies.
+        backtracks: Longer ones that were refused.
+    """
+
+    step: Params
+    loss: float
+    kl: float
+    backtracks: int
+
+
+class TrustRegion(Procedure):
+    """Every step waits for all shards of several rounds: the result depends neither on who computes what, nor on when.
+
+    Args:
+        config: The run.
+        source: Where the tasks come from.
+        server: Holds the meta-parameters.
+        executor: Who computes.
+    """
+
+    def __init__(self, config: RunConfig, source: TaskSource, server: ParameterServer, executor: Executor) -> None:
+        assert config.outer.trust_region is not None
+        self.server: ParameterServer = server
+        self._config, self._source, self._executor = config, source, executor
+        self._region: TrustRegionConfig = config.outer.trust_region
+
+    @override
+    def step(self, work: Work) -> Step:
+        rounds = _Rounds(self._executor, self.server.pull(), self._shards(self.server.version), work.engine)
+        total = rounds.ask(RECORD)
+        grad = {name: tensor / total.weight for name, tensor in total.grad.items()}
+        move = self._move(rounds, grad, total.metrics["loss"] / total.weight)
+        norm = math.sqrt(float(np.sum(_flat(grad) ** 2)))
+        negative = {name: -tensor for name, tensor in move.step.items()}
+        means = {name: value / total.weight for name, value in total.metrics.items()}
+        metrics = {**means, "kl": move.kl, "improvement": means["loss"] - move.loss}
+        verdict = self.server.push(Report(self.server.version, 0, Update(negative, 1.0, metrics)))
+        if verdict is not Verdict.ACCEPTED:
+            raise DistmetaError(f"step {self.server.version}: the step within the trust region is {verdict.value}")
+        record = self.server.step(1)
+        outer = {**record.outer, "grad_norm": norm, "backtracks": float(move.backtracks)}
+        tasks = self._config.train.tasks_per_step
+        return Step(replace(record, weight=total.weight, outer=outer), rounds.results, tasks)
+
+    @override
+    def pause(self) -> None:
+        pass  # between two steps no worker computes
+
+    @override
+    def state_dict(self) -> State:
+        return self.server.state_dict()
+
+    @override
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        self.server.load_state_dict(state)
+
+    def _shards(self, step: int) -> tuple[Shard, ...]:
+        config = self._config
+        return self._source.shards("train", step, config.train.tasks_per_step, config.runtime.shard_size)
+
+    def _move(self, rounds: _Rounds, grad: Params, loss: float) -> Move:
+        """The longest of the steps along the direction that is allowed."""
+        region, right = self._region, _flat(grad)
+        direction, curved = self._solve(rounds, grad, right)
+        size = float(np.sum(direction * curved))
+        if not size > 0.0:
+            return Move({}, loss, 0.0, 0)
+        longest = -math.sqrt(2 * region.max_kl / size) * direction
+        for backtracks in range(region.backtracks):
+            step = _named(longest * region.shrink**backtracks, grad)
+            tried = rounds.ask(TRIAL, {STEP + name: tensor for name, tensor in step.items()})
+            after, kl = (tried.metrics[name] / tried.weight for name in ("loss", "kl"))
+            if after < loss and kl <= region.max_kl:  # neither holds for a number that is not finite
+                return Move(step, after, kl, backtracks)
+        return Move({}, loss, 0.0, region.backtracks)
+
+    def _solve(self, rounds: _Rounds, like: Params, right: Vector) -> tuple[Vector, Vector]:
+        """The x with F x = right by conjugate gradient (Hestenes & Stiefel 1952) from zero, and F x."""
+        region = self._region
+        x, curved_x = np.zeros_like(right), np.zeros_like(right)
+        residual = direction = right
+        start = size = float(np.sum(right * right))
+        for _ in range(region.cg_steps):
+            if size <= region.cg_tolerance**2 * start:
+                break
+            vector = {VECTOR + name: tensor for name, tensor in _named(direction, like).items()}
+            total = rounds.ask(CURVATURE, vector)
+            product = _flat({name: total.grad[name] for name in like}) / total.weight + region.damping * direction
+            curvature = float(np.sum(direction * product))
+            if curvature <= 0.0:
+                break
+            length = size / curvature
+            x, curved_x = x + length * direction, curved_x + length * product
+            residual = residual - length * product
+            after = float(np.sum(residual * residual))
+            direction, size = residual + (after / size) * direction, after
+        return x, curved_x
+
+
+class _Rounds:
+    """Requests of one step: the same snapshot and shards, different vectors.
+
+    Attributes:
+        results: Those of all rounds, without their updates.
+    """
+
+    def __init__(self, executor: Executor, snapshot: Snapshot, shards: Sequence[Shard], engine: object) -> None:
+        self._executor, self._snapshot, self._shards, self._engine = executor, snapshot, shards, engine
+        self.results: list[Result] = []
+
+    def ask(self, name: str, extra: Params | None = None) -> Update:
+        """The sum of the answers of all shards.
+
+        Raises:
+            DistmetaError: One is not finite.
+        """
+        tree, work = Tree(), Work(name, self._engine)
+        for result in self._executor.map(work, replace(self._snapshot, extra=extra or {}), self._shards):
+            report: Report = result.value
+            if report.finite is False:
+                what = f"an entry of the answer of shard {report.shard} to '{name}' is infinite or not a number"
+                raise DistmetaError(f"step {report.version}: {what}")
+            if report.count > 1:
+                tree.add_group(report.shard, report.count, report.update)
+            else:
+                tree.add(report.shard, report.update)
+            self.results.append(replace(result, value=None))
+        return tree.total()
+
+
+def _flat(params: Params) -> Vector:
+    return np.concatenate([tensor.detach().double().numpy().ravel() for tensor in params.values()])
+
+
+def _named(vector: Vector, like: Params) -> Params:
+    """The parts of a vector by name, in the types of the parameters."""
+    parts = np.split(vector, np.cumsum([tensor.numel() for tensor in like.values()])[:-1])
+    return {
+        name: torch.from_numpy(part.copy()).reshape(tensor.shape).to(tensor.dtype)
+        for (name, tensor), part in zip(like.items(), parts, strict=True)
+    }
+
+
+def check_trust_region(config: RunConfig, source: TaskSource, buffers: Params) -> None:
+    """Check that a run has policies that a trust region can bound.
+
+    Raises:
+        UserError: It has none.
+    """
+    if source.supply is None:
+        what = f"a trust region bounds policies, of which tasks.source '{config.tasks.source}' has none"
+        raise UserError(what, where="outer.trust_region", allowed="null, or interactive tasks ('navigation')")
+    if any(term.at == "each" for term in config.algorithm.terms):
+        what = "a term at 'each' inner step has policies that the trust region does not bound"
+        raise UserError(what, where="algorithm.terms", allowed="terms at 'last' or 'meta', or outer.trust_region null")
+    if buffers:
+        what = (
+            f"the network keeps running statistics ('{next(iter(buffers))}'), which move between the rounds of a step"
+        )
+        raise UserError(what, where="outer.trust_region", allowed="null, or a network without them")
