@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from distmeta.config import RuntimeConfig
-from distmeta.runtime.compression import Compression
-from distmeta.runtime.executor import Executor, Program, Recipe
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # messages load no torch
+    from distmeta.config import RuntimeConfig
+    from distmeta.runtime.compression import Compression
+    from distmeta.runtime.executor import Executor, Program, Recipe
 
 
 def build_executor(

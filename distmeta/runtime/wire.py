@@ -1,4 +1,4 @@
-"""Messages between the driver and the workers: flat parameters, without pickled tensors.
+"""Encodes what travels between the driver and the workers: flat parameters, without pickled tensors.
 
 Parameters become a header of plain data (names, types, shapes) and arrays of bytes: one array for each large tensor,
 which is the tensor's own memory, and one for all small tensors together. Ray moves arrays out of band: its object store
@@ -13,17 +13,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from distmeta.core.tensors import all_finite
 from distmeta.core.types import Params, Report, Shard, Snapshot, Update, Work
-from distmeta.runtime.compression import Compressed, Compressor, Kind, decompress
+from distmeta.runtime.compression import Compressed, Compressor, decompress
 from distmeta.runtime.executor import Result
+from distmeta.runtime.messages import (
+    Bytes,
+    ParamsWire,
+    ReportWire,
+    ResultWire,
+    ShardRequest,
+    SnapshotWire,
+    TensorHeader,
+)
 from distmeta.server.tree import sum_group
 
 _DTYPES = {
@@ -46,94 +54,6 @@ ALIGNMENT_BYTES = 64
 """Alignment of a tensor's memory by torch on the CPU."""
 LARGE_TENSOR_BYTES = 64 << 10
 """Size from which a tensor is sent as an array of its own."""
-
-TensorHeader = tuple[str, str, tuple[int, ...]]
-"""Name, type and shape of one tensor."""
-Bytes = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class ParamsWire:
-    """Flat parameters.
-
-    Attributes:
-        header: The tensors in their order; plain data that JSON can hold.
-        small: The bytes of all tensors below `LARGE_TENSOR_BYTES`, in their order, each aligned to `ALIGNMENT_BYTES`.
-        large: The bytes of each of the others, in their order.
-    """
-
-    header: tuple[TensorHeader, ...]
-    small: Bytes
-    large: tuple[Bytes, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of all arrays."""
-        return self.small.nbytes + sum(array.nbytes for array in self.large)
-
-
-@dataclass(frozen=True)
-class SnapshotWire:
-    """A snapshot. `serial` numbers the snapshots that an executor sends; several may have the same version."""
-
-    serial: int
-    version: int
-    params: ParamsWire
-    buffers: ParamsWire | None = None
-    extra: ParamsWire | None = None
-
-
-@dataclass(frozen=True)
-class ShardRequest:
-    """A request to compute a shard. One object, since Ray serializes each argument of a call by itself.
-
-    Attributes:
-        key: Number of the executor's call, and index of the shard.
-        work: What to compute.
-        shard: The shard, without its carry.
-        upcoming: The shard to prepare meanwhile.
-        carry: The shard's carry; None if it is empty.
-    """
-
-    key: tuple[int, int]
-    work: Work
-    shard: Shard
-    upcoming: Shard | None
-    carry: ParamsWire | None = None
-
-
-@dataclass(frozen=True)
-class ReportWire:
-    """A report of an update, with the fields of `Report` and `Update`.
-
-    Attributes:
-        grad: The gradient; None if it is an object of its own in the object store (`split_grad`).
-        compression: Kind and original types of a compressed gradient (see `Compressed`); None if it is not compressed.
-        buffers: Running statistics; None if there are none.
-        carries: State of the estimator, by index of the shard.
-    """
-
-    version: int
-    shard: int
-    grad: ParamsWire | None
-    weight: float
-    metrics: dict[str, float]
-    finite: bool
-    compression: tuple[Kind, dict[str, str]] | None = None
-    count: int = 1
-    buffers: ParamsWire | None = None
-    carries: dict[int, ParamsWire] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ResultWire:
-    """A `Result` with its value encoded."""
-
-    shard: int
-    value: Any
-    worker: int
-    data_wait_s: float
-    compute_s: float
 
 
 def encode_params(params: Params) -> ParamsWire:

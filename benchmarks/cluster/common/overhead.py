@@ -12,19 +12,21 @@ from statistics import median
 
 import psutil
 
+from benchmarks.cluster.common.light import LightActor, LightRecipe
 from benchmarks.cluster.common.programs import (
     UPDATE,
     SleepRecipe,
     make_params,
-    make_shards,
     num_bytes,
     ready_made_bytes,
 )
+from benchmarks.cluster.common.sleeps import make_shards
 from benchmarks.cluster.common.steps import session
 from benchmarks.report import progress
 from distmeta.config import OuterConfig, RuntimeConfig
 from distmeta.core.errors import DistmetaError
 from distmeta.runtime.executor import Executor
+from distmeta.runtime.ray.actor import WorkerActor
 from distmeta.runtime.ray.executor import RayExecutor
 from distmeta.server import ParameterServer, Verdict
 
@@ -77,13 +79,19 @@ class StepTimes:
 
 
 class OverheadSteps:
-    """Outer steps of workers of `SleepRecipe`; `payload`, the bytes of an update, is nearly the size asked for."""
+    """Outer steps of workers that sleep; `payload`, the bytes of an update, is nearly the size asked for.
 
-    def __init__(self, executor: Executor, payload_mb: float) -> None:
+    Args:
+        executor: With workers of `SleepRecipe` or `LightRecipe`.
+        payload_mb: Size of an update, in MB.
+        tasks: Of each shard.
+    """
+
+    def __init__(self, executor: Executor, payload_mb: float, tasks: int = 1) -> None:
         params = make_params(payload_mb * MB)
         self.payload = num_bytes(params)
         self.server = ParameterServer(params, OUTER, total_steps=1)
-        self._executor = executor
+        self._executor, self._tasks = executor, tasks
 
     def step(self, sleeps_s: Sequence[float]) -> StepTimes:
         """Make an outer step as training does, with a shard for each sleep.
@@ -91,7 +99,7 @@ class OverheadSteps:
         Raises:
             DistmetaError: The server did not accept a report.
         """
-        server, shards = self.server, make_shards(sleeps_s)
+        server, shards = self.server, make_shards(sleeps_s, self._tasks)
         process_cpu, thread_cpu, start = time.process_time(), time.thread_time(), time.monotonic()
         snapshot = server.pull()
         pull_cpu_s = time.thread_time() - thread_cpu
@@ -129,15 +137,22 @@ class OverheadSteps:
 
 
 @contextmanager
-def ray_workers(max_workers: int, object_store_bytes: int) -> Iterator[WorkersOf]:
-    """A Ray cluster of its own on this machine. Yields a context that starts a number of workers and ends them."""
+def ray_workers(max_workers: int, object_store_bytes: int, *, light: bool = False) -> Iterator[WorkersOf]:
+    """A Ray cluster of its own on this machine. Yields a context that starts a number of workers and ends them.
+
+    Args:
+        max_workers: The largest number.
+        object_store_bytes: Size of its object store.
+        light: Actors that load no torch.
+    """
     config = RuntimeConfig(workers=max_workers, cpus_per_worker=_CPUS_PER_WORKER, address="local")
 
     @contextmanager
     def workers_of(count: int) -> Iterator[Executor]:
         progress(f"starting {count} workers")
         changed = config.model_copy(update={"workers": count})
-        executor = RayExecutor(changed, SleepRecipe(), placement_timeout_s=_START_TIMEOUT_S)
+        recipe, actor = (LightRecipe(), LightActor) if light else (SleepRecipe(), WorkerActor)
+        executor = RayExecutor(changed, recipe, placement_timeout_s=_START_TIMEOUT_S, actor=actor)
         try:
             executor.ready()
             yield executor

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -18,16 +18,8 @@ from distmeta.runtime.compression import Compression
 from distmeta.runtime.device import check_device
 from distmeta.runtime.executor import Recipe
 from distmeta.runtime.memory import prefault_object_store
-from distmeta.runtime.wire import (
-    ParamsWire,
-    ReportWire,
-    ResultWire,
-    ShardRequest,
-    SnapshotWire,
-    decode_shard,
-    split_grad,
-    sum_reports,
-)
+from distmeta.runtime.messages import Location, ParamsWire, ReportWire, ResultWire, ShardRequest, SnapshotWire
+from distmeta.runtime.wire import decode_shard, split_grad, sum_reports
 from distmeta.runtime.worker import Worker
 
 HEARTBEAT = "heartbeat"
@@ -36,23 +28,6 @@ HEARTBEAT = "heartbeat"
 LARGE_UPDATE_BYTES = 1 << 20
 """Size from which the object store is prefaulted, and updates of several nodes are summed near their workers."""
 _MAX_CANCELLED = 256
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where an actor runs.
-
-    Attributes:
-        node_id: Ray's id of the node.
-        host: Address of the node.
-        pid: Id of the process.
-        gpus: Ids of its GPUs.
-    """
-
-    node_id: str
-    host: str
-    pid: int
-    gpus: str = ""
 
 
 class WorkerActor:

@@ -26,10 +26,11 @@ from distmeta.core.types import Report, Shard, Snapshot, Work
 from distmeta.runtime.compression import Compression
 from distmeta.runtime.executor import Executor, Feed, Incident, Recipe, Result
 from distmeta.runtime.memory import prefault_object_store
+from distmeta.runtime.messages import ReportWire, ResultWire
 from distmeta.runtime.policy.decisions import Failure
 from distmeta.runtime.policy.estimates import ShardKey
 from distmeta.runtime.policy.schedule import Schedule
-from distmeta.runtime.ray.actor import LARGE_UPDATE_BYTES
+from distmeta.runtime.ray.actor import LARGE_UPDATE_BYTES, WorkerActor
 from distmeta.runtime.ray.aggregation import Aggregator, aggregates_on_nodes
 from distmeta.runtime.ray.call import CallState
 from distmeta.runtime.ray.cluster import OBJECT_STORE_BYTES, connect, insufficient_capacity, wait_for_capacity
@@ -39,7 +40,7 @@ from distmeta.runtime.ray.remote_call import START_CALLS, RemoteCall
 from distmeta.runtime.ray.supervisor import START_TIMEOUT_S, Supervisor
 from distmeta.runtime.ray.worker_group import WorkerGroup
 from distmeta.runtime.ray.worker_handle import WorkerHandle
-from distmeta.runtime.wire import ReportWire, ResultWire, decode_result, encode_snapshot
+from distmeta.runtime.wire import decode_result, encode_snapshot
 
 PLACEMENT_TIMEOUT_S = 60.0
 POLL_INTERVAL_S = 0.5
@@ -56,6 +57,7 @@ class RayExecutor(Executor):
         compression: How updates are rounded for transport (`outer.compression`).
         update_bytes: Size of the parameters, and so of an update.
         placement_timeout_s: How long to wait for resources for the workers: the cluster may be growing.
+        actor: The class of the workers' actors.
 
     Raises:
         UserError: The cluster cannot be reached, or has not enough resources for the workers.
@@ -69,6 +71,7 @@ class RayExecutor(Executor):
         update_bytes: int = 0,
         *,
         placement_timeout_s: float = PLACEMENT_TIMEOUT_S,
+        actor: type[Any] = WorkerActor,
     ) -> None:
         super().__init__()
         self._config, self._placement_timeout_s = config, placement_timeout_s
@@ -83,7 +86,7 @@ class RayExecutor(Executor):
             stack.callback(cluster.disconnect)
             self._owns_cluster = cluster.started
             wait_for_capacity(config, cluster, placement_timeout_s)
-            self._worker_group = WorkerGroup(config, recipe, compression, cluster)
+            self._worker_group = WorkerGroup(config, recipe, compression, cluster, actor=actor)
             stack.callback(self._worker_group.close)
             self._supervisor = Supervisor(
                 config.tolerance,

@@ -15,10 +15,10 @@ from distmeta.core import ranks
 from distmeta.core.ranks import Ranks
 from distmeta.runtime.compression import Compression
 from distmeta.runtime.executor import Recipe
+from distmeta.runtime.messages import Location, ShardRequest, SnapshotWire
 from distmeta.runtime.process_group import ProcessGroup, open_store, use_interface_of
-from distmeta.runtime.ray.actor import Location, WorkerActor
+from distmeta.runtime.ray.actor import WorkerActor
 from distmeta.runtime.ray.startup import phase_of
-from distmeta.runtime.wire import ShardRequest, SnapshotWire
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import TCPStore

@@ -20,6 +20,7 @@ from distmeta.core.signals import unwrapped
 from distmeta.core.types import Work
 from distmeta.runtime.compression import Compression
 from distmeta.runtime.executor import Recipe
+from distmeta.runtime.messages import ReportWire
 from distmeta.runtime.policy.estimates import ShardKey
 from distmeta.runtime.policy.schedule import Assignment
 from distmeta.runtime.ray.actor import HEARTBEAT, WorkerActor, kill_process
@@ -28,7 +29,7 @@ from distmeta.runtime.ray.placement import in_bundle, release, reserve
 from distmeta.runtime.ray.rank import RankActor
 from distmeta.runtime.ray.remote_call import CallKind, RemoteCall
 from distmeta.runtime.ray.worker_handle import RankHandle, WorkerHandle
-from distmeta.runtime.wire import ReportWire, encode_request
+from distmeta.runtime.wire import encode_request
 
 FETCH_TIMEOUT_S = 30.0
 LOST_RANK_TIMEOUT_S = 3.0
@@ -45,6 +46,7 @@ class WorkerGroup:
         compression: How updates are rounded for transport.
         cluster: Where they run.
         clock: Monotonic seconds.
+        actor: The class of actors; that of benchmarks computes nothing.
 
     Attributes:
         workers: One handle for each worker that the run may have, by index.
@@ -57,8 +59,9 @@ class WorkerGroup:
         compression: Compression,
         cluster: Cluster,
         clock: Callable[[], float] = time.monotonic,
+        actor: type[Any] = WorkerActor,
     ) -> None:
-        self._clock = clock
+        self._clock, self._actor = clock, actor
         self.workers = [WorkerHandle(index) for index in range(config.max_workers)]
         self._heartbeat_timeout_s = config.tolerance.heartbeat_timeout_s
         self._config = config
@@ -87,7 +90,7 @@ class WorkerGroup:
             actors = [decorate(RankActor).options(**place).remote(worker.index) for place in places]
             worker.created(actors, now, placement)
         else:
-            worker.created([decorate(WorkerActor).options(**self._options).remote()], now)
+            worker.created([decorate(self._actor).options(**self._options).remote()], now)
         for rank in worker.ranks:
             self._expect(worker, rank, "locate", rank.actor.locate.remote())
         if num_ranks == 1:

@@ -18,7 +18,7 @@ from distmeta.runtime.policy.estimates import ShardKey
 from distmeta.runtime.ray.startup import StartUp
 
 if TYPE_CHECKING:
-    from distmeta.runtime.ray.actor import Location
+    from distmeta.runtime.messages import Location
 
 State = Literal["pending", "starting", "ready", "draining", "backoff", "excluded"]
 

@@ -10,8 +10,9 @@ import torch
 from distmeta.config import RuntimeConfig
 from distmeta.core.types import Snapshot, Work
 from distmeta.runtime import build_executor
-from distmeta.runtime.ray.actor import Location, WorkerActor
-from distmeta.runtime.wire import ShardRequest, encode_snapshot
+from distmeta.runtime.messages import Location, ShardRequest
+from distmeta.runtime.ray.actor import WorkerActor
+from distmeta.runtime.wire import encode_snapshot
 from distmeta.runtime.worker import Worker
 
 from ...fakes import FakeRecipe, make_params, make_shards

@@ -14,12 +14,10 @@ import torch
 
 from distmeta.core.types import Params, Report, Shard, Snapshot, TaskSpec, Update, Work
 from distmeta.runtime.compression import Compressor, Kind, decompress
+from distmeta.runtime.messages import Bytes, ParamsWire, ResultWire
 from distmeta.runtime.wire import (
     ALIGNMENT_BYTES,
     LARGE_TENSOR_BYTES,
-    Bytes,
-    ParamsWire,
-    ResultWire,
     decode_params,
     decode_result,
     decode_shard,

@@ -8,9 +8,9 @@ import pytest
 
 from distmeta.config import RuntimeConfig, ToleranceConfig
 from distmeta.core.types import Snapshot, Work
+from distmeta.runtime.messages import Location
 from distmeta.runtime.policy.schedule import Assignment
 from distmeta.runtime.ray import worker_group as worker_group_module
-from distmeta.runtime.ray.actor import Location
 from distmeta.runtime.ray.cluster import Cluster
 from distmeta.runtime.ray.worker_group import WorkerGroup
 from distmeta.runtime.wire import encode_snapshot
