@@ -23,6 +23,7 @@ import pstats
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -39,7 +40,7 @@ from distmeta.cli.output import print_table
 SIZES_MB = (0.05, 0.5, 1.0)
 TASKS = 16
 """Of each shard, as `runtime.shard_size`."""
-_PROFILED = 25
+_PROFILED = 30
 _ANSWER = "driver ms: "
 
 
@@ -63,7 +64,7 @@ def measure(args: argparse.Namespace) -> list[Cost]:
             steps = OverheadSteps(executor, size, TASKS)
             for _ in range(WARM_UP_STEPS):
                 steps.step([0.0] * count)
-            with cProfile.Profile() if args.profile else nullcontext() as profile:
+            with cProfile.Profile(time.thread_time) if args.profile else nullcontext() as profile:
                 times = [steps.step([0.0] * count) for _ in range(args.steps)]
             if profile is not None:
                 pstats.Stats(profile).sort_stats("tottime").print_stats(_PROFILED)

@@ -5,13 +5,14 @@ Loads no torch, so that an actor that computes nothing can do without.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from distmeta.core.work import Shard, Work
+from distmeta.core.work import Shard, TaskSpec, Work
 
 if TYPE_CHECKING:
     from distmeta.runtime.compression import Kind
@@ -43,32 +44,77 @@ class ParamsWire:
 
 @dataclass(frozen=True)
 class SnapshotWire:
-    """A snapshot. `serial` numbers the snapshots that an executor sends; several may have the same version."""
+    """A snapshot, and what to compute from it.
+
+    Attributes:
+        serial: Number of the snapshot among those that an executor sends; several may have the same version.
+        work: What to compute; here, since it is the same for all shards of a call.
+    """
 
     serial: int
     version: int
     params: ParamsWire
     buffers: ParamsWire | None = None
     extra: ParamsWire | None = None
+    work: Work | None = None
 
 
 @dataclass(frozen=True)
 class ShardRequest:
-    """A request to compute a shard. One object, since Ray serializes each argument of a call by itself.
+    """A request to compute a shard, as an actor reads it. It travels as bytes (`Requests`).
 
     Attributes:
         key: Number of the executor's call, and index of the shard.
-        work: What to compute.
         shard: The shard, without its carry.
         upcoming: The shard to prepare meanwhile.
-        carry: The shard's carry; None if it is empty.
     """
 
     key: tuple[int, int]
-    work: Work
     shard: Shard
     upcoming: Shard | None
-    carry: ParamsWire | None = None
+
+    @staticmethod
+    def of(packed: bytes) -> ShardRequest:
+        """The inverse of `Requests.pack`."""
+        call_id, shard, upcoming = packed.split(b"\n")
+        computed = unpack_shard(shard)
+        return ShardRequest((int(call_id), computed.index), computed, unpack_shard(upcoming) if upcoming else None)
+
+
+class Requests:
+    """Packs requests: bytes, since Ray pickles everything else object by object, and each shard once.
+
+    A shard is asked for in one call of the executor and announced in the call before, so shards are kept for two calls.
+    """
+
+    def __init__(self) -> None:
+        self._packed: dict[tuple[int, int], tuple[Shard, bytes]] = {}
+        self._before = self._packed
+
+    def start_call(self) -> None:
+        """Forget the shards that the last two calls have not asked for."""
+        self._before, self._packed = self._packed, {}
+
+    def pack(self, call_id: int, shard: Shard, upcoming: Shard | None) -> bytes:
+        """The request for a shard, whose carry travels by itself."""
+        return b"%d\n%b\n%b" % (call_id, self.shard(shard), b"" if upcoming is None else self.shard(upcoming))
+
+    def shard(self, shard: Shard) -> bytes:
+        # By identity, since hashing the specs takes as long as packing them. The tuple kept holds the identity.
+        key = shard.index, id(shard.specs)
+        kept = self._packed.get(key) or self._before.get(key) or (shard, pack_shard(shard))
+        self._packed[key] = kept
+        return kept[1]
+
+
+def pack_shard(shard: Shard) -> bytes:
+    """A shard without its carry as bytes, none of which is a line feed."""
+    return json.dumps([shard.index, [(spec.index, spec.seed, spec.split) for spec in shard.specs]]).encode()
+
+
+def unpack_shard(packed: bytes) -> Shard:
+    index, specs = json.loads(packed)
+    return Shard(index, tuple(TaskSpec(*spec) for spec in specs))
 
 
 @dataclass(frozen=True)

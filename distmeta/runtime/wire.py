@@ -14,13 +14,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
+from distmeta.core.packed import Layout, Packed, Place
 from distmeta.core.tensors import all_finite
-from distmeta.core.types import Params, Report, Shard, Snapshot, Update, Work
+from distmeta.core.types import Params, Report, Snapshot, Update, Work
 from distmeta.runtime.compression import Compressed, Compressor, decompress
 from distmeta.runtime.executor import Result
 from distmeta.runtime.messages import (
@@ -28,7 +30,6 @@ from distmeta.runtime.messages import (
     ParamsWire,
     ReportWire,
     ResultWire,
-    ShardRequest,
     SnapshotWire,
     TensorHeader,
 )
@@ -99,6 +100,16 @@ def decode_params(wire: ParamsWire) -> Params:
     return params
 
 
+def decode_packed(wire: ParamsWire) -> Params:
+    """Rebuild a gradient, to be added and forgotten: nothing is copied where memory is aligned. Do not write to it."""
+    packed = _packing_of(wire.header)
+    if packed is None:
+        return decode_params(wire)
+    layout, dtypes = packed
+    blocks = [_block(array).view(dtype) for array, dtype in zip((wire.small, *wire.large), dtypes, strict=True)]
+    return Packed(layout, blocks)
+
+
 def encode_optional(params: Params) -> ParamsWire | None:
     """Flatten what is mostly empty; None if it is."""
     return encode_params(params) if params else None
@@ -108,25 +119,16 @@ def decode_optional(wire: ParamsWire | None) -> Params:
     return {} if wire is None else decode_params(wire)
 
 
-def encode_snapshot(snapshot: Snapshot, serial: int) -> SnapshotWire:
+def encode_snapshot(snapshot: Snapshot, serial: int, work: Work | None = None) -> SnapshotWire:
     params, buffers, extra = snapshot.params, snapshot.buffers, snapshot.extra
     return SnapshotWire(
-        serial, snapshot.version, encode_params(params), encode_optional(buffers), encode_optional(extra)
+        serial, snapshot.version, encode_params(params), encode_optional(buffers), encode_optional(extra), work
     )
 
 
 def decode_snapshot(wire: SnapshotWire) -> Snapshot:
     buffers, extra = decode_optional(wire.buffers), decode_optional(wire.extra)
     return Snapshot(wire.version, decode_params(wire.params), buffers, extra)
-
-
-def encode_request(key: tuple[int, int], work: Work, shard: Shard, upcoming: Shard | None) -> ShardRequest:
-    return ShardRequest(key, work, replace(shard, carry={}), upcoming, encode_optional(shard.carry))
-
-
-def decode_shard(request: ShardRequest) -> Shard:
-    """The shard of a request."""
-    return request.shard if request.carry is None else replace(request.shard, carry=decode_params(request.carry))
 
 
 def encode_value(value: Any, compressor: Compressor | None = None) -> Any:
@@ -168,7 +170,7 @@ def decode_value(value: Any) -> Any:
     if not isinstance(value, ReportWire):
         return value
     assert value.grad is not None  # `join_grad` has put it back
-    grad = decode_params(value.grad)
+    grad = decode_packed(value.grad)
     if value.compression is not None:
         grad = decompress(Compressed(*value.compression, grad, value.finite))
     update = Update(grad, value.weight, value.metrics, decode_optional(value.buffers))
@@ -213,6 +215,40 @@ class _WritableInterface:
     def __init__(self, array: Bytes) -> None:
         self._array = array
         self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+
+
+def _block(array: Bytes) -> torch.Tensor:
+    """The bytes as a tensor: a view where they are aligned."""
+    if array.ctypes.data % ALIGNMENT_BYTES == 0:
+        return torch.from_numpy(np.asarray(_WritableInterface(array)))
+    block = torch.empty(array.shape, dtype=torch.uint8)
+    block.numpy()[:] = array
+    return block
+
+
+@lru_cache(maxsize=64)
+def _packing_of(header: tuple[TensorHeader, ...]) -> tuple[Layout, tuple[torch.dtype, ...]] | None:
+    """Where `encode_params` puts tensors, small ones in the first block, and the types of blocks.
+
+    None if the small ones are of several types.
+    """
+    places: list[Place] = []
+    small_types, large_types, sizes = set[torch.dtype](), list[torch.dtype](), [0]
+    for name, type_name, shape in header:
+        dtype, count = _DTYPES[type_name], math.prod(shape)
+        if count * dtype.itemsize >= LARGE_TENSOR_BYTES:
+            large_types.append(dtype)
+            sizes.append(count)
+            places.append(Place(name, shape, len(large_types), 0, count))
+        else:
+            small_types.add(dtype)
+            places.append(Place(name, shape, 0, sizes[0], count))
+            sizes[0] += _padded(count * dtype.itemsize) // dtype.itemsize
+    if len(small_types) > 1:
+        return None
+    dtypes = (*(small_types or {torch.uint8}), *large_types)
+    keys = [f"block {index}: {dtype} x {size}" for index, (dtype, size) in enumerate(zip(dtypes, sizes, strict=True))]
+    return Layout(tuple(places), tuple(keys)), dtypes
 
 
 def _padded(size: int) -> int:

@@ -45,7 +45,8 @@ class LightActor:
         self._index = index
         return self.locate()
 
-    def run(self, request: ShardRequest, wire: SnapshotWire) -> ResultWire | None:
+    def run(self, packed: bytes, wire: SnapshotWire) -> ResultWire | None:
+        request = ShardRequest.of(packed)
         if request.key in self._cancelled:
             self._cancelled.remove(request.key)
             return None

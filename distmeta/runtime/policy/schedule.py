@@ -32,6 +32,8 @@ from distmeta.server.tree import FAN_IN
 
 MIN_GAIN = 1.2
 """A copy must be expected to end this many of its own durations before the attempt that it copies."""
+MIN_DELAY_S = 0.005
+"""A worker that needs so little more than others for a shard delays no call: a message may take as long."""
 MAX_COPIES = 2
 FORGET_AFTER_CALLS = 50
 """Calls without a shard after which a worker counts as a typical one, so that a slow one gets another chance."""
@@ -57,6 +59,8 @@ class _Call:
         num_running: Number of running copies of each of the others.
         excluded: Workers that failed at a shard.
         own: Indices of pending shards, by position of the worker that takes them first.
+        owners: Positions of the workers that own shards 0, 1, ...; the list repeats.
+        announced: The first of the upcoming shards that each worker will own, by its position.
         size: Number of shards; 0 of a stream.
         stream: Shards are added one by one.
     """
@@ -67,6 +71,8 @@ class _Call:
     num_running: dict[int, int] = field(default_factory=dict)
     excluded: dict[int, set[int]] = field(default_factory=dict)
     own: list[deque[int]] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+    announced: dict[int, Shard] = field(default_factory=dict)
     size: int = 0
     stream: bool = False
 
@@ -92,6 +98,8 @@ class Schedule:
         self._positions: dict[int, int] = {}
         self._draining: set[int] = set()
         self._idle: set[int] = set()
+        self._may_queue: set[int] = set()
+        """Workers that may have room for a shard of their own behind the one that they compute."""
         self._nodes: dict[int, str] = {}
         self._next_late_at = -math.inf
         """No attempt becomes late before."""
@@ -165,7 +173,7 @@ class Schedule:
     def add_shard(self, shard: Shard) -> None:
         """Add a shard to the present call."""
         self._call.pending[shard.index] = shard
-        self._divide()
+        self._give(shard.index)
 
     def has_idle_worker(self) -> bool:
         """Whether a worker stays idle unless a shard is added."""
@@ -177,7 +185,6 @@ class Schedule:
             self._call.excluded.setdefault(shard.index, set()).add(exclude)
         if shard.index not in self._call.num_running:
             self._put_first(shard)
-            self._divide()
 
     def assign(self, now: float) -> list[Assignment]:
         """Assign pending shards to workers, and copies of late ones."""
@@ -190,11 +197,12 @@ class Schedule:
         if self._call.stream:
             return assignments
         for length in range(1, self._queue_depth):
-            for worker in self._workers if self._call.pending else ():
+            for worker in sorted(self._may_queue) if self._call.pending else ():
                 if len(self._queues[worker]) == length and not self._call.throughput.is_slow(worker):
                     own = self._next_own(worker)
                     if own is not None:
                         assignments.append(self._assign_to(worker, own, now))
+        self._may_queue.clear()
         may_copy = self._makes_copies and not self._call.pending and self._call.num_running
         if may_copy and now >= self._next_late_at:
             assignments += self._copy_late(now)
@@ -231,10 +239,7 @@ class Schedule:
             return False
         if exclude is not None and key[0] == self.call_id:
             self._call.excluded.setdefault(key[1], set()).add(exclude)
-        is_pending = self._requeue_attempt(attempt)
-        if is_pending:
-            self._divide()
-        return is_pending
+        return self._requeue_attempt(attempt)
 
     def next_check_at(self, now: float) -> float:
         """When to call `assign` if nothing happens: when the next shard becomes late. Infinite if none can."""
@@ -249,11 +254,13 @@ class Schedule:
             return None
         # Not always the first one: a large answer may arrive after a later, small one.
         queue.remove(attempt)
+        if worker not in self._draining:
+            self._may_queue.add(worker)
         if queue:
             queue[0].since = max(queue[0].since, now)
         elif worker not in self._draining:
             # The first idle worker, or one that is faster than those, may copy at once what a slow one has.
-            if not self._idle or self._call.throughput.is_slow(min(self._idle)):
+            if not self._idle or self._call.throughput.is_slow(next(iter(self._idle))):
                 self._next_late_at = -math.inf
             self._idle.add(worker)
         return attempt
@@ -272,6 +279,7 @@ class Schedule:
 
     def _put_first(self, shard: Shard) -> None:
         self._call.pending = {shard.index: shard, **self._call.pending}
+        self._give(shard.index, first=True)
 
     def _assign_to(self, worker: int, shard: Shard, now: float) -> Assignment:
         call = self._call
@@ -279,10 +287,7 @@ class Schedule:
         call.num_running[shard.index] = call.num_running.get(shard.index, 0) + 1
         self._idle.discard(worker)
         self._queues[worker].append(Attempt((self.call_id, shard.index), shard, call.throughput, now))
-        upcoming = self._next_own(worker)
-        if upcoming is None and call.upcoming:
-            position, owners = self._positions[worker], self._owners(len(call.upcoming))
-            upcoming = next((each for each in call.upcoming if owners[each.index % len(owners)] == position), None)
+        upcoming = self._next_own(worker) or call.announced.get(self._positions[worker])
         return Assignment(worker, shard, upcoming)
 
     def _update_workers(self) -> None:
@@ -294,11 +299,23 @@ class Schedule:
         self._divide()
 
     def _divide(self) -> None:
-        """Divide the pending shards among the workers."""
-        self._call.own = [deque() for _ in self._workers]
-        owners = self._owners(self._call.size)
-        for index in self._call.pending if owners else ():
-            self._call.own[owners[index % len(owners)]].append(index)
+        """Divide the pending shards, and the upcoming ones, among the workers."""
+        call = self._call
+        call.own, call.owners, call.announced = [deque() for _ in self._workers], self._owners(call.size), {}
+        self._may_queue = set(self._workers)
+        owners = self._owners(len(call.upcoming))
+        for shard in call.upcoming if owners else ():
+            call.announced.setdefault(owners[shard.index % len(owners)], shard)
+        for index in call.pending:
+            self._give(index)
+
+    def _give(self, index: int, *, first: bool = False) -> None:
+        """Let the worker that owns a pending shard take it: as its last one, or `first`."""
+        owners = self._call.owners
+        if owners:
+            own = self._call.own[owners[index % len(owners)]]
+            own.insert(0 if first else len(own), index)
+            self._may_queue.add(self._workers[owners[index % len(owners)]])
 
     def _owners(self, num_shards: int) -> list[int]:
         """Positions (in `workers`) of the workers that own shards 0, 1, ...; the list repeats.
@@ -340,7 +357,8 @@ class Schedule:
     def _would_delay(self, worker: int, shard: Shard, now: float) -> bool:
         """Whether a slow worker would delay the end of the call by computing the shard that others may compute."""
         throughput = self._call.throughput
-        if not throughput.is_slow(worker):
+        typical_s = (throughput.typical() or 0.0) * max(1, len(shard.specs))
+        if not throughput.is_slow(worker) or duration_s(throughput, worker, shard) - typical_s < MIN_DELAY_S:
             return False
         others = {
             other: self._queues[other]

@@ -19,7 +19,7 @@ from distmeta.runtime.device import check_device
 from distmeta.runtime.executor import Recipe
 from distmeta.runtime.memory import prefault_object_store
 from distmeta.runtime.messages import Location, ParamsWire, ReportWire, ResultWire, ShardRequest, SnapshotWire
-from distmeta.runtime.wire import decode_shard, split_grad, sum_reports
+from distmeta.runtime.wire import decode_params, split_grad, sum_reports
 from distmeta.runtime.worker import Worker
 
 HEARTBEAT = "heartbeat"
@@ -57,19 +57,30 @@ class WorkerActor:
         self._worker = Worker(index, recipe.build(), threads, compression)
         return self.locate()
 
-    def run(self, request: ShardRequest, wire: SnapshotWire) -> ResultWire | None:
-        """Compute a shard; None if its request was cancelled before it started."""
+    def run(self, packed: bytes, wire: SnapshotWire, carry: ParamsWire | None = None) -> ResultWire | None:
+        """Compute a shard; None if its request was cancelled before it started.
+
+        Args:
+            packed: The request, as `distmeta.runtime.messages.Requests` packs it.
+            wire: The snapshot, with what to compute.
+            carry: The shard's carry; None if it is empty.
+        """
+        request = ShardRequest.of(packed)
         if request.key in self._cancelled:
             del self._cancelled[request.key]
             return None
         if not self._prefaulted and wire.params.num_bytes >= LARGE_UPDATE_BYTES:
             self._prefaulted = True
             prefault_object_store()
-        return self._worker.run(request.work, wire, decode_shard(request), request.upcoming)
+        shard = request.shard if carry is None else replace(request.shard, carry=decode_params(carry))
+        assert wire.work is not None, "an executor says what to compute"
+        return self._worker.run(wire.work, wire, shard, request.upcoming)
 
-    def run_split(self, request: ShardRequest, wire: SnapshotWire) -> tuple[ResultWire | None, ParamsWire | None]:
+    def run_split(
+        self, packed: bytes, wire: SnapshotWire, carry: ParamsWire | None = None
+    ) -> tuple[ResultWire | None, ParamsWire | None]:
         """Compute a shard as `run` does. The gradient is a second object, which stays on this node until fetched."""
-        result = self.run(request, wire)
+        result = self.run(packed, wire, carry)
         return (None, None) if result is None else split_grad(result)
 
     def sum(self, reports: Sequence[ReportWire], *grads: ParamsWire) -> ReportWire:

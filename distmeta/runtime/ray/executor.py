@@ -78,7 +78,7 @@ class RayExecutor(Executor):
         self._schedule = Schedule(speculate=config.tolerance.speculate)
         self._call = CallState(0, Work(""))
         self._serial = 0
-        self._snapshot_ref: tuple[Snapshot, Any] | None = None
+        self._snapshot_ref: tuple[Snapshot, Work, Any] | None = None
         self._is_ready = False
         with contextlib.ExitStack() as stack:
             store_bytes = STEPS_IN_OBJECT_STORE * config.max_workers * update_bytes
@@ -129,6 +129,7 @@ class RayExecutor(Executor):
         self, work: Work, snapshot: Snapshot, shards: Sequence[Shard], upcoming: Sequence[Shard] = ()
     ) -> Iterator[Result]:
         self._schedule.start(work, shards, upcoming)
+        self._worker_group.requests.start_call()
         call_id, by_index = self._schedule.call_id, {shard.index: (shard, snapshot) for shard in shards}
         aggregator = None
         num_nodes = len({worker.node_id for worker in self._worker_group.active()})
@@ -140,6 +141,7 @@ class RayExecutor(Executor):
     @override
     def stream(self, work: Work, feed: Feed) -> Iterator[Result]:
         self._schedule.start(work, (), stream=True)
+        self._worker_group.requests.start_call()
         return self._run(CallState(self._schedule.call_id, work, feed=feed))
 
     @override
@@ -184,22 +186,23 @@ class RayExecutor(Executor):
     def _submit_assigned(self, call: CallState, now: float) -> None:
         for assignment in self._schedule.assign(now):
             index = assignment.shard.index
-            worker, snapshot = self._worker_group.workers[assignment.worker], self._put_snapshot(call.shards[index][1])
+            worker = self._worker_group.workers[assignment.worker]
+            snapshot = self._put_snapshot(call.shards[index][1], call.work)
             split_grad = call.aggregator is not None
-            self._worker_group.submit(
-                worker, assignment, (call.call_id, index), call.work, snapshot, split_grad=split_grad
-            )
+            self._worker_group.submit(worker, assignment, (call.call_id, index), snapshot, split_grad=split_grad)
         self.counts["copies"] = self._schedule.copies
 
-    def _put_snapshot(self, snapshot: Snapshot) -> Any:
-        """Put the snapshot into the object store, unless it was the last one. The previous one is released."""
-        if self._snapshot_ref is None or self._snapshot_ref[0] is not snapshot:
+    def _put_snapshot(self, snapshot: Snapshot, work: Work) -> Any:
+        """Put snapshot and work into the object store, unless they were the last ones. Those are released."""
+        last = self._snapshot_ref
+        if last is None or last[0] is not snapshot or (last[1] is not work and last[1] != work):
             self._serial += 1
-            wire = encode_snapshot(snapshot, self._serial)
-            self._snapshot_ref = snapshot, ray.put(wire)
+            wire = encode_snapshot(snapshot, self._serial, work)
+            self._snapshot_ref = snapshot, work, ray.put(wire)
             if self._serial == 1 and wire.params.num_bytes >= LARGE_UPDATE_BYTES:
                 prefault_object_store()
-        return self._snapshot_ref[1]
+        assert self._snapshot_ref is not None
+        return self._snapshot_ref[2]
 
     def _drop_snapshot_ref(self) -> None:
         """Drop the reference so that the snapshot is put again: it may be the object that Ray lost."""
@@ -208,14 +211,14 @@ class RayExecutor(Executor):
     def _handle_calls(self, calls: Sequence[RemoteCall]) -> list[Result]:
         """Handle answers, then check the workers. Returns the first report of each shard of the present call."""
         results: list[Result] = []
-        for call in calls:
+        for call, answer in zip(calls, self._worker_group.fetch_answers(calls), strict=True):
             if not call.is_current:
                 continue  # the worker was stopped because of an earlier one of these
             running = self._worker_group.complete(call)
-            try:
-                results += self._handle_answer(call, self._worker_group.fetch(call.ref))
-            except RayError as error:
-                self._handle_error(call, error, running)
+            if isinstance(answer, RayError):
+                self._handle_error(call, answer, running)
+            else:
+                results += self._handle_answer(call, answer)
         self._supervisor.check()
         return results
 

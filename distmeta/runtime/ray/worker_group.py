@@ -8,7 +8,7 @@ without each other, have a placement group. All are asked for a shard, in the sa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -17,10 +17,9 @@ from ray.exceptions import RayActorError, RayError
 
 from distmeta.config import RuntimeConfig
 from distmeta.core.signals import unwrapped
-from distmeta.core.types import Work
 from distmeta.runtime.compression import Compression
 from distmeta.runtime.executor import Recipe
-from distmeta.runtime.messages import ReportWire
+from distmeta.runtime.messages import ReportWire, Requests
 from distmeta.runtime.policy.estimates import ShardKey
 from distmeta.runtime.policy.schedule import Assignment
 from distmeta.runtime.ray.actor import HEARTBEAT, WorkerActor, kill_process
@@ -29,7 +28,7 @@ from distmeta.runtime.ray.placement import in_bundle, release, reserve
 from distmeta.runtime.ray.rank import RankActor
 from distmeta.runtime.ray.remote_call import CallKind, RemoteCall
 from distmeta.runtime.ray.worker_handle import RankHandle, WorkerHandle
-from distmeta.runtime.wire import encode_request
+from distmeta.runtime.wire import encode_params
 
 FETCH_TIMEOUT_S = 30.0
 LOST_RANK_TIMEOUT_S = 3.0
@@ -50,6 +49,7 @@ class WorkerGroup:
 
     Attributes:
         workers: One handle for each worker that the run may have, by index.
+        requests: Packs what workers are asked.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class WorkerGroup:
     ) -> None:
         self._clock, self._actor = clock, actor
         self.workers = [WorkerHandle(index) for index in range(config.max_workers)]
+        self.requests = Requests()
         self._heartbeat_timeout_s = config.tolerance.heartbeat_timeout_s
         self._config = config
         self._start_args = (recipe, config.threads_per_worker, compression, config.device)
@@ -130,7 +131,6 @@ class WorkerGroup:
         worker: WorkerHandle,
         assignment: Assignment,
         key: ShardKey,
-        work: Work,
         snapshot: Any,
         *,
         split_grad: bool,
@@ -141,20 +141,22 @@ class WorkerGroup:
             worker: The worker.
             assignment: The shard.
             key: Call and shard.
-            work: What to compute.
-            snapshot: Ray's reference to the encoded snapshot.
+            snapshot: Ray's reference to the encoded snapshot, which says what to compute.
             split_grad: Keep the gradient on the worker's node, as an object of its own.
         """
         worker.enqueue(key, self._clock())
-        request = encode_request(key, work, assignment.shard, assignment.upcoming)
+        shard = assignment.shard
+        args = [self.requests.pack(key[0], shard, assignment.upcoming), snapshot]
+        if shard.carry:
+            args.append(encode_params(shard.carry))
         first, *others = worker.ranks
         if split_grad:
-            ref, grad = first.actor.run_split.options(num_returns=2).remote(request, snapshot)
+            ref, grad = first.actor.run_split.options(num_returns=2).remote(*args)
             self._expect(worker, first, "shard", ref, key, grad)
         else:
-            self._expect(worker, first, "shard", first.actor.run.remote(request, snapshot), key)
+            self._expect(worker, first, "shard", first.actor.run.remote(*args), key)
         for rank in others:
-            self._expect(worker, rank, "follow", rank.actor.follow.remote(request, snapshot), key)
+            self._expect(worker, rank, "follow", rank.actor.follow.remote(*args), key)
 
     def submit_sum(self, worker: WorkerHandle, key: ShardKey, reports: list[ReportWire], grads: list[Any]) -> None:
         """Ask a worker for the sum of a group, whose first shard `key` names; `grads` are Ray's references."""
@@ -171,16 +173,32 @@ class WorkerGroup:
         if not refs:
             time.sleep(timeout_s)
             return []
-        with unwrapped():
-            ready, _ = ray.wait(refs, timeout=timeout_s)
-        if ready and len(refs) > _MANY_CALLS:
-            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
-        answered = set(ready)
-        calls = [call for ref, call in self._calls.items() if ref in answered]
+        many = len(refs) > _MANY_CALLS
+        # Where many answer, some have answered already: all of these are taken at once.
+        ready = ray.wait(refs, num_returns=len(refs), timeout=0)[0] if many else []
+        if not ready:
+            with unwrapped():
+                ready, _ = ray.wait(refs, timeout=timeout_s)
+        now = self._clock()
+        calls = [self._calls.pop(ref) for ref in ready]
         for call in calls:
-            del self._calls[call.ref]
-            call.rank.last_heard = self._clock()
+            call.rank.last_heard = now
         return calls
+
+    def fetch_answers(self, calls: Sequence[RemoteCall]) -> list[Any]:
+        """The answers of calls that were answered; of those that failed, the `RayError` itself."""
+        try:
+            with unwrapped():
+                answers: list[Any] = ray.get([call.ref for call in calls], timeout=FETCH_TIMEOUT_S)
+            return answers
+        except RayError:
+            return [self._answer_or_error(call.ref) for call in calls]
+
+    def _answer_or_error(self, ref: Any) -> Any:
+        try:
+            return self.fetch(ref)
+        except RayError as error:
+            return error
 
     def fetch(self, ref: Any) -> Any:
         """Get an object.

@@ -57,9 +57,9 @@ def started(clock: Clock, num_workers: int = 2) -> WorkerGroup:
 
 
 def submit(fake: FakeRay, group: WorkerGroup, worker: int, shard: int, *, split_grad: bool = False) -> None:
-    snapshot = fake.put(encode_snapshot(Snapshot(0, make_params()), 1))
+    snapshot = fake.put(encode_snapshot(Snapshot(0, make_params()), 1, Work("update")))
     assignment = Assignment(worker, SHARDS[shard], None)
-    group.submit(group.workers[worker], assignment, (1, shard), Work("update"), snapshot, split_grad=split_grad)
+    group.submit(group.workers[worker], assignment, (1, shard), snapshot, split_grad=split_grad)
 
 
 def test_a_created_worker_answers_where_it_is_and_when_it_is_ready(fake: FakeRay) -> None:
