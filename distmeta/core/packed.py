@@ -10,13 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor is: entries `start` to `start + size` of a block."""
+    """Where a tensor is: in a block, the piece of this number."""
 
     name: str
     shape: tuple[int, ...]
     block: int
-    start: int
-    size: int
+    piece: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,18 +24,18 @@ class Layout:
 
     Attributes:
         places: The tensors in their order.
+        sizes: Number of entries of each piece of each block: tensors, and zeros between them.
         keys: A name for each block, the same for all blocks of its number, size and type.
     """
 
     places: tuple[Place, ...]
+    sizes: tuple[tuple[int, ...], ...]
     keys: tuple[str, ...]
 
     def views(self, blocks: Sequence[Tensor]) -> dict[str, Tensor]:
         """The tensors in these blocks."""
-        return {
-            place.name: blocks[place.block].narrow(0, place.start, place.size).view(place.shape)
-            for place in self.places
-        }
+        pieces = [block.split_with_sizes(sizes) for block, sizes in zip(blocks, self.sizes, strict=True)]
+        return {place.name: pieces[place.block][place.piece].view(place.shape) for place in self.places}
 
 
 class Packed(dict[str, Tensor]):

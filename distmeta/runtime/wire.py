@@ -233,22 +233,25 @@ def _packing_of(header: tuple[TensorHeader, ...]) -> tuple[Layout, tuple[torch.d
     None if the small ones are of several types.
     """
     places: list[Place] = []
-    small_types, large_types, sizes = set[torch.dtype](), list[torch.dtype](), [0]
+    small_types, large_types = set[torch.dtype](), list[torch.dtype]()
+    small_sizes, large_sizes = list[int](), list[int]()
     for name, type_name, shape in header:
         dtype, count = _DTYPES[type_name], math.prod(shape)
         if count * dtype.itemsize >= LARGE_TENSOR_BYTES:
             large_types.append(dtype)
-            sizes.append(count)
-            places.append(Place(name, shape, len(large_types), 0, count))
+            large_sizes.append(count)
+            places.append(Place(name, shape, len(large_types), 0))
         else:
             small_types.add(dtype)
-            places.append(Place(name, shape, 0, sizes[0], count))
-            sizes[0] += _padded(count * dtype.itemsize) // dtype.itemsize
+            places.append(Place(name, shape, 0, len(small_sizes)))
+            small_sizes += [count, _padded(count * dtype.itemsize) // dtype.itemsize - count]
     if len(small_types) > 1:
         return None
     dtypes = (*(small_types or {torch.uint8}), *large_types)
-    keys = [f"block {index}: {dtype} x {size}" for index, (dtype, size) in enumerate(zip(dtypes, sizes, strict=True))]
-    return Layout(tuple(places), tuple(keys)), dtypes
+    sizes = (tuple(small_sizes), *((size,) for size in large_sizes))
+    blocks = enumerate(zip(dtypes, sizes, strict=True))
+    keys = [f"block {index}: {dtype} x {sum(pieces)}" for index, (dtype, pieces) in blocks]
+    return Layout(tuple(places), sizes, tuple(keys)), dtypes
 
 
 def _padded(size: int) -> int:

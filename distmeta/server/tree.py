@@ -11,7 +11,7 @@ A group may be added here or near the workers (`sum_group`), with the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -67,7 +67,10 @@ class PartialSum:
     def add(self, update: Update) -> None:
         if self._layout is not None and not self._is_packed_alike(update):
             self._unpack()
-        for name, tensor in self._parts_of(update).items():
+        self._add(self._parts_of(update), update.weight, update.metrics)
+
+    def _add(self, parts: Params, weight: float, metrics: Mapping[str, float]) -> None:
+        for name, tensor in parts.items():
             total, local = self._tensors.get(name), tensor.detach().cpu()
             if total is None:
                 self._tensors[name] = local
@@ -76,8 +79,8 @@ class PartialSum:
             else:
                 self._tensors[name] = torch.add(total, local, out=self._buffers.take(name, total))
                 self._owned.add(name)
-        self._weight += update.weight
-        for name, value in update.metrics.items():
+        self._weight += weight
+        for name, value in metrics.items():
             self._metrics[name] = self._metrics.get(name, 0.0) + value
 
     def absorb(self, other: PartialSum) -> None:
@@ -86,7 +89,7 @@ class PartialSum:
             self._unpack()
             other._unpack()
         adopted = {name for name in other._owned if name not in self._tensors}
-        self.add(other.update)
+        self._add(other._tensors, other._weight, other._metrics)
         self._owned |= adopted
         other._owned -= adopted
         other.release()

@@ -60,6 +60,7 @@ class _Call:
         excluded: Workers that failed at a shard.
         own: Indices of pending shards, by position of the worker that takes them first.
         owners: Positions of the workers that own shards 0, 1, ...; the list repeats.
+        refused: When a slow worker that would delay the call may be considered again.
         announced: The first of the upcoming shards that each worker will own, by its position.
         size: Number of shards; 0 of a stream.
         stream: Shards are added one by one.
@@ -72,6 +73,7 @@ class _Call:
     excluded: dict[int, set[int]] = field(default_factory=dict)
     own: list[deque[int]] = field(default_factory=list)
     owners: list[int] = field(default_factory=list)
+    refused: dict[int, float] = field(default_factory=dict)
     announced: dict[int, Shard] = field(default_factory=dict)
     size: int = 0
     stream: bool = False
@@ -279,6 +281,7 @@ class Schedule:
 
     def _put_first(self, shard: Shard) -> None:
         self._call.pending = {shard.index: shard, **self._call.pending}
+        self._call.refused.clear()
         self._give(shard.index, first=True)
 
     def _assign_to(self, worker: int, shard: Shard, now: float) -> Assignment:
@@ -302,6 +305,7 @@ class Schedule:
         """Divide the pending shards, and the upcoming ones, among the workers."""
         call = self._call
         call.own, call.owners, call.announced = [deque() for _ in self._workers], self._owners(call.size), {}
+        call.refused.clear()
         self._may_queue = set(self._workers)
         owners = self._owners(len(call.upcoming))
         for shard in call.upcoming if owners else ():
@@ -345,7 +349,12 @@ class Schedule:
         if shard is None and steal:
             allowed = (each for index, each in reversed(call.pending.items()) if self._is_allowed(worker, index))
             shard = next(allowed, None)
-        if shard is None or (not call.stream and self._would_delay(worker, shard, now)):
+        if shard is None or call.stream or not call.throughput.is_slow(worker):
+            return shard
+        if now < call.refused.get(worker, -math.inf):
+            return None
+        if self._would_delay(worker, shard, now):
+            call.refused[worker] = now + LATE_MARGIN_S
             return None
         return shard
 
@@ -358,7 +367,7 @@ class Schedule:
         """Whether a slow worker would delay the end of the call by computing the shard that others may compute."""
         throughput = self._call.throughput
         typical_s = (throughput.typical() or 0.0) * max(1, len(shard.specs))
-        if not throughput.is_slow(worker) or duration_s(throughput, worker, shard) - typical_s < MIN_DELAY_S:
+        if duration_s(throughput, worker, shard) - typical_s < MIN_DELAY_S:
             return False
         others = {
             other: self._queues[other]
