@@ -123,7 +123,7 @@ def rows(costs: Sequence[Cost], version: str) -> list[dict[str, object]]:
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--sizes", type=float, nargs="+", default=list(SIZES_MB), help="of updates, in MB")
-    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=16)
     parser.add_argument("--shards", type=int, default=8, help="of each worker in a step")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--base", metavar="COMMIT", help="measure this commit too, turn by turn")

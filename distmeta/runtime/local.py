@@ -58,6 +58,7 @@ class LocalExecutor(Executor):
         wire = self._encode(snapshot)
         self._shards = {shard.index: (wire, shard) for shard in shards}
         self._pending = deque(self._shards.values())
+        self.call_meanwhile()
         while self._pending:
             wire, shard = self._pending.popleft()
             following = [pending for _, pending in self._pending] or upcoming

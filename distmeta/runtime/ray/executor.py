@@ -166,6 +166,7 @@ class RayExecutor(Executor):
                 return
             now = time.monotonic()
             self._submit_assigned(call, now)
+            self.call_meanwhile()
             timeout_s = max(0.0, min(POLL_INTERVAL_S, self._schedule.next_check_at(now) - now))
             for result in self._handle_calls(self._worker_group.wait(timeout_s)):
                 call.num_missing -= result.value.count if isinstance(result.value, Report) else 1
