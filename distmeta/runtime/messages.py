@@ -16,6 +16,7 @@ from distmeta.core.work import Shard, TaskSpec, Work
 
 if TYPE_CHECKING:
     from distmeta.runtime.compression import Kind
+    from distmeta.runtime.policy.decisions import Failure
 
 TensorHeader = tuple[str, str, tuple[int, ...]]
 """Name, type and shape of one tensor."""
@@ -99,6 +100,11 @@ class Requests:
         """The request for a shard, whose carry travels by itself."""
         return b"%d\n%b\n%b" % (call_id, self.shard(shard), b"" if upcoming is None else self.shard(upcoming))
 
+    def keep(self, shard: Shard, packed: bytes) -> Shard:
+        """Take a shard that has arrived packed."""
+        self._packed[shard.index, id(shard.specs)] = shard, packed
+        return shard
+
     def shard(self, shard: Shard) -> bytes:
         # By identity, since hashing the specs takes as long as packing them. The tuple kept holds the identity.
         key = shard.index, id(shard.specs)
@@ -166,3 +172,43 @@ class Location:
     host: str
     pid: int
     gpus: str = ""
+
+
+@dataclass(frozen=True)
+class UnitRequest:
+    """A request to a leader: compute the shards of a unit.
+
+    Attributes:
+        key: Number of the executor's call, and number of the unit.
+        work: Name of the work, for which throughput is measured; what to compute comes with the snapshot.
+        shards: Its shards, as `pack_shard` packs them.
+        upcoming: Shards of the next call, which workers may prepare.
+        carries: Carries of those shards that have one.
+        excluded: The worker that is not to compute a shard, for some of them.
+    """
+
+    key: tuple[int, int]
+    work: str
+    shards: tuple[bytes, ...]
+    upcoming: tuple[bytes, ...] = ()
+    carries: dict[int, ParamsWire] = field(default_factory=dict)
+    excluded: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LeaderEvent:
+    """What a leader tells the driver about one of its workers.
+
+    Attributes:
+        worker: Index of the worker.
+        process: Id of the process that it is about: the worker may have been replaced meanwhile.
+        failure: What failed; None if the worker was released.
+        key: The call and the shard at which it failed.
+        cause: What the program raised.
+    """
+
+    worker: int
+    process: int
+    failure: Failure | None = None
+    key: tuple[int, int] | None = None
+    cause: Exception | None = None

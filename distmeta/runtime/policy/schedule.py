@@ -116,6 +116,11 @@ class Schedule:
         return self._workers
 
     @property
+    def all_workers(self) -> tuple[int, ...]:
+        """Workers, also those that are assigned no more shards."""
+        return tuple(sorted(self._queues))
+
+    @property
     def idle(self) -> list[int]:
         """Workers with an empty queue."""
         return sorted(self._idle)
@@ -151,7 +156,13 @@ class Schedule:
         return num_requeued
 
     def start(
-        self, work: Work, shards: Sequence[Shard], upcoming: Sequence[Shard] = (), *, stream: bool = False
+        self,
+        work: Work,
+        shards: Sequence[Shard],
+        upcoming: Sequence[Shard] = (),
+        *,
+        stream: bool = False,
+        call_id: int | None = None,
     ) -> None:
         """Start a call. Reports of earlier calls no longer count.
 
@@ -160,8 +171,9 @@ class Schedule:
             shards: Shards with different indices.
             upcoming: Shards of the next call, if it is of the same work.
             stream: Shards are added one by one (`add_shard`). A worker has one at a time, and none is copied.
+            call_id: Number of the call, larger than that of the last one; None for the next number.
         """
-        self.call_id += 1
+        self.call_id = self.call_id + 1 if call_id is None else call_id
         throughput = self._throughput.setdefault(work, Throughput())
         pending = {shard.index: shard for shard in shards}
         self._call = _Call(throughput, upcoming, pending, size=len(shards), stream=stream)
@@ -176,6 +188,16 @@ class Schedule:
         """Add a shard to the present call."""
         self._call.pending[shard.index] = shard
         self._give(shard.index)
+
+    def discard(self, shard: int) -> None:
+        """Forget a shard that nobody waits for any more. Running attempts at it end without effect."""
+        self._call.pending.pop(shard, None)
+        self._call.num_running.pop(shard, None)
+
+    def announce(self, shards: Sequence[Shard]) -> None:
+        """Add shards of the next call to those that workers prepare."""
+        self._call.upcoming = [*self._call.upcoming, *shards]
+        self._divide_upcoming()
 
     def has_idle_worker(self) -> bool:
         """Whether a worker stays idle unless a shard is added."""
@@ -224,7 +246,10 @@ class Schedule:
             whose attempts can be cancelled.
         """
         attempt = self._pop_attempt(worker, key, now)
-        if attempt is None or not computed:
+        if attempt is None:
+            return False, []
+        if not computed:
+            self._requeue_attempt(attempt)  # unless it has been reported, which is why it was cancelled
             return False, []
         attempt.throughput.record(worker, (now - attempt.since) / max(1, len(attempt.shard.specs)))
         self._last_finished[worker] = self.call_id
@@ -304,14 +329,18 @@ class Schedule:
     def _divide(self) -> None:
         """Divide the pending shards, and the upcoming ones, among the workers."""
         call = self._call
-        call.own, call.owners, call.announced = [deque() for _ in self._workers], self._owners(call.size), {}
+        call.own, call.owners = [deque() for _ in self._workers], self._owners(call.size)
         call.refused.clear()
         self._may_queue = set(self._workers)
+        for index in call.pending:
+            self._give(index)
+        self._divide_upcoming()
+
+    def _divide_upcoming(self) -> None:
+        call, self._call.announced = self._call, {}
         owners = self._owners(len(call.upcoming))
         for shard in call.upcoming if owners else ():
             call.announced.setdefault(owners[shard.index % len(owners)], shard)
-        for index in call.pending:
-            self._give(index)
 
     def _give(self, index: int, *, first: bool = False) -> None:
         """Let the worker that owns a pending shard take it: as its last one, or `first`."""

@@ -33,11 +33,11 @@ from distmeta.runtime.policy.schedule import Schedule
 from distmeta.runtime.ray.actor import LARGE_UPDATE_BYTES, WorkerActor
 from distmeta.runtime.ray.aggregation import Aggregator, aggregates_on_nodes
 from distmeta.runtime.ray.call import CallState
-from distmeta.runtime.ray.cluster import OBJECT_STORE_BYTES, connect, insufficient_capacity, wait_for_capacity
+from distmeta.runtime.ray.cluster import OBJECT_STORE_BYTES, Cluster, connect, insufficient_capacity, wait_for_capacity
 from distmeta.runtime.ray.errors import failure_of
 from distmeta.runtime.ray.groups import ReportGroups
 from distmeta.runtime.ray.remote_call import START_CALLS, RemoteCall
-from distmeta.runtime.ray.supervisor import START_TIMEOUT_S, Supervisor
+from distmeta.runtime.ray.supervisor import START_TIMEOUT_S, Assigner, Supervisor
 from distmeta.runtime.ray.worker_group import WorkerGroup
 from distmeta.runtime.ray.worker_handle import WorkerHandle
 from distmeta.runtime.wire import decode_result, encode_snapshot
@@ -91,13 +91,14 @@ class RayExecutor(Executor):
             self._supervisor = Supervisor(
                 config.tolerance,
                 self._worker_group,
-                self._schedule,
+                self._assigner(),
                 self,
                 on_worker_lost=self._on_worker_lost,
                 on_object_lost=self._drop_snapshot_ref,
             )
             for worker in self._worker_group.workers:
                 self._worker_group.create(worker)
+            self._start_leaders(cluster, stack)
             self._stack = stack.pop_all()
 
     @property
@@ -220,8 +221,18 @@ class RayExecutor(Executor):
                 self._handle_error(call, answer, running)
             else:
                 results += self._handle_answer(call, answer)
-        self._supervisor.check()
+        self._check()
         return results
+
+    def _check(self) -> None:
+        self._supervisor.check()
+
+    def _assigner(self) -> Assigner:
+        """Who hands shards to workers."""
+        return self._schedule
+
+    def _start_leaders(self, cluster: Cluster, stack: contextlib.ExitStack) -> None:
+        """Start what stands between driver and workers; here nothing does."""
 
     def _handle_error(self, call: RemoteCall, error: RayError, running: ShardKey | None) -> None:
         rank = call.rank

@@ -46,10 +46,12 @@ class WorkerGroup:
         cluster: Where they run.
         clock: Monotonic seconds.
         actor: The class of actors; that of benchmarks computes nothing.
+        calls: Open calls by reference, shared with another group so that both are awaited together.
 
     Attributes:
         workers: One handle for each worker that the run may have, by index.
         requests: Packs what workers are asked.
+        calls: Open calls by reference.
     """
 
     def __init__(
@@ -60,13 +62,15 @@ class WorkerGroup:
         cluster: Cluster,
         clock: Callable[[], float] = time.monotonic,
         actor: type[Any] = WorkerActor,
+        calls: dict[Any, RemoteCall] | None = None,
     ) -> None:
         self._clock, self._actor = clock, actor
+        self.calls = {} if calls is None else calls
         self.workers = [WorkerHandle(index) for index in range(config.max_workers)]
         self.requests = Requests()
         self._heartbeat_timeout_s = config.tolerance.heartbeat_timeout_s
         self._config = config
-        self._start_args = (recipe, config.threads_per_worker, compression, config.device)
+        self._start_args: tuple[Any, ...] = (recipe, config.threads_per_worker, compression, config.device)
         environment = cluster.worker_environment(config.threads_per_worker)
         self._options = {
             "num_cpus": config.cpus_per_worker,
@@ -75,7 +79,6 @@ class WorkerGroup:
             "scheduling_strategy": "SPREAD",
             "runtime_env": {"env_vars": environment} if environment else None,
         }
-        self._calls: dict[Any, RemoteCall] = {}
 
     def active(self) -> list[WorkerHandle]:
         """Workers that compute shards."""
@@ -169,7 +172,7 @@ class WorkerGroup:
 
     def wait(self, timeout_s: float) -> list[RemoteCall]:
         """Wait until at least one call is answered. Returns all that are; none after `timeout_s`."""
-        refs = list(self._calls)
+        refs = list(self.calls)
         if not refs:
             time.sleep(timeout_s)
             return []
@@ -180,7 +183,7 @@ class WorkerGroup:
             with unwrapped():
                 ready, _ = ray.wait(refs, timeout=timeout_s)
         now = self._clock()
-        calls = [self._calls.pop(ref) for ref in ready]
+        calls = [self.calls.pop(ref) for ref in ready]
         for call in calls:
             call.rank.last_heard = now
         return calls
@@ -221,6 +224,8 @@ class WorkerGroup:
         """Request a heartbeat of every process that has not been heard for a while."""
         now = self._clock()
         for worker in self.workers:
+            if worker.leader is not None:
+                continue  # its leader does
             for rank in worker.ranks_to_ping(now, self._heartbeat_timeout_s):
                 rank.pinged(now)
                 ref = rank.actor.heartbeat.options(concurrency_group=HEARTBEAT).remote()
@@ -242,7 +247,7 @@ class WorkerGroup:
         """
         deadline = time.monotonic() + LOST_RANK_TIMEOUT_S
         while True:
-            calls = [call for call in self._calls.values() if call.worker is worker]
+            calls = [call for call in self.calls.values() if call.worker is worker]
             ready, _ = ray.wait([call.ref for call in calls], num_returns=len(calls), timeout=0) if calls else ([], [])
             for call in calls:
                 if call.ref in ready:
@@ -263,7 +268,8 @@ class WorkerGroup:
             worker: The worker.
             force: Kill its process from its node as well: it may not respond to Ray.
         """
-        self._calls = {ref: call for ref, call in self._calls.items() if call.worker is not worker}
+        for ref in [ref for ref, call in self.calls.items() if call.worker is worker]:
+            del self.calls[ref]
         for rank in worker.ranks if worker.actor is not None else ():
             if force and rank.location is not None:
                 kill_process(rank.location)
@@ -302,7 +308,7 @@ class WorkerGroup:
 
     def _has_answered(self, rank: RankHandle) -> bool:
         """Whether an answer has arrived that the driver has not taken yet."""
-        refs = [ref for ref, call in self._calls.items() if call.rank is rank]
+        refs = [ref for ref, call in self.calls.items() if call.rank is rank]
         return bool(refs) and bool(ray.wait(refs, timeout=0)[0])
 
     def _expect(
@@ -314,4 +320,4 @@ class WorkerGroup:
         key: ShardKey | None = None,
         grad: Any = None,
     ) -> None:
-        self._calls[ref] = RemoteCall(worker, rank, kind, ref, key, grad)
+        self.calls[ref] = RemoteCall(worker, rank, kind, ref, key, grad)
