@@ -29,6 +29,7 @@ pytestmark = pytest.mark.xdist_group("ray")
 UPDATE = Work("update")
 PARAMS = {name: tensor for name, tensor in make_params().items() if tensor.is_floating_point()}
 COUNT = 3 * FAN_IN + 5
+KILLS = 4
 
 Build = Callable[..., LedExecutor]
 
@@ -76,9 +77,14 @@ def assert_exact(executor: LedExecutor, version: int = 0, count: int = COUNT) ->
     assert {report.version for report in reports.values()} == {version}
 
 
-def leader_pids(executor: LedExecutor) -> list[int]:
-    handles = executor._leader_group.workers
-    return [handle.ranks[0].location.pid for handle in handles if handle.ranks and handle.ranks[0].location]
+def ready_leaders(executor: LedExecutor) -> list[int]:
+    """Process ids of the leaders that are ready."""
+    ready = [leader for leader in executor._leader_group.workers if leader.state == "ready"]
+    return [leader.ranks[0].location.pid for leader in ready if leader.ranks[0].location]
+
+
+def worker_pids(executor: LedExecutor) -> set[int]:
+    return {worker.ranks[0].location.pid for worker in executor._worker_group.workers if worker.ranks[0].location}
 
 
 def test_leaders_report_groups_to_the_bits_of_the_server(build: Build) -> None:
@@ -151,31 +157,24 @@ def test_exceptions_of_the_program_are_raised_in_the_driver(
 def test_a_leader_that_dies_costs_its_groups_and_no_worker(build: Build) -> None:
     executor = build(FakeRecipe(seconds=0.02))
     assert_exact(executor)
-    before = {worker.ranks[0].location.pid for worker in executor._worker_group.workers if worker.ranks[0].location}
-    stop, draw, killed = threading.Event(), random.Random(3), []
-
-    def kill() -> None:
-        """Kill a leader every now and then."""
-        while not stop.wait(draw.uniform(0.3, 1.5)):
-            pids = leader_pids(executor)
-            if pids and len(killed) < 6:
-                killed.append(draw.choice(pids))
-                os.kill(killed[-1], signal.SIGKILL)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    version, deadline = 1, time.monotonic() + 120.0
-    while len(killed) < 6 and time.monotonic() < deadline:
-        assert_exact(executor, version)
-        version += 1
-    stop.set()
-    thread.join()
+    before, draw, version = worker_pids(executor), random.Random(3), 1
+    for _ in range(KILLS):
+        while not ready_leaders(executor):
+            assert_exact(executor, version)
+        # Now and then while it leads, and while its last workers are handed over.
+        victim, delay_s = draw.choice(ready_leaders(executor)), draw.uniform(0.0, 0.8)
+        timer = threading.Timer(delay_s, os.kill, (victim, signal.SIGKILL))
+        timer.start()
+        until = time.monotonic() + delay_s + 0.2
+        while time.monotonic() < until:
+            assert_exact(executor, version)
+            version += 1
+        timer.join()
     while executor.num_workers < 4:
         assert_exact(executor, version)
-    assert executor.counts["leader_lost"] >= 3
+    assert executor.counts["leader_lost"] == KILLS
     assert executor.counts["restarts"] == 0
-    after = {worker.ranks[0].location.pid for worker in executor._worker_group.workers if worker.ranks[0].location}
-    assert after == before
+    assert worker_pids(executor) == before
 
 
 def test_a_shard_of_unequal_tasks_has_its_own_bits() -> None:

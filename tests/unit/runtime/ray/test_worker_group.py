@@ -118,7 +118,7 @@ def test_answers_of_a_stopped_worker_are_not_expected(fake: FakeRay) -> None:
     submit(fake, group, 1, 1)
     while fake.queue:
         fake.run(fake.queue.popleft())
-    calls = [call for call in group._calls.values() if call.worker.index == 0]
+    calls = [call for call in group.calls.values() if call.worker.index == 0]
     group.stop(group.workers[0])
     assert [call.worker.index for call in group.wait(1.0)] == [1]
     assert not calls[0].is_current
