@@ -59,6 +59,7 @@ class _Call:
         num_running: Number of running copies of each of the others.
         excluded: Workers that failed at a shard.
         own: Indices of pending shards, by position of the worker that takes them first.
+        shared: Indices of pending shards that were added when their owner was slow: any other takes them first.
         owners: Positions of the workers that own shards 0, 1, ...; the list repeats.
         refused: When a slow worker that would delay the call may be considered again.
         announced: The first of the upcoming shards that each worker will own, by its position.
@@ -72,6 +73,7 @@ class _Call:
     num_running: dict[int, int] = field(default_factory=dict)
     excluded: dict[int, set[int]] = field(default_factory=dict)
     own: list[deque[int]] = field(default_factory=list)
+    shared: deque[int] = field(default_factory=deque)
     owners: list[int] = field(default_factory=list)
     refused: dict[int, float] = field(default_factory=dict)
     announced: dict[int, Shard] = field(default_factory=dict)
@@ -85,16 +87,17 @@ class Schedule:
     Args:
         queue_depth: Shards that a worker may have at a time: the one that it computes and those queued behind it.
         speculate: Assign late shards to idle workers as well.
+        leads: Workers are slots of leaders: slow ones have units queued ahead too, or some of their workers would wait.
 
     Attributes:
         call_id: Number of the present call.
         copies: Number of shards that were assigned to a second worker.
     """
 
-    def __init__(self, *, queue_depth: int = 2, speculate: bool = True) -> None:
+    def __init__(self, *, queue_depth: int = 2, speculate: bool = True, leads: bool = False) -> None:
         self.call_id = 0
         self.copies = 0
-        self._queue_depth, self._makes_copies = queue_depth, speculate
+        self._queue_depth, self._makes_copies, self._leads = queue_depth, speculate, leads
         self._queues: dict[int, deque[Attempt]] = {}
         self._workers: tuple[int, ...] = ()
         self._positions: dict[int, int] = {}
@@ -185,9 +188,18 @@ class Schedule:
         self._divide()
 
     def add_shard(self, shard: Shard) -> None:
-        """Add a shard to the present call."""
-        self._call.pending[shard.index] = shard
-        self._give(shard.index)
+        """Add a shard to the present call.
+
+        Whoever adds shards one after the other waits for the first ones: those of a slow worker do not stay behind.
+        """
+        call = self._call
+        call.pending[shard.index] = shard
+        owner = call.owners[shard.index % len(call.owners)] if call.owners and not call.stream else None
+        if owner is not None and call.throughput.is_slow(self._workers[owner]):
+            call.shared.append(shard.index)
+            self._may_queue |= set(self._workers)
+        else:
+            self._give(shard.index)
 
     def discard(self, shard: int) -> None:
         """Forget a shard that nobody waits for any more. Running attempts at it end without effect."""
@@ -222,7 +234,8 @@ class Schedule:
             return assignments
         for length in range(1, self._queue_depth):
             for worker in sorted(self._may_queue) if self._call.pending else ():
-                if len(self._queues[worker]) == length and not self._call.throughput.is_slow(worker):
+                takes_more = self._leads or not self._call.throughput.is_slow(worker)
+                if len(self._queues[worker]) == length and takes_more:
                     own = self._next_own(worker)
                     if own is not None:
                         assignments.append(self._assign_to(worker, own, now))
@@ -331,6 +344,7 @@ class Schedule:
         call = self._call
         call.own, call.owners = [deque() for _ in self._workers], self._owners(call.size)
         call.refused.clear()
+        call.shared.clear()
         self._may_queue = set(self._workers)
         for index in call.pending:
             self._give(index)
@@ -364,7 +378,12 @@ class Schedule:
         return [node[index % len(node)] for node in by_node.values() for index in range(FAN_IN)]
 
     def _next_own(self, worker: int) -> Shard | None:
-        """The first pending shard that a worker owns."""
+        """The first pending shard that a worker owns, or may take before those that it owns."""
+        call = self._call
+        while call.shared and call.shared[0] not in call.pending:
+            call.shared.popleft()
+        if call.shared and not call.throughput.is_slow(worker) and self._is_allowed(worker, call.shared[0]):
+            return call.pending[call.shared[0]]
         own = self._call.own[self._positions[worker]]
         while own and own[0] not in self._call.pending:
             own.popleft()

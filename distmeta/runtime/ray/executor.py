@@ -75,7 +75,7 @@ class RayExecutor(Executor):
     ) -> None:
         super().__init__()
         self._config, self._placement_timeout_s = config, placement_timeout_s
-        self._schedule = Schedule(speculate=config.tolerance.speculate)
+        self._schedule = self._make_schedule(speculate=config.tolerance.speculate)
         self._call = CallState(0, Work(""))
         self._serial = 0
         self._snapshot_ref: tuple[Snapshot, Work, Any] | None = None
@@ -226,6 +226,9 @@ class RayExecutor(Executor):
 
     def _check(self) -> None:
         self._supervisor.check()
+
+    def _make_schedule(self, *, speculate: bool) -> Schedule:
+        return Schedule(speculate=speculate)
 
     def _assigner(self) -> Assigner:
         """Who hands shards to workers."""

@@ -34,6 +34,7 @@ from distmeta.runtime.policy.leaders import (
     slots_of,
     units_of,
 )
+from distmeta.runtime.policy.schedule import Schedule
 from distmeta.runtime.ray.call import CallState
 from distmeta.runtime.ray.cluster import Cluster
 from distmeta.runtime.ray.errors import failure_of, plain_text, task_error
@@ -105,6 +106,10 @@ class LedExecutor(RayExecutor):
         )
         for leader in self._leader_group.workers:
             self._leader_group.create(leader)
+
+    @override
+    def _make_schedule(self, *, speculate: bool) -> Schedule:
+        return Schedule(speculate=speculate, leads=True)
 
     @override
     def _assigner(self) -> Assigner:
