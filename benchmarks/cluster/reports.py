@@ -2,6 +2,7 @@
 
     python -m benchmarks.cluster.reports
     python -m benchmarks.cluster.reports --base COMMIT      # turn by turn with that commit, which has this command too
+    python -m benchmarks.cluster.reports --workers 32 --leaders 2      # and the same workers under leaders
     python -m benchmarks.cluster.reports --profile          # and where the time goes, by function
 
 Workers are actors that answer at once and load no torch; each has several shards a step, and updates are ready-made.
@@ -54,12 +55,13 @@ class Cost:
     ray_ms: float
 
 
-def measure(args: argparse.Namespace) -> list[Cost]:
+def measure(args: argparse.Namespace, leaders: int = 0) -> list[Cost]:
     """The costs of each size, on a Ray cluster of its own."""
     count = args.workers * args.shards
     costs: list[Cost] = []
     store = overhead.store_bytes(count, max(args.sizes) * MB)
-    with overhead.ray_workers(args.workers, store, light=True) as workers_of, workers_of(args.workers) as executor:
+    cluster = overhead.ray_workers(args.workers, store, light=True, leaders=leaders)
+    with cluster as workers_of, workers_of(args.workers) as executor:
         for size in args.sizes:
             steps = OverheadSteps(executor, size, TASKS)
             for _ in range(WARM_UP_STEPS):
@@ -126,6 +128,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=16)
     parser.add_argument("--shards", type=int, default=8, help="of each worker in a step")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--leaders", type=int, default=0, help="measure the same workers under leaders too")
     parser.add_argument("--base", metavar="COMMIT", help="measure this commit too, turn by turn")
     parser.add_argument("--turns", type=int, default=3, help="of each version")
     parser.add_argument("--profile", action="store_true")
@@ -136,6 +139,8 @@ def main() -> None:
         return
     report = Report("reports", args.out)
     found = compare(args) if args.base else {"now": measure(args)}
+    if args.leaders:
+        found[f"{args.leaders} leaders"] = measure(args, args.leaders)
     title = f"driver's processor time a report, {args.workers} workers, {args.shards} shards each"
     print_table([row for version, costs in found.items() for row in rows(costs, version)], title)
     versions = {version: [asdict(cost) for cost in costs] for version, costs in found.items()}

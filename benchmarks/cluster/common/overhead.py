@@ -28,6 +28,7 @@ from distmeta.core.errors import DistmetaError
 from distmeta.runtime.executor import Executor
 from distmeta.runtime.ray.actor import WorkerActor
 from distmeta.runtime.ray.executor import RayExecutor
+from distmeta.runtime.ray.led_executor import LedExecutor
 from distmeta.server import ParameterServer, Verdict
 
 MB = 1e6
@@ -112,7 +113,7 @@ class OverheadSteps:
             add_cpu_s += time.thread_time() - before_cpu
             if verdict is not Verdict.ACCEPTED:
                 raise DistmetaError(f"the update of shard {result.shard} is {verdict.value}")
-            began.append(result.value.update.metrics["began"])
+            began.append(result.value.update.metrics["began"] / result.value.count)  # of a group, the mean
             worker_cpu_s += result.value.update.metrics["cpu_s"]
         reported, reported_cpu = time.monotonic(), time.thread_time()
         server.step(len(shards))
@@ -137,22 +138,26 @@ class OverheadSteps:
 
 
 @contextmanager
-def ray_workers(max_workers: int, object_store_bytes: int, *, light: bool = False) -> Iterator[WorkersOf]:
+def ray_workers(
+    max_workers: int, object_store_bytes: int, *, light: bool = False, leaders: int = 0
+) -> Iterator[WorkersOf]:
     """A Ray cluster of its own on this machine. Yields a context that starts a number of workers and ends them.
 
     Args:
         max_workers: The largest number.
         object_store_bytes: Size of its object store.
         light: Actors that load no torch.
+        leaders: Number of leaders.
     """
-    config = RuntimeConfig(workers=max_workers, cpus_per_worker=_CPUS_PER_WORKER, address="local")
+    config = RuntimeConfig(workers=max_workers, leaders=leaders, cpus_per_worker=_CPUS_PER_WORKER, address="local")
 
     @contextmanager
     def workers_of(count: int) -> Iterator[Executor]:
         progress(f"starting {count} workers")
         changed = config.model_copy(update={"workers": count})
         recipe, actor = (LightRecipe(), LightActor) if light else (SleepRecipe(), WorkerActor)
-        executor = RayExecutor(changed, recipe, placement_timeout_s=_START_TIMEOUT_S, actor=actor)
+        kind = LedExecutor if leaders else RayExecutor
+        executor = kind(changed, recipe, placement_timeout_s=_START_TIMEOUT_S, actor=actor)
         try:
             executor.ready()
             yield executor
