@@ -34,7 +34,7 @@ from distmeta.runtime.policy.decisions import Failure, is_worker_failure
 from distmeta.runtime.policy.estimates import ShardKey
 from distmeta.runtime.policy.schedule import Schedule
 from distmeta.runtime.ray.errors import failure_of
-from distmeta.runtime.ray.led_workers import LedWorkers
+from distmeta.runtime.ray.led_workers import LedWorkers, end_if_failed
 from distmeta.runtime.ray.remote_call import RemoteCall
 from distmeta.runtime.ray.worker_handle import WorkerHandle
 from distmeta.runtime.wire import decode_value, encode_value
@@ -112,6 +112,7 @@ class LeaderActor:
         self._workers = LedWorkers(config, self._on_answer)
         self._has_events = asyncio.Event()
         self._watching = asyncio.get_running_loop().create_task(self._watch())
+        self._watching.add_done_callback(end_if_failed)
         return await self.locate()
 
     async def heartbeat(self) -> bool:
@@ -210,7 +211,9 @@ class LeaderActor:
         if self._timer is not None:
             self._timer.cancel()
         check_at, loop = self._schedule.next_check_at(now), asyncio.get_running_loop()
-        self._timer = loop.call_later(check_at - now, self._pump) if check_at < now + CHECK_INTERVAL_S else None
+        self._timer = None
+        if check_at < now + CHECK_INTERVAL_S:  # else the next check comes first
+            self._timer = loop.call_later(check_at - now, self._pump)
 
     def _on_answer(self, call: RemoteCall, answer: Any) -> None:
         if not call.is_current:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +18,15 @@ from distmeta.runtime.ray.cluster import Cluster
 from distmeta.runtime.ray.remote_call import CallKind, RemoteCall
 from distmeta.runtime.ray.worker_group import WorkerGroup
 from distmeta.runtime.ray.worker_handle import RankHandle, WorkerHandle
+
+
+def end_if_failed(task: asyncio.Task[None]) -> None:
+    """End this process after an error in a task, which would go unnoticed: the driver then restarts the leader."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        traceback.print_exception(error)
+        os._exit(1)
+
 
 OnAnswer = Callable[[RemoteCall, Any], None]
 """Called with each answer, or with the `RayError` that a call failed with."""
@@ -72,7 +83,11 @@ class LedWorkers(WorkerGroup):
         super()._expect(worker, rank, kind, ref, key, grad)
         task = asyncio.get_running_loop().create_task(self._take(self.calls[ref]))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        end_if_failed(task)
 
     @override
     def _has_answered(self, rank: RankHandle) -> bool:
