@@ -117,6 +117,7 @@ bench-versions: $(STAMP) ## The engine of another commit beside this one's, turn
 bench-cluster: $(STAMP) ## Server overhead, a model of many workers, stragglers, what Ray costs, asynchronous runs (half an hour)
 	$(BIN)/distmeta bench server --out runs/bench
 	$(BIN)/distmeta bench scale --out runs/bench
+	$(BIN)/python -m benchmarks.cluster.reports --workers 32 --leaders 2 --out runs/bench
 	$(BIN)/python -m benchmarks.cluster.workers --out runs/bench
 	$(BIN)/python -m benchmarks.cluster.stragglers --out runs/bench
 	$(BIN)/python -m benchmarks.cluster.asynchronous --out runs/bench

@@ -117,6 +117,15 @@ class RunConfig(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _leaders_have_groups(self) -> Self:
+        if self.runtime.leaders not in ("auto", 0) and self.outer.procedure != "synchronous":
+            raise ValueError(
+                f"runtime.leaders {self.runtime.leaders} adds groups of a step's shards, which outer.staleness and "
+                "outer.zero do not have; allowed here: auto, 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _ranks_have_what_to_hold(self) -> Self:
         ranks, strategy = self.runtime.ranks, self.engine.strategy
         if ranks > 1 and not self.model.has_frozen and self.outer.zero is None:

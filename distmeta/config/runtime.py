@@ -63,6 +63,8 @@ class RuntimeConfig(Frozen):
             workers and adds others up to MAX when the cluster has room. It continues with fewer when workers are lost.
         cpus_per_worker: CPUs that Ray reserves for each actor.
         gpus_per_worker: GPUs that Ray reserves for each actor; fractions share one.
+        leaders: Number of actors that stand between the driver and the workers: each hands groups of shards to its own
+            workers and reports their sum. `auto` is none below 64 workers, else one for each 32; 0 is none.
         ranks: Number of actors of each worker, which hold a frozen backbone in parts (DeepSpeed ZeRO-3) and compute
             every shard together.
         partition: Where each of them keeps its part.
@@ -78,6 +80,7 @@ class RuntimeConfig(Frozen):
     workers: int | str = 2
     cpus_per_worker: float = Field(1.0, gt=0.0, le=10_000.0)
     gpus_per_worker: float = Field(0.0, ge=0.0, le=1000.0)
+    leaders: Literal["auto"] | int = "auto"
     ranks: int = Field(1, gt=0, le=1024)
     partition: PartitionConfig = PartitionConfig()
     threads_per_worker: int = Field(1, gt=0, le=1024)
@@ -117,6 +120,29 @@ class RuntimeConfig(Frozen):
     def _gpus_are_used(self) -> Self:
         if self.gpus_per_worker and self.device == "cpu":
             raise ValueError("runtime.gpus_per_worker reserves a GPU but runtime.device is 'cpu'; set it to 'cuda'")
+        return self
+
+    @field_validator("leaders", mode="before")
+    @classmethod
+    def _leaders_are_a_number(cls, leaders: object) -> object:
+        text = str(leaders)
+        if text == "auto" or (not isinstance(leaders, bool) and re.fullmatch(r"\d{1,4}", text, re.ASCII)):
+            return text if text == "auto" else int(text)
+        raise ValueError(f"{shortened(leaders)} is not a number of leaders; allowed: auto, or a number below 10000")
+
+    @model_validator(mode="after")
+    def _leaders_have_workers(self) -> Self:
+        if self.leaders in ("auto", 0):
+            return self
+        if self.executor != "ray":
+            raise ValueError(f"runtime.leaders {self.leaders} needs runtime.executor 'ray'; allowed here: auto, 0")
+        if self.ranks > 1:
+            raise ValueError(f"runtime.leaders {self.leaders} needs runtime.ranks 1; allowed here: auto, 0")
+        if int(self.leaders) > self.min_workers:
+            raise ValueError(
+                f"runtime.leaders {self.leaders} needs as many workers at least, runtime.workers is {self.workers}; "
+                f"allowed here: auto, or 0 to {self.min_workers}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -34,6 +34,17 @@ def _splitmix64(state: Uint64) -> Uint64:
 
 def mix(*parts: int | str) -> int:
     """Hash integers and strings into one 63-bit seed (63 so that it fits a signed integer everywhere)."""
+    return _mixed(parts) >> 1
+
+
+def mix_indices(count: int, *parts: int | str) -> list[int]:
+    """`mix(*parts, index)` for each index below `count`, in a fraction of the time."""
+    states = np.uint64(_mixed(parts)) ^ np.arange(count, dtype=np.uint64)
+    seeds: list[int] = (_splitmix64(states) >> np.uint64(1)).tolist()
+    return seeds
+
+
+def _mixed(parts: tuple[int | str, ...]) -> int:
     state = 0
     for part in parts:  # Python's integers: an array of one number takes ten times as long, for every task of a run
         value = zlib.crc32(part.encode()) if isinstance(part, str) else part & _MASK
@@ -41,7 +52,7 @@ def mix(*parts: int | str) -> int:
         z = ((z ^ (z >> 30)) * int(_MIX_1)) & _MASK
         z = ((z ^ (z >> 27)) * int(_MIX_2)) & _MASK
         state = z ^ (z >> 31)
-    return state >> 1
+    return state
 
 
 def bits(seeds: npt.ArrayLike, stream: str, count: int) -> Uint64:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from distmeta.config import RuntimeConfig
-from distmeta.runtime.compression import Compression
-from distmeta.runtime.executor import Executor, Program, Recipe
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # messages load no torch
+    from distmeta.config import RuntimeConfig
+    from distmeta.runtime.compression import Compression
+    from distmeta.runtime.executor import Executor, Program, Recipe
 
 
 def build_executor(
@@ -14,6 +17,7 @@ def build_executor(
     update_bytes: int = 0,
     *,
     program: Program | None = None,
+    leaders: bool = True,
 ) -> Executor:
     """Start the executor that `config` names.
 
@@ -23,6 +27,7 @@ def build_executor(
         compression: How updates are rounded for transport (`outer.compression`).
         update_bytes: Size of the parameters, and so of an update.
         program: The recipe's program, if this process has built it already: the `local` executor uses it.
+        leaders: Whether leaders may stand between driver and workers (`runtime.leaders`).
 
     Raises:
         UserError: The Ray cluster cannot be reached, or has not enough resources for the workers; or this process is to
@@ -32,6 +37,9 @@ def build_executor(
         from distmeta.runtime.local import LocalExecutor
 
         return LocalExecutor(config, program or recipe.build(), compression)
+    from distmeta.runtime.policy.leaders import num_leaders
     from distmeta.runtime.ray.executor import RayExecutor
+    from distmeta.runtime.ray.led_executor import LedExecutor
 
-    return RayExecutor(config, recipe, compression, update_bytes)
+    led = leaders and config.ranks == 1 and num_leaders(config.leaders, config.max_workers) > 0
+    return (LedExecutor if led else RayExecutor)(config, recipe, compression, update_bytes)

@@ -103,11 +103,14 @@ class Executor(ABC):
         counts: Number of events since the start, by name: `restarts` (workers replaced), `retries` (shards computed
             again), `copies` (shards assigned to a second worker), and every kind of incident.
         interrupt: Called again and again while results are awaited; what it raises ends the call.
+        meanwhile: Called once in the next call of `map`, when workers have got their first shards: the driver's own
+            work that can be done while they compute.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.interrupt: Callable[[], None] = _continue
+        self.meanwhile: Callable[[], object] = _continue
         self._incidents: list[Incident] = []
 
     @property
@@ -165,6 +168,11 @@ class Executor(ABC):
     @abstractmethod
     def close(self) -> None:
         """Stop the workers. A second call does nothing."""
+
+    def call_meanwhile(self) -> None:
+        """Call `meanwhile`, once."""
+        meanwhile, self.meanwhile = self.meanwhile, _continue
+        meanwhile()
 
     def incidents(self) -> list[Incident]:
         """Return the incidents since the last time that this was called."""

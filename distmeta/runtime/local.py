@@ -14,8 +14,9 @@ from distmeta.core.types import Shard, Snapshot, Work
 from distmeta.runtime.compression import Compression
 from distmeta.runtime.device import check_device
 from distmeta.runtime.executor import Executor, Feed, Program, Result
+from distmeta.runtime.messages import SnapshotWire
 from distmeta.runtime.policy.decisions import driver_error
-from distmeta.runtime.wire import SnapshotWire, decode_result, encode_snapshot
+from distmeta.runtime.wire import decode_result, encode_snapshot
 from distmeta.runtime.worker import Worker
 
 
@@ -57,6 +58,7 @@ class LocalExecutor(Executor):
         wire = self._encode(snapshot)
         self._shards = {shard.index: (wire, shard) for shard in shards}
         self._pending = deque(self._shards.values())
+        self.call_meanwhile()
         while self._pending:
             wire, shard = self._pending.popleft()
             following = [pending for _, pending in self._pending] or upcoming

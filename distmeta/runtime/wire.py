@@ -1,4 +1,4 @@
-"""Messages between the driver and the workers: flat parameters, without pickled tensors.
+"""Encodes what travels between the driver and the workers: flat parameters, without pickled tensors.
 
 Parameters become a header of plain data (names, types, shapes) and arrays of bytes: one array for each large tensor,
 which is the tensor's own memory, and one for all small tensors together. Ray moves arrays out of band: its object store
@@ -13,17 +13,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from distmeta.core.packed import Layout, Packed, Place
 from distmeta.core.tensors import all_finite
-from distmeta.core.types import Params, Report, Shard, Snapshot, Update, Work
-from distmeta.runtime.compression import Compressed, Compressor, Kind, decompress
+from distmeta.core.types import Params, Report, Snapshot, Update, Work
+from distmeta.runtime.compression import Compressed, Compressor, decompress
 from distmeta.runtime.executor import Result
+from distmeta.runtime.messages import (
+    Bytes,
+    ParamsWire,
+    ReportWire,
+    ResultWire,
+    SnapshotWire,
+    TensorHeader,
+)
 from distmeta.server.tree import sum_group
 
 _DTYPES = {
@@ -46,94 +55,6 @@ ALIGNMENT_BYTES = 64
 """Alignment of a tensor's memory by torch on the CPU."""
 LARGE_TENSOR_BYTES = 64 << 10
 """Size from which a tensor is sent as an array of its own."""
-
-TensorHeader = tuple[str, str, tuple[int, ...]]
-"""Name, type and shape of one tensor."""
-Bytes = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class ParamsWire:
-    """Flat parameters.
-
-    Attributes:
-        header: The tensors in their order; plain data that JSON can hold.
-        small: The bytes of all tensors below `LARGE_TENSOR_BYTES`, in their order, each aligned to `ALIGNMENT_BYTES`.
-        large: The bytes of each of the others, in their order.
-    """
-
-    header: tuple[TensorHeader, ...]
-    small: Bytes
-    large: tuple[Bytes, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of all arrays."""
-        return self.small.nbytes + sum(array.nbytes for array in self.large)
-
-
-@dataclass(frozen=True)
-class SnapshotWire:
-    """A snapshot. `serial` numbers the snapshots that an executor sends; several may have the same version."""
-
-    serial: int
-    version: int
-    params: ParamsWire
-    buffers: ParamsWire | None = None
-    extra: ParamsWire | None = None
-
-
-@dataclass(frozen=True)
-class ShardRequest:
-    """A request to compute a shard. One object, since Ray serializes each argument of a call by itself.
-
-    Attributes:
-        key: Number of the executor's call, and index of the shard.
-        work: What to compute.
-        shard: The shard, without its carry.
-        upcoming: The shard to prepare meanwhile.
-        carry: The shard's carry; None if it is empty.
-    """
-
-    key: tuple[int, int]
-    work: Work
-    shard: Shard
-    upcoming: Shard | None
-    carry: ParamsWire | None = None
-
-
-@dataclass(frozen=True)
-class ReportWire:
-    """A report of an update, with the fields of `Report` and `Update`.
-
-    Attributes:
-        grad: The gradient; None if it is an object of its own in the object store (`split_grad`).
-        compression: Kind and original types of a compressed gradient (see `Compressed`); None if it is not compressed.
-        buffers: Running statistics; None if there are none.
-        carries: State of the estimator, by index of the shard.
-    """
-
-    version: int
-    shard: int
-    grad: ParamsWire | None
-    weight: float
-    metrics: dict[str, float]
-    finite: bool
-    compression: tuple[Kind, dict[str, str]] | None = None
-    count: int = 1
-    buffers: ParamsWire | None = None
-    carries: dict[int, ParamsWire] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ResultWire:
-    """A `Result` with its value encoded."""
-
-    shard: int
-    value: Any
-    worker: int
-    data_wait_s: float
-    compute_s: float
 
 
 def encode_params(params: Params) -> ParamsWire:
@@ -179,6 +100,16 @@ def decode_params(wire: ParamsWire) -> Params:
     return params
 
 
+def decode_packed(wire: ParamsWire) -> Params:
+    """Rebuild a gradient, to be added and forgotten: nothing is copied where memory is aligned. Do not write to it."""
+    packed = _packing_of(wire.header)
+    if packed is None:
+        return decode_params(wire)
+    layout, dtypes = packed
+    blocks = [_block(array).view(dtype) for array, dtype in zip((wire.small, *wire.large), dtypes, strict=True)]
+    return Packed(layout, blocks)
+
+
 def encode_optional(params: Params) -> ParamsWire | None:
     """Flatten what is mostly empty; None if it is."""
     return encode_params(params) if params else None
@@ -188,25 +119,16 @@ def decode_optional(wire: ParamsWire | None) -> Params:
     return {} if wire is None else decode_params(wire)
 
 
-def encode_snapshot(snapshot: Snapshot, serial: int) -> SnapshotWire:
+def encode_snapshot(snapshot: Snapshot, serial: int, work: Work | None = None) -> SnapshotWire:
     params, buffers, extra = snapshot.params, snapshot.buffers, snapshot.extra
     return SnapshotWire(
-        serial, snapshot.version, encode_params(params), encode_optional(buffers), encode_optional(extra)
+        serial, snapshot.version, encode_params(params), encode_optional(buffers), encode_optional(extra), work
     )
 
 
 def decode_snapshot(wire: SnapshotWire) -> Snapshot:
     buffers, extra = decode_optional(wire.buffers), decode_optional(wire.extra)
     return Snapshot(wire.version, decode_params(wire.params), buffers, extra)
-
-
-def encode_request(key: tuple[int, int], work: Work, shard: Shard, upcoming: Shard | None) -> ShardRequest:
-    return ShardRequest(key, work, replace(shard, carry={}), upcoming, encode_optional(shard.carry))
-
-
-def decode_shard(request: ShardRequest) -> Shard:
-    """The shard of a request."""
-    return request.shard if request.carry is None else replace(request.shard, carry=decode_params(request.carry))
 
 
 def encode_value(value: Any, compressor: Compressor | None = None) -> Any:
@@ -248,7 +170,7 @@ def decode_value(value: Any) -> Any:
     if not isinstance(value, ReportWire):
         return value
     assert value.grad is not None  # `join_grad` has put it back
-    grad = decode_params(value.grad)
+    grad = decode_packed(value.grad)
     if value.compression is not None:
         grad = decompress(Compressed(*value.compression, grad, value.finite))
     update = Update(grad, value.weight, value.metrics, decode_optional(value.buffers))
@@ -293,6 +215,43 @@ class _WritableInterface:
     def __init__(self, array: Bytes) -> None:
         self._array = array
         self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+
+
+def _block(array: Bytes) -> torch.Tensor:
+    """The bytes as a tensor: a view where they are aligned."""
+    if array.ctypes.data % ALIGNMENT_BYTES == 0:
+        return torch.from_numpy(np.asarray(_WritableInterface(array)))
+    block = torch.empty(array.shape, dtype=torch.uint8)
+    block.numpy()[:] = array
+    return block
+
+
+@lru_cache(maxsize=64)
+def _packing_of(header: tuple[TensorHeader, ...]) -> tuple[Layout, tuple[torch.dtype, ...]] | None:
+    """Where `encode_params` puts tensors, small ones in the first block, and the types of blocks.
+
+    None if the small ones are of several types.
+    """
+    places: list[Place] = []
+    small_types, large_types = set[torch.dtype](), list[torch.dtype]()
+    small_sizes, large_sizes = list[int](), list[int]()
+    for name, type_name, shape in header:
+        dtype, count = _DTYPES[type_name], math.prod(shape)
+        if count * dtype.itemsize >= LARGE_TENSOR_BYTES:
+            large_types.append(dtype)
+            large_sizes.append(count)
+            places.append(Place(name, shape, len(large_types), 0))
+        else:
+            small_types.add(dtype)
+            places.append(Place(name, shape, 0, len(small_sizes)))
+            small_sizes += [count, _padded(count * dtype.itemsize) // dtype.itemsize - count]
+    if len(small_types) > 1:
+        return None
+    dtypes = (*(small_types or {torch.uint8}), *large_types)
+    sizes = (tuple(small_sizes), *((size,) for size in large_sizes))
+    blocks = enumerate(zip(dtypes, sizes, strict=True))
+    keys = [f"block {index}: {dtype} x {sum(pieces)}" for index, (dtype, pieces) in blocks]
+    return Layout(tuple(places), sizes, tuple(keys)), dtypes
 
 
 def _padded(size: int) -> int:

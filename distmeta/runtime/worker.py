@@ -12,7 +12,8 @@ from distmeta.core.types import Shard, Snapshot, Work
 from distmeta.runtime.compression import Compression, Compressor
 from distmeta.runtime.executor import Program
 from distmeta.runtime.memory import keep_freed_memory
-from distmeta.runtime.wire import ResultWire, SnapshotWire, decode_snapshot, encode_value
+from distmeta.runtime.messages import ResultWire, SnapshotWire
+from distmeta.runtime.wire import decode_snapshot, encode_value
 
 
 class Worker:

@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from distmeta.config.outer import OuterConfig
 from distmeta.core.types import Report, Update
-from distmeta.server.base import InMemoryServer, StepError, StepRecord, Verdict, check_update, is_finite
+from distmeta.server.base import InMemoryServer, StepError, StepRecord, Verdict, is_finite
 from distmeta.server.tree import BufferPool, PartialSum
 
 
@@ -64,7 +64,7 @@ class AsynchronousServer(InMemoryServer):
         Returns:
             STALE if it is too old, or of a version that this server has not made; its shard is then finished.
         """
-        check_update(report, self._optimizer.params, self._running)
+        self._check(report)
         finite = is_finite(report)
         with self._lock:
             age = self.version - report.version

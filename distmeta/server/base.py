@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from distmeta.config.outer import OuterConfig
 from distmeta.core.errors import DistmetaError
+from distmeta.core.packed import Layout, Packed
 from distmeta.core.tensors import all_finite, cloned
 from distmeta.core.types import Params, Report, Snapshot, Update
 from distmeta.server.outer import BUFFERS, OuterOptimizer, State, check_fits, copied
@@ -140,6 +141,7 @@ class InMemoryServer(Server):
         self._running = cloned(buffers or {})
         self._mean_buffers: Params = {}  # reused from step to step
         self._lock = threading.Lock()
+        self._fitting: set[Layout] = set()
 
     @property
     @override
@@ -174,6 +176,15 @@ class InMemoryServer(Server):
             self._optimizer.load_state_dict(state)
             self._running = copied(state, BUFFERS, self._running)
             self._discard_updates()
+
+    def _check(self, report: Report) -> None:
+        """Check that an update fits (`check_update`): a packed one once for its layout."""
+        grad, buffers = report.update.grad, report.update.buffers
+        layout = grad.layout if isinstance(grad, Packed) and not buffers else None
+        if layout is None or layout not in self._fitting:
+            check_update(report, self._optimizer.params, self._running)
+        if layout is not None:
+            self._fitting.add(layout)
 
     @abstractmethod
     def _discard_updates(self) -> None:

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from distmeta.config.outer import OuterConfig
 from distmeta.core.types import Report
-from distmeta.server.base import InMemoryServer, StepRecord, Verdict, check_update, is_finite
+from distmeta.server.base import InMemoryServer, StepRecord, Verdict, is_finite
 from distmeta.server.ledger import Ledger
 from distmeta.server.tree import Tree, check_group
 
@@ -45,7 +45,7 @@ class ParameterServer(InMemoryServer):
         """
         if report.count > 1:
             check_group(report.shard, report.count)
-        check_update(report, self._optimizer.params, self._running)
+        self._check(report)
         finite = is_finite(report)
         with self._lock:
             verdict = self._ledger.verdict(self.version, report.version, report.shards, finite=finite)

@@ -11,12 +11,13 @@ A group may be added here or near the workers (`sum_group`), with the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from distmeta.core.packed import Packed
 from distmeta.core.types import Params, Update
 
 FAN_IN = 16
@@ -45,7 +46,8 @@ _BUFFERS = "buffers/"
 class PartialSum:
     """The sum of some updates in the order in which they were added.
 
-    A parameter, running statistic or metric that some updates lack is summed over those that have it. The first update
+    Packed updates of one layout are added block by block: the same bits as tensor by tensor, in fewer operations. A
+    parameter, running statistic or metric that some updates lack is summed over those that have it. The first update
     is referenced, not copied; the second is added to it into a buffer of this sum, and the others in place.
 
     Args:
@@ -55,13 +57,20 @@ class PartialSum:
 
     def __init__(self, first: Update, buffers: BufferPool) -> None:
         self._buffers = buffers
-        self._tensors: Params = {name: tensor.detach().cpu() for name, tensor in _tensors_of(first).items()}
+        packed = isinstance(first.grad, Packed) and not first.buffers
+        self._layout = first.grad.layout if isinstance(first.grad, Packed) and packed else None
+        self._tensors: Params = {name: tensor.detach().cpu() for name, tensor in self._parts_of(first).items()}
         self._owned: set[str] = set()
         self._weight = first.weight
         self._metrics = dict(first.metrics)
 
     def add(self, update: Update) -> None:
-        for name, tensor in _tensors_of(update).items():
+        if self._layout is not None and not self._is_packed_alike(update):
+            self._unpack()
+        self._add(self._parts_of(update), update.weight, update.metrics)
+
+    def _add(self, parts: Params, weight: float, metrics: Mapping[str, float]) -> None:
+        for name, tensor in parts.items():
             total, local = self._tensors.get(name), tensor.detach().cpu()
             if total is None:
                 self._tensors[name] = local
@@ -70,14 +79,17 @@ class PartialSum:
             else:
                 self._tensors[name] = torch.add(total, local, out=self._buffers.take(name, total))
                 self._owned.add(name)
-        self._weight += update.weight
-        for name, value in update.metrics.items():
+        self._weight += weight
+        for name, value in metrics.items():
             self._metrics[name] = self._metrics.get(name, 0.0) + value
 
     def absorb(self, other: PartialSum) -> None:
         """Add `other`, consuming it."""
+        if self._layout is not other._layout:
+            self._unpack()
+            other._unpack()
         adopted = {name for name in other._owned if name not in self._tensors}
-        self.add(other.update)
+        self._add(other._tensors, other._weight, other._metrics)
         self._owned |= adopted
         other._owned -= adopted
         other.release()
@@ -92,10 +104,28 @@ class PartialSum:
     @property
     def update(self) -> Update:
         """The sum; its tensors are this sum's own."""
+        if self._layout is not None:
+            return Update(Packed(self._layout, list(self._tensors.values())), self._weight, dict(self._metrics))
         grad = {name: tensor for name, tensor in self._tensors.items() if not name.startswith(_BUFFERS)}
         buffers = {name: tensor for name, tensor in self._tensors.items() if name.startswith(_BUFFERS)}
         named = {name.removeprefix(_BUFFERS): tensor for name, tensor in buffers.items()}
         return Update(grad, self._weight, dict(self._metrics), named)
+
+    def _is_packed_alike(self, update: Update) -> bool:
+        return isinstance(update.grad, Packed) and update.grad.layout is self._layout and not update.buffers
+
+    def _parts_of(self, update: Update) -> Params:
+        """What is added part by part: blocks by their keys, or tensors by their names."""
+        if self._layout is not None and isinstance(update.grad, Packed):
+            return dict(zip(self._layout.keys, update.grad.blocks, strict=True))
+        return _tensors_of(update)
+
+    def _unpack(self) -> None:
+        """Go on tensor by tensor."""
+        if self._layout is not None:
+            is_owned = bool(self._owned)  # all blocks or none: they are added together
+            self._tensors = self._layout.views(list(self._tensors.values()))
+            self._owned, self._layout = set(self._tensors) if is_owned else set(), None
 
 
 def _tensors_of(update: Update) -> Params:

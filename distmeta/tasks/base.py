@@ -11,7 +11,7 @@ import torch
 
 from distmeta.config.bounds import MAX_SHARD_EXAMPLES
 from distmeta.core.errors import UserError
-from distmeta.core.seeding import Uint64, mix
+from distmeta.core.seeding import Uint64, mix_indices
 from distmeta.core.types import QUERY, SUPPORT, Batch, Episode, Shard, Supply, TaskSpec, TextSizes, TokenIds
 
 SPLITS = ("train", "val", "test")
@@ -106,7 +106,8 @@ class TaskSource(ABC):
 
     def specs(self, split: str, step: int, count: int) -> tuple[TaskSpec, ...]:
         """Specs of the `count` tasks of a step: a pure function of (seed, split, step, index)."""
-        return tuple(TaskSpec(i, mix(self.seed, split, step, i), split) for i in range(count))
+        seeds = mix_indices(count, self.seed, split, step)
+        return tuple(TaskSpec(index, seed, split) for index, seed in enumerate(seeds))
 
     def shards(self, split: str, step: int, count: int, shard_size: int, lasts: int = 1) -> tuple[Shard, ...]:
         """The tasks of one step, cut into shards of fixed size, the last one possibly smaller.

@@ -105,7 +105,12 @@ def _train(request: Request, progress: Progress, guard: SignalGuard) -> TrainRes
         if config.runtime.executor == "ray":
             progress.note(_connecting(config))
         executor = build_executor(
-            config.runtime, MetaRecipe.of(config), config.outer.compression, size, program=program
+            config.runtime,
+            MetaRecipe.of(config),
+            config.outer.compression,
+            size,
+            program=program,
+            leaders=config.outer.procedure == "synchronous",
         )
         stack.callback(executor.close)
         executor.interrupt = guard.check

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 from typing_extensions import override
@@ -31,7 +32,7 @@ from distmeta.training.zero import GroupWeights, Zero, check_zero
 
 _CARRY = "carry/"
 """Prefix of the estimator's state in a state."""
-_RECENT_STEPS = 2
+_RECENT_STEPS = 3
 
 
 def build_procedure(
@@ -53,7 +54,7 @@ def build_procedure(
 
 
 class _Shards:
-    """The shards of training steps; those of the last few are kept, since a step and its preparation both ask."""
+    """The shards of training steps; those of the last few are kept: they are cut a step before workers prepare them."""
 
     def __init__(self, config: RunConfig, source: TaskSource) -> None:
         self._config, self._source = config, source
@@ -81,6 +82,8 @@ class Synchronous(Procedure):
         step = self.server.version
         shards = [self._with_carry(shard) for shard in self._shards.of_step(step)]
         upcoming = self._shards.of_step(step + 1) if step + 1 < self._config.train.steps else ()
+        if step + 2 < self._config.train.steps:
+            self._executor.meanwhile = partial(self._shards.of_step, step + 2)
         carries: dict[int, Params] = {}
         results: list[Result] = []
         nonfinite_on: dict[int, list[int]] = {}  # workers by shard

@@ -12,11 +12,10 @@ from benchmarks.cluster.common.programs import (
     SleepProgram,
     SleepRecipe,
     make_params,
-    make_shards,
     ready_made,
     ready_made_bytes,
-    sleep_of,
 )
+from benchmarks.cluster.common.sleeps import make_shards, sleep_of
 from distmeta.core.types import Snapshot
 
 

@@ -21,6 +21,7 @@ Kind = Literal[
     "worker_kill",
     "worker_hang",
     "worker_pause",
+    "leader_kill",
     "raylet_kill",
     "driver_kill",
     "driver_kill_in_outage",
@@ -29,9 +30,9 @@ Kind = Literal[
     "runs_replaced",
     "disk_full",
 ]
-"""A worker killed; stopped for good; stopped for a while. A raylet killed, alone or with all on its node. The driver
-killed, also while MLflow is away. The MLflow server stopped, or killed and started again. A file in place of the
-checkpoints; no room for them."""
+"""A worker killed; stopped for good; stopped for a while. A leader killed. A raylet killed, alone or with all on its
+node. The driver killed, also while MLflow is away. The MLflow server stopped, or killed and started again. A file in
+place of the checkpoints; no room for them."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 EARLY = 0.2
@@ -129,6 +130,8 @@ class Chaos:
         if _of_store(fault.kind):
             # A run that still waits before it saves again would not notice.
             return self._run.at_work and self._run.saved() > self._saved_when_mended
+        if fault.kind == "leader_kill" and not self._workers("LeaderActor"):
+            return False
         if fault.early and fault.kind.startswith("worker"):
             return self._run.alive and bool(self._workers())
         if fault.early:
@@ -164,6 +167,9 @@ class Chaos:
         if hit:
             self._heal_later(fault, go_on)
         return f"{hit} for {fault.lasts_s:.1f} s" if hit else ""
+
+    def _leader_kill(self, fault: Fault) -> str:
+        return self._signal(fault, signal.SIGKILL, "LeaderActor")
 
     def _raylet_kill(self, fault: Fault) -> str:
         up = [name for name in self._place.nodes if name not in self._down]
@@ -243,13 +249,13 @@ class Chaos:
         killed = ", the driver killed" if hit and self._run.lives > life else ""
         return f"for {time.monotonic() - since:.1f} s{killed}" if hit else ""
 
-    def _workers(self) -> list[psutil.Process]:
+    def _workers(self, kind: str = "WorkerActor") -> list[psutil.Process]:
         """Those of the present driver that run."""
-        found = [worker for name in self._place.nodes for worker in self._place.actors(name)]
+        found = [worker for name in self._place.nodes for worker in self._place.actors(name, kind)]
         return [worker for worker in found if _age_at_most(worker, self._run.born)]
 
-    def _signal(self, fault: Fault, number: signal.Signals) -> str:
-        workers = self._workers()
+    def _signal(self, fault: Fault, number: signal.Signals, kind: str = "WorkerActor") -> str:
+        workers = self._workers(kind)
         if not workers:
             return ""
         worker = workers[int(fault.choice * len(workers))]

@@ -107,9 +107,9 @@ class Place:
             if name not in but and not session.alive:
                 self.start_node(name)
 
-    def actors(self, name: str) -> list[psutil.Process]:
-        """The workers of runs on a node."""
-        return [one for one in self.nodes[name].members() if title(one).startswith("ray::WorkerActor")]
+    def actors(self, name: str, kind: str = "WorkerActor") -> list[psutil.Process]:
+        """The workers of runs on a node, or their leaders (`LeaderActor`)."""
+        return [one for one in self.nodes[name].members() if title(one).startswith(f"ray::{kind}")]
 
     def raylet(self, name: str) -> psutil.Process | None:
         """The raylet of a node; None if there is none."""

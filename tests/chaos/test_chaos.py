@@ -39,12 +39,24 @@ RUNS = 2
 LAST_STEPS = 20
 LEFT_TIMEOUT_S = 90.0
 UNDISTURBED_TIMEOUT_S = 3000.0
-COUNTED = ("restarts", "retries", "copies", "resumes", "worker_died", "node_lost", "silent", "timed_out", "excluded")
+COUNTED = (
+    "restarts",
+    "leader_lost",
+    "retries",
+    "copies",
+    "resumes",
+    "worker_died",
+    "node_lost",
+    "silent",
+    "timed_out",
+    "excluded",
+)
 ALL = [
     "seed=3",
     "outer.average=0.99",
     "engine.strategy=vmap",
     "runtime.workers=2..3",
+    "runtime.leaders=2",
     "runtime.tolerance.heartbeat_timeout_s=5",
     "runtime.tolerance.max_worker_failures=8",
     "runtime.tolerance.max_shard_retries=8",
@@ -59,10 +71,10 @@ SINUSOID = [
     *ALL,
     "name=sinusoid",
     "train.tasks_per_step=240",
-    "runtime.shard_size=40",
+    "runtime.shard_size=6",
     "algorithm.learner.phases.0.steps=5",
 ]
-OMNIGLOT = [*ALL, "name=omniglot", "train.tasks_per_step=12", "runtime.shard_size=2", "model.filters=8"]
+OMNIGLOT = [*ALL, "name=omniglot", "train.tasks_per_step=12", "runtime.shard_size=1", "model.filters=8"]
 
 
 @dataclass(frozen=True)

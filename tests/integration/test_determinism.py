@@ -212,14 +212,40 @@ def test_workers_killed_in_mid_run_give_the_same_bits(
     assert result.digest == undisturbed
 
 
-def _kill_a_worker(already: list[int]) -> int:
+@pytest.mark.slow
+def test_leaders_killed_in_mid_run_give_the_same_bits_also_resumed(
+    no_cluster: None, base: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three groups a step: one process, flat workers, four workers under two leaders of which two die."""
+    fine = change(base, ["runtime.shard_size=1", "train.tasks_per_step=40", "runtime.cpus_per_worker=0.5"])
+    digest = run(fine, "fine-local", "runtime.executor=local").digest
+    assert run(fine, "fine-flat", "runtime.executor=ray", "runtime.workers=3").digest == digest
+    killed: list[int] = []
+
+    def step(self: Synchronous, work: Work) -> Step:
+        if self.server.version in (3, 7):
+            killed.append(_kill_a_worker(killed, "LeaderActor"))
+        return plain_step(self, work)
+
+    plain_step = Synchronous.step
+    monkeypatch.setattr(Synchronous, "step", step)
+    led = ("runtime.executor=ray", "runtime.workers=4", "runtime.leaders=2")
+    result = run(fine, "led", *led)
+    assert (result.digest, result.counts["leader_lost"], result.counts["restarts"]) == (digest, 2, 0)
+    assert result.counts["groups"] == 3 * STEPS
+    monkeypatch.setattr(Synchronous, "step", plain_step)
+    cut(fine, "led")
+    assert run(fine, "led", *led, resume=True).digest == digest
+
+
+def _kill_a_worker(already: list[int], actor: str = "WorkerActor") -> int:
     """Kill a process of an actor of ours below this one; Ray titles it `ray::` and the name of the class."""
     for child in psutil.Process().children(recursive=True):
         title = " ".join(child.cmdline())
-        if title.startswith("ray::WorkerActor") and child.pid not in already:
+        if title.startswith(f"ray::{actor}") and child.pid not in already:
             os.kill(child.pid, signal.SIGKILL)
             return child.pid
-    raise AssertionError("there is no worker to kill")
+    raise AssertionError(f"there is no {actor} to kill")
 
 
 @pytest.mark.slow

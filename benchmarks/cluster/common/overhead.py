@@ -12,20 +12,23 @@ from statistics import median
 
 import psutil
 
+from benchmarks.cluster.common.light import LightActor, LightRecipe
 from benchmarks.cluster.common.programs import (
     UPDATE,
     SleepRecipe,
     make_params,
-    make_shards,
     num_bytes,
     ready_made_bytes,
 )
+from benchmarks.cluster.common.sleeps import make_shards
 from benchmarks.cluster.common.steps import session
 from benchmarks.report import progress
 from distmeta.config import OuterConfig, RuntimeConfig
 from distmeta.core.errors import DistmetaError
 from distmeta.runtime.executor import Executor
+from distmeta.runtime.ray.actor import WorkerActor
 from distmeta.runtime.ray.executor import RayExecutor
+from distmeta.runtime.ray.led_executor import LedExecutor
 from distmeta.server import ParameterServer, Verdict
 
 MB = 1e6
@@ -77,13 +80,19 @@ class StepTimes:
 
 
 class OverheadSteps:
-    """Outer steps of workers of `SleepRecipe`; `payload`, the bytes of an update, is nearly the size asked for."""
+    """Outer steps of workers that sleep; `payload`, the bytes of an update, is nearly the size asked for.
 
-    def __init__(self, executor: Executor, payload_mb: float) -> None:
+    Args:
+        executor: With workers of `SleepRecipe` or `LightRecipe`.
+        payload_mb: Size of an update, in MB.
+        tasks: Of each shard.
+    """
+
+    def __init__(self, executor: Executor, payload_mb: float, tasks: int = 1) -> None:
         params = make_params(payload_mb * MB)
         self.payload = num_bytes(params)
         self.server = ParameterServer(params, OUTER, total_steps=1)
-        self._executor = executor
+        self._executor, self._tasks = executor, tasks
 
     def step(self, sleeps_s: Sequence[float]) -> StepTimes:
         """Make an outer step as training does, with a shard for each sleep.
@@ -91,7 +100,7 @@ class OverheadSteps:
         Raises:
             DistmetaError: The server did not accept a report.
         """
-        server, shards = self.server, make_shards(sleeps_s)
+        server, shards = self.server, make_shards(sleeps_s, self._tasks)
         process_cpu, thread_cpu, start = time.process_time(), time.thread_time(), time.monotonic()
         snapshot = server.pull()
         pull_cpu_s = time.thread_time() - thread_cpu
@@ -104,7 +113,7 @@ class OverheadSteps:
             add_cpu_s += time.thread_time() - before_cpu
             if verdict is not Verdict.ACCEPTED:
                 raise DistmetaError(f"the update of shard {result.shard} is {verdict.value}")
-            began.append(result.value.update.metrics["began"])
+            began.append(result.value.update.metrics["began"] / result.value.count)  # of a group, the mean
             worker_cpu_s += result.value.update.metrics["cpu_s"]
         reported, reported_cpu = time.monotonic(), time.thread_time()
         server.step(len(shards))
@@ -129,15 +138,26 @@ class OverheadSteps:
 
 
 @contextmanager
-def ray_workers(max_workers: int, object_store_bytes: int) -> Iterator[WorkersOf]:
-    """A Ray cluster of its own on this machine. Yields a context that starts a number of workers and ends them."""
-    config = RuntimeConfig(workers=max_workers, cpus_per_worker=_CPUS_PER_WORKER, address="local")
+def ray_workers(
+    max_workers: int, object_store_bytes: int, *, light: bool = False, leaders: int = 0
+) -> Iterator[WorkersOf]:
+    """A Ray cluster of its own on this machine. Yields a context that starts a number of workers and ends them.
+
+    Args:
+        max_workers: The largest number.
+        object_store_bytes: Size of its object store.
+        light: Actors that load no torch.
+        leaders: Number of leaders.
+    """
+    config = RuntimeConfig(workers=max_workers, leaders=leaders, cpus_per_worker=_CPUS_PER_WORKER, address="local")
 
     @contextmanager
     def workers_of(count: int) -> Iterator[Executor]:
         progress(f"starting {count} workers")
         changed = config.model_copy(update={"workers": count})
-        executor = RayExecutor(changed, SleepRecipe(), placement_timeout_s=_START_TIMEOUT_S)
+        recipe, actor = (LightRecipe(), LightActor) if light else (SleepRecipe(), WorkerActor)
+        kind = LedExecutor if leaders else RayExecutor
+        executor = kind(changed, recipe, placement_timeout_s=_START_TIMEOUT_S, actor=actor)
         try:
             executor.ready()
             yield executor

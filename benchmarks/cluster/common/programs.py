@@ -9,17 +9,20 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from typing_extensions import override
 
-from distmeta.core.types import Params, Report, Shard, Snapshot, TaskSpec, Update, Work
+from benchmarks.cluster.common.sleeps import sleep_of
+from distmeta.config import EngineConfig
+from distmeta.core.types import Params, Report, Shard, Snapshot, Update, Work
 from distmeta.runtime.executor import Program
 
-UPDATE = Work("update")
+UPDATE = Work("update", EngineConfig())
+"""What runs ask their workers for, with the settings that travel with it."""
 
 _LAYERS = 8
 _SEPARATE_BYTES = 32 << 20
@@ -119,16 +122,3 @@ def make_params(size: float) -> Params:
 def num_bytes(params: Mapping[str, torch.Tensor]) -> int:
     """Size of parameters, and so of an update."""
     return sum(tensor.nbytes for tensor in params.values())
-
-
-def make_shards(sleeps_s: Sequence[float]) -> tuple[Shard, ...]:
-    """A shard of one task for each sleep, in seconds."""
-    return tuple(
-        Shard(index, (TaskSpec(index, round(1e6 * seconds), "microseconds to sleep"),))
-        for index, seconds in enumerate(sleeps_s)
-    )
-
-
-def sleep_of(shard: Shard) -> float:
-    """Seconds that a shard of `make_shards` sleeps."""
-    return 1e-6 * shard.specs[0].seed

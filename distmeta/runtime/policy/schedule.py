@@ -32,6 +32,8 @@ from distmeta.server.tree import FAN_IN
 
 MIN_GAIN = 1.2
 """A copy must be expected to end this many of its own durations before the attempt that it copies."""
+MIN_DELAY_S = 0.005
+"""A worker that needs so little more than others for a shard delays no call: a message may take as long."""
 MAX_COPIES = 2
 FORGET_AFTER_CALLS = 50
 """Calls without a shard after which a worker counts as a typical one, so that a slow one gets another chance."""
@@ -57,6 +59,10 @@ class _Call:
         num_running: Number of running copies of each of the others.
         excluded: Workers that failed at a shard.
         own: Indices of pending shards, by position of the worker that takes them first.
+        shared: Indices of pending shards that were added when their owner was slow: any other takes them first.
+        owners: Positions of the workers that own shards 0, 1, ...; the list repeats.
+        refused: When a slow worker that would delay the call may be considered again.
+        announced: The first of the upcoming shards that each worker will own, by its position.
         size: Number of shards; 0 of a stream.
         stream: Shards are added one by one.
     """
@@ -67,6 +73,10 @@ class _Call:
     num_running: dict[int, int] = field(default_factory=dict)
     excluded: dict[int, set[int]] = field(default_factory=dict)
     own: list[deque[int]] = field(default_factory=list)
+    shared: deque[int] = field(default_factory=deque)
+    owners: list[int] = field(default_factory=list)
+    refused: dict[int, float] = field(default_factory=dict)
+    announced: dict[int, Shard] = field(default_factory=dict)
     size: int = 0
     stream: bool = False
 
@@ -77,21 +87,24 @@ class Schedule:
     Args:
         queue_depth: Shards that a worker may have at a time: the one that it computes and those queued behind it.
         speculate: Assign late shards to idle workers as well.
+        leads: Workers are slots of leaders: slow ones have units queued ahead too, or some of their workers would wait.
 
     Attributes:
         call_id: Number of the present call.
         copies: Number of shards that were assigned to a second worker.
     """
 
-    def __init__(self, *, queue_depth: int = 2, speculate: bool = True) -> None:
+    def __init__(self, *, queue_depth: int = 2, speculate: bool = True, leads: bool = False) -> None:
         self.call_id = 0
         self.copies = 0
-        self._queue_depth, self._makes_copies = queue_depth, speculate
+        self._queue_depth, self._makes_copies, self._leads = queue_depth, speculate, leads
         self._queues: dict[int, deque[Attempt]] = {}
         self._workers: tuple[int, ...] = ()
         self._positions: dict[int, int] = {}
         self._draining: set[int] = set()
         self._idle: set[int] = set()
+        self._may_queue: set[int] = set()
+        """Workers that may have room for a shard of their own behind the one that they compute."""
         self._nodes: dict[int, str] = {}
         self._next_late_at = -math.inf
         """No attempt becomes late before."""
@@ -104,6 +117,11 @@ class Schedule:
     def workers(self) -> tuple[int, ...]:
         """Workers that are assigned shards, in order."""
         return self._workers
+
+    @property
+    def all_workers(self) -> tuple[int, ...]:
+        """Workers, also those that are assigned no more shards."""
+        return tuple(sorted(self._queues))
 
     @property
     def idle(self) -> list[int]:
@@ -141,7 +159,13 @@ class Schedule:
         return num_requeued
 
     def start(
-        self, work: Work, shards: Sequence[Shard], upcoming: Sequence[Shard] = (), *, stream: bool = False
+        self,
+        work: Work,
+        shards: Sequence[Shard],
+        upcoming: Sequence[Shard] = (),
+        *,
+        stream: bool = False,
+        call_id: int | None = None,
     ) -> None:
         """Start a call. Reports of earlier calls no longer count.
 
@@ -150,8 +174,9 @@ class Schedule:
             shards: Shards with different indices.
             upcoming: Shards of the next call, if it is of the same work.
             stream: Shards are added one by one (`add_shard`). A worker has one at a time, and none is copied.
+            call_id: Number of the call, larger than that of the last one; None for the next number.
         """
-        self.call_id += 1
+        self.call_id = self.call_id + 1 if call_id is None else call_id
         throughput = self._throughput.setdefault(work, Throughput())
         pending = {shard.index: shard for shard in shards}
         self._call = _Call(throughput, upcoming, pending, size=len(shards), stream=stream)
@@ -163,9 +188,28 @@ class Schedule:
         self._divide()
 
     def add_shard(self, shard: Shard) -> None:
-        """Add a shard to the present call."""
-        self._call.pending[shard.index] = shard
-        self._divide()
+        """Add a shard to the present call.
+
+        Whoever adds shards one after the other waits for the first ones: those of a slow worker do not stay behind.
+        """
+        call = self._call
+        call.pending[shard.index] = shard
+        owner = call.owners[shard.index % len(call.owners)] if call.owners and not call.stream else None
+        if owner is not None and call.throughput.is_slow(self._workers[owner]):
+            call.shared.append(shard.index)
+            self._may_queue |= set(self._workers)
+        else:
+            self._give(shard.index)
+
+    def discard(self, shard: int) -> None:
+        """Forget a shard that nobody waits for any more. Running attempts at it end without effect."""
+        self._call.pending.pop(shard, None)
+        self._call.num_running.pop(shard, None)
+
+    def announce(self, shards: Sequence[Shard]) -> None:
+        """Add shards of the next call to those that workers prepare."""
+        self._call.upcoming = [*self._call.upcoming, *shards]
+        self._divide_upcoming()
 
     def has_idle_worker(self) -> bool:
         """Whether a worker stays idle unless a shard is added."""
@@ -177,7 +221,6 @@ class Schedule:
             self._call.excluded.setdefault(shard.index, set()).add(exclude)
         if shard.index not in self._call.num_running:
             self._put_first(shard)
-            self._divide()
 
     def assign(self, now: float) -> list[Assignment]:
         """Assign pending shards to workers, and copies of late ones."""
@@ -190,11 +233,13 @@ class Schedule:
         if self._call.stream:
             return assignments
         for length in range(1, self._queue_depth):
-            for worker in self._workers if self._call.pending else ():
-                if len(self._queues[worker]) == length and not self._call.throughput.is_slow(worker):
+            for worker in sorted(self._may_queue) if self._call.pending else ():
+                takes_more = self._leads or not self._call.throughput.is_slow(worker)
+                if len(self._queues[worker]) == length and takes_more:
                     own = self._next_own(worker)
                     if own is not None:
                         assignments.append(self._assign_to(worker, own, now))
+        self._may_queue.clear()
         may_copy = self._makes_copies and not self._call.pending and self._call.num_running
         if may_copy and now >= self._next_late_at:
             assignments += self._copy_late(now)
@@ -214,7 +259,10 @@ class Schedule:
             whose attempts can be cancelled.
         """
         attempt = self._pop_attempt(worker, key, now)
-        if attempt is None or not computed:
+        if attempt is None:
+            return False, []
+        if not computed:
+            self._requeue_attempt(attempt)  # unless it has been reported, which is why it was cancelled
             return False, []
         attempt.throughput.record(worker, (now - attempt.since) / max(1, len(attempt.shard.specs)))
         self._last_finished[worker] = self.call_id
@@ -231,10 +279,7 @@ class Schedule:
             return False
         if exclude is not None and key[0] == self.call_id:
             self._call.excluded.setdefault(key[1], set()).add(exclude)
-        is_pending = self._requeue_attempt(attempt)
-        if is_pending:
-            self._divide()
-        return is_pending
+        return self._requeue_attempt(attempt)
 
     def next_check_at(self, now: float) -> float:
         """When to call `assign` if nothing happens: when the next shard becomes late. Infinite if none can."""
@@ -249,11 +294,13 @@ class Schedule:
             return None
         # Not always the first one: a large answer may arrive after a later, small one.
         queue.remove(attempt)
+        if worker not in self._draining:
+            self._may_queue.add(worker)
         if queue:
             queue[0].since = max(queue[0].since, now)
         elif worker not in self._draining:
             # The first idle worker, or one that is faster than those, may copy at once what a slow one has.
-            if not self._idle or self._call.throughput.is_slow(min(self._idle)):
+            if not self._idle or self._call.throughput.is_slow(next(iter(self._idle))):
                 self._next_late_at = -math.inf
             self._idle.add(worker)
         return attempt
@@ -272,6 +319,8 @@ class Schedule:
 
     def _put_first(self, shard: Shard) -> None:
         self._call.pending = {shard.index: shard, **self._call.pending}
+        self._call.refused.clear()
+        self._give(shard.index, first=True)
 
     def _assign_to(self, worker: int, shard: Shard, now: float) -> Assignment:
         call = self._call
@@ -279,10 +328,7 @@ class Schedule:
         call.num_running[shard.index] = call.num_running.get(shard.index, 0) + 1
         self._idle.discard(worker)
         self._queues[worker].append(Attempt((self.call_id, shard.index), shard, call.throughput, now))
-        upcoming = self._next_own(worker)
-        if upcoming is None and call.upcoming:
-            position, owners = self._positions[worker], self._owners(len(call.upcoming))
-            upcoming = next((each for each in call.upcoming if owners[each.index % len(owners)] == position), None)
+        upcoming = self._next_own(worker) or call.announced.get(self._positions[worker])
         return Assignment(worker, shard, upcoming)
 
     def _update_workers(self) -> None:
@@ -294,11 +340,29 @@ class Schedule:
         self._divide()
 
     def _divide(self) -> None:
-        """Divide the pending shards among the workers."""
-        self._call.own = [deque() for _ in self._workers]
-        owners = self._owners(self._call.size)
-        for index in self._call.pending if owners else ():
-            self._call.own[owners[index % len(owners)]].append(index)
+        """Divide the pending shards, and the upcoming ones, among the workers."""
+        call = self._call
+        call.own, call.owners = [deque() for _ in self._workers], self._owners(call.size)
+        call.refused.clear()
+        call.shared.clear()
+        self._may_queue = set(self._workers)
+        for index in call.pending:
+            self._give(index)
+        self._divide_upcoming()
+
+    def _divide_upcoming(self) -> None:
+        call, self._call.announced = self._call, {}
+        owners = self._owners(len(call.upcoming))
+        for shard in call.upcoming if owners else ():
+            call.announced.setdefault(owners[shard.index % len(owners)], shard)
+
+    def _give(self, index: int, *, first: bool = False) -> None:
+        """Let the worker that owns a pending shard take it: as its last one, or `first`."""
+        owners = self._call.owners
+        if owners:
+            own = self._call.own[owners[index % len(owners)]]
+            own.insert(0 if first else len(own), index)
+            self._may_queue.add(self._workers[owners[index % len(owners)]])
 
     def _owners(self, num_shards: int) -> list[int]:
         """Positions (in `workers`) of the workers that own shards 0, 1, ...; the list repeats.
@@ -314,7 +378,12 @@ class Schedule:
         return [node[index % len(node)] for node in by_node.values() for index in range(FAN_IN)]
 
     def _next_own(self, worker: int) -> Shard | None:
-        """The first pending shard that a worker owns."""
+        """The first pending shard that a worker owns, or may take before those that it owns."""
+        call = self._call
+        while call.shared and call.shared[0] not in call.pending:
+            call.shared.popleft()
+        if call.shared and not call.throughput.is_slow(worker) and self._is_allowed(worker, call.shared[0]):
+            return call.pending[call.shared[0]]
         own = self._call.own[self._positions[worker]]
         while own and own[0] not in self._call.pending:
             own.popleft()
@@ -328,7 +397,12 @@ class Schedule:
         if shard is None and steal:
             allowed = (each for index, each in reversed(call.pending.items()) if self._is_allowed(worker, index))
             shard = next(allowed, None)
-        if shard is None or (not call.stream and self._would_delay(worker, shard, now)):
+        if shard is None or call.stream or not call.throughput.is_slow(worker):
+            return shard
+        if now < call.refused.get(worker, -math.inf):
+            return None
+        if self._would_delay(worker, shard, now):
+            call.refused[worker] = now + LATE_MARGIN_S
             return None
         return shard
 
@@ -340,7 +414,8 @@ class Schedule:
     def _would_delay(self, worker: int, shard: Shard, now: float) -> bool:
         """Whether a slow worker would delay the end of the call by computing the shard that others may compute."""
         throughput = self._call.throughput
-        if not throughput.is_slow(worker):
+        typical_s = (throughput.typical() or 0.0) * max(1, len(shard.specs))
+        if duration_s(throughput, worker, shard) - typical_s < MIN_DELAY_S:
             return False
         others = {
             other: self._queues[other]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import statistics
 from collections import deque
 
@@ -19,21 +20,22 @@ class Throughput:
     def __init__(self) -> None:
         self._samples: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}
-        self._typical: float | None = None
-        self._typical_is_current = False
+        self._sorted: list[float] = []
+        self._num_samples = 0
 
     def record(self, worker: int, seconds_per_task: float) -> None:
         """Record a finished shard."""
         samples = self._samples.setdefault(worker, deque(maxlen=WINDOW))
+        self._num_samples += len(samples) < WINDOW
         samples.append(seconds_per_task)
+        self._forget_median(worker)
         self._medians[worker] = statistics.median(samples)
-        self._typical_is_current = False
+        bisect.insort(self._sorted, self._medians[worker])
 
     def remove(self, worker: int) -> None:
         """Remove a worker's samples, so that it counts as a typical one."""
-        self._samples.pop(worker, None)
-        self._medians.pop(worker, None)
-        self._typical_is_current = False
+        self._num_samples -= len(self._samples.pop(worker, ()))
+        self._forget_median(worker)
 
     def seconds_per_task(self, worker: int) -> float | None:
         """What a worker needs; what the typical one needs if it has no samples; None if nothing is known."""
@@ -41,13 +43,14 @@ class Throughput:
 
     def typical(self) -> float | None:
         """Seconds per task of the median worker; None if there are fewer than `MIN_SAMPLES`."""
-        if not self._typical_is_current:
-            is_known = sum(map(len, self._samples.values())) >= MIN_SAMPLES
-            self._typical = statistics.median_low(self._medians.values()) if is_known else None
-            self._typical_is_current = True
-        return self._typical
+        return self._sorted[(len(self._sorted) - 1) // 2] if self._num_samples >= MIN_SAMPLES else None
 
     def is_slow(self, worker: int) -> bool:
         """Whether a worker is much slower than the typical one."""
         seconds, typical = self.seconds_per_task(worker), self.typical()
         return seconds is not None and typical is not None and seconds > SLOW_FACTOR * typical
+
+    def _forget_median(self, worker: int) -> None:
+        median = self._medians.pop(worker, None)
+        if median is not None:
+            del self._sorted[bisect.bisect_left(self._sorted, median)]

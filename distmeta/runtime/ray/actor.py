@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -18,16 +18,8 @@ from distmeta.runtime.compression import Compression
 from distmeta.runtime.device import check_device
 from distmeta.runtime.executor import Recipe
 from distmeta.runtime.memory import prefault_object_store
-from distmeta.runtime.wire import (
-    ParamsWire,
-    ReportWire,
-    ResultWire,
-    ShardRequest,
-    SnapshotWire,
-    decode_shard,
-    split_grad,
-    sum_reports,
-)
+from distmeta.runtime.messages import Location, ParamsWire, ReportWire, ResultWire, ShardRequest, SnapshotWire
+from distmeta.runtime.wire import decode_params, split_grad, sum_reports
 from distmeta.runtime.worker import Worker
 
 HEARTBEAT = "heartbeat"
@@ -36,23 +28,6 @@ HEARTBEAT = "heartbeat"
 LARGE_UPDATE_BYTES = 1 << 20
 """Size from which the object store is prefaulted, and updates of several nodes are summed near their workers."""
 _MAX_CANCELLED = 256
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where an actor runs.
-
-    Attributes:
-        node_id: Ray's id of the node.
-        host: Address of the node.
-        pid: Id of the process.
-        gpus: Ids of its GPUs.
-    """
-
-    node_id: str
-    host: str
-    pid: int
-    gpus: str = ""
 
 
 class WorkerActor:
@@ -82,19 +57,30 @@ class WorkerActor:
         self._worker = Worker(index, recipe.build(), threads, compression)
         return self.locate()
 
-    def run(self, request: ShardRequest, wire: SnapshotWire) -> ResultWire | None:
-        """Compute a shard; None if its request was cancelled before it started."""
+    def run(self, packed: bytes, wire: SnapshotWire, carry: ParamsWire | None = None) -> ResultWire | None:
+        """Compute a shard; None if its request was cancelled before it started.
+
+        Args:
+            packed: The request, as `distmeta.runtime.messages.Requests` packs it.
+            wire: The snapshot, with what to compute.
+            carry: The shard's carry; None if it is empty.
+        """
+        request = ShardRequest.of(packed)
         if request.key in self._cancelled:
             del self._cancelled[request.key]
             return None
         if not self._prefaulted and wire.params.num_bytes >= LARGE_UPDATE_BYTES:
             self._prefaulted = True
             prefault_object_store()
-        return self._worker.run(request.work, wire, decode_shard(request), request.upcoming)
+        shard = request.shard if carry is None else replace(request.shard, carry=decode_params(carry))
+        assert wire.work is not None, "an executor says what to compute"
+        return self._worker.run(wire.work, wire, shard, request.upcoming)
 
-    def run_split(self, request: ShardRequest, wire: SnapshotWire) -> tuple[ResultWire | None, ParamsWire | None]:
+    def run_split(
+        self, packed: bytes, wire: SnapshotWire, carry: ParamsWire | None = None
+    ) -> tuple[ResultWire | None, ParamsWire | None]:
         """Compute a shard as `run` does. The gradient is a second object, which stays on this node until fetched."""
-        result = self.run(request, wire)
+        result = self.run(packed, wire, carry)
         return (None, None) if result is None else split_grad(result)
 
     def sum(self, reports: Sequence[ReportWire], *grads: ParamsWire) -> ReportWire:

@@ -14,12 +14,13 @@ from ray.exceptions import RayError
 
 from distmeta.core.types import Params
 from distmeta.runtime.executor import Result
+from distmeta.runtime.messages import ReportWire, ResultWire
 from distmeta.runtime.policy.estimates import ShardKey
 from distmeta.runtime.ray.actor import LARGE_UPDATE_BYTES
 from distmeta.runtime.ray.groups import PendingReport, ReportGroups, group_of
 from distmeta.runtime.ray.worker_group import WorkerGroup
 from distmeta.runtime.ray.worker_handle import WorkerHandle
-from distmeta.runtime.wire import ReportWire, ResultWire, decode_result, decode_value, join_grad
+from distmeta.runtime.wire import decode_result, decode_value, join_grad
 from distmeta.server.tree import FAN_IN
 
 

@@ -44,6 +44,11 @@ def abort_error(reason: str, error: RayError | None, location: str) -> DistmetaE
     return WorkerError(reason)
 
 
+def task_error(failure: Failure, cause: Exception) -> RayTaskError:
+    """What Ray raises where a program raised `cause`, rebuilt from what another process has told."""
+    return RayTaskError("run", failure.traceback, cause)  # type: ignore[no-untyped-call]
+
+
 def plain_text(error: RayError) -> str:
     """The text of an error, without Ray's colors."""
     return _COLORS.sub("", str(error)).strip()

@@ -26,20 +26,21 @@ from distmeta.core.types import Report, Shard, Snapshot, Work
 from distmeta.runtime.compression import Compression
 from distmeta.runtime.executor import Executor, Feed, Incident, Recipe, Result
 from distmeta.runtime.memory import prefault_object_store
+from distmeta.runtime.messages import ReportWire, ResultWire
 from distmeta.runtime.policy.decisions import Failure
 from distmeta.runtime.policy.estimates import ShardKey
 from distmeta.runtime.policy.schedule import Schedule
-from distmeta.runtime.ray.actor import LARGE_UPDATE_BYTES
+from distmeta.runtime.ray.actor import LARGE_UPDATE_BYTES, WorkerActor
 from distmeta.runtime.ray.aggregation import Aggregator, aggregates_on_nodes
 from distmeta.runtime.ray.call import CallState
-from distmeta.runtime.ray.cluster import OBJECT_STORE_BYTES, connect, insufficient_capacity, wait_for_capacity
+from distmeta.runtime.ray.cluster import OBJECT_STORE_BYTES, Cluster, connect, insufficient_capacity, wait_for_capacity
 from distmeta.runtime.ray.errors import failure_of
 from distmeta.runtime.ray.groups import ReportGroups
 from distmeta.runtime.ray.remote_call import START_CALLS, RemoteCall
-from distmeta.runtime.ray.supervisor import START_TIMEOUT_S, Supervisor
+from distmeta.runtime.ray.supervisor import START_TIMEOUT_S, Assigner, Supervisor
 from distmeta.runtime.ray.worker_group import WorkerGroup
 from distmeta.runtime.ray.worker_handle import WorkerHandle
-from distmeta.runtime.wire import ReportWire, ResultWire, decode_result, encode_snapshot
+from distmeta.runtime.wire import decode_result, encode_snapshot
 
 PLACEMENT_TIMEOUT_S = 60.0
 POLL_INTERVAL_S = 0.5
@@ -56,6 +57,7 @@ class RayExecutor(Executor):
         compression: How updates are rounded for transport (`outer.compression`).
         update_bytes: Size of the parameters, and so of an update.
         placement_timeout_s: How long to wait for resources for the workers: the cluster may be growing.
+        actor: The class of the workers' actors.
 
     Raises:
         UserError: The cluster cannot be reached, or has not enough resources for the workers.
@@ -69,13 +71,14 @@ class RayExecutor(Executor):
         update_bytes: int = 0,
         *,
         placement_timeout_s: float = PLACEMENT_TIMEOUT_S,
+        actor: type[Any] = WorkerActor,
     ) -> None:
         super().__init__()
         self._config, self._placement_timeout_s = config, placement_timeout_s
-        self._schedule = Schedule(speculate=config.tolerance.speculate)
+        self._schedule = self._make_schedule(speculate=config.tolerance.speculate)
         self._call = CallState(0, Work(""))
         self._serial = 0
-        self._snapshot_ref: tuple[Snapshot, Any] | None = None
+        self._snapshot_ref: tuple[Snapshot, Work, Any] | None = None
         self._is_ready = False
         with contextlib.ExitStack() as stack:
             store_bytes = STEPS_IN_OBJECT_STORE * config.max_workers * update_bytes
@@ -83,18 +86,19 @@ class RayExecutor(Executor):
             stack.callback(cluster.disconnect)
             self._owns_cluster = cluster.started
             wait_for_capacity(config, cluster, placement_timeout_s)
-            self._worker_group = WorkerGroup(config, recipe, compression, cluster)
+            self._worker_group = WorkerGroup(config, recipe, compression, cluster, actor=actor)
             stack.callback(self._worker_group.close)
             self._supervisor = Supervisor(
                 config.tolerance,
                 self._worker_group,
-                self._schedule,
+                self._assigner(),
                 self,
                 on_worker_lost=self._on_worker_lost,
                 on_object_lost=self._drop_snapshot_ref,
             )
             for worker in self._worker_group.workers:
                 self._worker_group.create(worker)
+            self._start_leaders(cluster, stack)
             self._stack = stack.pop_all()
 
     @property
@@ -126,6 +130,7 @@ class RayExecutor(Executor):
         self, work: Work, snapshot: Snapshot, shards: Sequence[Shard], upcoming: Sequence[Shard] = ()
     ) -> Iterator[Result]:
         self._schedule.start(work, shards, upcoming)
+        self._worker_group.requests.start_call()
         call_id, by_index = self._schedule.call_id, {shard.index: (shard, snapshot) for shard in shards}
         aggregator = None
         num_nodes = len({worker.node_id for worker in self._worker_group.active()})
@@ -137,6 +142,7 @@ class RayExecutor(Executor):
     @override
     def stream(self, work: Work, feed: Feed) -> Iterator[Result]:
         self._schedule.start(work, (), stream=True)
+        self._worker_group.requests.start_call()
         return self._run(CallState(self._schedule.call_id, work, feed=feed))
 
     @override
@@ -161,6 +167,7 @@ class RayExecutor(Executor):
                 return
             now = time.monotonic()
             self._submit_assigned(call, now)
+            self.call_meanwhile()
             timeout_s = max(0.0, min(POLL_INTERVAL_S, self._schedule.next_check_at(now) - now))
             for result in self._handle_calls(self._worker_group.wait(timeout_s)):
                 call.num_missing -= result.value.count if isinstance(result.value, Report) else 1
@@ -181,22 +188,23 @@ class RayExecutor(Executor):
     def _submit_assigned(self, call: CallState, now: float) -> None:
         for assignment in self._schedule.assign(now):
             index = assignment.shard.index
-            worker, snapshot = self._worker_group.workers[assignment.worker], self._put_snapshot(call.shards[index][1])
+            worker = self._worker_group.workers[assignment.worker]
+            snapshot = self._put_snapshot(call.shards[index][1], call.work)
             split_grad = call.aggregator is not None
-            self._worker_group.submit(
-                worker, assignment, (call.call_id, index), call.work, snapshot, split_grad=split_grad
-            )
+            self._worker_group.submit(worker, assignment, (call.call_id, index), snapshot, split_grad=split_grad)
         self.counts["copies"] = self._schedule.copies
 
-    def _put_snapshot(self, snapshot: Snapshot) -> Any:
-        """Put the snapshot into the object store, unless it was the last one. The previous one is released."""
-        if self._snapshot_ref is None or self._snapshot_ref[0] is not snapshot:
+    def _put_snapshot(self, snapshot: Snapshot, work: Work) -> Any:
+        """Put snapshot and work into the object store, unless they were the last ones. Those are released."""
+        last = self._snapshot_ref
+        if last is None or last[0] is not snapshot or (last[1] is not work and last[1] != work):
             self._serial += 1
-            wire = encode_snapshot(snapshot, self._serial)
-            self._snapshot_ref = snapshot, ray.put(wire)
+            wire = encode_snapshot(snapshot, self._serial, work)
+            self._snapshot_ref = snapshot, work, ray.put(wire)
             if self._serial == 1 and wire.params.num_bytes >= LARGE_UPDATE_BYTES:
                 prefault_object_store()
-        return self._snapshot_ref[1]
+        assert self._snapshot_ref is not None
+        return self._snapshot_ref[2]
 
     def _drop_snapshot_ref(self) -> None:
         """Drop the reference so that the snapshot is put again: it may be the object that Ray lost."""
@@ -205,16 +213,29 @@ class RayExecutor(Executor):
     def _handle_calls(self, calls: Sequence[RemoteCall]) -> list[Result]:
         """Handle answers, then check the workers. Returns the first report of each shard of the present call."""
         results: list[Result] = []
-        for call in calls:
+        for call, answer in zip(calls, self._worker_group.fetch_answers(calls), strict=True):
             if not call.is_current:
                 continue  # the worker was stopped because of an earlier one of these
             running = self._worker_group.complete(call)
-            try:
-                results += self._handle_answer(call, self._worker_group.fetch(call.ref))
-            except RayError as error:
-                self._handle_error(call, error, running)
-        self._supervisor.check()
+            if isinstance(answer, RayError):
+                self._handle_error(call, answer, running)
+            else:
+                results += self._handle_answer(call, answer)
+        self._check()
         return results
+
+    def _check(self) -> None:
+        self._supervisor.check()
+
+    def _make_schedule(self, *, speculate: bool) -> Schedule:
+        return Schedule(speculate=speculate)
+
+    def _assigner(self) -> Assigner:
+        """Who hands shards to workers."""
+        return self._schedule
+
+    def _start_leaders(self, cluster: Cluster, stack: contextlib.ExitStack) -> None:
+        """Start what stands between driver and workers; here nothing does."""
 
     def _handle_error(self, call: RemoteCall, error: RayError, running: ShardKey | None) -> None:
         rank = call.rank

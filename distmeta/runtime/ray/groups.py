@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from distmeta.runtime.wire import ResultWire
+from distmeta.runtime.messages import ResultWire
 from distmeta.server.tree import FAN_IN
 
 

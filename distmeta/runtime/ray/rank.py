@@ -15,10 +15,10 @@ from distmeta.core import ranks
 from distmeta.core.ranks import Ranks
 from distmeta.runtime.compression import Compression
 from distmeta.runtime.executor import Recipe
+from distmeta.runtime.messages import Location, ParamsWire, SnapshotWire
 from distmeta.runtime.process_group import ProcessGroup, open_store, use_interface_of
-from distmeta.runtime.ray.actor import Location, WorkerActor
+from distmeta.runtime.ray.actor import WorkerActor
 from distmeta.runtime.ray.startup import phase_of
-from distmeta.runtime.wire import ShardRequest, SnapshotWire
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import TCPStore
@@ -71,6 +71,6 @@ class RankActor(WorkerActor):
         with phase_of("model", index, self._rank):
             return super().start(index, recipe, threads, compression, device)
 
-    def follow(self, request: ShardRequest, wire: SnapshotWire) -> None:
+    def follow(self, packed: bytes, wire: SnapshotWire, carry: ParamsWire | None = None) -> None:
         """Compute a shard together with rank 0, which reports it."""
-        self.run(request, wire)
+        self.run(packed, wire, carry)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from distmeta.runtime.policy.estimates import ShardKey
 from distmeta.runtime.ray.worker_handle import RankHandle, WorkerHandle
 
-CallKind = Literal["locate", "open_store", "join", "start", "heartbeat", "shard", "follow", "sum"]
+CallKind = Literal["locate", "open_store", "join", "start", "heartbeat", "shard", "follow", "sum", "unit", "events"]
 START_CALLS = frozenset({"locate", "open_store", "join", "start"})
 """Calls of the start of a worker, in their order; `follow` is a shard on the ranks other than the first."""
 
@@ -24,6 +24,7 @@ class RemoteCall:
         ref: Ray's reference to the answer.
         key: The shard, or the first shard of the group to sum.
         grad: Ray's reference to the shard's gradient, if that is an object of its own.
+        slot: The slot of a leader that was asked for a unit.
     """
 
     worker: WorkerHandle
@@ -32,6 +33,7 @@ class RemoteCall:
     ref: Any
     key: ShardKey | None = None
     grad: Any = None
+    slot: int = -1
 
     @property
     def is_current(self) -> bool:

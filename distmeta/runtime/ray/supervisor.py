@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from ray.exceptions import RayError
 
@@ -26,7 +27,6 @@ from distmeta.runtime.policy.decisions import (
     on_worker_failure,
 )
 from distmeta.runtime.policy.estimates import ShardKey
-from distmeta.runtime.policy.schedule import Schedule
 from distmeta.runtime.ray.call import CallState
 from distmeta.runtime.ray.errors import abort_error
 from distmeta.runtime.ray.worker_group import WorkerGroup
@@ -36,6 +36,18 @@ START_TIMEOUT_S = 180.0
 NO_WORKERS_TIMEOUT_S = 600.0
 CHECK_INTERVAL_S = 0.5
 NODE_CHECK_INTERVAL_S = 2.0
+
+
+class Assigner(Protocol):
+    """What the supervisor tells of a worker to whoever hands shards to it: `Schedule`, or what stands for it."""
+
+    def failed(self, worker: int, key: ShardKey, now: float, exclude: int | None) -> bool: ...
+
+    def drain_worker(self, worker: int) -> list[ShardKey]: ...
+
+    def is_busy(self, worker: int) -> bool: ...
+
+    def remove_worker(self, worker: int) -> int: ...
 
 
 class Supervisor:
@@ -49,6 +61,7 @@ class Supervisor:
         on_worker_lost: Called with the index of a worker that was stopped after a failure.
         on_object_lost: Called when Ray has lost an object.
         clock: Monotonic seconds.
+        leads: The group is of leaders: its incidents are `leader_lost`.
 
     Attributes:
         call: The present call.
@@ -58,12 +71,14 @@ class Supervisor:
         self,
         tolerance: ToleranceConfig,
         worker_group: WorkerGroup,
-        schedule: Schedule,
+        schedule: Assigner,
         executor: Executor,
         on_worker_lost: Callable[[int], None],
         on_object_lost: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        leads: bool = False,
     ) -> None:
+        self._leads = leads
         self.call = CallState(0, Work(""))
         self._tolerance, self._worker_group, self._schedule = tolerance, worker_group, schedule
         self._executor, self._clock = executor, clock
@@ -181,7 +196,7 @@ class Supervisor:
         decision = on_worker_failure(worker.failures, self._limits, num_others)
         if isinstance(decision, Abort):
             self._record_failure(worker, failure, key, "abort")
-            raise abort_error(decision.reason, error, f"worker {worker.index}")
+            raise abort_error(decision.reason, error, f"{'leader' if self._leads else 'worker'} {worker.index}")
         if isinstance(decision, Exclude):
             worker.enter("excluded", self._clock())
             self._record_failure(worker, failure, key, "excluded")
@@ -189,12 +204,20 @@ class Supervisor:
                 Incident("excluded", worker.index, worker.node, None, decision.reason, "", failure.traceback)
             )
             return
-        self._executor.counts["restarts"] += 1
+        self._executor.counts["restarts"] += not self._leads
         self._record_failure(worker, failure, key, "restart")
         self._worker_group.restart(worker, decision.after_s)
 
     def _record_failure(self, worker: WorkerHandle, failure: Failure, key: ShardKey | None, outcome: str) -> None:
         shard = None if key is None else key[1]
         self._executor.record(
-            Incident(failure.kind, worker.index, worker.node, shard, failure.detail, outcome, failure.traceback)
+            Incident(
+                "leader_lost" if self._leads else failure.kind,
+                worker.index,
+                worker.node,
+                shard,
+                f"leader {worker.index}: {failure.detail}" if self._leads else failure.detail,
+                outcome,
+                failure.traceback,
+            )
         )

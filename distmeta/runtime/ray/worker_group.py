@@ -8,7 +8,7 @@ without each other, have a placement group. All are asked for a shard, in the sa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -17,9 +17,9 @@ from ray.exceptions import RayActorError, RayError
 
 from distmeta.config import RuntimeConfig
 from distmeta.core.signals import unwrapped
-from distmeta.core.types import Work
 from distmeta.runtime.compression import Compression
 from distmeta.runtime.executor import Recipe
+from distmeta.runtime.messages import ReportWire, Requests
 from distmeta.runtime.policy.estimates import ShardKey
 from distmeta.runtime.policy.schedule import Assignment
 from distmeta.runtime.ray.actor import HEARTBEAT, WorkerActor, kill_process
@@ -28,7 +28,7 @@ from distmeta.runtime.ray.placement import in_bundle, release, reserve
 from distmeta.runtime.ray.rank import RankActor
 from distmeta.runtime.ray.remote_call import CallKind, RemoteCall
 from distmeta.runtime.ray.worker_handle import RankHandle, WorkerHandle
-from distmeta.runtime.wire import ReportWire, encode_request
+from distmeta.runtime.wire import encode_params
 
 FETCH_TIMEOUT_S = 30.0
 LOST_RANK_TIMEOUT_S = 3.0
@@ -45,9 +45,13 @@ class WorkerGroup:
         compression: How updates are rounded for transport.
         cluster: Where they run.
         clock: Monotonic seconds.
+        actor: The class of actors; that of benchmarks computes nothing.
+        calls: Open calls by reference, shared with another group so that both are awaited together.
 
     Attributes:
         workers: One handle for each worker that the run may have, by index.
+        requests: Packs what workers are asked.
+        calls: Open calls by reference.
     """
 
     def __init__(
@@ -57,12 +61,16 @@ class WorkerGroup:
         compression: Compression,
         cluster: Cluster,
         clock: Callable[[], float] = time.monotonic,
+        actor: type[Any] = WorkerActor,
+        calls: dict[Any, RemoteCall] | None = None,
     ) -> None:
-        self._clock = clock
+        self._clock, self._actor = clock, actor
+        self.calls = {} if calls is None else calls
         self.workers = [WorkerHandle(index) for index in range(config.max_workers)]
+        self.requests = Requests()
         self._heartbeat_timeout_s = config.tolerance.heartbeat_timeout_s
         self._config = config
-        self._start_args = (recipe, config.threads_per_worker, compression, config.device)
+        self._start_args: tuple[Any, ...] = (recipe, config.threads_per_worker, compression, config.device)
         environment = cluster.worker_environment(config.threads_per_worker)
         self._options = {
             "num_cpus": config.cpus_per_worker,
@@ -71,7 +79,6 @@ class WorkerGroup:
             "scheduling_strategy": "SPREAD",
             "runtime_env": {"env_vars": environment} if environment else None,
         }
-        self._calls: dict[Any, RemoteCall] = {}
 
     def active(self) -> list[WorkerHandle]:
         """Workers that compute shards."""
@@ -87,7 +94,7 @@ class WorkerGroup:
             actors = [decorate(RankActor).options(**place).remote(worker.index) for place in places]
             worker.created(actors, now, placement)
         else:
-            worker.created([decorate(WorkerActor).options(**self._options).remote()], now)
+            worker.created([decorate(self._actor).options(**self._options).remote()], now)
         for rank in worker.ranks:
             self._expect(worker, rank, "locate", rank.actor.locate.remote())
         if num_ranks == 1:
@@ -127,7 +134,6 @@ class WorkerGroup:
         worker: WorkerHandle,
         assignment: Assignment,
         key: ShardKey,
-        work: Work,
         snapshot: Any,
         *,
         split_grad: bool,
@@ -138,20 +144,22 @@ class WorkerGroup:
             worker: The worker.
             assignment: The shard.
             key: Call and shard.
-            work: What to compute.
-            snapshot: Ray's reference to the encoded snapshot.
+            snapshot: Ray's reference to the encoded snapshot, which says what to compute.
             split_grad: Keep the gradient on the worker's node, as an object of its own.
         """
         worker.enqueue(key, self._clock())
-        request = encode_request(key, work, assignment.shard, assignment.upcoming)
+        shard = assignment.shard
+        args = [self.requests.pack(key[0], shard, assignment.upcoming), snapshot]
+        if shard.carry:
+            args.append(encode_params(shard.carry))
         first, *others = worker.ranks
         if split_grad:
-            ref, grad = first.actor.run_split.options(num_returns=2).remote(request, snapshot)
+            ref, grad = first.actor.run_split.options(num_returns=2).remote(*args)
             self._expect(worker, first, "shard", ref, key, grad)
         else:
-            self._expect(worker, first, "shard", first.actor.run.remote(request, snapshot), key)
+            self._expect(worker, first, "shard", first.actor.run.remote(*args), key)
         for rank in others:
-            self._expect(worker, rank, "follow", rank.actor.follow.remote(request, snapshot), key)
+            self._expect(worker, rank, "follow", rank.actor.follow.remote(*args), key)
 
     def submit_sum(self, worker: WorkerHandle, key: ShardKey, reports: list[ReportWire], grads: list[Any]) -> None:
         """Ask a worker for the sum of a group, whose first shard `key` names; `grads` are Ray's references."""
@@ -164,20 +172,36 @@ class WorkerGroup:
 
     def wait(self, timeout_s: float) -> list[RemoteCall]:
         """Wait until at least one call is answered. Returns all that are; none after `timeout_s`."""
-        refs = list(self._calls)
+        refs = list(self.calls)
         if not refs:
             time.sleep(timeout_s)
             return []
-        with unwrapped():
-            ready, _ = ray.wait(refs, timeout=timeout_s)
-        if ready and len(refs) > _MANY_CALLS:
-            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
-        answered = set(ready)
-        calls = [call for ref, call in self._calls.items() if ref in answered]
+        many = len(refs) > _MANY_CALLS
+        # Where many answer, some have answered already: all of these are taken at once.
+        ready = ray.wait(refs, num_returns=len(refs), timeout=0)[0] if many else []
+        if not ready:
+            with unwrapped():
+                ready, _ = ray.wait(refs, timeout=timeout_s)
+        now = self._clock()
+        calls = [self.calls.pop(ref) for ref in ready]
         for call in calls:
-            del self._calls[call.ref]
-            call.rank.last_heard = self._clock()
+            call.rank.last_heard = now
         return calls
+
+    def fetch_answers(self, calls: Sequence[RemoteCall]) -> list[Any]:
+        """The answers of calls that were answered; of those that failed, the `RayError` itself."""
+        try:
+            with unwrapped():
+                answers: list[Any] = ray.get([call.ref for call in calls], timeout=FETCH_TIMEOUT_S)
+            return answers
+        except RayError:
+            return [self._answer_or_error(call.ref) for call in calls]
+
+    def _answer_or_error(self, ref: Any) -> Any:
+        try:
+            return self.fetch(ref)
+        except RayError as error:
+            return error
 
     def fetch(self, ref: Any) -> Any:
         """Get an object.
@@ -200,6 +224,8 @@ class WorkerGroup:
         """Request a heartbeat of every process that has not been heard for a while."""
         now = self._clock()
         for worker in self.workers:
+            if worker.leader is not None:
+                continue  # its leader does
             for rank in worker.ranks_to_ping(now, self._heartbeat_timeout_s):
                 rank.pinged(now)
                 ref = rank.actor.heartbeat.options(concurrency_group=HEARTBEAT).remote()
@@ -221,7 +247,7 @@ class WorkerGroup:
         """
         deadline = time.monotonic() + LOST_RANK_TIMEOUT_S
         while True:
-            calls = [call for call in self._calls.values() if call.worker is worker]
+            calls = [call for call in self.calls.values() if call.worker is worker]
             ready, _ = ray.wait([call.ref for call in calls], num_returns=len(calls), timeout=0) if calls else ([], [])
             for call in calls:
                 if call.ref in ready:
@@ -242,7 +268,8 @@ class WorkerGroup:
             worker: The worker.
             force: Kill its process from its node as well: it may not respond to Ray.
         """
-        self._calls = {ref: call for ref, call in self._calls.items() if call.worker is not worker}
+        for ref in [ref for ref, call in self.calls.items() if call.worker is worker]:
+            del self.calls[ref]
         for rank in worker.ranks if worker.actor is not None else ():
             if force and rank.location is not None:
                 kill_process(rank.location)
@@ -281,7 +308,7 @@ class WorkerGroup:
 
     def _has_answered(self, rank: RankHandle) -> bool:
         """Whether an answer has arrived that the driver has not taken yet."""
-        refs = [ref for ref, call in self._calls.items() if call.rank is rank]
+        refs = [ref for ref, call in self.calls.items() if call.rank is rank]
         return bool(refs) and bool(ray.wait(refs, timeout=0)[0])
 
     def _expect(
@@ -293,4 +320,4 @@ class WorkerGroup:
         key: ShardKey | None = None,
         grad: Any = None,
     ) -> None:
-        self._calls[ref] = RemoteCall(worker, rank, kind, ref, key, grad)
+        self.calls[ref] = RemoteCall(worker, rank, kind, ref, key, grad)

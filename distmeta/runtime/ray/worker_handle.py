@@ -18,7 +18,7 @@ from distmeta.runtime.policy.estimates import ShardKey
 from distmeta.runtime.ray.startup import StartUp
 
 if TYPE_CHECKING:
-    from distmeta.runtime.ray.actor import Location
+    from distmeta.runtime.messages import Location
 
 State = Literal["pending", "starting", "ready", "draining", "backoff", "excluded"]
 
@@ -76,6 +76,7 @@ class WorkerHandle:
         running_since: When the first one became the first.
         failures: Failures in a row, without a finished shard in between.
         backoff_until: When to start it again.
+        leader: Index of the leader that hands shards to it; None if the driver does.
     """
 
     index: int
@@ -88,6 +89,7 @@ class WorkerHandle:
     running_since: float = 0.0
     failures: list[Failure] = field(default_factory=list)
     backoff_until: float = 0.0
+    leader: int | None = None
 
     @property
     def actor(self) -> Any:

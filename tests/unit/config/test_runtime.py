@@ -85,6 +85,40 @@ ZERO: dict[str, object] = {
 }
 
 
+@pytest.mark.parametrize("leaders", ["auto", 0, 2, "2"])
+def test_leaders_are_a_number_or_auto(leaders: object) -> None:
+    found = RuntimeConfig(workers=4, leaders=leaders).leaders  # type: ignore[arg-type]
+    assert found == ("auto" if leaders == "auto" else int(str(leaders)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"leaders": -1}, "-1 is not a number of leaders; allowed: auto, or a number below 10000"),
+        ({"leaders": "few"}, "'few' is not a number of leaders"),
+        ({"leaders": True}, "True is not a number of leaders"),
+        (
+            {"leaders": 3},
+            "runtime.leaders 3 needs as many workers at least, runtime.workers is 2; allowed",
+        ),
+        ({"leaders": 1, "executor": "local"}, "runtime.leaders 1 needs runtime.executor 'ray'; allowed here: auto, 0"),
+        ({"leaders": 1, "ranks": 2}, "runtime.leaders 1 needs runtime.ranks 1; allowed here: auto, 0"),
+    ],
+)
+def test_leaders_without_workers_to_lead_are_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        RuntimeConfig.model_validate({"workers": 2, **fields})
+    assert message in str(refused.value)
+
+
+def test_leaders_are_refused_where_steps_have_no_groups() -> None:
+    first_order = {"estimator": {"kind": "backprop", "order": 1}}
+    asynchronous = {**ZERO, "algorithm": first_order, "outer": {"staleness": 1}, "runtime": {"workers": 2}}
+    with pytest.raises(ValidationError, match=r"runtime\.leaders 2 adds groups of a step's shards, which outer"):
+        RunConfig.model_validate({**asynchronous, "runtime": {"workers": 2, "leaders": 2}})
+    assert RunConfig.model_validate(asynchronous).runtime.leaders == "auto"
+
+
 def test_ranks_of_one_worker_may_hold_the_meta_parameters() -> None:
     config = RunConfig.model_validate(ZERO)
     assert (config.outer.procedure, config.outer.fixes_ranks) == ("zero", False)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distmeta.core.seeding import _GOLDEN, _splitmix64, bits, choice, mix, normal, uniform
+from distmeta.core.seeding import _GOLDEN, _splitmix64, bits, choice, mix, mix_indices, normal, uniform
 
 MIXED = 692140941122319693
 SEEDS = np.arange(2000, dtype=np.uint64)
@@ -71,3 +71,9 @@ def test_choices_are_distinct_and_uniform_at_every_position(count: int) -> None:
 def test_more_choices_than_there_are_raise() -> None:
     with pytest.raises(ValueError, match="cannot choose 8 of 7"):
         choice(SEEDS, "c", 7, 8)
+
+
+@pytest.mark.parametrize("parts", [(), (0,), (2**70, "train", 3), (-1, "a")])
+def test_indices_are_mixed_as_one_by_one(parts: tuple[int | str, ...]) -> None:
+    assert mix_indices(5, *parts) == [mix(*parts, index) for index in range(5)]
+    assert mix_indices(0, *parts) == []

@@ -10,8 +10,9 @@ import torch
 from distmeta.config import RuntimeConfig
 from distmeta.core.types import Snapshot, Work
 from distmeta.runtime import build_executor
-from distmeta.runtime.ray.actor import Location, WorkerActor
-from distmeta.runtime.wire import ShardRequest, encode_snapshot
+from distmeta.runtime.messages import Location, Requests
+from distmeta.runtime.ray.actor import WorkerActor
+from distmeta.runtime.wire import encode_snapshot
 from distmeta.runtime.worker import Worker
 
 from ...fakes import FakeRecipe, make_params, make_shards
@@ -55,8 +56,8 @@ class InProcessActor(WorkerActor):
 def test_an_actor_builds_its_worker_when_it_is_started() -> None:
     actor = InProcessActor()
     actor.start(3, FakeRecipe(), torch.get_num_threads(), "none")
-    wire, shard = encode_snapshot(Snapshot(0, make_params()), 1), make_shards(1)[0]
-    result = actor.run(ShardRequest((1, 0), Work("update"), shard, None), wire)
+    wire, shard = encode_snapshot(Snapshot(0, make_params()), 1, Work("update")), make_shards(1)[0]
+    result = actor.run(Requests().pack(1, shard, None), wire)
     assert result is not None
     assert (result.worker, result.data_wait_s, result.compute_s) == (3, 0.25, 0.5)
 
@@ -64,8 +65,8 @@ def test_an_actor_builds_its_worker_when_it_is_started() -> None:
 def test_a_cancelled_shard_is_skipped() -> None:
     actor = InProcessActor()
     actor.start(3, FakeRecipe("raise", shard=0), torch.get_num_threads(), "none")
-    wire, shard = encode_snapshot(Snapshot(0, make_params()), 1), make_shards(1)[0]
+    wire, shard = encode_snapshot(Snapshot(0, make_params()), 1, Work("update")), make_shards(1)[0]
     actor.cancel((1, 0))
-    assert actor.run(ShardRequest((1, 0), Work("update"), shard, None), wire) is None
+    assert actor.run(Requests().pack(1, shard, None), wire) is None
     with pytest.raises(ValueError, match="boom"):
-        actor.run(ShardRequest((2, 0), Work("update"), shard, None), wire)
+        actor.run(Requests().pack(2, shard, None), wire)

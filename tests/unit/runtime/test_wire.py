@@ -12,21 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from distmeta.core.types import Params, Report, Shard, Snapshot, TaskSpec, Update, Work
+from distmeta.core.packed import Packed
+from distmeta.core.types import Params, Report, Shard, Snapshot, TaskSpec, Update
+from distmeta.runtime import messages
 from distmeta.runtime.compression import Compressor, Kind, decompress
+from distmeta.runtime.messages import Bytes, ParamsWire, Requests, ResultWire, ShardRequest, pack_shard
 from distmeta.runtime.wire import (
     ALIGNMENT_BYTES,
     LARGE_TENSOR_BYTES,
-    Bytes,
-    ParamsWire,
-    ResultWire,
+    decode_packed,
     decode_params,
     decode_result,
-    decode_shard,
     decode_snapshot,
     decode_value,
     encode_params,
-    encode_request,
     encode_snapshot,
     encode_value,
     join_grad,
@@ -224,7 +223,45 @@ def test_statistics_vectors_and_states_arrive_as_they_were_sent() -> None:
     total = decode_value(sum_reports([encode_value(report), encode_value(other)]))
     assert sorted(total.carries) == [1, 2]
     assert torch.equal(total.update.buffers["mean"], 2 * buffers["mean"])
-    shard = Shard(1, (TaskSpec(0, 5, "train"),), carry)
-    request = encode_request((1, 1), Work("update"), shard, None)
-    assert not request.shard.carry
-    assert (decode_shard(request), bits(decode_shard(request).carry)) == (shard, bits(carry))
+
+
+def test_a_request_is_bytes_and_each_shard_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[int] = []
+    monkeypatch.setattr(messages, "pack_shard", lambda shard: (packed.append(shard.index), pack_shard(shard))[1])
+    shard, upcoming = (Shard(index, (TaskSpec(0, 2**62, "a\nb"), TaskSpec(1, 5, "train"))) for index in (3, 4))
+    requests = Requests()
+    for call_id in range(2):
+        requests.start_call()
+        assert ShardRequest.of(requests.pack(call_id, shard, upcoming)) == ShardRequest((call_id, 3), shard, upcoming)
+        shard, upcoming = upcoming, shard
+        assert ShardRequest.of(requests.pack(call_id, shard, None)) == ShardRequest((call_id, shard.index), shard, None)
+        shard, upcoming = upcoming, shard
+    carried = replace(shard, carry={"x": torch.zeros(1)})
+    assert ShardRequest.of(requests.pack(9, carried, None)).shard.carry == {}
+    assert packed == [3, 4]
+    for _ in range(2):
+        requests.start_call()
+    requests.pack(10, shard, None)
+    assert packed == [3, 4, 3]
+
+
+def test_a_gradient_is_packed_unless_its_small_tensors_are_of_several_types() -> None:
+    large = make_large()
+    packed = decode_packed(encode_params(large))
+    assert isinstance(packed, Packed)
+    assert bits(packed) == bits(large)
+    assert list(packed) == list(large)
+    assert decode_packed(encode_params(large)).layout is packed.layout  # type: ignore[attr-defined]
+    assert not isinstance(decode_packed(encode_params(make_params())), Packed)
+    assert bits(decode_packed(encode_params(make_params()))) == bits(make_params())
+    assert bits(decode_packed(encode_params({}))) == {}
+
+
+def test_a_gradient_in_misaligned_memory_is_copied() -> None:
+    wire = encode_params(make_large())
+    memory = np.zeros(wire.small.size + 1, dtype=np.uint8)
+    memory[1:] = wire.small
+    packed = decode_packed(replace(wire, small=memory[1:]))
+    assert bits(packed) == bits(make_large())
+    memory[:] = 0
+    assert bits(packed) == bits(make_large())

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
+from distmeta.core.packed import Packed
 from distmeta.core.tensors import digest
 from distmeta.core.types import Update
+from distmeta.runtime.wire import decode_packed, encode_params
 from distmeta.server.tree import FAN_IN, Tree, sum_group
 
 SHAPES = {"weight": (5, 7), "bias": (7,), "scale": ()}
@@ -160,3 +163,37 @@ def test_clear_empties_the_tree() -> None:
     tree.clear()
     tree.add(0, update_of(1))
     assert_same(tree.total(), update_of(1))
+
+
+def packed(update: Update) -> Update:
+    """The same update as it arrives from a worker."""
+    return replace(update, grad=decode_packed(encode_params(update.grad)))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("count", [3, 16, 40, 300])
+def test_packed_updates_are_summed_to_the_same_bits_also_among_others(seed: int, count: int) -> None:
+    rng = random.Random(seed)
+    updates = [update_of(shard) for shard in range(count)]
+    expected = tree_sum(updates)
+    tree = Tree()
+    for shard in rng.sample(range(count), count):
+        tree.add(shard, packed(updates[shard]) if rng.random() < (1.0 if seed < 2 else 0.7) else updates[shard])
+    assert isinstance(tree.total().grad, Packed) or seed >= 2
+    assert_same(tree.total(), expected)
+    tree.clear()
+    for shard in range(count):
+        tree.add(shard, packed(updates[shard]))
+    assert_same(tree.total(), expected)
+
+
+def test_a_packed_update_that_lacks_a_parameter_is_added_to_what_it_has() -> None:
+    whole, part = update_of(0), update_of(1, names=("weight", "scale"))
+    expected = {name: grad + part.grad[name] if name in part.grad else grad for name, grad in whole.grad.items()}
+    for first, second in ((packed(whole), packed(part)), (packed(part), packed(whole)), (packed(part), whole)):
+        assert digest(sum_group([first, second]).grad) == digest(expected)
+        tree = Tree()
+        tree.add(1, second)
+        tree.add(0, first)
+        assert digest(tree.total().grad) == digest(expected)
+        tree.clear()

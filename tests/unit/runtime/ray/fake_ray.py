@@ -114,7 +114,9 @@ class FakeRay:
     def put(self, value: Any) -> FakeRef:
         return FakeRef(True, value)
 
-    def get(self, ref: FakeRef, timeout: float | None = None) -> Any:
+    def get(self, ref: FakeRef | Sequence[FakeRef], timeout: float | None = None) -> Any:
+        if not isinstance(ref, FakeRef):
+            return [self.get(each, timeout) for each in ref]
         assert ref.ready
         if ref.error is not None:
             raise ref.error

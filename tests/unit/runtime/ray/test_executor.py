@@ -151,7 +151,7 @@ def test_a_single_gradient_that_is_lost_is_computed_again(
     get = fake.get
 
     def lossy(ref: FakeRef, timeout: float | None = None) -> object:
-        if type(ref.value).__name__ == "ParamsWire" and losses:
+        if type(getattr(ref, "value", None)).__name__ == "ParamsWire" and losses:
             raise losses.pop()
         return get(ref, timeout)
 

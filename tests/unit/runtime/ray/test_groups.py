@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from distmeta.runtime.messages import ResultWire
 from distmeta.runtime.ray.groups import PendingReport, ReportGroups
-from distmeta.runtime.wire import ResultWire
 from distmeta.server.tree import FAN_IN
 
 

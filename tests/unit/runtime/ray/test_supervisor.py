@@ -14,10 +14,10 @@ from distmeta.config import ToleranceConfig
 from distmeta.core.errors import UserError, WorkerError
 from distmeta.core.types import Shard, Snapshot, Work
 from distmeta.runtime.executor import Executor, Feed, Result
+from distmeta.runtime.messages import Location
 from distmeta.runtime.policy.decisions import Failure
 from distmeta.runtime.policy.estimates import ShardKey
 from distmeta.runtime.policy.schedule import Schedule
-from distmeta.runtime.ray.actor import Location
 from distmeta.runtime.ray.call import CallState
 from distmeta.runtime.ray.supervisor import (
     CHECK_INTERVAL_S,

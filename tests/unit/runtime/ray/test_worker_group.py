@@ -8,9 +8,9 @@ import pytest
 
 from distmeta.config import RuntimeConfig, ToleranceConfig
 from distmeta.core.types import Snapshot, Work
+from distmeta.runtime.messages import Location
 from distmeta.runtime.policy.schedule import Assignment
 from distmeta.runtime.ray import worker_group as worker_group_module
-from distmeta.runtime.ray.actor import Location
 from distmeta.runtime.ray.cluster import Cluster
 from distmeta.runtime.ray.worker_group import WorkerGroup
 from distmeta.runtime.wire import encode_snapshot
@@ -57,9 +57,9 @@ def started(clock: Clock, num_workers: int = 2) -> WorkerGroup:
 
 
 def submit(fake: FakeRay, group: WorkerGroup, worker: int, shard: int, *, split_grad: bool = False) -> None:
-    snapshot = fake.put(encode_snapshot(Snapshot(0, make_params()), 1))
+    snapshot = fake.put(encode_snapshot(Snapshot(0, make_params()), 1, Work("update")))
     assignment = Assignment(worker, SHARDS[shard], None)
-    group.submit(group.workers[worker], assignment, (1, shard), Work("update"), snapshot, split_grad=split_grad)
+    group.submit(group.workers[worker], assignment, (1, shard), snapshot, split_grad=split_grad)
 
 
 def test_a_created_worker_answers_where_it_is_and_when_it_is_ready(fake: FakeRay) -> None:
@@ -118,7 +118,7 @@ def test_answers_of_a_stopped_worker_are_not_expected(fake: FakeRay) -> None:
     submit(fake, group, 1, 1)
     while fake.queue:
         fake.run(fake.queue.popleft())
-    calls = [call for call in group._calls.values() if call.worker.index == 0]
+    calls = [call for call in group.calls.values() if call.worker.index == 0]
     group.stop(group.workers[0])
     assert [call.worker.index for call in group.wait(1.0)] == [1]
     assert not calls[0].is_current

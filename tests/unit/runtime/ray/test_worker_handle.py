@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distmeta.runtime.ray.actor import Location
+from distmeta.runtime.messages import Location
 from distmeta.runtime.ray.worker_handle import State, WorkerHandle
 
 TIMEOUT_S = 8.0

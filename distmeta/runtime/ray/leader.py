@@ -1,0 +1,292 @@
+"""The actor of a leader: it hands the shards of a unit to its workers, adds their reports and answers once.
+
+    driver -- unit --> leader -- shards --> workers      its own schedule: retries, copies of late shards
+    driver <-- sum --- leader <-- reports -- workers     the sum of a group, as the server would add it
+    driver <- events - leader                            workers that failed, or were released
+
+What to do about a failure is decided by the driver: the leader computes the shard on another worker and tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+
+from distmeta.config import RuntimeConfig
+from distmeta.core.types import Report, Shard, Work
+from distmeta.runtime.messages import (
+    LeaderEvent,
+    Location,
+    ReportWire,
+    ResultWire,
+    UnitRequest,
+    unpack_shard,
+)
+from distmeta.runtime.policy.decisions import Failure, is_worker_failure
+from distmeta.runtime.policy.estimates import ShardKey
+from distmeta.runtime.policy.schedule import Schedule
+from distmeta.runtime.ray.errors import failure_of
+from distmeta.runtime.ray.led_workers import LedWorkers, end_if_failed
+from distmeta.runtime.ray.remote_call import RemoteCall
+from distmeta.runtime.ray.worker_handle import WorkerHandle
+from distmeta.runtime.wire import decode_value, encode_value
+from distmeta.server.tree import FAN_IN, Tree
+
+CHECK_INTERVAL_S = 0.5
+UnitKey = tuple[int, int]
+Answer = list[ResultWire] | None
+"""Results of a unit: one for all its shards, or one for each; None if it is given back."""
+
+
+@dataclass
+class OpenUnit:
+    """A unit whose shards are being computed.
+
+    Attributes:
+        request: What was asked.
+        snapshot: Ray's reference to the snapshot.
+        shards: Its shards, by index.
+        results: Reports so far, by index of the shard.
+        tree: The sum of those that are finite reports.
+    """
+
+    request: UnitRequest
+    snapshot: Any
+    shards: dict[int, Shard]
+    results: dict[int, ResultWire] = field(default_factory=dict)
+    tree: Tree = field(default_factory=Tree)
+
+    @property
+    def is_group(self) -> bool:
+        """Whether its sum is one of the server's."""
+        return self.request.key[1] >= 0 and len(self.shards) > 1
+
+    def add(self, result: ResultWire) -> bool:
+        """Add the first report of a shard. Returns whether the unit is complete."""
+        self.results[result.shard] = result
+        if self.is_group and isinstance(result.value, ReportWire) and result.value.finite:
+            self.tree.add(result.shard % FAN_IN, decode_value(result.value).update)
+        return len(self.results) == len(self.shards)
+
+    def answer(self) -> list[ResultWire]:
+        """The sum of a group; the results one by one if there is none, or one is not finite."""
+        results = [self.results[index] for index in sorted(self.results)]
+        values = [result.value for result in results]
+        if not self.is_group or not all(isinstance(value, ReportWire) and value.finite for value in values):
+            return results
+        carries = {shard: carry for value in values for shard, carry in value.carries.items()}
+        total = encode_value(Report(values[0].version, results[0].shard, self.tree.total(), True, len(results)))
+        wait_s, compute_s = (sum(getattr(part, name) for part in results) for name in ("data_wait_s", "compute_s"))
+        return [ResultWire(results[0].shard, replace(total, carries=carries), results[0].worker, wait_s, compute_s)]
+
+
+class LeaderActor:
+    """A leader. All its methods run in one event loop, except `heartbeat`."""
+
+    def __init__(self) -> None:
+        self._schedule = Schedule()
+        self._call_id = 0
+        self._units: dict[UnitKey, tuple[OpenUnit, asyncio.Future[Answer]]] = {}
+        self._unit_of: dict[int, UnitKey] = {}
+        self._releasing: set[int] = set()
+        self._events: list[LeaderEvent] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def locate(self) -> Location:
+        node_id: str = ray.get_runtime_context().get_node_id()
+        return Location(node_id, ray.util.get_node_ip_address(), os.getpid())  # type: ignore[no-untyped-call]
+
+    async def start(self, index: int, config: RuntimeConfig) -> Location:
+        """Begin to lead; no workers yet."""
+        torch.set_num_threads(1)
+        self._tolerance = config.tolerance
+        self._schedule = Schedule(speculate=config.tolerance.speculate)
+        self._workers = LedWorkers(config, self._on_answer)
+        self._has_events = asyncio.Event()
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+        self._watching.add_done_callback(end_if_failed)
+        return await self.locate()
+
+    async def heartbeat(self) -> bool:
+        return True
+
+    async def adopt(self, index: int, actor: Any, location: Location) -> None:
+        """Take over a worker that is ready."""
+        self._remove(self._workers.workers[index])
+        self._workers.adopt(index, actor, location)
+        self._schedule.add_worker(index, location.node_id)
+        self._pump()
+
+    async def release(self, index: int) -> None:
+        """Let a worker finish its shard and tell the driver then."""
+        for key in self._schedule.drain_worker(index):
+            self._workers.cancel(self._workers.workers[index], key)
+        self._releasing.add(index)
+        self._pump()
+
+    async def remove(self, index: int) -> None:
+        """Forget a worker that the driver stops."""
+        self._remove(self._workers.workers[index])
+        self._pump()
+
+    async def events(self) -> list[LeaderEvent]:
+        """Wait until there is something to tell."""
+        await self._has_events.wait()
+        self._has_events.clear()
+        events, self._events = self._events, []
+        return events
+
+    async def unit(self, request: UnitRequest, snapshot: list[Any]) -> Answer:
+        """Compute the shards of a unit.
+
+        Args:
+            request: The unit.
+            snapshot: Ray's reference to the snapshot, in a list, so that it is not fetched here.
+        """
+        call_id = request.key[0]
+        if call_id > self._call_id:
+            self._start_call(call_id, Work(request.work))
+        if call_id < self._call_id:
+            return None
+        if request.key not in self._units:
+            shards = {shard.index: shard for shard in map(self._unpack, request.shards)}
+            future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+            self._units[request.key] = OpenUnit(request, snapshot[0], shards), future
+            self._unit_of |= dict.fromkeys(shards, request.key)
+            for index, shard in shards.items():
+                if index in request.excluded:
+                    self._schedule.requeue(shard, request.excluded[index])
+                else:
+                    self._schedule.add_shard(shard)
+            self._schedule.announce([self._unpack(packed) for packed in request.upcoming])
+            self._pump()
+        return await asyncio.shield(self._units[request.key][1])
+
+    async def cancel_unit(self, key: UnitKey) -> None:
+        """Answer a unit at once that another leader has computed; its shards are computed or not."""
+        self._give_back(key)
+
+    def _unpack(self, packed: bytes) -> Shard:
+        return self._workers.requests.keep(unpack_shard(packed), packed)
+
+    def _start_call(self, call_id: int, work: Work) -> None:
+        for key in list(self._units):
+            self._give_back(key)
+        self._call_id = call_id
+        self._unit_of.clear()
+        self._workers.requests.start_call()
+        self._schedule.start(work, (), call_id=call_id)
+
+    def _give_back(self, key: UnitKey) -> None:
+        if key in self._units:
+            unit, future = self._units.pop(key)
+            for index in unit.shards:
+                if self._unit_of[index] == key:
+                    self._schedule.discard(index)
+            future.set_result(None)
+
+    def _pump(self) -> None:
+        """Ask workers for what is assigned to them now, and think again when the next shard is late."""
+        now = time.monotonic()
+        for assignment in self._schedule.assign(now):
+            shard, index = assignment.shard, assignment.shard.index
+            key = self._call_id, index
+            packed = self._workers.requests.pack(self._call_id, shard, assignment.upcoming)
+            unit, _ = self._units[self._unit_of[index]]
+            carry = unit.request.carries.get(index)
+            args = [packed, unit.snapshot, *([] if carry is None else [carry])]
+            self._workers.ask(self._workers.workers[assignment.worker], key, args)
+        for index in [index for index in self._releasing if not self._schedule.is_busy(index)]:
+            worker = self._workers.workers[index]
+            self._tell(worker)
+            self._remove(worker)
+        if self._timer is not None:
+            self._timer.cancel()
+        check_at, loop = self._schedule.next_check_at(now), asyncio.get_running_loop()
+        self._timer = None
+        if check_at < now + CHECK_INTERVAL_S:  # else the next check comes first
+            self._timer = loop.call_later(check_at - now, self._pump)
+
+    def _on_answer(self, call: RemoteCall, answer: Any) -> None:
+        if not call.is_current:
+            return
+        running = self._workers.complete(call)
+        if isinstance(answer, RayError):
+            failure = failure_of(call.worker.index, answer)
+            # All calls of a worker fail when it dies; the shard that it was running is to blame.
+            is_own = isinstance(answer, RayTaskError) or failure.kind == "object_lost" or running is None
+            cause = answer.cause if isinstance(answer, RayTaskError) else None
+            self._on_failure(call.worker, failure, call.key if is_own else running, cause)
+        elif call.kind == "shard" and call.key is not None:
+            self._on_report(call.worker, call.key, answer)
+        self._pump()
+
+    def _on_report(self, worker: WorkerHandle, key: ShardKey, result: ResultWire | None) -> None:
+        computed = result is not None
+        is_first, others = self._schedule.finished(worker.index, key, time.monotonic(), computed=computed)
+        for other in others:
+            self._workers.cancel(self._workers.workers[other], key)
+        unit_key = self._unit_of.get(key[1])
+        if result is None or not is_first or unit_key not in self._units:
+            return
+        unit, future = self._units[unit_key]
+        if unit.add(result):
+            del self._units[unit_key]
+            future.set_result(unit.answer())
+
+    def _on_failure(
+        self, worker: WorkerHandle, failure: Failure, key: ShardKey | None, cause: Exception | None = None
+    ) -> None:
+        """Assign the shard to another worker, forget the worker if it has to be replaced, and tell the driver."""
+        is_lost_object = failure.kind == "object_lost"
+        if key is not None:
+            self._schedule.failed(worker.index, key, time.monotonic(), None if is_lost_object else worker.index)
+        self._tell(worker, failure, key, cause)
+        if is_lost_object and key is not None and key[1] in self._unit_of:
+            self._give_back(self._unit_of[key[1]])  # the driver puts the snapshot again
+        if is_worker_failure(failure.kind):
+            self._remove(worker)
+
+    def _tell(
+        self,
+        worker: WorkerHandle,
+        failure: Failure | None = None,
+        key: ShardKey | None = None,
+        cause: Exception | None = None,
+    ) -> None:
+        location = worker.ranks[0].location
+        assert location is not None, "a worker that was adopted is somewhere"
+        self._events.append(LeaderEvent(worker.index, location.pid, failure, key, cause))
+        self._has_events.set()
+
+    def _remove(self, worker: WorkerHandle) -> None:
+        self._releasing.discard(worker.index)
+        self._schedule.remove_worker(worker.index)
+        self._workers.forget(worker)
+
+    async def _watch(self) -> None:
+        """Check heartbeats and deadlines of workers, for ever."""
+        with contextlib.suppress(asyncio.CancelledError):
+            while True:
+                await asyncio.sleep(CHECK_INTERVAL_S)
+                self._workers.send_heartbeats()
+                for worker in self._workers.active():
+                    self._check(worker)
+                self._pump()
+
+    def _check(self, worker: WorkerHandle) -> None:
+        limits = self._tolerance
+        if self._workers.silent_rank(worker) is not None:
+            what = f"no heartbeat for {limits.heartbeat_timeout_s:g} s (runtime.tolerance.heartbeat_timeout_s)"
+            self._on_failure(worker, Failure("silent", worker.index, what), None)
+        elif self._workers.is_overdue(worker, limits.shard_timeout_s):
+            what = f"no answer within {limits.shard_timeout_s:g} s (runtime.tolerance.shard_timeout_s)"
+            self._on_failure(worker, Failure("timed_out", worker.index, what), worker.queue[0])

@@ -1,0 +1,323 @@
+"""The executor over leaders, for runs of many workers.
+
+    Schedule      of units over the leaders' slots (pure)     assign -> units -> LeaderGroup -> leaders -> workers
+    LeaderGroup   the leaders and their answers               wait -> Schedule.finished -> results
+    WorkerGroup   the workers: created, handed to leaders, replaced
+    Supervisor    two of them: of the workers' failures, which leaders tell, and of the leaders' own
+
+A leader that dies costs its units: they go to others, and so do its workers, until it is back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ray.exceptions import RayError, RayTaskError
+from typing_extensions import override
+
+from distmeta.core.types import Shard, Snapshot, Work
+from distmeta.runtime.executor import Feed, Incident, Result
+from distmeta.runtime.messages import LeaderEvent, ResultWire, UnitRequest
+from distmeta.runtime.policy.decisions import driver_error
+from distmeta.runtime.policy.estimates import ShardKey
+from distmeta.runtime.policy.leaders import (
+    Followers,
+    as_shard,
+    choose_leader,
+    leader_of,
+    next_move,
+    num_leaders,
+    single_unit,
+    slots_of,
+    units_of,
+)
+from distmeta.runtime.policy.schedule import Schedule
+from distmeta.runtime.ray.call import CallState
+from distmeta.runtime.ray.cluster import Cluster
+from distmeta.runtime.ray.errors import failure_of, plain_text, task_error
+from distmeta.runtime.ray.executor import POLL_INTERVAL_S, RayExecutor
+from distmeta.runtime.ray.leader_group import LeaderGroup
+from distmeta.runtime.ray.remote_call import START_CALLS, RemoteCall
+from distmeta.runtime.ray.supervisor import Assigner, Supervisor
+from distmeta.runtime.ray.worker_handle import WorkerHandle
+from distmeta.runtime.wire import decode_result, encode_params
+
+
+class LedExecutor(RayExecutor):
+    """Computes shards on workers under leaders. Arguments and errors are those of `RayExecutor`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._units: dict[int, list[Shard]] = {}
+        self._upcoming: dict[int, list[Shard]] = {}
+        self._excluded: dict[int, int] = {}
+        super().__init__(*args, **options)
+
+    @property
+    @override
+    def num_workers(self) -> int:
+        return sum(worker.leader is not None for worker in self._worker_group.active())
+
+    @override
+    def ready(self) -> None:
+        super().ready()
+        while not all(leader.state in ("ready", "excluded") for leader in self._leader_group.workers):
+            self.interrupt()
+            self._handle_calls(self._worker_group.wait(POLL_INTERVAL_S))
+
+    @override
+    def map(
+        self, work: Work, snapshot: Snapshot, shards: Sequence[Shard], upcoming: Sequence[Shard] = ()
+    ) -> Iterator[Result]:
+        self._units, self._upcoming = units_of(shards), units_of(upcoming)
+        self._excluded.clear()
+        self._schedule.start(work, [as_shard(unit, members) for unit, members in self._units.items()])
+        self._worker_group.requests.start_call()
+        call_id, by_index = self._schedule.call_id, {shard.index: (shard, snapshot) for shard in shards}
+        return self._run(CallState(call_id, work, by_index, len(shards)))
+
+    @override
+    def stream(self, work: Work, feed: Feed) -> Iterator[Result]:
+        raise NotImplementedError("leaders compute units of shards: a stream has none")
+
+    @override
+    def recompute(self, result: Result) -> None:
+        self.counts["retries"] += 1
+        self._call.num_missing += 1
+        shard, unit = self._call.shards[result.shard][0], single_unit(result.shard)
+        self._units[unit], self._excluded[result.shard] = [shard], result.worker
+        self._schedule.requeue(as_shard(unit, [shard]), exclude=None)
+
+    @override
+    def _start_leaders(self, cluster: Cluster, stack: contextlib.ExitStack) -> None:
+        count = num_leaders(self._config.leaders, self._config.max_workers)
+        self._leader_group = LeaderGroup(self._config, count, cluster, self._worker_group.calls)
+        stack.callback(self._leader_group.close)
+        self._leader_supervisor = Supervisor(
+            self._config.tolerance,
+            self._leader_group,
+            _Leaders(self),
+            self,
+            on_worker_lost=lambda leader: None,
+            on_object_lost=self._drop_snapshot_ref,
+            leads=True,
+        )
+        for leader in self._leader_group.workers:
+            self._leader_group.create(leader)
+
+    @override
+    def _make_schedule(self, *, speculate: bool) -> Schedule:
+        return Schedule(speculate=speculate, leads=True)
+
+    @override
+    def _assigner(self) -> Assigner:
+        return _Workers(self)
+
+    @override
+    def _check(self) -> None:
+        self._supervisor.check()
+        self._leader_supervisor.check()
+
+    @override
+    def _submit_assigned(self, call: CallState, now: float) -> None:
+        pack = self._worker_group.requests.shard
+        for assignment in self._schedule.assign(now):
+            unit, slot = assignment.shard.index, assignment.worker
+            members = self._units[unit]
+            request = UnitRequest(
+                (call.call_id, unit),
+                call.work.name,
+                tuple(map(pack, members)),
+                tuple(map(pack, self._upcoming.pop(unit, ()))),
+                {shard.index: encode_params(shard.carry) for shard in members if shard.carry},
+                {shard.index: self._excluded[shard.index] for shard in members if shard.index in self._excluded},
+            )
+            snapshot = self._put_snapshot(call.shards[members[0].index][1], call.work)
+            self._leader_group.submit_unit(self._leader_group.workers[leader_of(slot)], slot, request, snapshot)
+        self.counts["copies"] = self._schedule.copies
+
+    @override
+    def _handle_answer(self, call: RemoteCall, value: Any) -> list[Result]:
+        leader = call.worker
+        if not self._is_leader(leader):
+            return super()._handle_answer(call, value)
+        if call.kind in START_CALLS:
+            if self._leader_group.advance(call, value):
+                leader.enter("ready", time.monotonic())
+                self._leader_group.watch(leader)
+                self._place_workers()
+        elif call.kind == "events":
+            self._leader_group.watch(leader)
+            for event in value:
+                self._handle_event(event)
+        elif call.kind == "unit" and call.key is not None:
+            return self._handle_unit(leader, call.slot, call.key, value)
+        return []
+
+    def _handle_unit(
+        self, leader: WorkerHandle, slot: int, key: ShardKey, results: list[ResultWire] | None
+    ) -> list[Result]:
+        computed = results is not None
+        is_first, others = self._schedule.finished(slot, key, time.monotonic(), computed=computed)
+        if results is not None:
+            leader.failures.clear()
+        for other in {leader_of(other) for other in others} - {leader.index}:
+            self._leader_group.cancel_unit(self._leader_group.workers[other], key)
+        if results is None or not is_first:
+            return []
+        for result in results:
+            self._worker_group.workers[result.worker].failures.clear()
+        self.counts["groups"] += len(results) == 1 < len(self._units[key[1]])
+        return [decode_result(result) for result in results]
+
+    def _handle_event(self, event: LeaderEvent) -> None:
+        worker = self._worker_group.workers[event.worker]
+        location = worker.ranks[0].location if worker.actor is not None else None
+        if location is None or location.pid != event.process:
+            return  # it has been replaced
+        if event.failure is None:
+            worker.leader = None
+            self._place_workers()
+            return
+        failure = event.failure
+        error = None if event.cause is None else task_error(failure, event.cause)
+        self._supervisor.handle_failure(worker, failure, error, event.key)
+
+    @override
+    def _handle_error(self, call: RemoteCall, error: RayError, running: ShardKey | None) -> None:
+        leader = call.worker
+        if not self._is_leader(leader):
+            super()._handle_error(call, error, running)
+            return
+        failure = failure_of(leader.index, error)
+        if failure.kind == "object_lost" and call.key is not None:
+            self._drop_snapshot_ref()
+            self._schedule.failed(call.slot, call.key, time.monotonic(), None)
+            return
+        if isinstance(error, RayTaskError):
+            raise driver_error(error.cause, f"leader {leader.index}", plain_text(error))
+        self._leader_supervisor.handle_failure(leader, failure, error, None)
+
+    @override
+    def _on_started(self, worker: WorkerHandle) -> None:
+        worker.enter("ready", time.monotonic())
+        if self._is_ready:
+            self.record(Incident("joined", worker.index, worker.node, None, "is ready"))
+        self._place_workers()
+
+    def _is_leader(self, handle: WorkerHandle) -> bool:
+        leaders = self._leader_group.workers
+        return handle.index < len(leaders) and leaders[handle.index] is handle
+
+    def _followers(self) -> dict[int, Followers]:
+        """The leaders that are ready, and how many workers they have."""
+        counts = {leader.index: 0 for leader in self._leader_group.workers}
+        for worker in self._worker_group.workers:
+            if worker.leader is not None:
+                counts[worker.leader] += 1
+        return {
+            leader.index: Followers(leader.node_id, counts[leader.index])
+            for leader in self._leader_group.workers
+            if leader.state == "ready"
+        }
+
+    def _place_workers(self) -> None:
+        """Give each worker without a leader to one, and move one worker if leaders have too different numbers."""
+        followers = self._followers()
+        for worker in self._worker_group.workers:
+            if worker.state != "ready" or worker.leader is not None:
+                continue
+            index = choose_leader(worker.node_id, followers)
+            if index is None:
+                return
+            worker.leader = index
+            followers[index] = Followers(followers[index].node, followers[index].num_workers + 1)
+            self._leader_group.adopt(self._leader_group.workers[index], worker)
+        move = next_move(followers)
+        if move is not None:
+            moved = max(worker.index for worker in self._worker_group.workers if worker.leader == move[0])
+            self._leader_group.release(self._leader_group.workers[move[0]], moved)
+        self._number_slots(followers)
+
+    def _number_slots(self, followers: dict[int, Followers]) -> None:
+        """Have as many slots of each leader in the schedule as it needs for its workers."""
+        slots = set(self._schedule.workers)
+        for index, leader in followers.items():
+            needed = set(slots_of(index, leader.num_workers))
+            for slot in sorted(needed - slots):
+                self._schedule.add_worker(slot, str(index))
+            # One that is not needed any more stays while there are others: its unit is being computed.
+            for slot in () if needed else sorted(slot for slot in slots if leader_of(slot) == index):
+                self._schedule.remove_worker(slot)
+
+
+class _Workers(Assigner):
+    """Tells leaders what the supervisor of the workers decides."""
+
+    def __init__(self, executor: LedExecutor) -> None:
+        self._executor = executor
+
+    @override
+    def failed(self, worker: int, key: ShardKey, now: float, exclude: int | None) -> bool:
+        return False  # its leader has assigned the shard again
+
+    @override
+    def drain_worker(self, worker: int) -> list[ShardKey]:
+        leader = self._leader(worker)
+        if leader is not None:
+            self._executor._leader_group.release(leader, worker)
+        return []
+
+    @override
+    def is_busy(self, worker: int) -> bool:
+        return self._leader(worker) is not None
+
+    @override
+    def remove_worker(self, worker: int) -> int:
+        leader = self._leader(worker)
+        if leader is not None:
+            self._executor._leader_group.remove(leader, worker)
+            self._executor._worker_group.workers[worker].leader = None
+            self._executor._number_slots(self._executor._followers())
+        return 0
+
+    def _leader(self, worker: int) -> WorkerHandle | None:
+        index = self._executor._worker_group.workers[worker].leader
+        return None if index is None else self._executor._leader_group.workers[index]
+
+
+class _Leaders(Assigner):
+    """Tells the schedule of units what the supervisor of the leaders decides."""
+
+    def __init__(self, executor: LedExecutor) -> None:
+        self._executor = executor
+
+    @override
+    def failed(self, worker: int, key: ShardKey, now: float, exclude: int | None) -> bool:
+        return False
+
+    @override
+    def drain_worker(self, worker: int) -> list[ShardKey]:
+        for slot in self._slots(worker):
+            self._executor._schedule.drain_worker(slot)
+        return []
+
+    @override
+    def is_busy(self, worker: int) -> bool:
+        return any(self._executor._schedule.is_busy(slot) for slot in self._slots(worker))
+
+    @override
+    def remove_worker(self, worker: int) -> int:
+        """Have the leader's units computed by others, who take its workers as well."""
+        requeued = sum(self._executor._schedule.remove_worker(slot) for slot in self._slots(worker))
+        self._executor._leader_group.workers[worker].state = "backoff"
+        for each in self._executor._worker_group.workers:
+            if each.leader == worker:
+                each.leader = None
+        self._executor._place_workers()
+        return requeued
+
+    def _slots(self, leader: int) -> list[int]:
+        return [slot for slot in self._executor._schedule.all_workers if leader_of(slot) == leader]
