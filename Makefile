@@ -20,7 +20,7 @@ endif
 endif
 
 .PHONY: help install demo demo-text quick test check lint types fast golden docs dist test-pythons fuzz bench bench-versions bench-cluster bench-curve \
-	test-slow test-text test-cluster test-chaos test-gpu format clean
+	test-slow test-text test-rl test-cluster test-chaos test-gpu format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -130,6 +130,13 @@ test-slow: $(STAMP) ## Tests that take minutes
 
 test-text: $(VENV)/.text ## Tests with the network MiniLM
 	$(BIN)/pytest -m text
+
+test-rl: $(VENV)/.rl ## Tests with MuJoCo's physics
+	$(BIN)/pytest -n0 tests/unit/tasks/test_cheetah.py tests/benchmarks/test_environments.py
+
+$(VENV)/.rl: $(STAMP)
+	$(PIP_INSTALL) -e '.[dev,rl]'
+	@touch $@
 
 test-cluster: $(STAMP) ## Tests that need a Ray cluster of several nodes
 	$(BIN)/pytest -m cluster

@@ -6,7 +6,7 @@ step, and walks again.
     distmeta train jobs/rl.py:navigation_maml
     distmeta train jobs/rl.py:navigation_maml_trpo      # the outer step of the paper
     distmeta train jobs/rl.py:navigation_anil --set runtime.executor=local
-    distmeta evaluate runs/navigation_maml_rl
+    distmeta evaluate runs/rl_navigation_maml
     python jobs/rl.py navigation_pretrained      # one policy for all goals, fine-tuned: what MAML is compared with
     distmeta train jobs/rl.py:cheetah_dir_maml   # needs MuJoCo: pip install distmeta[rl]
 """
@@ -31,9 +31,9 @@ from distmeta.config import (
 )
 
 
-def _navigation(algorithm: AlgorithmConfig, name: str | None = None) -> RunConfig:
+def _navigation(algorithm: AlgorithmConfig) -> RunConfig:
     return RunConfig(
-        name=f"navigation_{name or algorithm.method}",
+        name=f"rl_navigation_{algorithm.method.removesuffix('_rl')}",
         tasks=NavigationTasks(shots=20, queries=20, eval_queries=20),
         model=PolicyConfig(hidden=(100, 100)),
         algorithm=algorithm,
@@ -87,7 +87,7 @@ def _pretrained() -> AlgorithmConfig:
 
 
 def _cheetah(goal: Literal["direction", "velocity"], algorithm: AlgorithmConfig) -> RunConfig:
-    name = f"cheetah_{goal[:3]}_{algorithm.method}"
+    name = f"rl_cheetah_{goal[:3]}_{algorithm.method.removesuffix('_rl')}"
     tasks = CheetahTasks(goal=goal, shots=20, queries=20, eval_queries=20)
     evaluation = EvaluationConfig(every=50, tasks=20, final_tasks=40)
     return _navigation(algorithm).model_copy(update={"name": name, "tasks": tasks, "evaluation": evaluation})

@@ -1,9 +1,8 @@
 """An environment of your own: a point on a line, drawn to a place that it is not told.
 
-    distmeta train jobs/examples/own_environment.py:line
+    distmeta train jobs/examples/own_environment.py
 
-A role of an interactive task holds a row for each trajectory, and its `supply` collects trajectories with the policy at
-hand. A simulator is pure functions of named tensors [T, N, ...], for all N trajectories of all T tasks at once.
+A simulator is pure functions of named tensors [T, N, ...], for all N trajectories of all T tasks at once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 
 from distmeta import methods
-from distmeta.cli import run_job
 from distmeta.config import EvaluationConfig, OuterConfig, PolicyConfig, RunConfig, RuntimeConfig, TrainConfig
 from distmeta.core import seeding
 from distmeta.core.types import Batch, Params
@@ -21,8 +19,6 @@ from distmeta.tasks.interaction import Outcome, Rollouts, Simulator
 
 
 class Line(Simulator):
-    """Moves of at most 0.1; rewarded by minus the distance to the place."""
-
     horizon, action_size = 50, 1
 
     def start(self, rows: Batch, draws: Tensor) -> Params:
@@ -38,8 +34,6 @@ class Line(Simulator):
 
 
 class LineTasks(TaskSource):
-    """One place in [-1, 1] for each task."""
-
     input_shape, num_outputs, objective = (1,), 2, "policy_gradient"
 
     def __init__(self, seed: int, dtype: torch.dtype, trajectories: int = 10) -> None:
@@ -52,8 +46,7 @@ class LineTasks(TaskSource):
         return {role: Batch(torch.zeros_like(rows), place=rows) for role in roles}
 
 
-def line() -> RunConfig:
-    """MAML on the line."""
+def config() -> RunConfig:
     return RunConfig(
         name="line",
         tasks=LineTasks,
@@ -61,10 +54,6 @@ def line() -> RunConfig:
         algorithm=methods.maml_rl(),
         outer=OuterConfig(optimizer="Adam", lr=3e-3),
         train=TrainConfig(steps=100, tasks_per_step=20),
-        runtime=RuntimeConfig(executor="local", shard_size=20),
+        runtime=RuntimeConfig(shard_size=10),
         evaluation=EvaluationConfig(every=50, tasks=40, final_tasks=100),
     )
-
-
-if __name__ == "__main__":
-    run_job(__file__)

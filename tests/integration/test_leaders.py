@@ -87,6 +87,7 @@ def worker_pids(executor: LedExecutor) -> set[int]:
     return {worker.ranks[0].location.pid for worker in executor._worker_group.workers if worker.ranks[0].location}
 
 
+@pytest.mark.slow
 def test_leaders_report_groups_to_the_bits_of_the_server(build: Build) -> None:
     executor = build()
     assert executor.num_workers == 4

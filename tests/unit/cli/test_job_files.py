@@ -55,6 +55,11 @@ JOBS = {
         "reptile",
     ],
     "parameter_prediction": ["body", "film", "film_waves", "weight_generator"],
+    "rl": [
+        *(f"cheetah_dir_{method}" for method in ("anil", "maml", "pretrained")),
+        *(f"cheetah_vel_{method}" for method in ("anil", "maml")),
+        *(f"navigation_{method}" for method in ("anil", "anil_trpo", "fomaml", "maml", "maml_trpo", "pretrained")),
+    ],
     "sinusoid": ["cavia", "in_context", "lstm", "maml", "neural_process", "pretrain", "r2d2"],
     "test_time": ["bn_adapt", "dann", "deep_coral", "spurious", "subclass", "tent", "ttt"],
     "transfer": [
@@ -101,6 +106,11 @@ METHOD = {
     "learned_optimizers_quadratics": "learned_optimizer",
     "parameter_prediction_body": "pretrain",
     "parameter_prediction_film_waves": "film",
+    **{
+        f"rl_{tasks}_{method}": f"{method.removesuffix('_trpo')}_rl"
+        for tasks in ("cheetah_dir", "cheetah_vel", "navigation")
+        for method in ("anil", "anil_trpo", "fomaml", "maml", "maml_trpo", "pretrained")
+    },
     "test_time_spurious": "tent",
     "test_time_subclass": "tent",
     "transfer_from_scratch": "fine_tuning",
