@@ -120,9 +120,14 @@ class LeaderActor:
 
     async def adopt(self, index: int, actor: Any, location: Location) -> None:
         """Take over a worker that is ready."""
+        # Ray may start the methods of such an actor out of order: the release may have come first.
+        is_released = index in self._releasing and self._workers.workers[index].actor is None
         self._remove(self._workers.workers[index])
         self._workers.adopt(index, actor, location)
-        self._schedule.add_worker(index, location.node_id)
+        if is_released:
+            self._releasing.add(index)
+        else:
+            self._schedule.add_worker(index, location.node_id)
         self._pump()
 
     async def release(self, index: int) -> None:
@@ -206,8 +211,9 @@ class LeaderActor:
             self._workers.ask(self._workers.workers[assignment.worker], key, args)
         for index in [index for index in self._releasing if not self._schedule.is_busy(index)]:
             worker = self._workers.workers[index]
-            self._tell(worker)
-            self._remove(worker)
+            if worker.actor is not None:  # it is here
+                self._tell(worker)
+                self._remove(worker)
         if self._timer is not None:
             self._timer.cancel()
         check_at, loop = self._schedule.next_check_at(now), asyncio.get_running_loop()

@@ -266,6 +266,26 @@ def test_a_released_worker_finishes_its_shard_and_gets_no_other() -> None:
     play(scenario, speculate=False)
 
 
+def test_a_worker_that_is_released_before_it_is_handed_over_is_given_back() -> None:
+    """Ray may start an actor's methods out of order; and a release may come twice."""
+
+    async def scenario(scene: Scene) -> None:
+        location = Location("a", "127.0.0.1", 100)
+        await scene.actor.release(0)
+        await scene.actor.release(0)
+        [event] = await scene.actor.events()
+        assert (event.worker, event.process, event.failure) == (0, 100, None)
+        await scene.actor.adopt(0, scene.workers[0], location)
+        assert [event.worker for event in await scene.actor.events()] == [0]
+        assert_group(await scene.unit(0, SHARDS[:FAN_IN]), SHARDS[:FAN_IN])
+        assert not scene.workers[0].asked
+        await scene.actor.adopt(0, scene.workers[0], location)
+        assert_group(await scene.unit(1, SHARDS[FAN_IN : 2 * FAN_IN]), SHARDS[FAN_IN : 2 * FAN_IN])
+        assert scene.workers[0].asked
+
+    play(scenario)
+
+
 def test_a_worker_that_answers_no_heartbeat_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leader_module, "CHECK_INTERVAL_S", 0.01)
 
