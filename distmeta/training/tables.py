@@ -112,7 +112,7 @@ class _Book:
 def run_table(table: Table, source: Path, options: TableOptions) -> TableResult:
     """Train and score what is not finished, and gather all of it.
 
-    A cell that fails is told of, and left out; the others go on.
+    A cell that fails is reported and left out; the others go on.
 
     Args:
         table: The table.
