@@ -120,8 +120,8 @@ class RunConfig(Frozen):
     def _leaders_have_groups(self) -> Self:
         if self.runtime.leaders not in ("auto", 0) and self.outer.procedure != "synchronous":
             raise ValueError(
-                f"runtime.leaders {self.runtime.leaders} adds groups of a step's shards, which outer.staleness and "
-                "outer.zero do not have; allowed here: auto, 0"
+                f"runtime.leaders {self.runtime.leaders} adds groups of a step's shards, which outer.staleness, "
+                "outer.zero and outer.trust_region do not have; allowed here: auto, 0"
             )
         return self
 
