@@ -23,6 +23,7 @@ from distmeta.cli.submit import (
     show_log,
     wait_for_end,
 )
+from distmeta.cli.top import top
 from distmeta.core.errors import UserError
 from distmeta.core.files import write_file
 
@@ -113,6 +114,9 @@ def logs(
     if as_json:
         print_json({"job": job, "status": now.value})
     require_success(job, ended)
+
+
+app.command()(top)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from distmeta.core.types import Shard, Snapshot, Work
+from distmeta.runtime.messages import Span
 
 
 class Program(Protocol):
@@ -56,6 +57,7 @@ class Result:
         worker: The worker that computed it.
         data_wait_s: Seconds that the worker waited for episodes.
         compute_s: Seconds of computation.
+        spans: The same for each shard of a group; empty for a single shard.
     """
 
     shard: int
@@ -63,6 +65,25 @@ class Result:
     worker: int
     data_wait_s: float
     compute_s: float
+    spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """A worker as its executor sees it.
+
+    Attributes:
+        index: Index of the worker.
+        state: `ready`, or why it computes nothing new: `pending` (waits for resources), `starting`, `draining`,
+            `backoff` (before a restart), `excluded`.
+        node: Address and id of its node; empty if it has none yet.
+        leader: Index of its leader, if it has one.
+    """
+
+    index: int
+    state: str
+    node: str = ""
+    leader: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +107,11 @@ class Incident:
     detail: str
     outcome: str = ""
     traceback: str = ""
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether something failed; otherwise a worker came or went as it should."""
+        return self.kind not in ("joined", "left", "started")
 
 
 Feed = Callable[[], tuple[Snapshot, Shard] | None]
@@ -117,6 +143,13 @@ class Executor(ABC):
     @abstractmethod
     def num_workers(self) -> int:
         """Number of active workers."""
+
+    def workers(self) -> list[WorkerState]:
+        """All workers, active or not; by default a single one in this process."""
+        return [WorkerState(0, "ready")]
+
+    def export(self, run: str, metrics: Mapping[str, float], by_worker: Mapping[int, Mapping[str, float]]) -> None:  # noqa: B027
+        """Offer the newest values of a run, and of each of its workers, to whoever watches the cluster."""
 
     @abstractmethod
     def ready(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -146,6 +146,20 @@ class ReportWire:
     carries: dict[int, ParamsWire] = field(default_factory=dict)
 
 
+class Span(NamedTuple):
+    """What one shard of a sum has cost its worker.
+
+    Attributes:
+        worker: Index of the worker.
+        data_wait_s: Seconds that it waited for episodes.
+        compute_s: Seconds of computation.
+    """
+
+    worker: int
+    data_wait_s: float
+    compute_s: float
+
+
 @dataclass(frozen=True)
 class ResultWire:
     """A `Result` with its value encoded."""
@@ -155,6 +169,11 @@ class ResultWire:
     worker: int
     data_wait_s: float
     compute_s: float
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def span(self) -> Span:
+        return Span(self.worker, self.data_wait_s, self.compute_s)
 
 
 @dataclass(frozen=True)

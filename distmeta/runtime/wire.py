@@ -179,7 +179,7 @@ def decode_value(value: Any) -> Any:
 
 
 def decode_result(wire: ResultWire) -> Result:
-    return Result(wire.shard, decode_value(wire.value), wire.worker, wire.data_wait_s, wire.compute_s)
+    return Result(wire.shard, decode_value(wire.value), wire.worker, wire.data_wait_s, wire.compute_s, wire.spans)
 
 
 def split_grad(result: ResultWire) -> tuple[ResultWire, ParamsWire | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 
 from distmeta.runtime.executor import Executor, Incident
@@ -35,6 +35,8 @@ class IncidentLog:
         self._before = {name.removeprefix(COUNT): int(n) for name, n in before.items() if name.startswith(COUNT)}
         self._path = f"incidents/from-step-{step:08d}-{self._before.get('resumes', 0)}.jsonl"
         self._lines: deque[str] = deque(maxlen=_MAX_LINES)
+        self.failures: Counter[tuple[int, str]] = Counter()
+        """Failures since this process started, by worker and node."""
 
     def counts(self) -> dict[str, int]:
         """Counts over the whole run; restarts, retries and copies are listed even if they are 0."""
@@ -52,6 +54,7 @@ class IncidentLog:
         for incident in new:
             self._progress.note(f"step {step}: {_line(incident)}")
             self._lines.append(json.dumps({"step": step, **dataclasses.asdict(incident)}))
+            self.failures[incident.worker, incident.node] += incident.is_failure
             if incident.traceback:
                 self._tracker.text(
                     f"{_line(incident)}\n\n{incident.traceback}\n", f"workers/worker-{incident.worker}.txt"

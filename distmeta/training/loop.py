@@ -33,6 +33,7 @@ from distmeta.training.rates import Rates
 from distmeta.training.result import Evaluation, TrainResult
 from distmeta.training.saving import Saving
 from distmeta.training.selection import Evaluated, Selection
+from distmeta.training.watch import Watch
 
 Which = Literal["latest", "previous"]
 
@@ -77,6 +78,7 @@ class Loop:
         self._protocol = protocol_of(program.algorithm)
         self._incidents = IncidentLog(executor, tracker, self._progress, self._server.version, before)
         self._rates = Rates()
+        self._watch = Watch(config.name, executor, tracker, self._incidents)
         self._evaluations: list[Evaluation] = []
         self._selection = Selection(config.train.patience, before)
         self._metrics: dict[int, dict[str, float]] = {}
@@ -206,7 +208,9 @@ class Loop:
         self._train_s += elapsed
         self._tasks += step.tasks
         self._rates.add(step.results, elapsed, step.tasks, self._executor.num_workers)
+        self._watch.add(step.results, elapsed, step.tasks)
         self._after(step.record)
+        self._watch.show_if_due(step.record.version)
 
     def _after(self, record: StepRecord) -> None:
         config, step = self._config, record.version

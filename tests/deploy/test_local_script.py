@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
 import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -178,3 +182,42 @@ def test_a_cluster_takes_jobs_with_the_token_only_and_goes_without_a_trace(clust
     assert [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
     assert not token.exists()
     assert (cluster / "mlflow.db").exists()
+
+
+def scraped(cluster: Path) -> str:
+    """What all nodes say to Prometheus, whose list of them Ray keeps."""
+    targets = json.loads((cluster / "ray" / "0" / "prom_metrics_service_discovery.json").read_text())[0]["targets"]
+    pages = []
+    for target in targets:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics", timeout=5) as page:
+            pages.append(page.read().decode())
+    return "\n".join(pages)
+
+
+@pytest.mark.cluster
+def test_a_running_job_is_seen_by_prometheus_and_by_top(cluster: Path, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | exported(cluster)
+
+    def distmeta(*arguments: str) -> str:
+        command = [sys.executable, "-m", "distmeta", *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True
+        )
+        return done.stdout
+
+    changes = ["name=watched", "train.steps=100000", "runtime.workers=2", "evaluation.final_tasks=0"]
+    submitted = distmeta("submit", "jobs/sinusoid.py:maml", "--json", *(f"--set={change}" for change in changes))
+    job = json.loads(submitted.splitlines()[-1])["job"]
+    try:
+        deadline, page = time.monotonic() + 120, ""
+        while "ray_distmeta_worker_busy_share{" not in page and time.monotonic() < deadline:
+            time.sleep(2)
+            page = scraped(cluster)
+        lines = [line for line in page.splitlines() if line.startswith("ray_distmeta_worker_busy_share{")]
+        assert {label for line in lines for label in re.findall(r'worker="(\d)"', line)} == {"0", "1"}
+        assert all('run="watched"' in line and 'host="127.0.0.1"' in line for line in lines)
+        shown = json.loads(distmeta("jobs", "top", "watched", "--json"))
+        assert (shown["status"], shown["workers"]["run"]) == ("RUNNING", "watched")
+        assert [worker["state"] for worker in shown["workers"]["workers_now"]] == ["ready", "ready"]
+    finally:
+        distmeta("jobs", "stop", job)

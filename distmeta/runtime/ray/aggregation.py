@@ -70,8 +70,9 @@ class Aggregator:
         if key[0] != self._call_id or group not in self._groups.summed_by:
             return []
         parts = [report.result for report in self._groups.pop(group)]
-        wait_s, compute_s = sum(part.data_wait_s for part in parts), sum(part.compute_s for part in parts)
-        return [Result(parts[0].shard, decode_value(total), parts[0].worker, wait_s, compute_s)]
+        spans = tuple(part.span for part in parts)
+        wait_s, compute_s = sum(span.data_wait_s for span in spans), sum(span.compute_s for span in spans)
+        return [Result(parts[0].shard, decode_value(total), parts[0].worker, wait_s, compute_s, spans)]
 
     def retry(self, key: ShardKey) -> None:
         """Compute the shards of a group again, since its sum failed: their gradients may be lost with their node."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from distmeta.config import RuntimeConfig
 from distmeta.core.errors import WorkerError
 from distmeta.core.types import Report, Shard, Snapshot, Work
 from distmeta.runtime.compression import Compression
-from distmeta.runtime.executor import Executor, Feed, Incident, Recipe, Result
+from distmeta.runtime.executor import Executor, Feed, Incident, Recipe, Result, WorkerState
 from distmeta.runtime.memory import prefault_object_store
 from distmeta.runtime.messages import ReportWire, ResultWire
 from distmeta.runtime.policy.decisions import Failure
@@ -36,6 +36,7 @@ from distmeta.runtime.ray.call import CallState
 from distmeta.runtime.ray.cluster import OBJECT_STORE_BYTES, Cluster, connect, insufficient_capacity, wait_for_capacity
 from distmeta.runtime.ray.errors import failure_of
 from distmeta.runtime.ray.groups import ReportGroups
+from distmeta.runtime.ray.metrics import Gauges
 from distmeta.runtime.ray.remote_call import START_CALLS, RemoteCall
 from distmeta.runtime.ray.supervisor import START_TIMEOUT_S, Assigner, Supervisor
 from distmeta.runtime.ray.worker_group import WorkerGroup
@@ -80,6 +81,7 @@ class RayExecutor(Executor):
         self._serial = 0
         self._snapshot_ref: tuple[Snapshot, Work, Any] | None = None
         self._is_ready = False
+        self._gauges = Gauges()
         with contextlib.ExitStack() as stack:
             store_bytes = STEPS_IN_OBJECT_STORE * config.max_workers * update_bytes
             cluster = connect(config, max(OBJECT_STORE_BYTES, store_bytes))
@@ -105,6 +107,18 @@ class RayExecutor(Executor):
     @override
     def num_workers(self) -> int:
         return len(self._worker_group.active())
+
+    @override
+    def workers(self) -> list[WorkerState]:
+        workers = self._worker_group.workers
+        return [WorkerState(worker.index, worker.state, worker.node, worker.leader) for worker in workers]
+
+    @override
+    def export(self, run: str, metrics: Mapping[str, float], by_worker: Mapping[int, Mapping[str, float]]) -> None:
+        self._gauges.set(metrics, run=run)
+        for index, values in by_worker.items():
+            host = self._worker_group.workers[index].host
+            self._gauges.set(values, run=run, worker=str(index), host=host)
 
     @override
     def ready(self) -> None:

@@ -84,8 +84,10 @@ class OpenUnit:
             return results
         carries = {shard: carry for value in values for shard, carry in value.carries.items()}
         total = encode_value(Report(values[0].version, results[0].shard, self.tree.total(), True, len(results)))
-        wait_s, compute_s = (sum(getattr(part, name) for part in results) for name in ("data_wait_s", "compute_s"))
-        return [ResultWire(results[0].shard, replace(total, carries=carries), results[0].worker, wait_s, compute_s)]
+        spans = tuple(result.span for result in results)
+        wait_s, compute_s = sum(span.data_wait_s for span in spans), sum(span.compute_s for span in spans)
+        total = replace(total, carries=carries)
+        return [ResultWire(results[0].shard, total, results[0].worker, wait_s, compute_s, spans)]
 
 
 class LeaderActor:

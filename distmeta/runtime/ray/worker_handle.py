@@ -113,6 +113,12 @@ class WorkerHandle:
         return {location.node_id for location in self._locations}
 
     @property
+    def host(self) -> str:
+        """Address of the node of its first rank; empty if it has none yet."""
+        location = self.ranks[0].location if self.ranks else None
+        return location.host if location else ""
+
+    @property
     def node(self) -> str:
         """Addresses and ids of its nodes, for the user; empty if it has none yet."""
         nodes = dict.fromkeys(f"{location.host} ({location.node_id[:8]})" for location in self._locations)
