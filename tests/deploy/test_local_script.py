@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -221,3 +222,45 @@ def test_a_running_job_is_seen_by_prometheus_and_by_top(cluster: Path, tmp_path:
         assert [worker["state"] for worker in shown["workers"]["workers_now"]] == ["ready", "ready"]
     finally:
         distmeta("jobs", "stop", job)
+
+
+@pytest.mark.cluster
+def test_a_node_that_leaves_is_missed_by_nobody(cluster: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | exported(cluster)
+
+    def python(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True
+        )
+        return done.stdout
+
+    def shown() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(python("-m", "distmeta", "jobs", "top", "leaving", "--json"))
+        return found["workers"] or {"workers_now": [], "step": 0.0, "failures_by_node": {}}
+
+    def wait(states: list[str]) -> dict[str, Any]:
+        deadline = time.monotonic() + 120
+        while True:
+            now = shown()
+            if sorted(worker["state"] for worker in now["workers_now"]) == states:
+                return now
+            assert time.monotonic() < deadline, now
+            time.sleep(3)
+
+    changes = ["name=leaving", "train.steps=100000", "runtime.workers=1..2", "evaluation.final_tasks=0"]
+    options = [f"--set={change}" for change in changes]
+    submitted = python("-m", "distmeta", "submit", "jobs/sinusoid.py:maml", "--json", *options)
+    job = json.loads(submitted.splitlines()[-1])["job"]
+    try:
+        before = wait(["ready", "ready"])
+        [going] = [worker["node"] for worker in before["workers_now"] if worker["index"] == 1]
+        started = going.split("(")[1].rstrip(")")  # the first digits of the node's id
+        program = "import ray; ray.init(logging_level='ERROR'); print(*(node['NodeID'] for node in ray.nodes()))"
+        [node_id] = [each for each in python("-c", program).split() if each.startswith(started)]
+        python(str(CLUSTER / "ray" / "leave.py"), "--address", environment["RAY_ADDRESS"], "--node-id", node_id)
+        after = wait(["pending", "ready"])
+        assert after["failures_by_node"] == {}  # it went as it should
+        assert after["step"] > before["step"]
+    finally:
+        python("-m", "distmeta", "jobs", "stop", job)
