@@ -11,6 +11,7 @@ from distmeta.config.base import Frozen, shortened
 from distmeta.config.bounds import NonNegativeCount, PositiveCount, Seconds, Tasks, Text
 
 _MAX_WORKERS = 100_000
+AUTO = "auto"
 
 
 class ToleranceConfig(Frozen):
@@ -61,6 +62,8 @@ class RuntimeConfig(Frozen):
         executor: This process (`local`) or Ray actors (`ray`).
         workers: Number of Ray actors, or `MIN..MAX` for a cluster that grows and shrinks. Training starts with MIN
             workers and adds others up to MAX when the cluster has room. It continues with fewer when workers are lost.
+            `auto` is as many as the nodes of the cluster have room for when the run starts: on `cuda` one for each GPU,
+            unless `gpus_per_worker` says otherwise.
         cpus_per_worker: CPUs that Ray reserves for each actor.
         gpus_per_worker: GPUs that Ray reserves for each actor; fractions share one.
         leaders: Number of actors that stand between the driver and the workers: each hands groups of shards to its own
@@ -92,21 +95,27 @@ class RuntimeConfig(Frozen):
     @field_validator("workers", mode="before")
     @classmethod
     def _workers_are_a_number_or_a_range(cls, workers: object) -> int | str:
+        if workers == AUTO:
+            return AUTO
         text = str(workers) if isinstance(workers, str) or workers in range(1, _MAX_WORKERS + 1) else ""
         match = re.fullmatch(r"([1-9]\d{0,5})(?:\.\.([1-9]\d{0,5}))?", text, re.ASCII)
         if match is None or not int(match[1]) <= int(match[2] or match[1]) <= _MAX_WORKERS:
-            allowed = f"a whole number from 1 to {_MAX_WORKERS}, or MIN..MAX"
+            allowed = f"a whole number from 1 to {_MAX_WORKERS}, MIN..MAX, or auto"
             raise ValueError(f"{shortened(workers)} is not a number of workers; allowed: {allowed}")
         return text if match[2] else int(match[1])
 
     @property
     def min_workers(self) -> int:
-        """Number of workers to start with."""
+        """Number of workers to start with; of `auto` there is one at least."""
+        if self.workers == AUTO:
+            return 1
         return self.workers if isinstance(self.workers, int) else int(self.workers.partition("..")[0])
 
     @property
     def max_workers(self) -> int:
-        """Number of workers if the cluster has room for them."""
+        """Number of workers if the cluster has room for them; that of `auto` is known once the cluster is."""
+        if self.workers == AUTO:
+            return 1
         return self.workers if isinstance(self.workers, int) else int(self.workers.partition("..")[2])
 
     @field_validator("device")
@@ -138,7 +147,7 @@ class RuntimeConfig(Frozen):
             raise ValueError(f"runtime.leaders {self.leaders} needs runtime.executor 'ray'; allowed here: auto, 0")
         if self.ranks > 1:
             raise ValueError(f"runtime.leaders {self.leaders} needs runtime.ranks 1; allowed here: auto, 0")
-        if int(self.leaders) > self.min_workers:
+        if self.workers != AUTO and int(self.leaders) > self.min_workers:
             raise ValueError(
                 f"runtime.leaders {self.leaders} needs as many workers at least, runtime.workers is {self.workers}; "
                 f"allowed here: auto, or 0 to {self.min_workers}"

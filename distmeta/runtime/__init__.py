@@ -38,8 +38,10 @@ def build_executor(
 
         return LocalExecutor(config, program or recipe.build(), compression)
     from distmeta.runtime.policy.leaders import num_leaders
+    from distmeta.runtime.ray.cluster import connect_and_count
     from distmeta.runtime.ray.executor import RayExecutor
     from distmeta.runtime.ray.led_executor import LedExecutor
 
+    config, cluster = connect_and_count(config, update_bytes)
     led = leaders and config.ranks == 1 and num_leaders(config.leaders, config.max_workers) > 0
-    return (LedExecutor if led else RayExecutor)(config, recipe, compression, update_bytes)
+    return (LedExecutor if led else RayExecutor)(config, recipe, compression, update_bytes, cluster=cluster)

@@ -54,6 +54,19 @@ def fakes_by_value() -> Iterator[None]:
 
 
 @pytest.mark.slow
+def test_auto_takes_all_that_a_cluster_has(fakes_by_value: None) -> None:
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    try:
+        executor = build_executor(RuntimeConfig(workers="auto"), FakeRecipe())
+        executor.ready()
+        assert (executor.num_workers, [worker.state for worker in executor.workers()]) == (3, ["ready"] * 3)
+        executor.close()
+        assert ray.is_initialized()  # it was there before
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.slow
 def test_a_local_cluster_holds_more_workers_than_cores_and_ends_with_the_executor(
     fakes_by_value: None, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ import ray
 from ray._private import ray_constants, services, utils
 
 from distmeta.config import RuntimeConfig
+from distmeta.config.runtime import AUTO
 from distmeta.core.deadline import answer_within
 from distmeta.core.errors import UserError
 from distmeta.core.logs import quiet
@@ -34,6 +35,9 @@ from distmeta.runtime.ray.tokens import check_private_token, ensure_private_toke
 OBJECT_STORE_BYTES = 1 << 30
 MIN_OBJECT_STORE_BYTES = 1 << 27
 LOCAL_PLACEMENT_TIMEOUT_S = 10.0
+AUTO_TIMEOUT_S = 60.0
+STEPS_IN_OBJECT_STORE = 4
+"""Steps whose updates fit into the object store of a cluster started here."""
 CONNECT_TIMEOUT_S = 5.0
 _PROBE_TIMEOUT_S = 9.0
 _CAPACITY_POLL_S = 0.2
@@ -61,12 +65,12 @@ class Cluster:
         return {} if self.started else _worker_environment(threads)
 
 
-def connect(config: RuntimeConfig, object_store_bytes: int | None = None) -> Cluster:
+def connect(config: RuntimeConfig, store_bytes: int | None = None) -> Cluster:
     """Use the cluster that this process is connected to, or connect to the configured address, or start a cluster.
 
     Args:
         config: Address, and the workers that a cluster started here must have resources for.
-        object_store_bytes: Size of its object store; None is a gibibyte.
+        store_bytes: Size of its object store; None is a gibibyte.
 
     Raises:
         UserError: Nothing answers at the address, or it refuses this process.
@@ -80,7 +84,7 @@ def connect(config: RuntimeConfig, object_store_bytes: int | None = None) -> Clu
             _connect_to(address, "runtime.address" if config.address else "RAY_ADDRESS")
             return Cluster(started=False, disconnect=ray.shutdown)
         ensure_private_token()
-        _start_local(config, _limit_to_memory(object_store_bytes or OBJECT_STORE_BYTES))
+        _start_local(config, _limit_to_memory(store_bytes or OBJECT_STORE_BYTES))
         return Cluster(started=True, disconnect=_stop_local(_session_folder()))
 
 
@@ -123,6 +127,35 @@ def _signal_handlers_kept() -> Iterator[None]:
         utils.set_sigterm_handler, ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = set_sigterm_handler, disabled
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
+
+
+def object_store_bytes(num_workers: int, update_bytes: int) -> int:
+    """Size of the object store of a cluster started here."""
+    return max(OBJECT_STORE_BYTES, STEPS_IN_OBJECT_STORE * num_workers * update_bytes)
+
+
+def connect_and_count(config: RuntimeConfig, update_bytes: int = 0) -> tuple[RuntimeConfig, Cluster | None]:
+    """Connect first where the cluster decides how many workers there are.
+
+    Returns:
+        The configuration with their number, and the connection. Where the number is given, None: nothing is done.
+
+    Raises:
+        UserError: As `connect` and `wait_for_capacity`.
+    """
+    if config.workers != AUTO:
+        return config, None
+    if config.device != "cpu" and not config.gpus_per_worker:
+        config = config.model_copy(update={"gpus_per_worker": 1.0})
+    cluster = connect(config, object_store_bytes(os.cpu_count() or 1, update_bytes))
+    try:
+        wait_for_capacity(config, cluster, AUTO_TIMEOUT_S)
+    except BaseException:
+        cluster.disconnect()
+        raise
+    count = _capacity(resources_of(config)) // config.ranks
+    leaders = config.leaders if config.leaders == "auto" else min(config.leaders, count)
+    return config.model_copy(update={"workers": count, "leaders": leaders}), cluster
 
 
 def wait_for_capacity(config: RuntimeConfig, cluster: Cluster, timeout_s: float) -> None:

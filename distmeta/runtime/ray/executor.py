@@ -33,7 +33,13 @@ from distmeta.runtime.policy.schedule import Schedule
 from distmeta.runtime.ray.actor import LARGE_UPDATE_BYTES, WorkerActor
 from distmeta.runtime.ray.aggregation import Aggregator, aggregates_on_nodes
 from distmeta.runtime.ray.call import CallState
-from distmeta.runtime.ray.cluster import OBJECT_STORE_BYTES, Cluster, connect, insufficient_capacity, wait_for_capacity
+from distmeta.runtime.ray.cluster import (
+    Cluster,
+    connect,
+    insufficient_capacity,
+    object_store_bytes,
+    wait_for_capacity,
+)
 from distmeta.runtime.ray.errors import failure_of
 from distmeta.runtime.ray.groups import ReportGroups
 from distmeta.runtime.ray.metrics import Gauges
@@ -45,8 +51,6 @@ from distmeta.runtime.wire import decode_result, encode_snapshot
 
 PLACEMENT_TIMEOUT_S = 60.0
 POLL_INTERVAL_S = 0.5
-STEPS_IN_OBJECT_STORE = 4
-"""Steps whose updates fit into the object store of a cluster started here."""
 
 
 class RayExecutor(Executor):
@@ -57,6 +61,7 @@ class RayExecutor(Executor):
         recipe: The program. Workers build it in the background; what that raises, `ready` or `map` raises.
         compression: How updates are rounded for transport (`outer.compression`).
         update_bytes: Size of the parameters, and so of an update.
+        cluster: The cluster, which is left when the executor is closed; None connects to the configured one.
         placement_timeout_s: How long to wait for resources for the workers: the cluster may be growing.
         actor: The class of the workers' actors.
 
@@ -71,6 +76,7 @@ class RayExecutor(Executor):
         compression: Compression = "none",
         update_bytes: int = 0,
         *,
+        cluster: Cluster | None = None,
         placement_timeout_s: float = PLACEMENT_TIMEOUT_S,
         actor: type[Any] = WorkerActor,
     ) -> None:
@@ -83,8 +89,7 @@ class RayExecutor(Executor):
         self._is_ready = False
         self._gauges = Gauges()
         with contextlib.ExitStack() as stack:
-            store_bytes = STEPS_IN_OBJECT_STORE * config.max_workers * update_bytes
-            cluster = connect(config, max(OBJECT_STORE_BYTES, store_bytes))
+            cluster = cluster or connect(config, object_store_bytes(config.max_workers, update_bytes))
             stack.callback(cluster.disconnect)
             self._owns_cluster = cluster.started
             wait_for_capacity(config, cluster, placement_timeout_s)

@@ -17,10 +17,16 @@ def test_a_number_or_a_range(value: int | str, minimum: int, maximum: int) -> No
     assert RuntimeConfig.model_validate_json(config.model_dump_json()) == config
 
 
+def test_auto_is_kept_until_the_cluster_is_known() -> None:
+    config = RuntimeConfig(workers="auto", leaders=3)
+    assert (config.workers, config.min_workers) == ("auto", 1)
+    assert RuntimeConfig.model_validate_json(config.model_dump_json()) == config
+
+
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "x", "4..2", "0..3", "1..", "..3", "1...3", None])
 def test_anything_else_is_refused(value: object) -> None:
     with pytest.raises(
-        ValidationError, match=r"is not a number of workers; allowed: a whole number from 1 to 100000, or MIN\.\.MAX"
+        ValidationError, match=r"is not a number of workers; allowed: a whole number from 1 to 100000, MIN\.\.MAX, or auto"
     ):
         RuntimeConfig(workers=value)  # type: ignore[arg-type]
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ray._private import ray_constants
@@ -28,6 +29,7 @@ from distmeta.runtime.ray.cluster import (
     _limit_to_memory,
     _on_loopback_only,
     _signal_handlers_kept,
+    connect_and_count,
     environment_variables,
     insufficient_capacity,
     wait_for_capacity,
@@ -202,3 +204,35 @@ def test_insufficient_capacity_names_what_is_free(nodes: list[dict[str, object]]
         "the cluster has 3 of 8 CPUs free, 0 of 1 GPUs free; "
         "allowed: fewer workers, or smaller runtime.cpus_per_worker and runtime.gpus_per_worker"
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "workers"),
+    [
+        ({}, 8),
+        ({"cpus_per_worker": 3.0}, 2),
+        ({"device": "cuda"}, 1),
+        ({"device": "cuda", "gpus_per_worker": 0.25}, 4),
+        ({"ranks": 2}, 4),
+    ],
+)
+def test_auto_is_as_many_workers_as_the_nodes_have_room_for(
+    nodes: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], workers: int
+) -> None:
+    monkeypatch.setattr(cluster_module, "connect", lambda *_: Cluster(started=False, disconnect=lambda: None))
+    config, cluster = connect_and_count(RuntimeConfig(workers="auto", leaders="auto", **fields))
+    assert (config.workers, config.gpus_per_worker > 0) == (workers, "device" in fields)
+    assert cluster is not None
+    assert connect_and_count(config) == (config, None)
+
+
+def test_auto_leaves_a_cluster_that_has_room_for_nobody(
+    nodes: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[bool] = []
+    connected = Cluster(started=False, disconnect=lambda: left.append(True))
+    monkeypatch.setattr(cluster_module, "connect", lambda *_: connected)
+    monkeypatch.setattr(cluster_module, "AUTO_TIMEOUT_S", 0.0)
+    with pytest.raises(UserError, match="not enough resources for 1 workers of 9 CPUs each"):
+        connect_and_count(RuntimeConfig(workers="auto", cpus_per_worker=9.0))
+    assert left == [True]
