@@ -62,8 +62,8 @@ class RuntimeConfig(Frozen):
         executor: This process (`local`) or Ray actors (`ray`).
         workers: Number of Ray actors, or `MIN..MAX` for a cluster that grows and shrinks. Training starts with MIN
             workers and adds others up to MAX when the cluster has room. It continues with fewer when workers are lost.
-            `auto` is as many as the nodes of the cluster have room for when the run starts: on `cuda` one for each GPU,
-            unless `gpus_per_worker` says otherwise.
+            `auto` is `1..MAX` with as many as the nodes of the cluster have room for when the run starts: on `cuda` one
+            for each GPU, unless `gpus_per_worker` says otherwise.
         cpus_per_worker: CPUs that Ray reserves for each actor.
         gpus_per_worker: GPUs that Ray reserves for each actor; fractions share one.
         leaders: Number of actors that stand between the driver and the workers: each hands groups of shards to its own
@@ -106,7 +106,7 @@ class RuntimeConfig(Frozen):
 
     @property
     def min_workers(self) -> int:
-        """Number of workers to start with; of `auto` there is one at least."""
+        """Number of workers to start with."""
         if self.workers == AUTO:
             return 1
         return self.workers if isinstance(self.workers, int) else int(self.workers.partition("..")[0])

@@ -103,9 +103,7 @@ class Loop:
         elif latest_checkpoint(self._config) is None:
             self._saving.save()  # so that a run that is interrupted before its first checkpoint is due can be resumed
         if self._config.runtime.executor == "ray":
-            runtime = self._config.runtime
-            number = "" if runtime.workers == "auto" else f" {runtime.min_workers}"
-            self._progress.note(f"{self._config.name}: waiting for{number} workers")
+            self._progress.note(f"{self._config.name}: waiting for {self._config.runtime.min_workers} workers")
         self._executor.ready()
         self._work = self._choose_engine()
         with self._guard.shielded():  # once nothing is left that could prevent the run from starting

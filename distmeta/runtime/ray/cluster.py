@@ -155,7 +155,7 @@ def connect_and_count(config: RuntimeConfig, update_bytes: int = 0) -> tuple[Run
         raise
     count = _capacity(resources_of(config)) // config.ranks
     leaders = config.leaders if config.leaders == "auto" else min(config.leaders, count)
-    return config.model_copy(update={"workers": count, "leaders": leaders}), cluster
+    return config.model_copy(update={"workers": f"1..{count}", "leaders": leaders}), cluster
 
 
 def wait_for_capacity(config: RuntimeConfig, cluster: Cluster, timeout_s: float) -> None:

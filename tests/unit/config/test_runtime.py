@@ -26,7 +26,8 @@ def test_auto_is_kept_until_the_cluster_is_known() -> None:
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "x", "4..2", "0..3", "1..", "..3", "1...3", None])
 def test_anything_else_is_refused(value: object) -> None:
     with pytest.raises(
-        ValidationError, match=r"is not a number of workers; allowed: a whole number from 1 to 100000, MIN\.\.MAX, or auto"
+        ValidationError,
+        match=r"is not a number of workers; allowed: a whole number from 1 to 100000, MIN\.\.MAX, or auto",
     ):
         RuntimeConfig(workers=value)  # type: ignore[arg-type]
 

@@ -221,7 +221,8 @@ def test_auto_is_as_many_workers_as_the_nodes_have_room_for(
 ) -> None:
     monkeypatch.setattr(cluster_module, "connect", lambda *_: Cluster(started=False, disconnect=lambda: None))
     config, cluster = connect_and_count(RuntimeConfig(workers="auto", leaders="auto", **fields))
-    assert (config.workers, config.gpus_per_worker > 0) == (workers, "device" in fields)
+    assert (config.max_workers, config.gpus_per_worker > 0) == (workers, "device" in fields)
+    assert config.min_workers == 1  # training does not wait for the last of a thousand
     assert cluster is not None
     assert connect_and_count(config) == (config, None)
 
