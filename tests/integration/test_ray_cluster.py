@@ -19,6 +19,7 @@ from distmeta.config import RuntimeConfig
 from distmeta.core.errors import UserError
 from distmeta.core.types import Snapshot, Work
 from distmeta.runtime import build_executor
+from distmeta.runtime.ray.cluster import connect
 
 from .. import fakes
 from ..fakes import FakeRecipe, make_params, make_shards
@@ -55,7 +56,7 @@ def fakes_by_value() -> Iterator[None]:
 
 @pytest.mark.slow
 def test_auto_takes_all_that_a_cluster_has(fakes_by_value: None) -> None:
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    cluster = connect(RuntimeConfig(workers=3))
     try:
         executor = build_executor(RuntimeConfig(workers="auto"), FakeRecipe())
         executor.ready()
@@ -64,7 +65,7 @@ def test_auto_takes_all_that_a_cluster_has(fakes_by_value: None) -> None:
         executor.close()
         assert ray.is_initialized()  # it was there before
     finally:
-        ray.shutdown()
+        cluster.disconnect()
 
 
 @pytest.mark.slow
