@@ -2,14 +2,16 @@
 
     calibrate   instant steps of few workers (real actors with ready-made updates) -> costs
     check       steps of real workers that sleep as if they computed, not used for the costs, beside the model's steps
-    predict     the model alone, up to a thousand workers on many machines
+    predict     the model alone, up to a thousand workers and more on many machines, without leaders and with them
 
-A sleep takes no core, so 32 workers overlap on any machine. In the prediction computing takes a core of the worker's
-machine, and all bytes between machines pass the link of the driver's.
+A sleep takes no core, so 128 workers overlap on any machine; actors load no torch. In the prediction computing takes a
+core of the worker's machine, and all bytes between machines pass the links of those that receive them, or that of the
+driver's.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -22,11 +24,13 @@ from benchmarks.cluster.common.overhead import MB, WARM_UP_STEPS, OverheadSteps,
 from benchmarks.cluster.common.programs import make_params, num_bytes
 from benchmarks.cluster.model.costs import Costs, Machines
 from benchmarks.cluster.model.fit import Sample
+from benchmarks.cluster.model.led import LedSimulation
 from benchmarks.cluster.model.simulation import Simulation
 from benchmarks.pictures import Curves, grouped
 from benchmarks.report import Goal
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix, uniform
+from distmeta.runtime.policy.leaders import num_leaders
 from distmeta.tracking.environment import num_cores
 
 GOAL_WORKERS, GOAL_ERROR = 32, 0.2
@@ -36,7 +40,10 @@ _CURVE_STEPS = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure and to predict: the options of the command; sizes of updates in MB."""
+    """What to measure and to predict: the options of the command; sizes of updates in MB.
+
+    Steps are checked without leaders, and under each of the numbers of `leaders`.
+    """
 
     calibrated: tuple[int, ...]
     calibrated_mb: tuple[float, ...]
@@ -50,6 +57,7 @@ class Plan:
     steps: int
     per_machine: int
     link_gbit: float
+    leaders: tuple[int, ...] = ()
 
     def sleeps_s(self, workers: int, step: int) -> list[float]:
         """Seconds that each shard of a step computes; the same for the model and for the real workers."""
@@ -71,6 +79,7 @@ class Check:
     payload_mb: float
     predicted_s: float
     measured_s: float
+    leaders: int = 0
 
     @property
     def error(self) -> float:
@@ -86,6 +95,11 @@ class Point:
     step_s: float
     shards_per_s: float
     efficiency: float
+    leaders: int = 0
+
+    @property
+    def label(self) -> str:
+        return f"{self.payload_mb:g} MB{', leaders' if self.leaders else ''}"
 
 
 def required_store_bytes(plan: Plan) -> int:
@@ -103,18 +117,27 @@ def required_store_bytes(plan: Plan) -> int:
     return max(overhead.store_bytes(workers * shards, payload) for workers, payload, shards in largest)
 
 
-def measure(plan: Plan, object_store_bytes: int) -> tuple[list[Sample], dict[tuple[int, float], float]]:
-    """Returns the samples to calibrate with, and (workers, MB) -> median seconds of the steps to check against."""
-    counts = sorted({*plan.calibrated, *plan.checked})
+Case = tuple[int, int, float]
+"""Workers, leaders, MB."""
+
+
+def measure(plan: Plan, object_store_bytes: int) -> tuple[list[Sample], dict[Case, float]]:
+    """Returns the samples to calibrate with, and the median seconds of the steps to check against."""
     samples: list[Sample] = []
-    measured_s: dict[tuple[int, float], float] = {}
-    with overhead.ray_workers(counts[-1], object_store_bytes) as workers_of:
-        for count in counts:
-            with workers_of(count) as executor:
-                for size in plan.calibrated_mb if count in plan.calibrated else ():
-                    samples.append(_sample(OverheadSteps(executor, size), count, plan.steps))
-                for size in plan.checked_mb if count in plan.checked else ():
-                    measured_s[count, size] = plan.median_s(count, OverheadSteps(executor, size).step_s)
+    measured_s: dict[Case, float] = {}
+    for leaders in (0, *plan.leaders):
+        calibrated = () if leaders else plan.calibrated
+        counts = sorted({*calibrated, *(count for count in plan.checked if count >= leaders)})
+        if not counts:
+            continue
+        with overhead.ray_workers(counts[-1], object_store_bytes, light=True, leaders=leaders) as workers_of:
+            for count in counts:
+                with workers_of(count) as executor:
+                    for size in plan.calibrated_mb if count in calibrated else ():
+                        samples.append(_sample(OverheadSteps(executor, size), count, plan.steps))
+                    for size in plan.checked_mb if count in plan.checked else ():
+                        step_s = OverheadSteps(executor, size).step_s
+                        measured_s[count, leaders, size] = plan.median_s(count, step_s)
     return samples, measured_s
 
 
@@ -138,29 +161,37 @@ def _daemons_s() -> float:
     return total
 
 
-def predict_measured(costs: Costs, plan: Plan, measured_s: Mapping[tuple[int, float], float]) -> list[Check]:
+def _simulation(leaders: int, costs: Costs, machines: Machines, payload: float) -> Simulation:
+    return LedSimulation(leaders, costs, machines, payload) if leaders else Simulation(costs, machines, payload)
+
+
+def predict_measured(costs: Costs, plan: Plan, measured_s: Mapping[Case, float]) -> list[Check]:
     checks = []
-    for (workers, size), seconds in measured_s.items():
+    for (workers, leaders, size), seconds in measured_s.items():
         payload = float(num_bytes(make_params(size * MB)))
-        simulation = Simulation(costs, Machines(workers, workers, num_cores()), payload)
-        checks.append(Check(workers, size, plan.median_s(workers, simulation.step), seconds))
+        simulation = _simulation(leaders, costs, Machines(workers, workers, num_cores()), payload)
+        checks.append(Check(workers, size, plan.median_s(workers, simulation.step), seconds, leaders))
     return checks
 
 
 def predict(costs: Costs, plan: Plan) -> Iterator[Point]:
-    """The curve: 1, 2, 4, ... workers up to the largest number."""
+    """The curve: 1, 2, 4, ... workers up to the largest number; with leaders from where a run has them by itself."""
     powers = [1 << power for power in range(plan.max_workers.bit_length()) if 1 << power < plan.max_workers]
     link_bytes_s = plan.link_gbit * 1e9 / 8
-    for size in plan.payloads_mb:
-        for workers in (*powers, plan.max_workers):
+    counts = (*powers, plan.max_workers)
+    for size, led in itertools.product(plan.payloads_mb, (False, True)):
+        for workers in counts:
+            leaders = num_leaders("auto", workers) if led else 0
+            if led and not leaders:
+                continue
             machines = Machines(workers, plan.per_machine, plan.per_machine + 1, link_bytes_s, True)
-            simulation = Simulation(costs, machines, size * MB)
+            simulation = _simulation(leaders, costs, machines, size * MB)
             sleeps = [plan.sleeps_s(workers, step) for step in range(_CURVE_STEPS)]
             seconds = [simulation.step(sleeps_s) for sleeps_s in sleeps]
             # In the first step the scheduler does not yet know the workers' throughput.
             step_s, compute_s = mean(seconds[1:]), mean(sum(sleeps_s) for sleeps_s in sleeps[1:])
             throughput, efficiency = workers * plan.shards_per_worker / step_s, compute_s / (workers * step_s)
-            yield Point(workers, size, step_s, throughput, efficiency)
+            yield Point(workers, size, step_s, throughput, efficiency, leaders)
 
 
 def goal_of(checks: Sequence[Check]) -> Goal | None:
@@ -195,6 +226,7 @@ def check_table(checks: Sequence[Check]) -> list[dict[str, object]]:
     return [
         {
             "workers": check.workers,
+            "leaders": check.leaders,
             "MB": f"{check.payload_mb:g}",
             "predicted s": f"{check.predicted_s:.3f}",
             "measured s": f"{check.measured_s:.3f}",
@@ -205,18 +237,25 @@ def check_table(checks: Sequence[Check]) -> list[dict[str, object]]:
 
 
 def curve_table(points: Sequence[Point]) -> list[dict[str, object]]:
-    """The curve: a line for each number of workers, columns for each payload."""
+    """The curve: a line for each number of workers, columns for each payload, without and with leaders."""
     lines: dict[int, dict[str, object]] = {point.workers: {"workers": point.workers} for point in points}
     for point in points:
-        lines[point.workers][f"{point.payload_mb:g} MB: efficiency"] = f"{point.efficiency:.0%}"
+        lines[point.workers][f"{point.label}: efficiency"] = f"{point.efficiency:.0%}"
     for point in points:
-        lines[point.workers][f"{point.payload_mb:g} MB: shards/s"] = f"{point.shards_per_s:,.0f}"
-    return list(lines.values())
+        lines[point.workers][f"{point.label}: shards/s"] = f"{point.shards_per_s:,.0f}"
+    columns = dict.fromkeys(name for line in lines.values() for name in line)
+    return [{name: line.get(name) for name in columns} for line in lines.values()]
 
 
 def curves(points: Sequence[Point], checks: Sequence[Check]) -> tuple[Curves, Curves]:
     """By payload: points of (workers, efficiency in percent), and of (workers, predicted seconds, measured seconds)."""
     return (
-        grouped((f"{point.payload_mb:g} MB", (point.workers, 100 * point.efficiency)) for point in points),
-        grouped((f"{check.payload_mb:g} MB", (check.workers, check.predicted_s, check.measured_s)) for check in checks),
+        grouped((point.label, (point.workers, 100 * point.efficiency)) for point in points),
+        grouped(
+            (
+                f"{check.payload_mb:g} MB{f', {check.leaders} leaders' if check.leaders else ''}",
+                (check.workers, check.predicted_s, check.measured_s),
+            )
+            for check in checks
+        ),
     )

@@ -62,6 +62,9 @@ def scale(
     ] = 25.0,
     check: Annotated[str, typer.Option(metavar="N[,N]", help="Workers to check the model on.")] = "2,4,8,16,32",
     check_payload: Annotated[str, typer.Option(metavar="MB[,MB]", help="Updates to check it with.")] = "0.5,20",
+    leaders: Annotated[
+        str, typer.Option(metavar="N[,N]", help="Check it under so many leaders as well (`runtime.leaders`).")
+    ] = "1,2",
     calibrate: Annotated[str, typer.Option(metavar="N,N", help="Workers to calibrate the model on.")] = "2,8",
     calibrate_payload: Annotated[str, typer.Option(metavar="MB,MB", help="Updates to calibrate it with.")] = "0.5,5,40",
     steps: Annotated[int, typer.Option(min=1, metavar="N", help="Timed steps.")] = 10,
@@ -71,8 +74,9 @@ def scale(
     """Predict synchronous steps of up to a thousand workers, by a model that is calibrated and checked here.
 
     The model's costs are fitted to instant steps of a few workers (`--calibrate`). It then predicts steps of 2 to 32
-    real workers that sleep as if they computed, which were not used for the fit; both are printed. The curve is the
-    model alone: workers on machines with a core each and one to spare, bytes over the link of the driver's machine.
+    real workers that sleep as if they computed, which were not used for the fit, without leaders and under some; both
+    are printed. The curve is the model alone: workers on machines with a core each and one to spare, bytes over the
+    link of each machine, and leaders from where a run has them by itself.
     """
     from benchmarks.cluster import scale as model
     from benchmarks.cluster.model.fit import fit_costs
@@ -93,6 +97,7 @@ def scale(
         steps=steps,
         per_machine=per_machine,
         link_gbit=link_gbit,
+        leaders=numbers_in(leaders, "--leaders"),
     )
     object_store_bytes = model.required_store_bytes(plan)
     with reporting("bench_scale", out, as_json) as report:

@@ -68,10 +68,29 @@ def test_the_driver_bounds_the_throughput() -> None:
 
 
 def test_the_measured_steps_are_predicted() -> None:
-    (check,) = predict_measured(Costs(outer_s=0.05), replace(PLAN, spread=0.0), {(4, 0.1): 0.5})
+    (check,) = predict_measured(Costs(outer_s=0.05), replace(PLAN, spread=0.0), {(4, 0, 0.1): 0.5})
     assert (check.workers, check.payload_mb, check.measured_s) == (4, 0.1, 0.5)
     assert check.predicted_s == pytest.approx(0.25)
     assert check.error == pytest.approx(-0.5)
+
+
+def test_steps_under_leaders_are_predicted_too() -> None:
+    plan = replace(PLAN, spread=0.0)
+    flat, led = predict_measured(Costs(report_s=0.01), plan, {(32, 0, 0.1): 1.0, (32, 2, 0.1): 1.0})
+    assert (led.leaders, led.predicted_s) != (0, flat.predicted_s)
+    # Two leaders take 32 reports each, and the driver the sums of two units each.
+    assert led.predicted_s < flat.predicted_s
+
+
+def test_large_runs_have_leaders_and_gain_by_them() -> None:
+    plan = replace(PLAN, max_workers=200, payloads_mb=(0.5,), shards_per_worker=4)
+    points = list(predict(Costs(assign_s=5e-4, report_s=5e-4, latency_s=1e-3), plan))
+    by_case = {(point.workers, point.leaders): point for point in points}
+    assert {leaders for workers, leaders in by_case if workers < 64} == {0}
+    assert by_case[200, 7].efficiency > 0.8 > by_case[200, 0].efficiency
+    table = curve_table(points)
+    assert table[0]["0.5 MB, leaders: efficiency"] is None
+    assert table[-1]["0.5 MB, leaders: efficiency"] is not None
 
 
 def test_the_worst_error_is_that_at_the_goals_workers() -> None:

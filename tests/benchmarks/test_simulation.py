@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.cluster.model.costs import Costs, Machines
 from benchmarks.cluster.model.events import EventQueue, SharedResource
+from benchmarks.cluster.model.led import LedSimulation
 from benchmarks.cluster.model.simulation import Simulation
 
 
@@ -93,6 +94,35 @@ def test_a_straggler_is_backed_up() -> None:
     ] * 4  # two shards each, and one more for the others
     alone = Simulation(Costs(), Machines(4, 4, 8), 0.0, slowness=[8.0], speculate=False)
     assert alone.step([1.0] * 8) >= 8.0
+
+
+def led_steps(leaders: int, costs: Costs, machines: Machines, seconds: list[float], count: int = 1) -> list[float]:
+    simulation = LedSimulation(leaders, costs, machines, 0.0)
+    return [simulation.step(seconds) for _ in range(count)]
+
+
+def test_all_costs_of_one_shard_under_a_leader() -> None:
+    costs = Costs(begin_s=1.0, assign_s=2.0, report_s=3.0, outer_s=4.0, shard_s=5.0, ray_s=6.0, latency_s=7.0)
+    (step_s,) = led_steps(1, costs, Machines(1, 1, 4), [10.0])
+    driver, leader, worker = 1.0 + 2.0 + 3.0 + 4.0, 2.0 + 2.0 + 3.0 + 5.0, 10.0 + 5.0
+    # Four messages, three of which Ray's processes bring: a call to a worker costs the asker alone.
+    assert step_s == pytest.approx(driver + leader + worker + 3 * 6.0 + 4 * 7.0)
+
+
+def test_leaders_take_reports_side_by_side() -> None:
+    costs = Costs(report_s=0.01)
+    flat = Simulation(costs, Machines(64, 8, 64), 0.0).step([0.0] * 64)
+    assert flat == pytest.approx(0.64)
+    # Of 16 each, which they take at the same time; then the driver takes four sums.
+    assert led_steps(4, costs, Machines(64, 8, 64), [0.0] * 64) == [pytest.approx(0.16 + 0.04)]
+
+
+@pytest.mark.parametrize("workers", [64, 72, 100, 200])
+def test_workers_that_compute_whole_units_are_kept_busy(workers: int) -> None:
+    costs = Costs(assign_s=4e-4, report_s=4e-4, shard_s=1e-3, ray_s=4e-4, latency_s=1e-3)
+    seconds = [0.19 + 0.02 * ((7 * index) % 11) / 10 for index in range(4 * workers)]
+    for step_s in led_steps(-(-workers // 32), costs, Machines(workers, 8, 9), seconds, 4):
+        assert 0.8 < step_s < 0.98  # four shards of 0.2 s each: a fifth round would end after a second
 
 
 def test_the_same_run_takes_the_same_time() -> None:

@@ -13,13 +13,14 @@ Times are seconds, sizes bytes.
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.cluster.model.costs import Costs, Machines
 from benchmarks.cluster.model.events import Action, EventQueue, SharedResource
+from benchmarks.cluster.model.processes import Body, Process
 from distmeta.core.types import Shard, TaskSpec, Work
 from distmeta.runtime.policy.estimates import ShardKey
 from distmeta.runtime.policy.schedule import Schedule
@@ -28,7 +29,7 @@ from distmeta.server.tree import FAN_IN
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     """A call of a worker: compute a shard, or add a group of `adds` reports (`key` is that of its first shard)."""
 
     key: ShardKey
@@ -38,24 +39,34 @@ class _Call:
 
 
 @dataclass
-class _Worker:
+class SimulatedWorker:
     """A worker: its calls in order, and the shards that it need not compute any more."""
 
     index: int
     machine: int
-    calls: deque[_Call] = field(default_factory=deque)
+    reports_to: Process[Any]
+    calls: deque[Call] = field(default_factory=deque)
     forgotten: set[ShardKey] = field(default_factory=set)
     busy: bool = False
 
 
 @dataclass(frozen=True)
-class _Reply:
-    """The reply to a call: `size` bytes of it go to the driver; `computed` is False for a forgotten shard."""
+class Reply:
+    """The reply to a call: `size` bytes of it go to who has asked; `computed` is False for a forgotten shard."""
 
-    worker: _Worker
-    call: _Call
+    worker: SimulatedWorker
+    call: Call
     size: float
     computed: bool
+
+
+def make_shard(index: int) -> Shard:
+    """A shard of one task."""
+    return Shard(index, (TaskSpec(index, 0, "model"),))
+
+
+def make_shards(count: int) -> list[Shard]:
+    return [make_shard(index) for index in range(count)]
 
 
 class Simulation:
@@ -81,56 +92,64 @@ class Simulation:
         self.costs, self.machines, self.payload = costs, machines, payload
         self._slowness = [*slowness, *[1.0] * (machines.workers - len(slowness))]
         self._events = EventQueue()
-        self._workers = [_Worker(index, index // machines.per_machine) for index in range(machines.workers)]
         self._cores = [SharedResource(self._events, machines.cores) for _ in range(machines.count)]
         self._inbound = [SharedResource(self._events, 1.0) for _ in range(machines.count)]
         self._outbound = SharedResource(self._events, 1.0)
-        self._adds_groups = machines.count > 1 and payload >= LARGE_UPDATE_BYTES
         self._groups: dict[int, list[int]] = {}  # machines of the reports that wait to be added
-        self._schedule = Schedule(speculate=speculate)
-        for worker in self._workers:
-            self._schedule.add_worker(worker.index, str(worker.machine))
-        self._replies: deque[_Reply] = deque()
-        self._resume: Action | None = None
         self._has_snapshot: set[int] = set()
         self._awaiting_snapshot: dict[int, list[Action]] = {}
+        self._schedule = self._make_schedule(speculate)
+        self._driver = self._process(0, self._schedule)
+        self._workers = self._make_workers(speculate)
+        self._adds_groups = self._adds_near_workers()
+        self._start()
 
     def step(self, seconds: Sequence[float]) -> float:
         """Make an outer step of shards that compute for these seconds. Returns its duration."""
         started, done = self._events.now, []
         self._has_snapshot, self._awaiting_snapshot, self._groups = {0}, {}, {}
-        driver = self._drive(seconds)
-
-        def resume() -> None:
-            try:
-                needed = next(driver)
-            except StopIteration:
-                done.append(True)
-                return
-            if needed is None:
-                self._wait(resume)
-            else:
-                self._cores[0].use(needed, resume)
-
-        resume()
+        self._driver.run(self._drive(seconds), lambda: done.append(True))
         while not done:
             self._events.advance()
         return self._events.now - started
 
-    def _drive(self, seconds: Sequence[float]) -> Iterator[float | None]:
-        """The driver: yields the processor seconds that it needs, or None to wait for a reply."""
+    def _start(self) -> None:
+        """Start processes that are there from the beginning, besides the driver and the workers."""
+
+    def _make_schedule(self, speculate: bool) -> Schedule:
+        return Schedule(speculate=speculate)
+
+    def _process(self, machine: int, schedule: Schedule) -> Process[Any]:
+        """A process that waits no longer than its schedule allows."""
+        check = lambda: schedule.next_check_at(self._events.now)  # noqa: E731
+        return Process(self._events, machine, self._cores[machine], check)
+
+    def _make_workers(self, speculate: bool) -> list[SimulatedWorker]:
+        workers = [
+            SimulatedWorker(index, self._machine_of(index), self._driver) for index in range(self.machines.workers)
+        ]
+        for worker in workers:
+            self._schedule.add_worker(worker.index, str(worker.machine))
+        return workers
+
+    def _machine_of(self, worker: int) -> int:
+        return worker // self.machines.per_machine
+
+    def _adds_near_workers(self) -> bool:
+        return self.machines.count > 1 and self.payload >= LARGE_UPDATE_BYTES
+
+    def _drive(self, seconds: Sequence[float]) -> Body:
         costs, missing = self.costs, len(seconds)
         yield costs.begin_s + costs.begin_byte_s * self.payload
-        self._schedule.start(Work("update"), [Shard(i, (TaskSpec(i, 0, "model"),)) for i in range(missing)])
+        self._schedule.start(Work("update"), make_shards(missing))
         call_id = self._schedule.call_id
         while missing:
             for assignment in self._schedule.assign(self._events.now):
                 yield costs.assign_s
                 index = assignment.shard.index
-                self._send(self._workers[assignment.worker], _Call((call_id, index), seconds[index]))
-            if not self._replies:
-                yield None
-            for reply in [self._replies.popleft() for _ in range(len(self._replies))]:
+                self._send(self._workers[assignment.worker], Call((call_id, index), seconds[index]))
+            yield None
+            for reply in self._driver.take():
                 yield costs.report_s + costs.report_byte_s * reply.size * (reply.call.key[0] == call_id)
                 if reply.call.adds:
                     missing -= reply.call.adds
@@ -142,7 +161,7 @@ class Simulation:
                         self._add(reply.call.key, group)
         yield costs.outer_s + costs.outer_byte_s * self.payload
 
-    def _finished(self, reply: _Reply) -> bool:
+    def _finished(self, reply: Reply) -> bool:
         """Tell the scheduler, and the other workers with the shard. Returns whether it is the shard's first report."""
         key = reply.call.key
         first, others = self._schedule.finished(reply.worker.index, key, self._events.now, computed=reply.computed)
@@ -150,7 +169,7 @@ class Simulation:
             self._workers[other].forgotten.add(key)
         return first
 
-    def _hold(self, reply: _Reply, num_shards: int) -> list[int] | None:
+    def _hold(self, reply: Reply, num_shards: int) -> list[int] | None:
         """Keep a report for its group, if it has one.
 
         Returns:
@@ -169,24 +188,9 @@ class Simulation:
         home = max(sorted(set(machines)), key=machines.count)
         local = [worker for worker in self._workers if worker.machine == home]
         adder = min(local, key=lambda worker: (len(worker.calls) + worker.busy, worker.index))
-        self._send(adder, _Call(key, adds=len(machines), remote=len(machines) - machines.count(home)))
+        self._send(adder, Call(key, adds=len(machines), remote=len(machines) - machines.count(home)))
 
-    def _wait(self, then: Action) -> None:
-        """Continue at the next reply, or when the scheduler wants to be asked again."""
-        if self._replies:
-            then()
-            return
-        self._resume = then
-        wake = self._schedule.next_check_at(self._events.now)
-        if wake < math.inf:
-            self._events.at(wake, lambda: self._wake(then))
-
-    def _wake(self, then: Action) -> None:
-        if self._resume is then:
-            self._resume = None
-            then()
-
-    def _send(self, worker: _Worker, call: _Call) -> None:
+    def _send(self, worker: SimulatedWorker, call: Call) -> None:
 
         def arrive() -> None:
             worker.calls.append(call)
@@ -212,7 +216,7 @@ class Simulation:
 
         self._outbound.use(self.payload / self.machines.link_bytes_s, arrived)
 
-    def _work(self, worker: _Worker) -> None:
+    def _work(self, worker: SimulatedWorker) -> None:
         """Do the first call: fetch or compute, check and write; then the next one."""
         call = worker.calls.popleft()
         worker.busy, costs, cores = True, self.costs, self._cores[worker.machine]
@@ -221,7 +225,7 @@ class Simulation:
 
         def written() -> None:
             size = self.payload if computed and (call.adds or not self._adds_groups) else 0.0
-            self._reply(_Reply(worker, call, size, computed))
+            self._reply(Reply(worker, call, size, computed))
             worker.busy = False
             if worker.calls:
                 self._work(worker)
@@ -239,21 +243,18 @@ class Simulation:
         else:
             self._events.after(compute_s, write)
 
-    def _reply(self, reply: _Reply) -> None:
-        """Bring a reply to the driver: over the link, through Ray's own processes."""
-        costs = self.costs
+    def _reply(self, reply: Reply) -> None:
+        self._deliver(reply, reply.size, reply.worker.machine, reply.worker.reports_to)
 
-        def arrived() -> None:
-            self._replies.append(reply)
-            if self._resume is not None:
-                resume, self._resume = self._resume, None
-                resume()
+    def _deliver(self, message: Any, size: float, machine: int, receiver: Process[Any]) -> None:
+        """Bring a message to a process: over the link of its machine, through Ray's own processes there."""
+        costs, home = self.costs, receiver.machine
 
         def received() -> None:
-            needed = costs.ray_s + costs.ray_byte_s * reply.size
-            self._cores[0].use(needed, lambda: self._events.after(costs.latency_s, arrived))
+            needed = costs.ray_s + costs.ray_byte_s * size
+            self._cores[home].use(needed, lambda: self._events.after(costs.latency_s, lambda: receiver.post(message)))
 
-        if reply.worker.machine and reply.size and self.machines.link_bytes_s is not None:
-            self._inbound[0].use(reply.size / self.machines.link_bytes_s, received)
+        if machine != home and size and self.machines.link_bytes_s is not None:
+            self._inbound[home].use(size / self.machines.link_bytes_s, received)
         else:
             received()

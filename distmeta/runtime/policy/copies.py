@@ -23,6 +23,7 @@ def copies_of_late(
     may_copy: Callable[[Attempt], bool],
     is_allowed: Callable[[int, int], bool],
     now: float,
+    patience: float = 1.0,
 ) -> tuple[list[tuple[int, Shard]], float]:
     """Which idle workers compute which running shards as well: those that end last, the fastest first.
 
@@ -33,18 +34,20 @@ def copies_of_late(
         may_copy: Whether an attempt's shard may have a copy.
         is_allowed: Whether a worker may get the shard of an index.
         now: The time.
+        patience: How many times as long as usual to wait before an attempt counts as late. With more than one, only
+            attempts that are late are copied; else those, too, that a slow worker has just begun.
 
     Returns:
         Pairs of worker and shard; the time before which there is nothing to copy.
     """
     free = sorted(idle, key=lambda worker: (throughput.seconds_per_task(worker) or 0.0, worker))
-    limits = [late_at(throughput, worker, queue[0]) for worker, queue in queues.items() if queue]
+    limits = [late_at(throughput, worker, queue[0], patience) for worker, queue in queues.items() if queue]
     next_late_at = min((limit for limit in limits if limit > now), default=math.inf)
     running = [
         (end, -attempt.shard.index, attempt.shard)
         for worker, queue in queues.items()
-        for attempt, end in zip(queue, expected_ends(throughput, worker, queue, now), strict=True)
-        if may_copy(attempt)
+        for attempt, end in zip(queue, expected_ends(throughput, worker, queue, now, patience), strict=True)
+        if may_copy(attempt) and (patience <= 1.0 or now >= late_at(throughput, worker, attempt, patience))
     ]
     copies: list[tuple[int, Shard]] = []
     for end, _, shard in sorted(running, key=lambda entry: entry[:2], reverse=True):

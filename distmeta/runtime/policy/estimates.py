@@ -38,19 +38,21 @@ def duration_s(throughput: Throughput, worker: int, shard: Shard) -> float:
     return (throughput.seconds_per_task(worker) or 0.0) * max(1, len(shard.specs))
 
 
-def late_at(throughput: Throughput, worker: int, attempt: Attempt) -> float:
-    """When the first attempt of a worker's queue becomes late."""
+def late_at(throughput: Throughput, worker: int, attempt: Attempt, patience: float = 1.0) -> float:
+    """When the first attempt of a worker's queue becomes late; `patience` is a factor of the time until then."""
     duration = duration_s(throughput, worker, attempt.shard)
-    return attempt.since + max(LATE_FACTOR * duration, duration + LATE_MARGIN_S)
+    return attempt.since + patience * max(LATE_FACTOR * duration, duration + LATE_MARGIN_S)
 
 
-def expected_ends(throughput: Throughput, worker: int, queue: Sequence[Attempt], now: float) -> list[float]:
+def expected_ends(
+    throughput: Throughput, worker: int, queue: Sequence[Attempt], now: float, patience: float = 1.0
+) -> list[float]:
     """When each attempt of a worker's queue should end. One that is late is expected to take as long again."""
     ends: list[float] = []
     for attempt in queue:
         start = ends[-1] if ends else attempt.since
         end = start + duration_s(throughput, worker, attempt.shard)
-        if not ends and now >= late_at(throughput, worker, attempt):
+        if not ends and now >= late_at(throughput, worker, attempt, patience):
             end = now + (now - attempt.since)
         ends.append(max(end, now))
     return ends

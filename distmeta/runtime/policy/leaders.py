@@ -38,7 +38,7 @@ def num_leaders(setting: int | Literal["auto"], workers: int) -> int:
 
 
 def choose_leader(node: str, leaders: Mapping[int, Followers]) -> int | None:
-    """The leader of a new worker: one on its node, unless that has more than its share; else the one with the fewest.
+    """The leader of a new worker: one on its node, unless that has more than its share; else the neediest.
 
     Args:
         node: Node of the worker.
@@ -48,22 +48,45 @@ def choose_leader(node: str, leaders: Mapping[int, Followers]) -> int | None:
         return None
     share = -(-(1 + sum(leader.num_workers for leader in leaders.values())) // len(leaders))
     near = [index for index, leader in leaders.items() if leader.node == node and leader.num_workers < share]
-    return min(near or leaders, key=lambda index: (leaders[index].num_workers, index))
+    return min(near or leaders, key=lambda index: _need(leaders, index))
+
+
+def _need(leaders: Mapping[int, Followers], index: int) -> tuple[bool, int, int]:
+    """Sorts those first that need a worker most: those with the fewest, but a group that is begun is completed.
+
+    A unit has FAN_IN shards: 31 workers with four shards each take eight units and need five rounds for them, or take
+    seven and wait.
+    """
+    complete = all(leader.num_workers >= FAN_IN for leader in leaders.values())
+    count = leaders[index].num_workers
+    return complete and count % FAN_IN == 0, count, index
 
 
 def next_move(leaders: Mapping[int, Followers]) -> tuple[int, int] | None:
-    """From which leader to which one to move a worker, so that none has two more than another; None if none has."""
+    """From which leader to which one to move a worker, so that none has many more than another; None if none has.
+
+    As long as one has fewer than FAN_IN workers, two more are too many, else FAN_IN + 1.
+    """
     if not leaders:
         return None
     by_size = sorted(leaders, key=lambda index: (leaders[index].num_workers, index))
-    fewest, most = by_size[0], by_size[-1]
-    return (most, fewest) if leaders[most].num_workers - leaders[fewest].num_workers >= 2 else None
+    fewest, most = (leaders[index].num_workers for index in (by_size[0], by_size[-1]))
+    allowed = 1 if fewest < FAN_IN else FAN_IN
+    return (by_size[-1], by_size[0]) if most - fewest > allowed else None
 
 
 def slots_of(leader: int, num_workers: int) -> range:
-    """The slots of a leader with so many workers: one for each FAN_IN of them, since a unit has FAN_IN shards."""
-    count = min(MAX_SLOTS, max(1, num_workers // FAN_IN)) if num_workers else 0
+    """The slots of a leader with so many workers: one for each FAN_IN of them, since a unit has FAN_IN shards.
+
+    Rounded up: with a slot too few, some workers would wait for the next unit to be sent.
+    """
+    count = min(MAX_SLOTS, -(-num_workers // FAN_IN))
     return range(leader * MAX_SLOTS, leader * MAX_SLOTS + count)
+
+
+def weight_of(num_workers: int) -> float:
+    """Workers behind each slot of a leader with so many: its slots own so large a part of the units."""
+    return num_workers / max(1, len(slots_of(0, num_workers)))
 
 
 def leader_of(slot: int) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from distmeta.core.types import Shard
 from distmeta.server.tree import FAN_IN
@@ -30,8 +31,8 @@ class Pending:
         self._size = len(shards)
         self._upcoming = list(upcoming)
         self._workers: tuple[int, ...] = ()
-        self._nodes: Mapping[int, str] = {}
-        self._owners: list[int] = []
+        self._owners_of: Callable[[int], Sequence[int]] = lambda num_shards: ()
+        self._owners: Sequence[int] = ()
         """Owners of shards 0, 1, ...; the list repeats."""
         self._own: dict[int, deque[int]] = {}
         """Indices of pending shards, by owner."""
@@ -43,12 +44,17 @@ class Pending:
     def __len__(self) -> int:
         return len(self.shards)
 
-    def divide(self, workers: Sequence[int], nodes: Mapping[int, str]) -> None:
-        """Divide the pending shards, and the upcoming ones, among the workers, whose nodes are given."""
+    def divide(self, workers: Sequence[int], owners_of: Callable[[int], Sequence[int]]) -> None:
+        """Divide the pending shards, and the upcoming ones, among the workers.
+
+        Args:
+            workers: The workers.
+            owners_of: Returns the owners of shards 0, 1, ... of so many; the list repeats.
+        """
         self._workers = tuple(workers)
-        self._nodes = nodes
+        self._owners_of = owners_of
         self._own = {worker: deque() for worker in workers}
-        self._owners = owners(workers, nodes, self._size)
+        self._owners = owners_of(self._size) if workers else ()
         self._shared.clear()
         for index in self.shards:
             self._give(index)
@@ -118,7 +124,7 @@ class Pending:
 
     def _divide_upcoming(self) -> None:
         self._announced = {}
-        by_index = owners(self._workers, self._nodes, len(self._upcoming)) if self._workers else []
+        by_index = self._owners_of(len(self._upcoming)) if self._workers else ()
         for shard in self._upcoming if by_index else ():
             self._announced.setdefault(by_index[shard.index % len(by_index)], shard)
 
@@ -129,7 +135,7 @@ class Pending:
             own.insert(0 if first else len(own), index)
 
 
-def owners(workers: Sequence[int], nodes: Mapping[int, str], num_shards: int) -> list[int]:
+def owners_by_node(workers: Sequence[int], nodes: Mapping[int, str], num_shards: int) -> list[int]:
     """The workers that own shards 0, 1, ...; the list repeats.
 
     One worker after the other. If there is at least one group of shards for each node, the shards of a group belong to
@@ -141,3 +147,17 @@ def owners(workers: Sequence[int], nodes: Mapping[int, str], num_shards: int) ->
     if len(by_node) < 2 or num_shards < len(by_node) * FAN_IN:
         return list(workers)
     return [node[index % len(node)] for node in by_node.values() for index in range(FAN_IN)]
+
+
+@lru_cache(maxsize=8)
+def owners_by_weight(workers: tuple[int, ...], weights: tuple[float, ...], num_shards: int) -> tuple[int, ...]:
+    """The workers that own so many shards: each as many as its weight says, spread over the whole list."""
+    if len(set(weights)) < 2:
+        return workers
+    credits, total, owners = list(weights), sum(weights), []
+    for _ in range(num_shards):
+        position = max(range(len(workers)), key=credits.__getitem__)
+        owners.append(workers[position])
+        credits[position] -= total
+        credits = [credit + weight for credit, weight in zip(credits, weights, strict=True)]
+    return tuple(owners) or workers

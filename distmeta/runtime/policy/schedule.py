@@ -25,12 +25,14 @@ from distmeta.runtime.policy.estimates import (
     duration_s,
     would_finish_last,
 )
-from distmeta.runtime.policy.pending import Pending
+from distmeta.runtime.policy.pending import Pending, owners_by_node, owners_by_weight
 from distmeta.runtime.policy.throughput import Throughput
 
 MIN_DELAY_S = 0.005
 """A worker that needs so little more than others for a shard delays no call: a message may take as long."""
 MAX_COPIES = 2
+LEAD_PATIENCE = 2.0
+"""A leader has its late shards copied itself, and a copy of a whole unit keeps its workers from the next step."""
 FORGET_AFTER_CALLS = 50
 """Calls without a shard after which a worker counts as a typical one, so that a slow one gets another chance."""
 
@@ -85,6 +87,7 @@ class Schedule:
         self._may_queue: set[int] = set()
         """Workers that may have room for a shard of their own behind the one that they compute."""
         self._nodes: dict[int, str] = {}
+        self._weights: dict[int, float] = {}
         self._next_late_at = -math.inf
         """No attempt becomes late before."""
         self._throughput: dict[Work, Throughput] = {}
@@ -107,11 +110,17 @@ class Schedule:
         """Workers with an empty queue."""
         return sorted(self._idle)
 
-    def add_worker(self, worker: int, node: str = "") -> None:
-        """Add a worker that runs on `node`."""
+    def add_worker(self, worker: int, node: str = "", weight: float = 1.0) -> None:
+        """Add a worker that runs on `node`. Of slots of leaders, each owns as many shards as its weight says."""
         self._queues[worker] = deque()
-        self._nodes[worker] = node
+        self._nodes[worker], self._weights[worker] = node, weight
         self._update_workers()
+
+    def weigh(self, worker: int, weight: float) -> None:
+        """Change the weight of a worker."""
+        if self._weights[worker] != weight:
+            self._weights[worker] = weight
+            self._divide()
 
     def drain_worker(self, worker: int) -> list[ShardKey]:
         """Assign no more shards to a worker, which finishes the running one. Returns those queued behind it."""
@@ -321,9 +330,15 @@ class Schedule:
         self._divide()
 
     def _divide(self) -> None:
-        self._call.pending.divide(self._workers, self._nodes)
+        self._call.pending.divide(self._workers, self._owners_of)
         self._call.refused.clear()
         self._may_queue = set(self._workers)
+
+    def _owners_of(self, num_shards: int) -> Sequence[int]:
+        if self._leads:
+            weights = tuple(self._weights[worker] for worker in self._workers)
+            return owners_by_weight(self._workers, weights, num_shards)
+        return owners_by_node(self._workers, self._nodes, num_shards)
 
     def _next_of(self, worker: int) -> Shard | None:
         return self._call.pending.next_of(worker, slow=self._call.throughput.is_slow(worker))
@@ -364,7 +379,13 @@ class Schedule:
         if not self._idle or call.throughput.typical() is None:
             return []
         copies, self._next_late_at = copies_of_late(
-            call.throughput, self._queues, self._idle, self._may_copy, call.pending.is_allowed, now
+            call.throughput,
+            self._queues,
+            self._idle,
+            self._may_copy,
+            call.pending.is_allowed,
+            now,
+            LEAD_PATIENCE if self._leads else 1.0,
         )
         self.copies += len(copies)
         return [self._assign_to(worker, shard, now) for worker, shard in copies]

@@ -33,6 +33,7 @@ from distmeta.runtime.policy.leaders import (
     single_unit,
     slots_of,
     units_of,
+    weight_of,
 )
 from distmeta.runtime.policy.schedule import Schedule
 from distmeta.runtime.ray.call import CallState
@@ -246,8 +247,11 @@ class LedExecutor(RayExecutor):
         slots = set(self._schedule.workers)
         for index, leader in followers.items():
             needed = set(slots_of(index, leader.num_workers))
+            weight = weight_of(leader.num_workers)
             for slot in sorted(needed - slots):
-                self._schedule.add_worker(slot, str(index))
+                self._schedule.add_worker(slot, str(index), weight)
+            for slot in sorted(needed & slots):
+                self._schedule.weigh(slot, weight)
             # One that is not needed any more stays while there are others: its unit is being computed.
             for slot in () if needed else sorted(slot for slot in slots if leader_of(slot) == index):
                 self._schedule.remove_worker(slot)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
@@ -20,8 +21,9 @@ from distmeta.runtime.policy.leaders import (
     single_unit,
     slots_of,
     units_of,
+    weight_of,
 )
-from distmeta.runtime.policy.schedule import Schedule
+from distmeta.runtime.policy.schedule import LEAD_PATIENCE, Schedule
 from distmeta.server.tree import FAN_IN
 
 UPDATE = Work("update")
@@ -60,8 +62,53 @@ def test_workers_are_moved_until_no_leader_has_two_more_than_another() -> None:
     assert next_move({}) is None
 
 
+def test_leaders_of_many_workers_get_whole_groups_of_them() -> None:
+    leaders: dict[int, Followers] = {index: Followers(f"node {index}", 0) for index in range(3)}
+    for worker in range(72):
+        chosen = choose_leader("another node", leaders)
+        assert chosen is not None
+        leaders[chosen] = Followers(leaders[chosen].node, leaders[chosen].num_workers + 1)
+        assert next_move(leaders) is None
+        if worker == 29:
+            assert [leader.num_workers for leader in leaders.values()] == [10, 10, 10]
+    assert [leader.num_workers for leader in leaders.values()] == [32, 24, 16]
+    leaders[2] = Followers("", 15)  # one has died
+    assert next_move(leaders) == (0, 2)
+    assert choose_leader("another node", leaders) == 2
+
+
+def test_slots_own_units_by_the_workers_behind_them() -> None:
+    schedule = Schedule(leads=True)
+    for slot, weight in ((0, 16.0), (1, 8.0), (2, 16.0)):
+        schedule.add_worker(slot, str(slot), weight)
+    schedule.start(UPDATE, make_shards(10))
+    owners = [schedule._call.pending.owner(index) for index in range(10)]
+    assert Counter(owners) == {0: 4, 1: 2, 2: 4}
+    assert {0, 1, 2} == set(owners[:4])  # from the beginning
+    schedule.weigh(1, 16.0)
+    assert [schedule._call.pending.owner(index) for index in range(6)] == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_unit_is_copied_when_its_leader_hangs_and_not_before() -> None:
+    schedule = Schedule(leads=True)
+    for slot in (0, 1024):
+        schedule.add_worker(slot, str(slot))
+    for start in (0.0, 10.0):
+        schedule.start(UPDATE, make_shards(4))
+        assert len(schedule.assign(start)) == 4
+        for index, slot in enumerate((0, 1024, 0, 1024)):
+            schedule.finished(slot, (schedule.call_id, index), start + 1.0 + index // 2)
+    schedule.start(UPDATE, make_shards(2))
+    schedule.assign(20.0)
+    schedule.finished(0, (schedule.call_id, 0), 21.0)
+    assert schedule.assign(22.0) == []  # a shard of a worker would have a copy by now
+    assert schedule.next_check_at(22.0) == pytest.approx(20.0 + LEAD_PATIENCE * 1.5)
+    assert [assignment.shard.index for assignment in schedule.assign(23.1)] == [1]
+
+
 def test_a_leader_has_a_slot_for_each_group_that_its_workers_compute_at_a_time() -> None:
-    assert [len(slots_of(0, workers)) for workers in (0, 1, 15, 16, 31, 32, 40)] == [0, 1, 1, 1, 1, 2, 2]
+    assert [len(slots_of(0, workers)) for workers in (0, 1, 15, 16, 17, 31, 32, 40)] == [0, 1, 1, 1, 2, 2, 2, 3]
+    assert [weight_of(workers) for workers in (0, 15, 16, 24, 32)] == [0.0, 15.0, 16.0, 12.0, 16.0]
     assert len(slots_of(3, 10**6)) == MAX_SLOTS
     assert {leader_of(slot) for slot in slots_of(3, 64)} == {3}
 
