@@ -144,7 +144,8 @@ def shares(path: Path, results: Mapping[str, Any], title: str) -> None:
     figure.suptitle(title, fontsize=8, x=0.01, ha="left")
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         for index, start in enumerate(starts):
-            x = [100 * result["share"] for result in results.values()]
+            # Beside each other: intervals over the same tasks would hide each other.
+            x = [100 * result["share"] * (1.0 + 0.06 * index) for result in results.values()]
             means, halves = zip(*(result["scores"][f"{start}, {task}"] for result in results.values()), strict=True)
             label = start if task == tasks[0] else None
             axes.errorbar(x, means, halves, linestyle="none", capsize=2, label=label, **_style(index))

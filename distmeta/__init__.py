@@ -20,6 +20,7 @@ nor Ray nor MLflow:
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ __all__ = [
     "tune",
 ]
 __version__ = "0.1.0"
+
+# Without it, MKL's products of small matrices depend on where these lie in memory: on processors with AVX2 alone the
+# bits of a task then depend on its place among others. MKL reads it at its first call.
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 _ATTRIBUTES = {
     "Callback": "distmeta.training.callbacks",

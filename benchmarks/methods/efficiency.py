@@ -3,7 +3,8 @@
 Each kind is fitted to unseen tasks by a few steps of Adam, from two starts: plain (as it begins) and meta-learned
 (class means over its features, on the training classes). Tasks have 5 intents, or as many
 as every split has.
-DIR/efficiency_STORE.json keeps what is finished, so a run that is cut off goes on.
+DIR/efficiency_STORE.json keeps what is finished, so a run that is cut off goes on: `docs/measured` has what is shown
+in the documentation.
 
     python -m benchmarks.methods.efficiency --store banking77
     python -m benchmarks.methods.efficiency --kinds lora ia3 --episodes 20 --set train.steps=20

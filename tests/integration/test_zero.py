@@ -193,16 +193,21 @@ def test_a_rank_killed_in_mid_step_changes_no_bit(
     ray_cluster: None, base: RunConfig, plain: TrainResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two steps after the last checkpoint, which is that of step 0: the new group makes them again."""
-    submit, advances = WorkerGroup.submit, 0
+    compute, submit, work, advances = RayExecutor._run, WorkerGroup.submit, "", 0
 
-    def kill_after_submitting(self: WorkerGroup, worker: Any, assignment: Any, key: Any, work: Work, *rest: Any,
-                              **options: Any) -> None:  # fmt: skip
+    def run_named(self: RayExecutor, call: Any) -> Any:
+        nonlocal work
+        work = call.work.name
+        return compute(self, call)
+
+    def kill_after_submitting(self: WorkerGroup, worker: Any, *rest: Any, **options: Any) -> None:
         nonlocal advances
-        submit(self, worker, assignment, key, work, *rest, **options)
-        advances += work.name == "advance"
-        if advances == 3 and work.name == "advance":
+        submit(self, worker, *rest, **options)
+        advances += work == "advance"
+        if advances == 3 and work == "advance":
             os.kill(worker.ranks[1].location.pid, signal.SIGKILL)
 
+    monkeypatch.setattr(RayExecutor, "_run", run_named)
     monkeypatch.setattr(WorkerGroup, "submit", kill_after_submitting)
     result = run(base, "bereft", *on(2), "evaluation.every=0")
     assert result.digest == plain.digest
