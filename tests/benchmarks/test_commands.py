@@ -55,7 +55,7 @@ def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
     @contextmanager
     def local_workers(
-        max_workers: int, object_store_bytes: int
+        max_workers: int, object_store_bytes: int, *, light: bool = False, leaders: int = 0
     ) -> Iterator[Callable[[int], AbstractContextManager[Executor]]]:
         @contextmanager
         def workers_of(count: int) -> Iterator[Executor]:
@@ -183,7 +183,8 @@ def test_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples = [(sample["workers"], round(sample["payload"] / 1e5)) for sample in result["calibration"]]
     assert samples == [(workers, size) for workers in (1, 2) for size in (1, 4)]
     assert all(cost >= 0 for cost in result["costs"].values())
-    (check,) = result["checks"]
+    check, *led = result["checks"]
+    assert [each["leaders"] for each in (check, *led)] == [0, 1, 2]
     assert check["measured_s"] > 0.009  # two shards of about 5 ms
     assert check["error"] == pytest.approx(check["predicted_s"] / check["measured_s"] - 1)
     assert [point["workers"] for point in result["curve"]] == [1, 2, 4, 8, 16, 20] * 2

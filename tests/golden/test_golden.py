@@ -16,6 +16,8 @@ from distmeta.methods import METHODS
 from .cases import CASES, run_case
 
 EXPECTED = json.loads(Path(__file__).with_name("expected.json").read_text(encoding="utf-8"))
+TOLERANCES = {"ttt": 5e-3}
+"""Of scores, where more than 2e-3: steps on one image after the other amplify the last bits (3e-3 without AVX-512)."""
 
 
 def test_every_method_has_a_golden_run() -> None:
@@ -29,4 +31,5 @@ def test_scores_are_those_on_record(name: str, tmp_path: Path) -> None:
     assert outcome.norm == pytest.approx(expected["norm"], rel=1e-4)
     assert set(outcome.scores) == set(expected["scores"])
     for metric, curve in outcome.scores.items():
-        assert curve == pytest.approx(expected["scores"][metric], rel=2e-3, abs=2e-3), metric
+        tolerance = TOLERANCES.get(name, 2e-3)
+        assert curve == pytest.approx(expected["scores"][metric], rel=tolerance, abs=tolerance), metric

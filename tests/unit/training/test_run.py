@@ -249,7 +249,8 @@ def test_incidents_are_logged_counted_and_kept_over_a_resume(driver: Driver) -> 
     first = resumable(driver)
     assert (first.counts["worker_died"], first.counts["restarts"]) == (1, 1)
     assert driver.trackers[0].metrics[1]["system/restarts"] == 1.0
-    assert set(driver.trackers[0].texts) == {"incidents/from-step-00000000-0.jsonl", "workers/worker-2.txt"}
+    kept = {"incidents/from-step-00000000-0.jsonl", "workers/worker-2.txt", "workers/now.json"}
+    assert set(driver.trackers[0].texts) == kept
     driver.compute = incident_at(5)
     second = driver.train(driver.config(steps=7), resume=True)
     assert (second.counts["worker_died"], second.counts["restarts"], second.counts["resumes"]) == (2, 2, 1)
