@@ -67,6 +67,11 @@ class Result:
     compute_s: float
     spans: tuple[Span, ...] = ()
 
+    @property
+    def parts(self) -> tuple[Span, ...]:
+        """What each shard has cost, of a group or of a single one."""
+        return self.spans or (Span(self.worker, self.data_wait_s, self.compute_s),)
+
 
 @dataclass(frozen=True)
 class WorkerState:

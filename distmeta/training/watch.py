@@ -60,13 +60,11 @@ class Watch:
         self._tasks += tasks
         self._steps += 1
         for result in results:
-            for worker, data_wait_s, compute_s in result.spans or (
-                (result.worker, result.data_wait_s, result.compute_s),
-            ):
-                work = self._work[worker]
+            for part in result.parts:
+                work = self._work[part.worker]
                 work.shards += 1
-                work.data_wait_s += data_wait_s
-                work.compute_s += compute_s
+                work.data_wait_s += part.data_wait_s
+                work.compute_s += part.compute_s
 
     def show_if_due(self, step: int) -> None:
         """Show the workers if the last time is long enough ago."""
@@ -76,41 +74,53 @@ class Watch:
     def show(self, step: int) -> None:
         """Show what the workers have done since the last time."""
         self._shown_at = self._clock()
-        elapsed_s = max(self._elapsed_s, 1e-9)
-        per_shard = {worker: work.compute_s / work.shards for worker, work in self._work.items()}
-        typical_s = statistics.median_low(per_shard.values()) if per_shard else 0.0
         failures_by_worker, failures_by_node = Counter[int](), Counter[str]()
         for (worker, node), count in self._incidents.failures.items():
             failures_by_worker[worker] += count
             failures_by_node[node] += count
-        workers, by_worker = [], {}
-        for state in self._executor.workers():
-            work, seconds = self._work[state.index], per_shard.get(state.index)
-            values = {
-                "shards": float(work.shards),
-                "busy_share": work.compute_s / elapsed_s,
-                "data_wait_share": work.data_wait_s / elapsed_s,
-                "times_typical": seconds / typical_s if seconds and typical_s else 0.0,
-                "failures": float(failures_by_worker[state.index]),
-            }
-            by_worker[state.index] = {f"worker_{name}": value for name, value in values.items()}
-            workers.append({**asdict(state), "seconds_per_shard": seconds, **values})
-        counts = self._incidents.counts()
-        totals = {
-            "step": float(step),
-            "seconds_per_step": elapsed_s / max(1, self._steps),
-            "tasks_per_s": self._tasks / elapsed_s,
-            "workers": float(self._executor.num_workers),
-            **{name: float(count) for name, count in counts.items()},
-        }
-        self._executor.export(self._run, totals, by_worker)
+        seconds, shares = self._seconds_per_shard(), self._by_worker(failures_by_worker)
+        totals = self._totals(step)
+        exported = {index: {f"worker_{name}": value for name, value in of.items()} for index, of in shares.items()}
+        self._executor.export(self._run, totals, exported)
         now = {
             "run": self._run,
             "time": time.time(),
             "interval_s": INTERVAL_S,
             **totals,
             "failures_by_node": dict(+failures_by_node),
-            "workers_now": workers,
+            "workers_now": [
+                {**asdict(state), "seconds_per_shard": seconds.get(state.index), **shares[state.index]}
+                for state in self._executor.workers()
+            ],
         }
         self._tracker.text(json.dumps(now, indent=1) + "\n", PATH)
         self._start()
+
+    def _seconds_per_shard(self) -> dict[int, float]:
+        return {worker: work.compute_s / work.shards for worker, work in self._work.items() if work.shards}
+
+    def _totals(self, step: int) -> dict[str, float]:
+        """Of the whole run."""
+        return {
+            "step": float(step),
+            "seconds_per_step": self._elapsed_s / max(1, self._steps),
+            "tasks_per_s": self._tasks / max(self._elapsed_s, 1e-9),
+            "workers": float(self._executor.num_workers),
+            **{name: float(count) for name, count in self._incidents.counts().items()},
+        }
+
+    def _by_worker(self, failures: Counter[int]) -> dict[int, dict[str, float]]:
+        """Of each worker, active or not."""
+        elapsed_s, seconds = max(self._elapsed_s, 1e-9), self._seconds_per_shard()
+        typical_s = statistics.median_low(seconds.values()) if seconds else 0.0
+        shares: dict[int, dict[str, float]] = {}
+        for state in self._executor.workers():
+            work = self._work.get(state.index, _Work())
+            shares[state.index] = {
+                "shards": float(work.shards),
+                "busy_share": work.compute_s / elapsed_s,
+                "data_wait_share": work.data_wait_s / elapsed_s,
+                "times_typical": seconds.get(state.index, 0.0) / typical_s if typical_s else 0.0,
+                "failures": float(failures[state.index]),
+            }
+        return shares
