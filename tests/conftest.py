@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .interpreted import InterpretedGraph
 
 # Read by torch, and by every process that a test starts, when it is loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+_RECORDING = ("integration", "cli", "training", "fuzz")
+"""Folders of tests that record runs: each begins with the empty MLflow store that an earlier one made."""
 _SLOW_FIXTURES = {"native", "compiled_home", "data_dir", "omniglot_store"}
 
 
@@ -32,12 +36,19 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """A test is named by the start of its text: names are sent to and from each process, and documents are long."""
+    return val[:60].encode("unicode_escape").decode() if isinstance(val, str) and len(val) > 60 else None
+
+
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that compile or import real data as thorough; skip those whose data is missing."""
     for item in items:
         if _SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.thorough)
+        if _shares_with_its_module(item) and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
     root = _raw_data()
     if root is None or not (root / "omniglot").is_dir():
         skip = pytest.mark.skip(reason="DISTMETA_DATA does not name a folder that holds omniglot/")
@@ -46,16 +57,47 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(skip)
 
 
+def _shares_with_its_module(item: pytest.Item) -> bool:
+    """Whether a test uses what is made once in a module: one process then makes it, not each of them."""
+    definitions = getattr(item, "_fixtureinfo", None)
+    found = definitions.name2fixturedefs.values() if definitions else ()
+    return any(each.scope == "module" and each.baseid for (*_, each) in found)
+
+
 @pytest.fixture(autouse=True)
-def _alone(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _alone(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_stores: Path
+) -> Iterator[None]:
     """Keep tests away from the user's stores, tracking server and cluster, and from each other's cores."""
-    monkeypatch.setenv("DISTMETA_HOME", str(tmp_path / "home"))
+    home = tmp_path / "home"
+    monkeypatch.setenv("DISTMETA_HOME", str(home))
     for name in ("MLFLOW_TRACKING_URI", "RAY_API_SERVER_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "DISTMETA_RUNS"):
         monkeypatch.delenv(name, raising=False)
     if "cluster" not in request.keywords:
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+    records = request.path.parent.name in _RECORDING
+    if records:
+        _copy_new(empty_stores, home / "mlflow")
+    yield
+    if records:
+        _copy_new(home / "mlflow", empty_stores)
+
+
+@pytest.fixture(scope="session")
+def empty_stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where tests leave the empty MLflow store for those after them: making one takes seconds."""
+    return shared_folder(tmp_path_factory, "empty_stores")
+
+
+def _copy_new(source: Path, target: Path) -> None:
+    for path in source.glob("empty-*.db") if source.is_dir() else ():
+        if not (target / path.name).exists():
+            target.mkdir(parents=True, exist_ok=True)
+            temporary = target / f"{os.getpid()}.new"
+            shutil.copyfile(path, temporary)
+            os.replace(temporary, target / path.name)
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:

@@ -18,6 +18,8 @@ from distmeta.core.errors import UserError
 
 MAX_CHARACTERS = 1 << 20
 """Limit of a document, also when every alias is replaced by what it refers to."""
+MAX_DEPTH = 100
+"""Limit of values within values: by it, not by how deep in calls the reader happens to be."""
 _TAG = "tag:yaml.org,2002:"
 _TAGS = ("str", "int", "float")
 _FLOAT = re.compile(
@@ -82,6 +84,7 @@ class _Loader(yaml.SafeLoader):
         first: [(tag, pattern) for tag, pattern in rules if tag.removeprefix(_TAG) not in ("int", "float", "timestamp")]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+    _depth = 0
 
     @override
     def fetch_tag(self) -> None:
@@ -90,6 +93,15 @@ class _Loader(yaml.SafeLoader):
         handle, name = self.tokens[-1].value
         if handle != "!!" or name not in _TAGS:
             raise ScannerError(None, None, f"the tag '{handle or ''}{name}'", mark)
+
+    @override
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise ValueError("nested too deeply")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     @override
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

@@ -106,6 +106,7 @@ def test_a_row_times_contenders_that_agree_and_names_the_others(monkeypatch: pyt
     assert entries["higher"].seconds == ()
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_or_takes_too_long_is_reported() -> None:
     assert run_trial(Trial(WAVES.config, "loop", 1, 1, 1), limit_s=0.05).status is Status.TOO_LONG
     result = run_trial(Trial(WAVES.config, "loop/nothing", 1, 1, 1), limit_s=120.0)

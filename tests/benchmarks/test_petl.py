@@ -143,6 +143,7 @@ def test_the_method_of_the_memory_rows_is_adam_on_the_adapter_in_flat_memory(pro
     assert config.algorithm.estimator == maml().estimator
 
 
+@pytest.mark.slow
 def test_a_large_network_and_resident_adapters(problem: Problem) -> None:
     result = gpu.measure_large(problem, TINY, adapters=50, rounds=1, peak_side=64)
     assert result.adapters == 50

@@ -56,7 +56,7 @@ def test_an_unknown_commit_is_one_line(tmp_path: Path) -> None:
         checked_out("no-such-commit", tmp_path)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_process_answers_with_seconds_or_with_why_not() -> None:
     with Version(CHECKOUT, "sine_25x1", threads=1) as version:
         assert 0 < version.seconds("vmap", 1) < 60

@@ -206,7 +206,9 @@ class Case:
         return self.scores()
 
 
-@pytest.fixture(params=[*CONFIGS, *TEXTS], scope="module")
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in (*CONFIGS, *TEXTS)], scope="module"
+)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     if request.param not in TEXTS:
         return build(CONFIGS[request.param])

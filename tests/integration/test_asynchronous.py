@@ -46,6 +46,7 @@ def test_a_run_learns(tmp_path: Path, executor: str) -> None:
     assert after < before
 
 
+@pytest.mark.slow
 def test_with_one_worker_nothing_is_stale_and_a_resumed_run_has_the_same_bits(tmp_path: Path) -> None:
     whole = train(config(tmp_path, "runtime.executor=local", "name=whole"), quiet=True)
     train(config(tmp_path, "runtime.executor=local", "name=cut"), quiet=True)

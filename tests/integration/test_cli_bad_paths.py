@@ -441,7 +441,10 @@ def test_one_line_about_a_store(
 @ON_RUNS
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("row", WITHOUT_GPU, ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, id=row.name, marks=pytest.mark.slow if "workers" in row.name else ()) for row in WITHOUT_GPU],
+)
 def test_one_line_about_a_device(row: Row, here: Path, trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if row.name.startswith("scoring"):
         shutil.copytree(trained_run, here / "runs")

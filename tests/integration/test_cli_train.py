@@ -125,6 +125,7 @@ def test_a_dry_run_refuses_an_optimizer_that_does_not_exist(job: str, capsys: py
     assert "outer.optimizer: torch.optim has no optimizer 'Adamm'; allowed: did you mean 'Adam'" in captured.err
 
 
+@pytest.mark.slow
 def test_seeds_are_trained_resumed_and_summed_up(job: str, capsys: pytest.CaptureFixture[str]) -> None:
     result = run_json(capsys, "train", job, "--seeds", "2")
     assert [each["name"] for each in result["results"]] == ["waves-seed0", "waves-seed1"]

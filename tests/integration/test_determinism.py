@@ -78,7 +78,8 @@ def undisturbed(base: RunConfig) -> str:
 
 
 # Two workers: see the strategies below.
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 3])
 def test_any_number_of_ray_workers_gives_the_same_bits(
     ray_cluster: None, base: RunConfig, undisturbed: str, workers: int
 ) -> None:

@@ -40,6 +40,7 @@ def test_an_example_is_short_and_touches_nothing_of_the_package(example: str) ->
     assert not re.search(r"BACKBONES|SOURCES|LEARNERS|ESTIMATORS|OBJECTIVES|setattr|monkeypatch", text)
 
 
+@pytest.mark.slow
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     "example", [pytest.param(each, marks=() if "ridge" in each else pytest.mark.slow) for each in EXAMPLES]

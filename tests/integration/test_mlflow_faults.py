@@ -95,6 +95,7 @@ def test_a_lost_response_duplicates_nothing(server: str, gate: Gate, make: Make)
     assert [step for step, _ in history(server, run_id, "worse")] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_pending_values_of_a_killed_driver_are_restored_from_the_checkpoint(
     server: str, gate: Gate, make: Make
 ) -> None:
@@ -182,7 +183,8 @@ def test_texts_are_masked_and_replaced(server: str, gate: Gate, make: Make, tmp_
     assert (artifacts / "workers" / "worker-3.txt").read_text() == "postgresql://me:***@host, 2"
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
 def test_random_kills_and_outages_neither_lose_nor_duplicate_values(
     server: str, gate: Gate, make: Make, seed: int
 ) -> None:

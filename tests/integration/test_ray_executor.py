@@ -130,7 +130,7 @@ def test_an_exception_at_the_start_is_raised_in_the_driver(build: Build) -> None
         executor.ready()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_worker_that_dies_is_replaced_and_its_shard_run_again(build: Build, tmp_path: Path, workers: int) -> None:
     recipe = FakeRecipe("die", shard=4, folder=str(tmp_path), seconds=0.01)
     executor = build(recipe=recipe, workers=workers, speculate=False)
@@ -140,6 +140,7 @@ def test_a_worker_that_dies_is_replaced_and_its_shard_run_again(build: Build, tm
     assert (executor.counts["restarts"], executor.counts["retries"]) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_replaced(build: Build, tmp_path: Path) -> None:
     recipe = FakeRecipe("hang", shard=1, folder=str(tmp_path))
     executor = build(recipe=recipe, workers=2, shard_timeout_s=4.0, speculate=False)
@@ -227,6 +228,7 @@ def test_groups_are_summed_near_their_workers_to_the_same_bits(build: Build) -> 
     assert len(about) == 4
 
 
+@pytest.mark.slow
 def test_a_group_with_a_report_that_is_not_finite_is_reported_one_by_one(build: Build) -> None:
     executor = build(recipe=FakeRecipe("nonfinite", shard=5), workers=2, aggregate="node")
     executor.ready()
@@ -237,6 +239,7 @@ def test_a_group_with_a_report_that_is_not_finite_is_reported_one_by_one(build: 
     assert sum(result.value.count for result in results) == 2 * FAN_IN
 
 
+@pytest.mark.slow
 def test_rounded_updates_come_back_as_the_parameters_types(build: Build) -> None:
     for kind in ("local", "ray"):
         executor = build_executor(RuntimeConfig(executor=kind, workers=1), FakeRecipe(), "int8")
@@ -278,6 +281,7 @@ def test_a_shard_that_kills_every_worker_ends_the_run(build: Build) -> None:
         list(executor.map(Work("update"), Snapshot(0, make_params()), make_shards(4)))
 
 
+@pytest.mark.slow
 def test_two_calls_at_once_are_refused(build: Build) -> None:
     executor = build(workers=1)
     first = executor.map(Work("update"), Snapshot(0, make_params()), make_shards(2))

@@ -78,7 +78,7 @@ def test_states_that_are_computed_again_give_the_same_bits(strategy: str) -> Non
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("strategy", ["loop", "vmap"])
+@pytest.mark.parametrize("strategy", ["loop", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_flat_memory_grows_by_the_states_and_unrolled_memory_by_the_graphs(strategy: str) -> None:
     few, many = 3, 23
     flat, state = peak(few, "flat", strategy)
@@ -101,7 +101,10 @@ def test_memory_of_an_implicit_gradient_does_not_grow_with_the_steps(strategy: s
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("steps", "resolved", "other"), [(16, "unrolled", "flat"), (17, "flat", "unrolled")])
+@pytest.mark.parametrize(
+    ("steps", "resolved", "other"),
+    [pytest.param(16, "unrolled", "flat", marks=pytest.mark.slow), (17, "flat", "unrolled")],
+)
 def test_auto_is_flat_for_long_adaptations(steps: int, resolved: str, other: str) -> None:
     auto_peak, resolved_peak, other_peak = (peak(steps, memory, "loop")[0] for memory in ("auto", resolved, other))
     assert abs(auto_peak - resolved_peak) < 0.1 * abs(auto_peak - other_peak)

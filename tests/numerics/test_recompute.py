@@ -51,7 +51,7 @@ def test_meta_gradients_are_the_same(family: str, name: str, part: dict[str, Any
     [
         pytest.param(FIRST_ORDER, 0.3, LOOP, id="order 1, loop", marks=pytest.mark.slow),
         pytest.param(FIRST_ORDER, 0.3, VMAP, id="order 1, vmap"),
-        pytest.param(EXACT, 0.2, LOOP, id="order 2, loop"),
+        pytest.param(EXACT, 0.2, LOOP, id="order 2, loop", marks=pytest.mark.slow),
         pytest.param(EXACT, 0.2, VMAP, id="order 2, vmap", marks=pytest.mark.slow),
     ],
 )

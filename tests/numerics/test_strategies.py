@@ -133,10 +133,10 @@ def assert_strategies_agree(kind: str, estimator: str, network: str, *engines: E
 
 
 def eager_mark(kind: str, network: str) -> Sequence[pytest.MarkDecorator]:
-    """Pooling and statistics of the support set matter to the backbone: a row of each kind of learner is enough."""
+    """Pooling and statistics of the support set matter to the backbone: two kinds of learners are enough."""
     if network == "mlp":
         return ()
-    return [pytest.mark.slow if ", " in kind else pytest.mark.thorough]
+    return [pytest.mark.thorough if kind in ("gradient", "prototype") else pytest.mark.slow]
 
 
 EAGER_ROWS = [
@@ -152,17 +152,17 @@ def test_all_eager_strategies_agree(kind: str, estimator: str, network: str) -> 
 
 def is_default(kind: str, estimator: str, network: str, graphs: str, memory: str, strategy: str) -> bool:
     """Rows on which compiled strategies are tested by default; all of them take many minutes."""
+    one = strategy == "compiled_vmap" and (graphs, memory) == ("operations", "unrolled")
     if network == "mlp" and kind == "gradient":
-        return True
+        return estimator == "backprop" or one
     if kind.startswith("neighbours") or kind in ("ridge", *BLACK_BOXES):
         return False
     if estimator == "implicit":
         return False
     if network == "mlp":
         adam = kind == "gradient, Adam" and strategy == "compiled"
-        one = strategy == "compiled_vmap" and (graphs, memory) == ("operations", "unrolled")
         return estimator == "backprop" and (adam or one)
-    return kind == "prototype" and estimator == "backprop" and graphs == "whole"
+    return (kind, estimator, graphs, network) == ("prototype", "backprop", "whole", "pooled inductive conv4")
 
 
 # A graph for the whole estimate, or one for each operation; memory matters to the latter alone.

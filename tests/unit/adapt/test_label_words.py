@@ -56,6 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
     return folder, result
 
 
+@pytest.mark.slow
 def test_a_run_trains_and_is_evaluated_on_unseen_names(run: tuple[Path, TrainResult]) -> None:
     scores = {score.metric: score.mean for score in run[1].scores}
     assert len(scores["accuracy"]) == 2, "before and after the inner step"

@@ -71,6 +71,7 @@ def test_a_text_without_tokens_is_named(tmp_path: Path) -> None:
         encoded_texts(store, _Silent(["b"]))
 
 
+@pytest.mark.slow
 @pytest.mark.thorough
 def test_several_processes_may_encode_at_once(texts: ClassStore, tmp_path: Path) -> None:
     code = (

@@ -90,8 +90,10 @@ def test_a_short_estimate_is_one_graph_and_a_long_one_a_graph_for_each_operation
     ("strategy", "memory", "expected"),
     [
         ("compiled", "unrolled", 3),  # forward and backward graph of a step, the score
-        ("compiled", "flat", 4),  # one more for the last step: its cotangents of the moments are None
-        ("compiled_vmap", "unrolled", 5),  # the first step, fused with the start, has two graphs of its own
+        # One more for the last step: its cotangents of the moments are None.
+        pytest.param("compiled", "flat", 4, marks=pytest.mark.slow),
+        # The first step, fused with the start, has two graphs of its own.
+        pytest.param("compiled_vmap", "unrolled", 5, marks=pytest.mark.slow),
         ("compiled_vmap", "flat", 6),
     ],
 )
@@ -144,7 +146,7 @@ def test_graphs_are_compiled_by_the_caller_not_by_lanes(
 
 @pytest.mark.thorough
 @pytest.mark.usefixtures("interpreted")
-@pytest.mark.parametrize("graphs", ["_whole", "_operations"])
+@pytest.mark.parametrize("graphs", [pytest.param("_whole", marks=pytest.mark.slow), "_operations"])
 def test_graphs_of_other_terms_agree_with_a_loop(graphs: str, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(graphs)
     learner, episodes = gradient(mlp(), Phase(lr=0.1)), classification(6)
