@@ -26,6 +26,7 @@ import torch
 
 from distmeta import checkpoint as checkpoints
 from distmeta.adapt.inputs import Examples, Reader, reader_of, to_numbers
+from distmeta.adapt.policy import AdaptedPolicy, Environment, Trials, size_of
 from distmeta.adapt.stream import Order, Setting, Stream, unlabelled_roles, with_method
 from distmeta.checkpoint.reading import Which
 from distmeta.config import AlgorithmConfig, RunConfig
@@ -112,6 +113,7 @@ class AdaptableLearner:
         input_shape: Shape of one example; (L,) for texts of L tokens at most.
         takes_texts: Whether examples are sentences.
         is_classifier: Whether tasks are classification.
+        acts: Whether it is a policy, whose tasks are interactive.
         way: Number of classes that a support set must have; None if any number is allowed.
         protocol: What batch norm takes its statistics from: the query examples of one call (`transductive`), or the
             support set (`inductive`).
@@ -145,7 +147,7 @@ class AdaptableLearner:
         if self.protocol not in algorithm.evaluators:
             allowed = ", ".join(algorithm.evaluators)
             raise UserError(f"unknown protocol '{self.protocol}'", where="protocol", allowed=allowed)
-        self._head = algorithm.eval_head
+        self._head, self.acts = algorithm.eval_head, algorithm.learner.asks
         keeps_outputs = config.algorithm.evaluated_learner().keeps_outputs
         fresh = algorithm.evaluators[self.protocol].fresh
         if fresh and not fresh >= set(algorithm.learner.backbone.head_names(self._head)):
@@ -163,6 +165,8 @@ class AdaptableLearner:
         Raises:
             UserError: The shapes, the number of targets or the number of classes do not fit, or labels are no names.
         """
+        if self.acts:
+            raise UserError("a policy is adapted where it acts", where="adapt", allowed="adapt_policy(environment)")
         x = self._reader.read(inputs, "support inputs")
         y = _rows(targets, len(x))
         classes: Array | None = None
@@ -181,6 +185,35 @@ class AdaptableLearner:
             target = to_numbers(y, (signature.num_outputs,), dtype_of(self.config), "support targets")
         learner = build_evaluators(self.config, signature)[self.protocol]
         return Predictor(learner, self._head, self._params, Batch(x, target), classes, self._reader)
+
+    def adapt_policy(
+        self,
+        environment: Environment,
+        *,
+        trajectories: int | None = None,
+        horizon: int | None = None,
+        seed: int = 0,
+    ) -> AdaptedPolicy:
+        """Adapt a policy: before each inner step it collects trajectories in the environment.
+
+        Args:
+            environment: Has `reset` and `step` as in gymnasium, whose environments and wrappers fit. It gets actions as
+                the policy draws them: clipping is its own.
+            trajectories: For each inner step; None takes `tasks.shots` of the run.
+            horizon: Most steps of a trajectory; None takes `tasks.horizon` of the run.
+            seed: Of the draws of the policy, and of those that `reset` gets.
+
+        Raises:
+            UserError: The learner is no policy, the environment has other observations or actions, or rewards are not
+                finite.
+        """
+        if not self.acts:
+            raise UserError("this learner does not act", where="adapt_policy", allowed="adapt(inputs, targets)")
+        count = size_of(self.config, "trajectories", "shots", trajectories)
+        steps = size_of(self.config, "horizon", "horizon", horizon)
+        trials = Trials(environment, self._signature, steps, dtype_of(self.config))
+        learner = build_evaluators(self.config, self._signature)[self.protocol]
+        return AdaptedPolicy(learner, self._head, self._params, trials, count, seed)
 
     def stream(
         self,

@@ -34,7 +34,7 @@ from distmeta.tasks import build_source
 
 from ..decoders import texts_in, transformer
 
-TASKS = 6
+TASKS = 4
 CONVNET = {"kind": "convnet", "filters": (3, 4)}
 CELL = {"kind": "mixed", "filters": 2, "cells": 1, "operations": ("conv1x1", "max_pool", "skip")}
 RESNET = {"kind": "resnet12", "widths": (2, 2, 2, 4)}

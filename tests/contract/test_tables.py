@@ -16,6 +16,7 @@ from distmeta.training.tables import TableOptions, cells_of, run_table
 
 FOLDER = Path(__file__).resolve().parents[2] / "jobs" / "tables"
 TABLES = {
+    "architecture": ("cifar_fs",),
     "feature_reuse": ("cifar_fs", "fc100", "omniglot"),
     "methods": ("omniglot", "sinusoid"),
     "omniglot": ("lake", "table"),

@@ -245,7 +245,6 @@ def test_a_transformer_in_parts_gives_the_bits_of_a_whole_one(
     assert two.scores == one.scores
 
 
-@pytest.mark.slow
 def test_ranks_killed_in_mid_step_change_no_bit(
     ray_cluster: None, base: RunConfig, undisturbed: TrainResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,7 +53,7 @@ from .problems import (
     update,
 )
 
-TASKS = 5
+TASKS = 3
 # By kind, and by what differs from the first row of the kind.
 LEARNER_ROWS: dict[str, Callable[[Backbone], Learner]] = {
     "gradient": lambda backbone: gradient(backbone, Phase(lr=0.2, steps=2)),

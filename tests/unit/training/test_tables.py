@@ -121,6 +121,7 @@ def test_a_failed_cell_leaves_the_others(source: Path) -> None:
     assert "Failed: Broken, seed 0: " in result.markdown()
 
 
+@pytest.mark.slow
 def test_several_at_once_are_the_same_table(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = TABLE.part(["more"], ["10 shots"])
     alone = run_table(part, source, options(source, seeds=2))
