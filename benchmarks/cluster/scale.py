@@ -161,15 +161,15 @@ def _daemons_s() -> float:
     return total
 
 
-def _simulation(leaders: int, costs: Costs, machines: Machines, payload: float) -> Simulation:
-    return LedSimulation(leaders, costs, machines, payload) if leaders else Simulation(costs, machines, payload)
+def _simulation(costs: Costs, machines: Machines, payload: float) -> Simulation:
+    return (LedSimulation if machines.leaders else Simulation)(costs, machines, payload)
 
 
 def predict_measured(costs: Costs, plan: Plan, measured_s: Mapping[Case, float]) -> list[Check]:
     checks = []
     for (workers, leaders, size), seconds in measured_s.items():
         payload = float(num_bytes(make_params(size * MB)))
-        simulation = _simulation(leaders, costs, Machines(workers, workers, num_cores()), payload)
+        simulation = _simulation(costs, Machines(workers, workers, num_cores(), leaders=leaders), payload)
         checks.append(Check(workers, size, plan.median_s(workers, simulation.step), seconds, leaders))
     return checks
 
@@ -184,8 +184,8 @@ def predict(costs: Costs, plan: Plan) -> Iterator[Point]:
             leaders = num_leaders("auto", workers) if led else 0
             if led and not leaders:
                 continue
-            machines = Machines(workers, plan.per_machine, plan.per_machine + 1, link_bytes_s, True)
-            simulation = _simulation(leaders, costs, machines, size * MB)
+            machines = Machines(workers, plan.per_machine, plan.per_machine + 1, link_bytes_s, True, leaders)
+            simulation = _simulation(costs, machines, size * MB)
             sleeps = [plan.sleeps_s(workers, step) for step in range(_CURVE_STEPS)]
             seconds = [simulation.step(sleeps_s) for sleeps_s in sleeps]
             # In the first step the scheduler does not yet know the workers' throughput.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.cluster.model.costs import Costs, Machines
@@ -97,7 +99,7 @@ def test_a_straggler_is_backed_up() -> None:
 
 
 def led_steps(leaders: int, costs: Costs, machines: Machines, seconds: list[float], count: int = 1) -> list[float]:
-    simulation = LedSimulation(leaders, costs, machines, 0.0)
+    simulation = LedSimulation(costs, replace(machines, leaders=leaders), 0.0)
     return [simulation.step(seconds) for _ in range(count)]
 
 

@@ -45,6 +45,7 @@ class Machines:
         cores: Of each machine.
         link_bytes_s: Bytes per second that a machine can receive, and the driver's can send; None: no limit.
         computing_takes_core: Computing needs a core; else it is a sleep, as on an accelerator.
+        leaders: Actors between driver and workers, each with as many workers.
     """
 
     workers: int
@@ -52,6 +53,7 @@ class Machines:
     cores: int
     link_bytes_s: float | None = None
     computing_takes_core: bool = False
+    leaders: int = 0
 
     @property
     def count(self) -> int:

@@ -14,7 +14,6 @@ from typing import Any
 
 from typing_extensions import override
 
-from benchmarks.cluster.model.costs import Costs, Machines
 from benchmarks.cluster.model.processes import Body, Process
 from benchmarks.cluster.model.simulation import Call, Reply, SimulatedWorker, Simulation, make_shard, make_shards
 from distmeta.core.types import Work
@@ -53,25 +52,7 @@ class _Leader:
 
 
 class LedSimulation(Simulation):
-    """Outer steps of a run with leaders, which are given workers as those of a run.
-
-    Args:
-        leaders: Their number.
-        costs, machines, payload, slowness, speculate: As of `Simulation`.
-    """
-
-    def __init__(
-        self,
-        leaders: int,
-        costs: Costs,
-        machines: Machines,
-        payload: float,
-        slowness: Sequence[float] = (),
-        *,
-        speculate: bool = True,
-    ) -> None:
-        self._num_leaders = leaders
-        super().__init__(costs, machines, payload, slowness, speculate=speculate)
+    """Outer steps of a run with leaders, which are given workers as those of a run."""
 
     @override
     def _make_schedule(self, speculate: bool) -> Schedule:
@@ -81,7 +62,8 @@ class LedSimulation(Simulation):
     def _make_workers(self, speculate: bool) -> list[SimulatedWorker]:
         workers: list[SimulatedWorker] = []
         self._leaders: list[_Leader] = []
-        firsts = [index * self.machines.workers // self._num_leaders for index in range(self._num_leaders)]
+        num_workers, num_leaders = self.machines.workers, self.machines.leaders
+        firsts = [index * num_workers // num_leaders for index in range(num_leaders)]
         followers = {index: Followers(str(self._machine_of(first)), 0) for index, first in enumerate(firsts)}
         for first in firsts:
             schedule = Schedule(speculate=speculate)
