@@ -18,7 +18,7 @@ _ROWS = "\n\n".join(
 )
 PETL_HELP = f"""Verify that all meta-gradients agree, then time them in turn; then measure memory.
 
-MAML on the LoRA and the head of MiniLM-L6, on texts of BANKING77 (`distmeta data import banking77`). Contenders:
+MAML on the LoRA and the head of MiniLM-L6, on texts of BANKING77 (imported from $DISTMETA_DATA). Contenders:
 peft_loop (a loop over tasks with a module of the package peft, attention `eager`), peft_loop/sdpa (first order only),
 loop, vmap, vmap/N (N tasks in a chunk), auto, and shared (one task at a time with all threads). The rows:\n\n{_ROWS}"""
 

@@ -97,6 +97,8 @@ class Table:
         columns: Its columns.
         published: (title of the row, label of the column) -> what the source says.
         source: Where the published numbers are from.
+        against: Title of the row that the others are compared with, by differences of runs with the same seed, which see
+            the same tasks. None: no comparison.
         xlabel: What the numbers of the columns count.
         notes: How the protocols differ, and what else there is to know; a paragraph each.
 
@@ -110,6 +112,7 @@ class Table:
     columns: tuple[Column, ...] = (Column(""),)
     published: Mapping[tuple[str, str], str] = field(default_factory=dict)
     source: str = ""
+    against: str | None = None
     xlabel: str = ""
     notes: tuple[str, ...] = ()
 
@@ -129,6 +132,8 @@ class Table:
         for view in (view for column in self.columns for view in column.views):
             for title in set(view.rows or ()) - set(titles):
                 raise UserError(f"no row '{title}'", where=f"{self.name}: views", allowed=nearest(title, titles))
+        if self.against is not None:
+            _require_known(self.against, [row.title for row in self.rows if row.shown], f"{self.name}: against")
         for title, label in self.published:
             _require_known(title, titles, f"{self.name}: published")
             _require_known(label, labels, f"{self.name}: published")
@@ -174,6 +179,7 @@ class Table:
                 for column in chosen
             ),
             published=published,
+            against=self.against if self.against in wanted else None,
         )
 
 

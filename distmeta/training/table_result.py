@@ -80,6 +80,11 @@ def mean_of(scores: Sequence[Mapping[str, Any]]) -> Mean:
     return Mean(scores[0]["metric"], mean, half, len(values))
 
 
+def _difference(score: Mapping[str, Any], reference: Mapping[str, Any]) -> float | None:
+    values = score["after"], reference["after"]
+    return None if None in values else float(values[0]) - float(values[1])
+
+
 @dataclass(frozen=True)
 class TableResult:
     """Result of `run_table`.
@@ -119,6 +124,22 @@ class TableResult:
                     means.setdefault(row, {})[label] = mean_of(scores)
         return means
 
+    def gains(self) -> dict[str, dict[str, Mean]]:
+        """Title of a row -> label of a column -> its gain over the row `against`: differences seed by seed."""
+        other = {each.seed: each.scores for each in self.found if each.row == self.table.against}
+        gains: dict[str, dict[str, Mean]] = {}
+        for row in (row.title for row in self.table.rows if row.shown and row.title != self.table.against):
+            for label in self.table.labels:
+                pairs = [
+                    (each.scores[label], other[each.seed][label])
+                    for each in self.found
+                    if each.row == row and label in each.scores and label in other.get(each.seed, {})
+                ]
+                if len(pairs) > 1:  # one difference has no interval
+                    ours = [{**score, "after": _difference(score, reference)} for score, reference in pairs]
+                    gains.setdefault(row, {})[label] = mean_of(ours)
+        return gains
+
     def rows(self) -> list[dict[str, str]]:
         """A table: a row for each job; published numbers stand beside ours where there are some."""
         means, lines = self.means(), []
@@ -142,6 +163,7 @@ class TableResult:
     def to_json(self) -> dict[str, Any]:
         """One JSON object."""
         means = {row: {label: asdict(mean) for label, mean in cells.items()} for row, cells in self.means().items()}
+        gains = {row: {label: asdict(gain) for label, gain in cells.items()} for row, cells in self.gains().items()}
         published = [
             {"row": row, "column": label, "published": text} for (row, label), text in self.table.published.items()
         ]
@@ -155,6 +177,8 @@ class TableResult:
             "columns": self.table.labels,
             "rows": self.rows(),
             "means": means,
+            "against": self.table.against,
+            "gains": gains,
             "published": published,
             "source": self.table.source,
             "notes": list(self.table.notes),
@@ -201,6 +225,9 @@ def markdown_of(content: Mapping[str, Any]) -> str:
     """The text of a table, from what `TableResult.to_json` gives."""
     where = "" if content["machine"] is None else f"{hardware_line(content['machine'])}; "
     lines = [f"## {content['title']}", "", f"{where}{_how(content)}.", "", *markdown_table(content["rows"])]
+    if content.get("gains"):
+        lines += ["", f"Gain over {content['against']}, differences of runs with the same seed:", ""]
+        lines += markdown_table(_gain_rows(content))
     if content["published"]:
         lines += ["", f"Published: {content['source']}"]
     for note in content["notes"]:
@@ -215,6 +242,16 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
     names = list(rows[0])
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     return lines + [f"| {' | '.join(row.values())} |" for row in rows]
+
+
+def _gain_rows(content: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row for each row with a gain; `+` before those that are."""
+    rows = []
+    for row, cells in content["gains"].items():
+        gains = {label: Mean(**cell) for label, cell in cells.items() if None not in cell.values()}  # None: not finite
+        texts = {label: f"{'+' if gain.mean >= 0 else ''}{gain.text}" for label, gain in gains.items()}
+        rows.append({"": row} | {label or "score": texts.get(label, _NONE) for label in content["columns"]})
+    return rows
 
 
 def _how(content: Mapping[str, Any]) -> str:

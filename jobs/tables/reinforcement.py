@@ -18,6 +18,7 @@ _LONG = ("train.steps=1000000",)
 def navigation() -> Table:
     return Table(
         name="navigation",
+        against="MAML",
         title="2D navigation: return after adaptation",
         rows=(
             Row("MAML", "../rl.py:navigation_maml", _LONG),

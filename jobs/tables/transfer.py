@@ -42,6 +42,7 @@ def _alone(title: str, job: str, file: str = "transfer.py") -> Row:
 def usps() -> Table:
     return Table(
         name="transfer_usps",
+        against="Fine-tuning",
         title="Fashion-MNIST to 600 digits of USPS: accuracy in percent on the 2,007 test digits",
         rows=(
             _source("fine_tuning"),
@@ -59,6 +60,7 @@ def usps() -> Table:
 def signature() -> Table:
     return Table(
         name="transfer_signature",
+        against="Fine-tuning",
         title="CIFAR-10 from images whose lower half tells the class: accuracy in percent",
         rows=(
             _source("signature_fine_tuning"),
@@ -107,6 +109,7 @@ def clinc150() -> Table:
 def _texts(name: str, title: str, *changes: str) -> Table:
     return Table(
         name=f"transfer_{name}",
+        against="Fine-tuning of LoRA",
         title=f"MiniLM on {title}: accuracy in percent",
         rows=(
             _alone("Frozen network, ridge head", "frozen", "transfer_texts.py"),

@@ -161,6 +161,34 @@ def test_intervals_over_tasks_and_over_seeds() -> None:
     assert mean_of([{"metric": "loss", "after": 0.5, "interval": None}]).text == "0.500 ± 0.000"
 
 
+def test_gains_are_differences_of_runs_with_the_same_seed() -> None:
+    table = Table("waves", "Waves", (*ROWS[1:2], Row("Other", "waves.yaml")), COLUMNS[1:], against="MAML")
+
+    def found(row: str, seed: int, after: float | None) -> Found:
+        score = {"metric": "accuracy", "after": after, "interval": 0.1}
+        return Found(row, seed, {"5 shots": score}, None, None)
+
+    values = {"MAML": (0.5, 0.7, 0.6, 0.9), "Other": (0.52, 0.73, 0.64)}
+    cells = [found(row, seed, after) for row, of_row in values.items() for seed, after in enumerate(of_row)]
+    gain = TableResult(table, 4, None, cells, None).gains()["Other"]["5 shots"]
+    assert (gain.mean, gain.seeds) == (pytest.approx(0.03), 3)
+    assert gain.interval == pytest.approx(
+        4.303 * 0.01 / math.sqrt(3), rel=1e-3
+    )  # Student's t of two degrees of freedom
+    text = TableResult(table, 4, None, cells, None).markdown()
+    assert "Gain over MAML, differences of runs with the same seed:" in text
+    assert "| Other | +3.0 ± 2.5 |" in text
+    assert TableResult(table, 1, None, cells[:1] + cells[4:5], None).gains() == {}
+    missing = [*cells[:4], found("Other", 0, 0.6), found("Other", 1, None)]
+    assert math.isnan(TableResult(table, 2, None, missing, None).gains()["Other"]["5 shots"].mean)
+
+
+def test_a_comparison_is_with_a_row_that_is_shown() -> None:
+    with pytest.raises(UserError, match="against: no 'Start'"):
+        Table("waves", "Waves", ROWS, COLUMNS, against="Start")
+    assert Table("waves", "Waves", ROWS, COLUMNS, against="MAML").part(["more"], None).against is None
+
+
 def test_a_table_without_a_score_has_no_picture(tmp_path: Path) -> None:
     result = TableResult(TABLE, 1, None, [Found("MAML", 0, {}, None, "a reason")], None)
     assert [path.name for path in result.write(tmp_path)] == ["waves.md", "waves_result.json"]
