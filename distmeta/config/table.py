@@ -97,8 +97,8 @@ class Table:
         columns: Its columns.
         published: (title of the row, label of the column) -> what the source says.
         source: Where the published numbers are from.
-        against: Title of the row that the others are compared with, by differences of runs with the same seed, which see
-            the same tasks. None: no comparison.
+        against: Title of the row that the others are compared with, by differences of runs with the same seed, which
+            see the same tasks. None: no comparison.
         xlabel: What the numbers of the columns count.
         notes: How the protocols differ, and what else there is to know; a paragraph each.
 
