@@ -19,6 +19,7 @@ import psutil
 
 from benchmarks.faults.systems import System
 from benchmarks.report import progress
+from distmeta.core.errors import UserError
 
 Kind = Literal["worker killed", "worker hangs", "driver killed"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -148,7 +149,10 @@ class Training:
             self.end()
             self.start()
         else:
-            workers = self.workers()
+            if not (workers := self.workers()):
+                raise UserError(
+                    f"no worker of {self.system.title} to be hit", where=fault.kind, allowed="a larger --steps"
+                )
             victim = workers[int(fault.choice * len(workers))]
             victim.send_signal(signal.SIGKILL if fault.kind == "worker killed" else signal.SIGSTOP)
         # The step that was being made may still be finished.

@@ -13,6 +13,7 @@ from benchmarks.faults.__main__ import rows
 from benchmarks.faults.job import FORMS, config
 from benchmarks.faults.systems import System
 from benchmarks.faults.trace import KINDS, Fault, Training, trace
+from distmeta.core.errors import UserError
 
 SAVED_AT, PAUSE_S = 5, 0.05
 SCRIPT = f"""
@@ -68,6 +69,16 @@ def test_a_killed_driver_goes_on_from_what_it_saved(tmp_path: Path) -> None:
     assert outcome.redone == first - 5
     assert training.digest == "ab" * 32
     assert training.step_s >= PAUSE_S / 2
+
+
+def test_without_a_worker_there_is_one_line(tmp_path: Path) -> None:
+    training = Training(Script("script", SCRIPT, "nobody"), tmp_path / "run", "meta", 16)
+    training.start()
+    try:
+        with pytest.raises(UserError, match="worker hangs: no worker of script"):
+            training.hit(Fault("worker hangs", 1, 0.5))
+    finally:
+        training.end()
 
 
 def test_a_training_that_ends_early_is_told(tmp_path: Path) -> None:
