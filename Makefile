@@ -12,6 +12,7 @@ BENCH_S ?= 300
 FAST := not thorough and not slow and not cluster and not chaos and not gpu and not text
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest
 
 ifndef DISTMETA_DATA
 ifneq ($(wildcard ../shared/data),)
@@ -19,7 +20,7 @@ export DISTMETA_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install demo demo-text quick test check lint types fast golden docs dist test-pythons fuzz bench bench-versions bench-cluster bench-curve \
+.PHONY: help install demo demo-text quick test check lint types collected fast golden docs dist test-pythons fuzz bench bench-versions bench-cluster bench-curve \
 	test-slow test-text test-rl test-cluster test-chaos test-gpu format clean
 
 help: ## List the targets
@@ -67,8 +68,9 @@ $(VENV)/.text: $(STAMP)
 quick: $(STAMP) ## Format, lint, types and the fast tests: at most a minute
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check fast
 
-test: check ## Everything that CI runs: check, then the default tests in three processes (many of them wait)
-	$(BIN)/pytest -n 3
+test: $(STAMP) ## Everything that CI runs: check, then the default tests in three processes (many of them wait)
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check collected
+	$(PYTEST) -n 3
 
 check: lint types ## Format, lint and types
 
@@ -79,8 +81,12 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# Beside the type checker: it reads every test once, so that the processes of `test` find its assertions rewritten.
+collected: $(STAMP)
+	@$(PYTEST) --collect-only -qq >/dev/null 2>&1 || true  # `test` says what is wrong
+
 fast: $(STAMP)
-	$(BIN)/pytest -n 2 -q -m "$(FAST)" tests/unit tests/contract tests/numerics tests/golden
+	$(PYTEST) -n 2 -q -m "$(FAST)" tests/unit tests/contract tests/numerics tests/golden
 
 golden: $(STAMP) ## Golden runs of a commit beside those of the working tree, bit for bit (BASE=COMMIT)
 	$(BIN)/python tests/golden/compare.py $(or $(BASE),HEAD)

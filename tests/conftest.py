@@ -69,7 +69,7 @@ def _alone(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_stores: Path
 ) -> Iterator[None]:
     """Keep tests away from the user's stores, tracking server and cluster, and from each other's cores."""
-    home = tmp_path / "home"
+    home = tmp_path.with_name(f"{tmp_path.name}-home")  # beside the test's own folder, whose files are its own
     monkeypatch.setenv("DISTMETA_HOME", str(home))
     for name in ("MLFLOW_TRACKING_URI", "RAY_API_SERVER_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "DISTMETA_RUNS"):
         monkeypatch.delenv(name, raising=False)

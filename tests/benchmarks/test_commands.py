@@ -116,6 +116,7 @@ def test_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "sine_25x1: timing 2 rounds of 5" in captured.err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_peak")
 def test_a_wrong_gradient_ends_with_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def wrong(workload: Workload) -> object:
@@ -128,6 +129,7 @@ def test_a_wrong_gradient_ends_with_code_1(monkeypatch: pytest.MonkeyPatch, caps
     assert captured.err.splitlines()[-1] == "error: gradients disagree with the reference: sine_25x1: higher"
 
 
+@pytest.mark.slow
 def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*MEMORY, "--steps", "1", "--contenders", "plain_loop", "--json", "--out", str(tmp_path)]
     assert run(arguments) == 0

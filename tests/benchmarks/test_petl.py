@@ -62,6 +62,7 @@ def test_the_loop_over_peft_and_the_engine_give_the_same_gradient(problem: Probl
     assert error_of(other, reference) > 1e-3, "the orders differ"
 
 
+@pytest.mark.slow
 def test_a_row_has_ratios_and_padding(problem: Problem) -> None:
     contenders = check_contenders(["peft_loop/sdpa", "loop", "vmap/2"], "--contenders")
     row = bench_problem(problem, Settings(contenders, rounds=2, threads=1))
@@ -84,6 +85,7 @@ def test_a_row_has_ratios_and_padding(problem: Problem) -> None:
     assert slowest.value == row.best
 
 
+@pytest.mark.slow
 def test_from_the_command_to_json_and_a_picture(
     problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

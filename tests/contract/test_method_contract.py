@@ -206,9 +206,14 @@ class Case:
         return self.scores()
 
 
-@pytest.fixture(
-    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in (*CONFIGS, *TEXTS)], scope="module"
-)
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    """One process has all tests of a row. Of the rows on sine waves, a few kinds of learners are enough by default."""
+    row, _, kind = name.partition(", ")
+    first = kind != "sine waves" or row in ("maml", "reptile", "r2d2", "neural_process", "learned_loss")
+    return [pytest.mark.xdist_group(name), *(() if first else (pytest.mark.slow,))]
+
+
+@pytest.fixture(params=[pytest.param(name, marks=marks(name)) for name in (*CONFIGS, *TEXTS)], scope="module")
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     if request.param not in TEXTS:
         return build(CONFIGS[request.param])
@@ -276,7 +281,9 @@ def test_two_calls_give_the_same_bits(case: Case) -> None:
         assert all(np.array_equal(values, again[protocol][metric]) for metric, values in metrics.items())
 
 
-@pytest.mark.parametrize(("strategy", "requires_grad"), [("vmap", True), ("loop", False)])
+@pytest.mark.parametrize(
+    ("strategy", "requires_grad"), [("vmap", True), pytest.param("loop", False, marks=pytest.mark.slow)]
+)
 def test_arguments_are_not_changed(case: Case, strategy: str, requires_grad: bool) -> None:
     meta = {name: tensor.requires_grad_(requires_grad) for name, tensor in cloned(case.meta).items()}
     tensors = [*meta.values(), *case.train.tensors(), *case.test.tensors()]

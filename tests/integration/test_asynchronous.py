@@ -38,7 +38,8 @@ def config(folder: Path, *changes: str) -> RunConfig:
     )
 
 
-@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["local", "ray"])
 def test_a_run_learns(tmp_path: Path, executor: str) -> None:
     result = train(config(tmp_path, f"runtime.executor={executor}"), quiet=True)
     assert result.steps == 120

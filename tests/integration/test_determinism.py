@@ -156,7 +156,7 @@ def test_a_resumed_run_gives_the_same_bits(base: RunConfig, undisturbed: str) ->
         pytest.param("loop", marks=pytest.mark.slow),
         pytest.param("compiled", marks=pytest.mark.slow),
         pytest.param("compiled_vmap", marks=pytest.mark.slow),
-        "measured",
+        pytest.param("measured", marks=pytest.mark.slow),
     ],
 )
 def test_every_strategy_gives_its_own_bits_again(

@@ -124,6 +124,7 @@ def test_pending_values_of_a_killed_driver_are_restored_from_the_checkpoint(
     assert [step for step, _ in history(server, run_id, "val")] == [3, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_request_processed_after_its_driver_was_killed_duplicates_nothing(
     server: str, gate: Gate, make: Make
 ) -> None:

@@ -110,7 +110,7 @@ def finish(run: Run, undisturbed: str) -> None:
 @pytest.mark.parametrize(
     ("executor", "signum", "times"),
     [
-        ("local", signal.SIGINT, 2),
+        pytest.param("local", signal.SIGINT, 2, marks=pytest.mark.slow),
         pytest.param("ray", signal.SIGTERM, 1, marks=pytest.mark.slow),
         pytest.param("local", signal.SIGHUP, 1, marks=pytest.mark.slow),
     ],

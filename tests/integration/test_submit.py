@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from distmeta.cli import main
-from distmeta.core.paths import JOB_VARIABLE
+from distmeta.core.paths import JOB_VARIABLE, data_home
 
 # One process has the fixture of the module, when tests are spread over several.
 pytestmark = pytest.mark.xdist_group("submit")
@@ -248,7 +248,7 @@ def test_in_a_job_a_run_goes_on_by_itself(
         assert ended.value.code == expect, captured.err
         return captured.out + captured.err
 
-    runs = tmp_path / "home" / "runs"
+    runs = data_home() / "runs"
 
     def names(folder: Path) -> list[str]:
         return sorted(path.name for path in folder.iterdir() if path.is_dir())

@@ -118,7 +118,7 @@ def plain(base: RunConfig) -> TrainResult:
     return run(base, "plain")
 
 
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_one_rank_in_this_process_gives_the_bits_of_the_parameter_server(
     base: RunConfig, plain: TrainResult, stage: int
 ) -> None:

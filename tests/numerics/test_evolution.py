@@ -135,7 +135,8 @@ def test_windows_walk_the_trajectory_of_the_whole(estimator: EstimatorConfig) ->
     assert carry["step"].tolist() == [2, 2]
 
 
-@pytest.mark.parametrize("strategy", ["compiled", pytest.param("compiled_vmap", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["compiled", "compiled_vmap"])
 @pytest.mark.parametrize("estimator", [EvolutionConfig(window=2), BackpropConfig(window=2)])
 @pytest.mark.usefixtures("interpreted")
 def test_graphs_compute_the_same(estimator: EstimatorConfig, strategy: str) -> None:

@@ -64,7 +64,9 @@ def newton(backbone: Backbone, objective: str = "cross_entropy", **settings: Any
     return NewtonLearner(NewtonConfig.model_validate(settings), backbone, objective)
 
 
-@pytest.mark.parametrize("groups", ["all", "head", "0"])
+@pytest.mark.parametrize(
+    "groups", [pytest.param("all", marks=pytest.mark.slow), "head", pytest.param("0", marks=pytest.mark.slow)]
+)
 def test_the_gradient_is_that_of_a_long_unroll(groups: str) -> None:
     """Also where adaptation moves only the head or the first layer, and what it does not move shapes the problem."""
     backbone, episodes = smooth(), classification(6)

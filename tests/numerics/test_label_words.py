@@ -93,7 +93,9 @@ def test_scores_are_mean_log_likelihoods_of_the_names(name: str, scale: float, t
         torch.testing.assert_close(actual, probabilities, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("groups", [("all",), ("head",), ("body",)])
+@pytest.mark.parametrize(
+    "groups", [("all",), *(pytest.param((part,), marks=pytest.mark.slow) for part in ("head", "body"))]
+)
 def test_the_gradient_is_that_of_finite_differences(groups: tuple[str, ...], tmp_path: Path) -> None:
     algorithm, episodes, meta = problem(tmp_path, transformer(), steps=2, lr=0.1, groups=groups, scale=0.2)
     engine = Engine(algorithm.learner, EXACT, terms_of(episodes), LOOP)

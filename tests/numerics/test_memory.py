@@ -92,18 +92,18 @@ def test_flat_memory_grows_by_the_states_and_unrolled_memory_by_the_graphs(strat
     assert more_flat < 1.5 * flat
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("strategy", ["loop", pytest.param("vmap", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["loop", "vmap"])
 def test_memory_of_an_implicit_gradient_does_not_grow_with_the_steps(strategy: str) -> None:
     implicit = Implicit(ImplicitConfig())
     few, many = (peak(steps, "auto", strategy, implicit, l2sp=2.0)[0] for steps in (5, 100))
     assert many == pytest.approx(few, rel=0.05)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "resolved", "other"),
-    [pytest.param(16, "unrolled", "flat", marks=pytest.mark.slow), (17, "flat", "unrolled")],
+    [(16, "unrolled", "flat"), (17, "flat", "unrolled")],
 )
 def test_auto_is_flat_for_long_adaptations(steps: int, resolved: str, other: str) -> None:
     auto_peak, resolved_peak, other_peak = (peak(steps, memory, "loop")[0] for memory in ("auto", resolved, other))

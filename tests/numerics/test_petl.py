@@ -93,7 +93,9 @@ def test_features_are_those_of_the_equations(name: str) -> None:
         assert float((network.features(network.init(0), ids, Frame()) - expected).abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize("estimator", [FIRST_ORDER, EXACT], ids=["first order", "second order"])
+@pytest.mark.parametrize(
+    "estimator", [pytest.param(FIRST_ORDER, id="first order", marks=pytest.mark.slow), pytest.param(EXACT, id="exact")]
+)
 @pytest.mark.parametrize("name", PARTS)
 def test_meta_gradients_are_those_of_the_equations(name: str, estimator: Estimator) -> None:
     network = transformer("bert", *PARTS[name])
@@ -168,7 +170,7 @@ def test_taps_are_the_pooled_hidden_states_of_the_blocks(family: str, recompute:
 
 @pytest.mark.parametrize(
     ("family", "name", "part"),
-    [pytest.param(*row, marks=() if row[0] == "bert" else pytest.mark.thorough) for row in FAMILY_KINDS],
+    [pytest.param(*row, marks=() if row[0] == "bert" else pytest.mark.slow) for row in FAMILY_KINDS],
     ids=IDS,
 )
 def test_meta_gradients_are_those_of_central_differences(family: str, name: str, part: dict[str, Any]) -> None:
@@ -208,7 +210,7 @@ class _Norm:
 @pytest.mark.parametrize("family", ["gpt2", "llama", "vit", "roberta"])
 @pytest.mark.parametrize(
     "name",
-    ["full", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("lora", "mam", "prefix, made", "ia3"))],
+    ["mam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "lora", "prefix, made", "ia3"))],
 )
 def test_strategies_agree_in_all_families(family: str, name: str) -> None:
     part = kind_for(family, name)

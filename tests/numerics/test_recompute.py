@@ -46,13 +46,14 @@ def test_meta_gradients_are_the_same(family: str, name: str, part: dict[str, Any
             assert relative_error(actual, expected) < (1e-6 if family == "llama" else 1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("estimator", "share", "engine"),
     [
-        pytest.param(FIRST_ORDER, 0.3, LOOP, id="order 1, loop", marks=pytest.mark.slow),
+        pytest.param(FIRST_ORDER, 0.3, LOOP, id="order 1, loop"),
         pytest.param(FIRST_ORDER, 0.3, VMAP, id="order 1, vmap"),
-        pytest.param(EXACT, 0.2, LOOP, id="order 2, loop", marks=pytest.mark.slow),
-        pytest.param(EXACT, 0.2, VMAP, id="order 2, vmap", marks=pytest.mark.slow),
+        pytest.param(EXACT, 0.2, LOOP, id="order 2, loop"),
+        pytest.param(EXACT, 0.2, VMAP, id="order 2, vmap"),
     ],
 )
 def test_deep_networks_take_less_memory(

@@ -82,7 +82,6 @@ LEARNER_ROWS: dict[str, Callable[[Backbone], Learner]] = {
 ELSEWHERE = {"python", "learned_optimizer", "evolution", "statistics"}
 """Those that keep a state from step to step, and those without inner steps: `test_learned_optimizers.py`,
 `test_evolution.py`, `test_test_time.py`."""
-BLACK_BOXES = ("lstm", "neural_process", "in_context", "generator", "film")
 ESTIMATOR_ROWS: dict[str, Estimator] = {
     "backprop": EXACT,
     "backprop, first order": FIRST_ORDER,
@@ -152,17 +151,13 @@ def test_all_eager_strategies_agree(kind: str, estimator: str, network: str) -> 
 
 def is_default(kind: str, estimator: str, network: str, graphs: str, memory: str, strategy: str) -> bool:
     """Rows on which compiled strategies are tested by default; all of them take many minutes."""
-    one = strategy == "compiled_vmap" and (graphs, memory) == ("operations", "unrolled")
-    if network == "mlp" and kind == "gradient":
-        return estimator == "backprop" or one
-    if kind.startswith("neighbours") or kind in ("ridge", *BLACK_BOXES):
+    if estimator != "backprop":
         return False
-    if estimator == "implicit":
-        return False
-    if network == "mlp":
-        adam = kind == "gradient, Adam" and strategy == "compiled"
-        return estimator == "backprop" and (adam or one)
-    return (kind, estimator, graphs, network) == ("prototype", "backprop", "whole", "pooled inductive conv4")
+    if (kind, network) == ("gradient", "mlp"):
+        return True
+    if (kind, network) == ("gradient, Adam", "mlp"):
+        return (graphs, memory, strategy) == ("operations", "unrolled", "compiled_vmap")
+    return (kind, graphs, network, strategy) == ("prototype", "whole", "pooled inductive conv4", "compiled_vmap")
 
 
 # A graph for the whole estimate, or one for each operation; memory matters to the latter alone.

@@ -95,7 +95,7 @@ TERMS: dict[str, tuple[OuterTerm, ...]] = {
 
 @pytest.mark.parametrize("engine", STRATEGIES)
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if "each" in name else ()) for name in TERMS]
+    "name", [pytest.param(name, marks=() if name == "all places" else pytest.mark.slow) for name in TERMS]
 )
 @pytest.mark.usefixtures("interpreted")
 def test_the_gradient_is_that_of_one_graph(name: str, engine: EngineConfig) -> None:

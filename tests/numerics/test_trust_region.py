@@ -111,7 +111,10 @@ def run(**fields: Any) -> RunConfig:
     return RunConfig.model_validate({"name": "region", **sections, **fields})
 
 
-@pytest.mark.parametrize("algorithm", [maml_rl(), maml_rl(dependence=0.0), anil_rl()])
+@pytest.mark.parametrize(
+    "algorithm",
+    [maml_rl(), *(pytest.param(other, marks=pytest.mark.slow) for other in (maml_rl(dependence=0.0), anil_rl()))],
+)
 def test_steps_keep_the_bound_and_improve_the_loss(algorithm: Any) -> None:
     config = run(algorithm=algorithm)
     program = MetaProgram(config)

@@ -176,7 +176,7 @@ def test_a_script_trains_the_function_that_is_named_first(
     assert passed == [expected]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_script_with_a_name(tmp_path: Path) -> None:
     done = script(ROOT / "jobs" / "omniglot.py", "maml", "--set", "train.steps=10", "--dry-run")
     assert done.returncode == 0, done.stderr

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from distmeta.checkpoint.reading import run_folder
-from distmeta.core.paths import JOB_VARIABLE, in_ray_job, runs_path
+from distmeta.core.paths import JOB_VARIABLE, data_home, in_ray_job, runs_path
 
 
 @pytest.mark.parametrize(
@@ -37,11 +35,11 @@ def test_the_folder_of_runs_may_be_a_url(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_in_a_ray_job_runs_are_stored_outside_the_working_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert not in_ray_job()
     monkeypatch.setenv(JOB_VARIABLE, "{}")
     assert in_ray_job()
-    assert runs_path("runs") == str(tmp_path / "home" / "runs")
+    assert runs_path("runs") == str(data_home() / "runs")
     monkeypatch.setenv("DISTMETA_RUNS", "/srv/runs")
     assert runs_path("runs") == "/srv/runs"

@@ -72,7 +72,7 @@ def base(tmp_path: Path) -> RunConfig:
     )
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_threads_load_length_and_history_change_no_bit(base: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     digests = {train(base, quiet=True).digest}
     digests.add(train(change(base, ["name=threads", "runtime.threads_per_worker=2"]), quiet=True).digest)

@@ -90,7 +90,7 @@ def test_values_and_derivatives_are_torchs_own(stride: int, channels: int, side:
     assert_close(module(*inputs), second(plain, stride)(*inputs))
 
 
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("side", [SIDES[0], *(pytest.param(side, marks=pytest.mark.slow) for side in SIDES[1:])])
 @pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("lift", LIFTS)

@@ -167,7 +167,7 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(
         _fails(name, f"needs the package {package}, which is not installed; allowed: pip install 'distmeta.petl.'")
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_name_that_the_hub_does_not_give_is_one_line() -> None:
     pytest.importorskip("transformers")
     code = (

@@ -104,8 +104,9 @@ def test_source_batches_have_the_global_labels_of_all_training_classes(store: Cl
 
 
 def test_the_store_is_opened_by_name_and_the_source_is_pickled_with_its_path(
-    make_store: Callable[..., ClassStore],
+    make_store: Callable[..., ClassStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("DISTMETA_HOME", str(tmp_path / "home"))
     store = make_store("home/stores/mine")
     config = StoreTasks(store="mine", way=3, shots=2, queries=2, eval_queries=2)
     source = build_source(config, 0, torch.float32)
@@ -212,6 +213,7 @@ def test_a_split_without_classes_is_refused_only_when_it_is_used(make_store: Cal
         source.episodes(source.specs("val", 0, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.omniglot
 def test_omniglot_tasks_at_the_settings_of_the_literature(omniglot_store: Path) -> None:
     config = StoreTasks(store=str(omniglot_store), way=20, shots=1, queries=5, eval_queries=5, rotations=True)

@@ -287,6 +287,7 @@ def test_the_bound_on_a_shard_counts_outside_texts() -> None:
 # Real data
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec(MINILM_PACKAGE) is None, reason="needs distmeta[text]")
 @pytest.mark.parametrize("name", ["banking77", "clinc150"])
 def test_intents_at_the_settings_of_the_literature(data_dir: Path, name: str) -> None:

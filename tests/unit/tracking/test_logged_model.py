@@ -74,7 +74,7 @@ def test_a_model_requires_what_its_network_and_tokenizer_come_from(
     assert set(logged_model.requirements(config)) - always == {f"{name}==1.0" for name in further}
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_requirements_cover_what_adapting_imports() -> None:
     done = subprocess.run([sys.executable, "-c", _ADAPT], capture_output=True, text=True, check=True)
     owners = packages_distributions()

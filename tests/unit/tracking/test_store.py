@@ -89,7 +89,7 @@ def test_outages_are_retried_until_the_timeout_and_other_errors_are_not(
 
 
 @pytest.mark.timeout(60)  # MLflow itself retries for 105 s
-@pytest.mark.parametrize("place", ["folder", "file/below.db"])
+@pytest.mark.parametrize("place", ["folder", pytest.param("file/below.db", marks=pytest.mark.slow)])
 def test_a_database_that_cannot_be_opened_fails_at_once(tmp_path: Path, place: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()

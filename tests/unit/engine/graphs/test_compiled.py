@@ -114,8 +114,8 @@ def test_graphs_without_a_product_are_not_compiled(interpreted: Graphs) -> None:
     assert all(targets & {"aten.mm.default", "aten.addmm.default"} for targets in names)
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("graphs", [pytest.param("_whole", marks=pytest.mark.slow), "_operations"])
+@pytest.mark.slow
+@pytest.mark.parametrize("graphs", ["_whole", "_operations"])
 def test_only_new_shapes_make_new_graphs(graphs: str, interpreted: Graphs, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(graphs)
     learner = gradient(mlp(), Phase(lr=0.1, steps=2))
@@ -131,8 +131,8 @@ def test_only_new_shapes_make_new_graphs(graphs: str, interpreted: Graphs, reque
     assert len(interpreted) == 3 * made
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("graphs", [pytest.param("_whole", marks=pytest.mark.slow), "_operations"])
+@pytest.mark.slow
+@pytest.mark.parametrize("graphs", ["_whole", "_operations"])
 def test_graphs_are_compiled_by_the_caller_not_by_lanes(
     graphs: str, interpreted: Graphs, request: pytest.FixtureRequest
 ) -> None:
@@ -144,9 +144,9 @@ def test_graphs_are_compiled_by_the_caller_not_by_lanes(
     assert {graph.thread for graph in interpreted} == {threading.get_ident()}
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.usefixtures("interpreted")
-@pytest.mark.parametrize("graphs", [pytest.param("_whole", marks=pytest.mark.slow), "_operations"])
+@pytest.mark.parametrize("graphs", ["_whole", "_operations"])
 def test_graphs_of_other_terms_agree_with_a_loop(graphs: str, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(graphs)
     learner, episodes = gradient(mlp(), Phase(lr=0.1)), classification(6)
