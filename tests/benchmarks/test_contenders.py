@@ -81,6 +81,7 @@ def test_lanes_do_not_change_the_gradient(name: str) -> None:
     assert all(bool((first[key] - second[key]).abs().max() < 1e-4) for key in first)
 
 
+@pytest.mark.slow
 def test_a_row_times_contenders_that_agree_and_names_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     def doubled(workload: Workload) -> object:
         run = PEERS["plain_loop"](workload)

@@ -23,6 +23,7 @@ def test_a_product_counts_two_operations_for_each_multiplication() -> None:
     assert count_flop(lambda: left @ right) == 2 * 3 * 5 * 7
 
 
+@pytest.mark.slow
 def test_the_meter_sees_memory_that_has_been_freed() -> None:
     meter = MemoryMeter()
     meter.start()

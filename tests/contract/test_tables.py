@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from distmeta.config.load import load_config, load_table
 from distmeta.data.store import write_store
 from distmeta.methods import METHODS
 from distmeta.training import tables
-from distmeta.training.tables import TableOptions, cells_of, run_table
+from distmeta.training.tables import Cell, TableOptions, cells_of, run_table
 
 FOLDER = Path(__file__).resolve().parents[2] / "jobs" / "tables"
 TABLES = {
@@ -30,23 +31,26 @@ OF_OTHER_TASKS = {
 }
 
 
+@cache
+def cells_in(source: str) -> list[Cell]:
+    """The cells of a table with two seeds."""
+    table, path = load_table(source)
+    return cells_of(table, path, TableOptions(Path("out"), budget_s=60.0, seeds=2))
+
+
 def test_the_files_are_these() -> None:
     assert sorted(path.stem for path in FOLDER.glob("*.py")) == sorted(TABLES)
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.rpartition("/")[2])
-def test_every_cell_is_a_job(source: str, tmp_path: Path) -> None:
-    table, path = load_table(source)
-    cells = cells_of(table, path, TableOptions(tmp_path, budget_s=60.0, seeds=2))
+def test_every_cell_is_a_job(source: str) -> None:
+    cells = cells_in(source)
     assert len({cell.config.name for cell in cells}) == len(cells)
     assert all(cell.config.train.budget_s == 60.0 for cell in cells if cell.row.timed and cell.config.train.steps)
 
 
-def test_every_method_is_in_a_table_or_of_other_tasks(tmp_path: Path) -> None:
-    found = set()
-    for source in SOURCES:
-        table, path = load_table(source)
-        found |= {cell.config.algorithm.method for cell in cells_of(table, path, TableOptions(tmp_path))}
+def test_every_method_is_in_a_table_or_of_other_tasks() -> None:
+    found = {cell.config.algorithm.method for source in SOURCES for cell in cells_in(source)}
     assert set(METHODS) - found == OF_OTHER_TASKS
 
 

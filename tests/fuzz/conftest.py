@@ -21,7 +21,7 @@ from .harness import Place
 from .journal import Journal, journal
 
 _COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
-settings.register_profile("default", max_examples=12, derandomize=True, **_COMMON)
+settings.register_profile("default", max_examples=8, derandomize=True, **_COMMON)
 # A failing input is kept as it is: shrinking would take the time of further inputs. There are few examples of each test
 # in a round, so that a short session reaches all of them. Profiles inherit from `default`, where seeds are ignored.
 settings.register_profile(

@@ -106,6 +106,7 @@ def test_adapting_the_head_alone_leaves_the_body_as_it_was(runs: str) -> None:
     assert rows[-1]["cka"] < 1
 
 
+@pytest.mark.slow
 def test_an_analysis_is_a_run_of_mlflow(runs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     recorded = ["--set", "tracking.kind=mlflow", "--set", f"tracking.uri={uri}", "--set", "tracking.experiment=studies"]

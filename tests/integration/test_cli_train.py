@@ -104,7 +104,10 @@ def test_dry_run_prints_the_resolved_configuration(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["resolved.yaml", "waves.py"]
 
 
-@pytest.mark.parametrize("command", [["evaluate"], ["checkpoint", "digest"], ["checkpoint", "show"]])
+@pytest.mark.parametrize(
+    "command",
+    [["evaluate"], *(pytest.param(["checkpoint", other], marks=pytest.mark.slow) for other in ("digest", "show"))],
+)
 def test_the_best_checkpoint_needs_a_validation_score(
     job: str, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:

@@ -144,6 +144,7 @@ def test_black_boxes_give_the_same_bits_on_two_workers(ray_cluster: None, base: 
     assert run(config, f"{method}-ray", "runtime.executor=ray", "runtime.workers=2").digest == digest
 
 
+@pytest.mark.slow
 def test_a_resumed_run_gives_the_same_bits(base: RunConfig, undisturbed: str) -> None:
     run(base, "resumed", "runtime.executor=local")
     cut(base, "resumed")

@@ -165,6 +165,7 @@ def test_a_resumed_run_waits_for_the_server(gate: Gate, make: Make, caplog: pyte
         make(resume_timeout_s=0.5).start("run", {}, run_id)
 
 
+@pytest.mark.slow
 def test_texts_are_masked_and_replaced(server: str, gate: Gate, make: Make, tmp_path: Path) -> None:
     tracker = make()
     run_id = tracker.start("run", {}, None)

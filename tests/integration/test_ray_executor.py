@@ -97,6 +97,7 @@ def test_workers_that_started_while_the_driver_was_busy_are_ready(build: Build) 
         assert_exact(executor)
 
 
+@pytest.mark.slow
 def test_shards_of_the_next_call_are_prepared_by_the_workers_that_will_run_them(build: Build) -> None:
     executor = build(recipe=FakeRecipe(seconds=0.1), workers=2)
     executor.ready()
@@ -108,7 +109,10 @@ def test_shards_of_the_next_call_are_prepared_by_the_workers_that_will_run_them(
 @pytest.mark.parametrize("kind", ["local", "ray"])
 @pytest.mark.parametrize(
     ("trouble", "error", "message"),
-    [("raise", WorkerError, "ValueError: boom at this shard"), ("user_error", UserError, "^store: 'x' is no image")],
+    [
+        ("raise", WorkerError, "ValueError: boom at this shard"),
+        pytest.param("user_error", UserError, "^store: 'x' is no image", marks=pytest.mark.slow),
+    ],
 )
 def test_exceptions_of_the_program_are_raised_in_the_driver(
     build: Build, kind: str, trouble: Trouble, error: type[Exception], message: str
@@ -124,6 +128,7 @@ def test_exceptions_of_the_program_are_raised_in_the_driver(
     assert executor.counts["restarts"] == 0
 
 
+@pytest.mark.slow
 def test_an_exception_at_the_start_is_raised_in_the_driver(build: Build) -> None:
     executor = build(recipe=FakeRecipe("build_user_error"), workers=1)
     with pytest.raises(UserError, match=r"^tasks.store: no store 'x'$"):
@@ -251,7 +256,7 @@ def test_rounded_updates_come_back_as_the_parameters_types(build: Build) -> None
         assert 0 < error <= exact.update.grad["weight"].abs().max() / 254 * 1.01
 
 
-@pytest.mark.parametrize("kind", ["local", "ray"])
+@pytest.mark.parametrize("kind", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_stream_runs_until_its_feed_ends(build: Build, kind: str) -> None:
     executor = build(kind, FakeRecipe(seconds=0.01), workers=2)
     executor.ready()

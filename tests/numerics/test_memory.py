@@ -46,7 +46,7 @@ def peak(steps: int, memory: str, strategy: str, estimator: Estimator = EXACT, l
     return live.peak, sum(tensor.nbytes for tensor in meta.values())
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["mlp", pytest.param("conv4", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", LEARNERS)
 def test_both_memory_modes_give_the_same_bits(kind: str, steps: int, network: str) -> None:

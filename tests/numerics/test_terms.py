@@ -44,7 +44,7 @@ ENGINES = [
 COMPILED = [EngineConfig(strategy="compiled"), EngineConfig(strategy="compiled_vmap", memory="flat")]
 STRATEGIES = [
     pytest.param(engine, id=f"{engine.strategy}-{engine.memory}", marks=marks)
-    for engines, marks in ((ENGINES, ()), (COMPILED, pytest.mark.thorough))
+    for engines, marks in ((ENGINES, ()), (COMPILED[:1], pytest.mark.thorough), (COMPILED[1:], pytest.mark.slow))
     for engine in engines
 ]
 

@@ -37,7 +37,8 @@ def test_the_process_that_talks_to_mlflow_needs_no_configuration():
 @pytest.mark.parametrize(
     "statement",
     [
-        "from distmeta.runtime.executor import Executor",  # runs the package files of runtime/ and what they import
+        # Runs the package files of runtime/ and what they import.
+        pytest.param("from distmeta.runtime.executor import Executor", marks=pytest.mark.slow),
         "import distmeta.program.program, distmeta.training.evaluate, distmeta.adapt.load, distmeta.training",
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -52,6 +53,7 @@ PICKLE_MODULES = frozenset({"pickle", "_pickle", "cloudpickle", "dill", "joblib"
 UNSAFE_LOADS = frozenset(
     {"torch.load", "torch.jit.load", "yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load"}
 )
+_LAST_NAMES = {name.rpartition(".")[2] for name in UNSAFE_LOADS}
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,23 @@ def torch_free(module: str) -> bool:
     return any(path == free or path.startswith(f"{free}.") for free in TORCH_FREE)
 
 
+def tree_of(path: Path) -> ast.Module:
+    """The syntax of a file, read once however many checks look at it."""
+    return _parsed(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _parsed(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
 def imports_of(root: Path) -> Iterator[Import]:
     """Every import of every module, also those inside functions and the literal ones through importlib."""
     files = module_files(root)
     for source, path in files.items():
         file = path.relative_to(root).as_posix()
         package = source if path.name == "__init__.py" else source.rpartition(".")[0]
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=file)):
+        for node in ast.walk(tree_of(path)):
             for target in _targets(node, package, files):
                 yield Import(file, node.lineno, source, target)  # type: ignore[attr-defined]
 
@@ -177,7 +189,7 @@ def pickle_faults(root: Path) -> list[str]:
     ]
     for path in module_files(root).values():
         file = path.relative_to(root).as_posix()
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=file)
+        tree = tree_of(path)
         safe = _safe_yaml_loads(tree)
         names = {
             alias.asname: alias.name
@@ -187,7 +199,7 @@ def pickle_faults(root: Path) -> list[str]:
             if alias.asname
         }
         for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and node not in safe:
+            if isinstance(node, ast.Attribute) and node.attr in _LAST_NAMES and node not in safe:
                 first, dot, rest = ast.unparse(node).partition(".")
                 if names.get(first, first) + dot + rest in UNSAFE_LOADS:
                     faults.append(f"{file}:{node.lineno} uses {ast.unparse(node)}: no pickle is ever loaded")

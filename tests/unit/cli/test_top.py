@@ -33,10 +33,10 @@ NOW = {
 }
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store with the running run `live` and the finished run `new`, which has not shown its workers."""
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = f"sqlite:///{tmp_path_factory.mktemp('top') / 'mlflow.db'}"
     client = open_store(uri)
     experiment = find_experiment(client, uri, "default")
     for name in ("live", "new"):

@@ -44,7 +44,7 @@ def test_a_benchmark_data_set_is_imported_at_first_use(
         open_store("fc100")
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_concurrent_processes_share_one_import(
     home: Path, omniglot_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

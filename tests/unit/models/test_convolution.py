@@ -93,7 +93,7 @@ def test_values_and_derivatives_are_torchs_own(stride: int, channels: int, side:
 @pytest.mark.parametrize("side", [SIDES[0], *(pytest.param(side, marks=pytest.mark.slow) for side in SIDES[1:])])
 @pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("lift", LIFTS)
+@pytest.mark.parametrize("lift", [pytest.param("images", marks=pytest.mark.slow), "weights", "both"])
 @pytest.mark.thorough
 def test_values_and_derivatives_under_vmap_are_torchs_own(
     lift: str, stride: int, channels: int, side: tuple[int, int]

@@ -94,7 +94,7 @@ def test_a_short_estimate_is_one_graph_and_a_long_one_a_graph_for_each_operation
         pytest.param("compiled", "flat", 4, marks=pytest.mark.slow),
         # The first step, fused with the start, has two graphs of its own.
         pytest.param("compiled_vmap", "unrolled", 5, marks=pytest.mark.slow),
-        ("compiled_vmap", "flat", 6),
+        pytest.param("compiled_vmap", "flat", 6, marks=pytest.mark.slow),
     ],
 )
 def test_steps_of_a_phase_share_their_graphs(strategy: str, memory: str, expected: int, interpreted: Graphs) -> None:
