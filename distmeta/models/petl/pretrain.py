@@ -48,7 +48,7 @@ class Pretraining:
         length: Tokens that are read of a text.
         vocabulary: Ids of the tokenizer, at most.
         seed: Of weights, texts and masks.
-        budget_s: Seconds; None for all steps. The rate falls by the steps alone.
+        budget_s: Seconds; None for all steps. The rate has fallen to zero when they are over.
     """
 
     steps: int = 2000
@@ -174,8 +174,11 @@ def fit(network: Any, texts: Sequence[Tensor], examples: Examples, settings: Pre
     started = time.monotonic()
     network.train()
     for step in range(settings.steps):
-        if settings.budget_s is not None and time.monotonic() - started > settings.budget_s:
-            break
+        done = float(step)
+        if settings.budget_s is not None:
+            done = max(done, settings.steps * (time.monotonic() - started) / settings.budget_s)
+            if done >= settings.steps:
+                break
         rng = torch.Generator().manual_seed(mix(settings.seed, "step", step))
         rows = torch.randint(len(texts), (settings.batch,), generator=rng).tolist()
         ids = torch.nn.utils.rnn.pad_sequence([texts[row] for row in rows], batch_first=True)
@@ -184,7 +187,7 @@ def fit(network: Any, texts: Sequence[Tensor], examples: Examples, settings: Pre
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        rate = min((step + 1) / warmup, (settings.steps - step) / max(1, settings.steps - warmup))
+        rate = min((done + 1) / warmup, (settings.steps - done) / max(1, settings.steps - warmup))
         optimizer.param_groups[0]["lr"] = settings.lr * rate
         optimizer.step()
         losses.append(float(loss.detach()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from distmeta.core.errors import UserError
 from distmeta.core.tensors import digest
 from distmeta.models import build_backbone
 from distmeta.models.base import Frame
+from distmeta.models.petl import pretrain as pretraining
 from distmeta.models.petl.decoder import pretrain_decoder
 from distmeta.models.petl.pretrain import SPECIAL, Pretraining, mask_tokens, pretrain
 from distmeta.models.petl.tokens import load_tokenizer
@@ -62,6 +65,22 @@ def test_it_is_a_function_of_its_settings(tmp_path: Path) -> None:
         weights.append(digest(build_backbone(config, (16,), {"head": 2}).init(0)))
     assert weights[0] == weights[1]
     assert (tmp_path / "a" / "tokenizer.json").read_bytes() == (tmp_path / "b" / "tokenizer.json").read_bytes()
+
+
+def test_the_rate_falls_to_zero_within_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, rates = itertools.count(), []
+    step = torch.optim.AdamW.step
+
+    def noted(self: torch.optim.AdamW, *arguments: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(pretraining.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    settings = Pretraining(steps=1000, batch=4, lr=1.0, length=12, budget_s=20.0)
+    assert len(pretrain(TEXTS, tmp_path, settings, TINY)) == len(rates) == 19
+    assert max(rates) == pytest.approx(1.0, abs=0.06)
+    assert rates[-1] == pytest.approx(0.05, abs=0.01)
 
 
 def test_no_corpus_is_refused(tmp_path: Path) -> None:
