@@ -5,6 +5,7 @@ step, and walks again.
 
     distmeta train jobs/rl.py:navigation_maml
     distmeta train jobs/rl.py:navigation_maml_trpo      # the outer step of the paper
+    distmeta train jobs/rl.py:navigation_maml_ppo       # several outer steps on the same trajectories
     distmeta train jobs/rl.py:navigation_anil --set runtime.executor=local
     distmeta evaluate runs/rl_navigation_maml
     python jobs/rl.py navigation_pretrained      # one policy for all goals, fine-tuned: what MAML is compared with
@@ -68,6 +69,13 @@ def navigation_maml_trpo() -> RunConfig:
 def navigation_anil_trpo() -> RunConfig:
     """ANIL with the outer step of the paper, TRPO."""
     return _trpo(navigation_anil())
+
+
+def navigation_maml_ppo() -> RunConfig:
+    """MAML with five outer steps on the same trajectories, by the clipped loss of PPO."""
+    job = _navigation(methods.maml_rl(clip=0.2))
+    outer, train = OuterConfig(optimizer="Adam", lr=1e-3, epochs=5), job.train.model_copy(update={"steps": 1000})
+    return job.model_copy(update={"name": f"{job.name}_ppo", "outer": outer, "train": train})
 
 
 def _trpo(job: RunConfig) -> RunConfig:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from distmeta.config.base import Frozen
 from distmeta.config.bounds import Examples
@@ -25,6 +25,8 @@ class PolicyGradientConfig(Frozen):
         dependence: How much second derivatives know of how a step depends on the actions before it: 1 is DiCE (Foerster
             et al. 2018), exact; 0 leaves them out (ProMP's low-variance curvature, Rothfuss et al. 2019); between,
             loaded DiCE (Farquhar et al. 2019). Without effect on first derivatives.
+        clip: How far from 1 a ratio of probabilities counts: the clipped loss of PPO (Schulman et al. 2017), for outer
+            steps on trajectories of other parameters (`outer.epochs`). Needs dependence 0. None: any ratio counts.
     """
 
     kind: Literal["policy_gradient"] = "policy_gradient"
@@ -33,6 +35,13 @@ class PolicyGradientConfig(Frozen):
     baseline: Literal["linear", "none"] = "linear"
     normalise: bool = True
     dependence: float = Field(1.0, ge=0.0, le=1.0)
+    clip: float | None = Field(None, gt=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _ratios_are_of_single_steps(self) -> Self:
+        if self.clip is not None and self.dependence > 0.0:
+            raise ValueError(f"clip {self.clip} is of ratios of single steps; allowed: dependence 0, or clip null")
+        return self
 
 
 class NavigationTasks(Frozen):

@@ -62,6 +62,8 @@ class OuterConfig(Frozen):
             the result depends on which worker computes which shard.
         zero: None: the driver holds the meta-parameters. 1, 2: the ranks of the one worker hold them, with an optimizer
             of DeepSpeed. Its state is divided among the ranks (ZeRO stage 1), or also the sum of gradients (2).
+        epochs: Steps that are made on the trajectories of interactive tasks before others are collected; more than one
+            with an objective that has a `clip` is PPO.
         trust_region: None: the optimizer takes the gradient as it is. Otherwise steps within a trust region, with
             optimizer SGD and lr 1: the size of a step is that of the region.
     """
@@ -80,6 +82,7 @@ class OuterConfig(Frozen):
     staleness_weight: Literal["inverse", "constant"] = "inverse"
     compression: Literal["none", "bf16", "int8"] = "none"
     zero: Literal[1, 2] | None = None
+    epochs: int = Field(1, ge=1, le=1000)
     trust_region: TrustRegionConfig | None = None
 
     @property
@@ -89,6 +92,8 @@ class OuterConfig(Frozen):
             return "zero"
         if self.trust_region is not None:
             return "trust_region"
+        if self.epochs > 1:
+            return "epochs"
         return "synchronous" if self.staleness is None else "asynchronous"
 
     @property
@@ -129,6 +134,21 @@ class OuterConfig(Frozen):
                     "schedule": (self.schedule != "constant", "constant"),
                     "warmup_steps": (self.warmup_steps > 0, "0"),
                     "clip_norm": (self.clip_norm is not None, "null"),
+                    "staleness": (self.staleness is not None, "null"),
+                    "compression": (self.compression != "none", "none"),
+                    "nonfinite": (self.nonfinite != "abort", "abort"),
+                    "zero": (self.zero is not None, "null"),
+                    "epochs": (self.epochs > 1, "1"),
+                },
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _epochs_have_what_they_need(self) -> Self:
+        if self.epochs > 1:
+            self._refuse(
+                f"epochs {self.epochs}",
+                {
                     "staleness": (self.staleness is not None, "null"),
                     "compression": (self.compression != "none", "none"),
                     "nonfinite": (self.nonfinite != "abort", "abort"),

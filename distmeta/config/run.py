@@ -111,8 +111,8 @@ class RunConfig(Frozen):
         outer = self.outer
         if self.algorithm.estimator.window is not None and outer.procedure != "synchronous":
             raise ValueError(
-                "algorithm.estimator.window keeps a state from step to step, which outer.staleness, outer.zero and "
-                "outer.trust_region do not; use null for these, or for the window"
+                "algorithm.estimator.window keeps a state from step to step, which outer.staleness, outer.zero, "
+                "outer.trust_region and outer.epochs do not; use none of these, or null for the window"
             )
         return self
 
@@ -121,7 +121,7 @@ class RunConfig(Frozen):
         if self.runtime.leaders not in ("auto", 0) and self.outer.procedure != "synchronous":
             raise ValueError(
                 f"runtime.leaders {self.runtime.leaders} adds groups of a step's shards, which outer.staleness, "
-                "outer.zero and outer.trust_region do not have; allowed here: auto, 0"
+                "outer.zero, outer.trust_region and outer.epochs do not have; allowed here: auto, 0"
             )
         return self
 

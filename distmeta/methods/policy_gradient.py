@@ -9,7 +9,9 @@ This is loaded DiCE (Farquhar, Whiteson & Foerster 2019, arXiv 1909.10549, eq. 1
 step. At the parameters that collected the trajectories its first derivative is the policy gradient, and the second one,
 with `dependence` 1, an unbiased estimate of the Hessian of the expected loss: how the trajectories depend on the
 parameters is in v_t. With `dependence` 0 the bracket is pi / pi_recorded - 1, the low-variance curvature of ProMP
-(Rothfuss et al. 2019, arXiv 1810.06784). At other parameters it weighs by importance.
+(Rothfuss et al. 2019, arXiv 1810.06784). At other parameters it weighs by importance. A `clip` c makes the bracket
+
+    min( e^{w_t} A_t, clip(e^{w_t}, 1 - c, 1 + c) A_t ) - A_t       PPO, Schulman et al. 2017, arXiv 1707.06347, eq. 7
 
     A_t = sum_l (discount * gae)^l delta_{t+l},   delta_t = r_t + discount * b_{t+1} - b_t
     b   = least squares of the discounted returns on (s, s^2, t/100, (t/100)^2, (t/100)^3, 1)
@@ -62,7 +64,10 @@ class PolicyGradient:
         ratios = (log_prob(outputs, batch["actions"]) - batch["log_probs"]) * mask
         before = powers(rewards, self._config.dependence).tril(-1)
         past = ratios @ before.T
-        surrogate = ((past + ratios).exp() - past.exp()) * advantages(self._config, batch)
+        weights = advantages(self._config, batch)
+        surrogate = ((past + ratios).exp() - past.exp()) * weights
+        if (clip := self._config.clip) is not None:
+            surrogate = torch.minimum(surrogate, (ratios.exp().clamp(1 - clip, 1 + clip) - 1) * weights)
         loss = -(rewards + surrogate).sum() / rewards.numel()
         return loss, {"return": rewards.sum(-1).mean(), "length": mask.sum(-1).mean()}
 

@@ -26,8 +26,8 @@ from distmeta.engine.precision import check_policy
 from distmeta.engine.ranks import RankLanes
 from distmeta.methods.build import build_algorithm, dtype_of, protocol_of
 from distmeta.methods.estimators.base import Moment
+from distmeta.program.recorded import AGAIN, CURVATURE, RECORD, TRIAL, RecordedWork
 from distmeta.program.scoring import Scorer, ShardScores
-from distmeta.program.trust_region import CURVATURE, RECORD, TRIAL, TrustRegionWork
 from distmeta.program.zero import ADVANCE, COLLECT, LOAD, GroupTraining
 from distmeta.tasks import build_source
 from distmeta.tasks.prefetch import Prefetcher
@@ -97,7 +97,7 @@ class MetaProgram:
         self._prefetcher = Prefetcher(self.episodes, pinned=config.runtime.device != "cpu")
         self._timing = {"data_wait_s": 0.0, "compute_s": 0.0}
         self._group: GroupTraining | None = None
-        self._trust_region: TrustRegionWork | None = None
+        self._recorded: RecordedWork | None = None
         self._on_device: tuple[Snapshot, Params] | None = None  # the last snapshot and its copy on the device
 
     def episodes(self, specs: Sequence[TaskSpec]) -> Episode:
@@ -150,13 +150,13 @@ class MetaProgram:
         carries = {request.shard: {name: tensor.cpu() for name, tensor in carry.items()}} if carry else {}
         return Report(request.version, request.shard, update, carries=carries)
 
-    def in_trust_region(self, request: Request) -> Report:
-        """Answer a request of `distmeta.program.trust_region`."""
-        if self._trust_region is None:
-            self._trust_region = TrustRegionWork(self.algorithm.learner, self.algorithm.terms)
+    def on_recorded(self, request: Request) -> Report:
+        """Answer a request of `distmeta.program.recorded`."""
+        if self._recorded is None:
+            self._recorded = RecordedWork(self.algorithm.learner, self.algorithm.terms)
         engine = self._engine(request.engine)
         step = Moment(request.version, request.moment.seeds, request.moment.carry)
-        answer = self._trust_region.answers[request.work]
+        answer = self._recorded.answers[request.work]
         return answer(engine, request.meta, request.episodes, step, request.shard, request.moment.extra or {})
 
     def evaluate(self, request: Request) -> ShardScores:
@@ -253,9 +253,10 @@ def _check_strategy(config: EngineConfig, limits: Mapping[str, str]) -> None:
 
 HANDLERS: dict[str, Callable[[MetaProgram, Request], Any]] = {
     UPDATE: MetaProgram.update,
-    RECORD: MetaProgram.in_trust_region,
-    CURVATURE: MetaProgram.in_trust_region,
-    TRIAL: MetaProgram.in_trust_region,
+    RECORD: MetaProgram.on_recorded,
+    AGAIN: MetaProgram.on_recorded,
+    CURVATURE: MetaProgram.on_recorded,
+    TRIAL: MetaProgram.on_recorded,
     EVALUATE: MetaProgram.evaluate,
     CHOOSE: MetaProgram.choose,
     ANALYSE: MetaProgram.analyse,

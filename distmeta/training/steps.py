@@ -5,6 +5,7 @@ Asynchronous    each worker always has a shard, computed from the newest snapsho
                 the updates that have arrived since the last one, weighted by their age (`outer.staleness`)
 TrustRegion     every step waits for several rounds of requests: the gradient, products with the Fisher matrix, trials
                 of step sizes (`outer.trust_region`); the same bits on any workers
+Epochs          several steps on the same trajectories (`outer.epochs`); the same bits on any workers
 Zero            the ranks of the one worker have the meta-parameters and make the step by themselves (`outer.zero`); the
                 same bits on any number of ranks
 """
@@ -26,7 +27,9 @@ from distmeta.runtime.policy.decisions import Drop, Retry, on_nonfinite
 from distmeta.server import AsynchronousServer, ParameterServer, Verdict
 from distmeta.server.outer import State
 from distmeta.tasks.base import TaskSource
+from distmeta.training.epochs import Epochs
 from distmeta.training.procedure import Procedure, Step
+from distmeta.training.rounds import check_trajectories
 from distmeta.training.trust_region import TrustRegion, check_trust_region
 from distmeta.training.zero import GroupWeights, Zero, check_zero
 
@@ -271,9 +274,15 @@ def _trust_region(
     return TrustRegion(config, source, server, executor)
 
 
+def _epochs(config: RunConfig, params: Params, buffers: Params, source: TaskSource, executor: Executor) -> Procedure:
+    check_trajectories(config, source, buffers)
+    return Epochs(config, source, ParameterServer(params, config.outer, config.train.steps, buffers), executor)
+
+
 PROCEDURES: dict[str, Callable[[RunConfig, Params, Params, TaskSource, Executor], Procedure]] = {
     "synchronous": _synchronous,
     "asynchronous": _asynchronous,
+    "epochs": _epochs,
     "trust_region": _trust_region,
     "zero": _zero,
 }

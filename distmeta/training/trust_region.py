@@ -18,7 +18,7 @@ are means over the steps of their trajectories.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,14 +29,14 @@ from typing_extensions import override
 from distmeta.config import RunConfig
 from distmeta.config.outer import TrustRegionConfig
 from distmeta.core.errors import DistmetaError, UserError
-from distmeta.core.types import Params, Report, Shard, Snapshot, Update, Work
-from distmeta.program.trust_region import CURVATURE, RECORD, STEP, TRIAL, VECTOR
-from distmeta.runtime.executor import Executor, Result
+from distmeta.core.types import Params, Report, Shard, Update, Work
+from distmeta.program.recorded import CURVATURE, RECORD, STEP, TRIAL, VECTOR
+from distmeta.runtime.executor import Executor
 from distmeta.server import ParameterServer, Verdict
 from distmeta.server.outer import State
-from distmeta.server.tree import Tree
 from distmeta.tasks.base import TaskSource
 from distmeta.training.procedure import Procedure, Step
+from distmeta.training.rounds import Rounds, check_trajectories
 
 Vector = npt.NDArray[np.float64]
 
@@ -76,7 +76,7 @@ class TrustRegion(Procedure):
 
     @override
     def step(self, work: Work) -> Step:
-        rounds = _Rounds(self._executor, self.server.pull(), self._shards(self.server.version), work.engine)
+        rounds = Rounds(self._executor, self.server.pull(), self._shards(self.server.version), work.engine)
         total = rounds.ask(RECORD)
         grad = {name: tensor / total.weight for name, tensor in total.grad.items()}
         move = self._move(rounds, grad, total.metrics["loss"] / total.weight)
@@ -108,7 +108,7 @@ class TrustRegion(Procedure):
         config = self._config
         return self._source.shards("train", step, config.train.tasks_per_step, config.runtime.shard_size)
 
-    def _move(self, rounds: _Rounds, grad: Params, loss: float) -> Move:
+    def _move(self, rounds: Rounds, grad: Params, loss: float) -> Move:
         """The longest of the steps along the direction that is allowed."""
         region, right = self._region, _flat(grad)
         direction, curved = self._solve(rounds, grad, right)
@@ -124,7 +124,7 @@ class TrustRegion(Procedure):
                 return Move(step, after, kl, backtracks)
         return Move({}, loss, 0.0, region.backtracks)
 
-    def _solve(self, rounds: _Rounds, like: Params, right: Vector) -> tuple[Vector, Vector]:
+    def _solve(self, rounds: Rounds, like: Params, right: Vector) -> tuple[Vector, Vector]:
         """The x with F x = right by conjugate gradient (Hestenes & Stiefel 1952) from zero, and F x."""
         region = self._region
         x, curved_x = np.zeros_like(right), np.zeros_like(right)
@@ -147,37 +147,6 @@ class TrustRegion(Procedure):
         return x, curved_x
 
 
-class _Rounds:
-    """Requests of one step: the same snapshot and shards, different vectors.
-
-    Attributes:
-        results: Those of all rounds, without their updates.
-    """
-
-    def __init__(self, executor: Executor, snapshot: Snapshot, shards: Sequence[Shard], engine: object) -> None:
-        self._executor, self._snapshot, self._shards, self._engine = executor, snapshot, shards, engine
-        self.results: list[Result] = []
-
-    def ask(self, name: str, extra: Params | None = None) -> Update:
-        """The sum of the answers of all shards.
-
-        Raises:
-            DistmetaError: One is not finite.
-        """
-        tree, work = Tree(), Work(name, self._engine)
-        for result in self._executor.map(work, replace(self._snapshot, extra=extra or {}), self._shards):
-            report: Report = result.value
-            if report.finite is False:
-                what = f"an entry of the answer of shard {report.shard} to '{name}' is infinite or not a number"
-                raise DistmetaError(f"step {report.version}: {what}")
-            if report.count > 1:
-                tree.add_group(report.shard, report.count, report.update)
-            else:
-                tree.add(report.shard, report.update)
-            self.results.append(replace(result, value=None))
-        return tree.total()
-
-
 def _flat(params: Params) -> Vector:
     return np.concatenate([tensor.detach().double().numpy().ravel() for tensor in params.values()])
 
@@ -197,14 +166,7 @@ def check_trust_region(config: RunConfig, source: TaskSource, buffers: Params) -
     Raises:
         UserError: It has none.
     """
-    if source.supply is None:
-        what = f"a trust region bounds policies, of which tasks.source '{config.tasks.source}' has none"
-        raise UserError(what, where="outer.trust_region", allowed="null, or interactive tasks ('navigation')")
+    check_trajectories(config, source, buffers)
     if any(term.at == "each" for term in config.algorithm.terms):
         what = "a term at 'each' inner step has policies that the trust region does not bound"
         raise UserError(what, where="algorithm.terms", allowed="terms at 'last' or 'meta', or outer.trust_region null")
-    if buffers:
-        what = (
-            f"the network keeps running statistics ('{next(iter(buffers))}'), which move between the rounds of a step"
-        )
-        raise UserError(what, where="outer.trust_region", allowed="null, or a network without them")

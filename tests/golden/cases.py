@@ -125,6 +125,7 @@ _NAVIGATION: dict[str, Any] = {
     "outer": OuterConfig(optimizer="Adam", lr=1e-2),
 }
 _REGION = OuterConfig(optimizer="SGD", lr=1.0, trust_region=TrustRegionConfig(cg_steps=4))
+_PPO = OuterConfig(optimizer="Adam", lr=1e-2, epochs=3)
 _QUADRATICS = {"tasks": QuadraticTasks(), "model": MlpConfig(hidden=())}
 
 CASES: dict[str, RunConfig] = {
@@ -204,6 +205,7 @@ CASES: dict[str, RunConfig] = {
         _run("evolved_optimizer-waves", "vmap", evolved_optimizer(4, None), tasks=SinusoidTasks(), **_WAVES),
         _run("maml_rl", "vmap", maml_rl(steps=2), **_NAVIGATION),
         _run("maml_rl-region", "vmap", maml_rl(), **{**_NAVIGATION, "outer": _REGION}),
+        _run("maml_rl-ppo", "vmap", maml_rl(clip=0.2), **{**_NAVIGATION, "outer": _PPO}),
         _run("fomaml_rl", "loop", fomaml_rl(gae=0.9), **_NAVIGATION),
         _run("anil_rl", "vmap", anil_rl(dependence=0.5), **_NAVIGATION),
         _run("bn_adapt", "loop", bn_adapt(0.7), model=_RESNET),

@@ -1,4 +1,4 @@
-"""Whole runs on interactive tasks, by the gradient and within a trust region: resumed, and with a worker killed."""
+"""Whole runs on interactive tasks, by every procedure that they have: resumed, and with workers killed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from distmeta import checkpoint as checkpoints
 from distmeta.config import RunConfig
 from distmeta.config.load import change
 from distmeta.core.types import Update
-from distmeta.program.trust_region import CURVATURE, TRIAL
+from distmeta.program.recorded import AGAIN, CURVATURE, TRIAL
 from distmeta.training import TrainResult, train
-from distmeta.training.trust_region import _Rounds
+from distmeta.training.rounds import Rounds
 
 from ..golden.cases import CASES
 
@@ -38,7 +38,7 @@ def base_of(name: str, folder: Path) -> RunConfig:
     return change(CASES[name], [*changes, f"checkpoint.path={folder}"])
 
 
-@pytest.mark.parametrize("name", ["maml_rl", pytest.param("maml_rl-region", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["maml_rl", "maml_rl-ppo", pytest.param("maml_rl-region", marks=pytest.mark.slow)])
 def test_a_resumed_run_has_the_same_bits(name: str, tmp_path: Path) -> None:
     base = base_of(name, tmp_path)
     digest = run(base, "whole").digest
@@ -50,21 +50,24 @@ def test_a_resumed_run_has_the_same_bits(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "rounds"), [("maml_rl-region", ((CURVATURE, 0), (TRIAL, 1))), ("maml_rl-ppo", ((AGAIN, 0), (AGAIN, 1)))]
+)
 def test_workers_killed_between_the_rounds_of_a_step_change_no_bits(
-    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rounds: tuple[tuple[str, int], ...]
 ) -> None:
-    base = base_of("maml_rl-region", tmp_path)
+    base = base_of(name, tmp_path)
     digest = run(base, "whole").digest
     killed: list[int] = []
-    plain_ask = _Rounds.ask
+    plain_ask = Rounds.ask
 
-    def ask(self: _Rounds, name: str, *arguments: Any) -> Update:
+    def ask(self: Rounds, name: str, *arguments: Any) -> Update:
         """Kill a worker, and with it the trajectories that it has recorded."""
-        if (name, len(killed)) in ((CURVATURE, 0), (TRIAL, 1)):
+        if (name, len(killed)) in rounds:
             killed.append(_kill_a_worker(killed))
         return plain_ask(self, name, *arguments)
 
-    monkeypatch.setattr(_Rounds, "ask", ask)
+    monkeypatch.setattr(Rounds, "ask", ask)
     result = run(base, "bereft", "runtime.executor=ray", "runtime.workers=2")
     assert len(killed) == 2
     assert result.digest == digest

@@ -172,8 +172,8 @@ def test_the_meta_gradient_on_fixed_trajectories_is_that_of_central_differences(
     assert torch.equal(flat(again.grad), live)
 
 
-def central_differences(loss: Callable[[Params], Tensor], step: float = 1e-5) -> Tensor:
-    origin = flat(start())
+def central_differences(loss: Callable[[Params], Tensor], step: float = 1e-5, at: Params | None = None) -> Tensor:
+    origin = flat(at or start())
     slopes = []
     for direction in torch.eye(len(origin), dtype=torch.float64):
         above, below = (loss(unflat(origin + sign * step * direction, start())) for sign in (1, -1))

@@ -21,7 +21,7 @@ from distmeta.methods import anil_rl, maml_rl
 from distmeta.methods.learners.gradient import GradientLearner
 from distmeta.methods.terms import OuterTerm
 from distmeta.program.program import MetaProgram
-from distmeta.program.trust_region import CURVATURE, RECORD, STEP, TRIAL, VECTOR
+from distmeta.program.recorded import CURVATURE, RECORD, STEP, TRIAL, VECTOR
 from distmeta.runtime.local import LocalExecutor
 from distmeta.tasks.recording import Recording
 from distmeta.training.steps import build_procedure

@@ -32,8 +32,8 @@ from distmeta.methods import maml
 from distmeta.models.mlp import Mlp
 from distmeta.program import program as module
 from distmeta.program.program import ANALYSE, CHOOSE, EVALUATE, HANDLERS, UPDATE, MetaProgram, MetaRecipe
+from distmeta.program.recorded import AGAIN, CURVATURE, RECORD, TRIAL
 from distmeta.program.scoring import Scorer, ShardScores
-from distmeta.program.trust_region import CURVATURE, RECORD, TRIAL
 from distmeta.tasks.base import TaskSource
 
 LOOP = EngineConfig(strategy="loop", dtype="float64")
@@ -130,7 +130,7 @@ def test_analyse_sums_the_layers_of_the_shard(program: MetaProgram) -> None:
 
 
 def test_every_handler_has_a_test_here() -> None:
-    elsewhere = {RECORD, CURVATURE, TRIAL}  # tests/numerics/test_trust_region.py
+    elsewhere = {RECORD, AGAIN, CURVATURE, TRIAL}  # tests/numerics/test_trust_region.py, test_epochs.py
     assert set(HANDLERS) == {UPDATE, EVALUATE, CHOOSE, ANALYSE} | elsewhere
 
 

@@ -1,6 +1,7 @@
-"""Requests of outer steps within a trust region (`distmeta.training.trust_region`), answered by a worker.
+"""Requests about trajectories that are kept (`distmeta.training.trust_region`, `.epochs`), answered by a worker.
 
     record      the gradient, and keep the trajectories
+    again       the gradient at other meta-parameters, `at/<name>` in `extra`, on the same trajectories
     curvature   the product of the Fisher matrix with a vector: `extra` has `vector/<name>`
     trial       loss and divergence of meta-parameters that are `step/<name>` further, on the same trajectories
 
@@ -24,13 +25,13 @@ from distmeta.methods.learners.base import Learner
 from distmeta.methods.terms import OuterTerm
 from distmeta.tasks.recording import Recording
 
-RECORD, CURVATURE, TRIAL = "record", "curvature", "trial"
-VECTOR, STEP = "vector/", "step/"
+RECORD, AGAIN, CURVATURE, TRIAL = "record", "again", "curvature", "trial"
+AT, VECTOR, STEP = "at/", "vector/", "step/"
 """Prefixes of names in `extra`."""
 Answer = Callable[[Engine, Params, Episode, Moment, int, Params], Report]
 
 
-class TrustRegionWork:
+class RecordedWork:
     """Answers requests, and keeps the trajectories of the present version.
 
     Args:
@@ -45,7 +46,12 @@ class TrustRegionWork:
         self._learner, self._terms = learner, terms
         self._version = -1
         self._recordings: dict[int, Episode] = {}
-        self.answers: dict[str, Answer] = {RECORD: self._record, CURVATURE: self._curvature, TRIAL: self._trial}
+        self.answers: dict[str, Answer] = {
+            RECORD: self._record,
+            AGAIN: self._again,
+            CURVATURE: self._curvature,
+            TRIAL: self._trial,
+        }
 
     def _record(
         self, engine: Engine, meta: Params, episodes: Episode, moment: Moment, shard: int, extra: Params
@@ -56,9 +62,18 @@ class TrustRegionWork:
         tasks = replace(episodes, supply=Recording(episodes.supply))
         update, carry = engine.update(meta, tasks, moment)
         if carry:
-            what = "the estimator keeps a state for each shard, but a trust region asks for several steps of one shard"
-            raise UserError(what, where="outer.trust_region", allowed="null, or an estimator without a state")
+            what = "the estimator keeps a state for each shard, but several steps are asked of one shard"
+            raise UserError(
+                what, where="outer", allowed="an estimator without a state, or epochs 1 and no trust_region"
+            )
         self._recordings[shard] = tasks
+        return Report(moment.version, shard, update)
+
+    def _again(
+        self, engine: Engine, meta: Params, episodes: Episode, moment: Moment, shard: int, extra: Params
+    ) -> Report:
+        tasks = self._recorded(engine, meta, episodes, moment, shard)
+        update, _ = engine.update({**meta, **_named(extra, AT)}, tasks, moment)
         return Report(moment.version, shard, update)
 
     def _curvature(
