@@ -15,6 +15,7 @@ from distmeta.cli.submit import _command
 from distmeta.config.load import load_config
 
 ROOT = Path(__file__).resolve().parents[3]
+NAVIGATION = ("anil", "anil_trpo", "fomaml", "maml", "maml_ppo", "maml_trpo", "pretrained")
 JOBS = {
     "architecture": ["chosen", "darts"],
     "cifar_fs": ["maml"],
@@ -58,7 +59,7 @@ JOBS = {
     "rl": [
         *(f"cheetah_dir_{method}" for method in ("anil", "maml", "pretrained")),
         *(f"cheetah_vel_{method}" for method in ("anil", "maml")),
-        *(f"navigation_{method}" for method in ("anil", "anil_trpo", "fomaml", "maml", "maml_trpo", "pretrained")),
+        *(f"navigation_{method}" for method in NAVIGATION),
     ],
     "sinusoid": ["cavia", "in_context", "lstm", "maml", "neural_process", "pretrain", "r2d2"],
     "test_time": ["bn_adapt", "dann", "deep_coral", "spurious", "subclass", "tent", "ttt"],
@@ -107,9 +108,9 @@ METHOD = {
     "parameter_prediction_body": "pretrain",
     "parameter_prediction_film_waves": "film",
     **{
-        f"rl_{tasks}_{method}": f"{method.removesuffix('_trpo')}_rl"
+        f"rl_{tasks}_{method}": f"{method.removesuffix('_trpo').removesuffix('_ppo')}_rl"
         for tasks in ("cheetah_dir", "cheetah_vel", "navigation")
-        for method in ("anil", "anil_trpo", "fomaml", "maml", "maml_trpo", "pretrained")
+        for method in NAVIGATION
     },
     "test_time_spurious": "tent",
     "test_time_subclass": "tent",
