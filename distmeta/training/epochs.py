@@ -16,33 +16,25 @@ from torch import Tensor
 from typing_extensions import override
 
 from distmeta.config import RunConfig
-from distmeta.core.errors import DistmetaError, UserError
-from distmeta.core.types import Params, Report, Snapshot, Work
+from distmeta.core.errors import UserError
+from distmeta.core.types import Params, Snapshot, Work
 from distmeta.program.recorded import AGAIN, AT, RECORD
 from distmeta.runtime.executor import Executor
-from distmeta.server import ParameterServer, Verdict
+from distmeta.server import ParameterServer
 from distmeta.server.outer import State
 from distmeta.tasks.base import TaskSource
-from distmeta.training.procedure import Procedure, Step
-from distmeta.training.rounds import Rounds
+from distmeta.training.procedure import Step
+from distmeta.training.rounds import InRounds
 
 _COLLECTED = "collected/"
 """Prefix in a state of the meta-parameters that collected the trajectories."""
 
 
-class Epochs(Procedure):
-    """Every step waits for all shards: the result depends neither on who computes what, nor on when.
-
-    Args:
-        config: The run.
-        source: Where the tasks come from.
-        server: Holds the meta-parameters.
-        executor: Who computes.
-    """
+class Epochs(InRounds):
+    """Each step is one round."""
 
     def __init__(self, config: RunConfig, source: TaskSource, server: ParameterServer, executor: Executor) -> None:
-        self.server: ParameterServer = server
-        self._config, self._source, self._executor = config, source, executor
+        super().__init__(config, source, server, executor)
         self._collected: Params = {}
 
     @override
@@ -51,30 +43,22 @@ class Epochs(Procedure):
         drawn, epoch = divmod(present.version, config.outer.epochs)
         if epoch == 0:
             self._collected = present.params
-        shards = self._source.shards("train", drawn, config.train.tasks_per_step, config.runtime.shard_size)
-        rounds = Rounds(self._executor, Snapshot(present.version - epoch, self._collected), shards, work.engine)
+        rounds = self._rounds(Snapshot(present.version - epoch, self._collected), drawn, work)
         at = {AT + name: tensor for name, tensor in present.params.items()}
         total = rounds.ask(AGAIN, at) if epoch else rounds.ask(RECORD)
-        verdict = self.server.push(Report(present.version, 0, total))
-        if verdict is not Verdict.ACCEPTED:
-            raise DistmetaError(f"step {present.version}: the sum of the updates is {verdict.value}")
-        return Step(self.server.step(1), rounds.results, config.train.tasks_per_step)
-
-    @override
-    def pause(self) -> None:
-        pass  # between two steps no worker computes
+        return Step(self._make_step(total), rounds.results, config.train.tasks_per_step)
 
     @override
     def state_dict(self) -> State:
         """The server's state and, between two collections, the meta-parameters of the last: `collected/<name>`."""
-        state = self.server.state_dict()
+        state = super().state_dict()
         if self.server.version % self._config.outer.epochs:
             state |= {_COLLECTED + name: tensor.clone() for name, tensor in self._collected.items()}
         return state
 
     @override
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        self.server.load_state_dict({name: value for name, value in state.items() if not name.startswith(_COLLECTED)})
+        super().load_state_dict({name: value for name, value in state.items() if not name.startswith(_COLLECTED)})
         present = self.server.pull()
         kept = {name.removeprefix(_COLLECTED): value for name, value in state.items() if name.startswith(_COLLECTED)}
         if not present.version % self._config.outer.epochs:

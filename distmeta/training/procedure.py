@@ -44,7 +44,8 @@ class Procedure(Protocol):
         """
 
     def pause(self) -> None:
-        """Let go of the workers, which are needed for other work."""
+        """Let go of the workers, which are needed for other work; by default none computes between two steps."""
+        return
 
     def state_dict(self) -> State:
         """A copy of everything that the following steps depend on, the server's state included."""

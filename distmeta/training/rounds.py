@@ -1,16 +1,21 @@
-"""Rounds of requests about trajectories that workers keep, and which runs can have them."""
+"""Outer steps in rounds of requests about trajectories that workers keep, and which runs can have them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+from typing_extensions import override
 
 from distmeta.config import RunConfig
 from distmeta.core.errors import DistmetaError, UserError
 from distmeta.core.types import Params, Report, Shard, Snapshot, Update, Work
 from distmeta.runtime.executor import Executor, Result
+from distmeta.server import ParameterServer, StepRecord, Verdict
+from distmeta.server.outer import State
 from distmeta.server.tree import Tree
 from distmeta.tasks.base import TaskSource
+from distmeta.training.procedure import Procedure
 
 
 class Rounds:
@@ -42,6 +47,47 @@ class Rounds:
                 tree.add(report.shard, report.update)
             self.results.append(replace(result, value=None))
         return tree.total()
+
+
+class InRounds(Procedure):
+    """Every step waits for all shards of its rounds: the result depends neither on who computes what, nor on when.
+
+    Args:
+        config: The run.
+        source: Where the tasks come from.
+        server: Holds the meta-parameters.
+        executor: Who computes.
+    """
+
+    def __init__(self, config: RunConfig, source: TaskSource, server: ParameterServer, executor: Executor) -> None:
+        self.server: ParameterServer = server
+        self._config, self._source, self._executor = config, source, executor
+
+    @override
+    def state_dict(self) -> State:
+        return self.server.state_dict()
+
+    @override
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        self.server.load_state_dict(state)
+
+    def _rounds(self, snapshot: Snapshot, drawn: int, work: Work) -> Rounds:
+        """Rounds on the tasks that are drawn for a step."""
+        config = self._config
+        shards = self._source.shards("train", drawn, config.train.tasks_per_step, config.runtime.shard_size)
+        return Rounds(self._executor, snapshot, shards, work.engine)
+
+    def _make_step(self, total: Update) -> StepRecord:
+        """Let the server make its next step by the sum of all shards.
+
+        Raises:
+            DistmetaError: It refuses the sum.
+        """
+        version = self.server.version
+        verdict = self.server.push(Report(version, 0, total))
+        if verdict is not Verdict.ACCEPTED:
+            raise DistmetaError(f"step {version}: the sum over the shards is {verdict.value}")
+        return self.server.step(1)
 
 
 def check_trajectories(config: RunConfig, source: TaskSource, buffers: Params) -> None:

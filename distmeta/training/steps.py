@@ -106,10 +106,6 @@ class Synchronous(Procedure):
         return Step(record, results, self._config.train.tasks_per_step)
 
     @override
-    def pause(self) -> None:
-        pass  # between two steps no worker computes
-
-    @override
     def state_dict(self) -> State:
         """The server's state, and the carry of each shard: `carry/<shard>/<name>`."""
         state = self.server.state_dict()

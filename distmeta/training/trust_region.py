@@ -18,7 +18,6 @@ are means over the steps of their trajectories.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,15 +27,14 @@ from typing_extensions import override
 
 from distmeta.config import RunConfig
 from distmeta.config.outer import TrustRegionConfig
-from distmeta.core.errors import DistmetaError, UserError
-from distmeta.core.types import Params, Report, Shard, Update, Work
+from distmeta.core.errors import UserError
+from distmeta.core.types import Params, Update, Work
 from distmeta.program.recorded import CURVATURE, RECORD, STEP, TRIAL, VECTOR
 from distmeta.runtime.executor import Executor
-from distmeta.server import ParameterServer, Verdict
-from distmeta.server.outer import State
+from distmeta.server import ParameterServer
 from distmeta.tasks.base import TaskSource
-from distmeta.training.procedure import Procedure, Step
-from distmeta.training.rounds import Rounds, check_trajectories
+from distmeta.training.procedure import Step
+from distmeta.training.rounds import InRounds, Rounds, check_trajectories
 
 Vector = npt.NDArray[np.float64]
 
@@ -58,25 +56,17 @@ class Move:
     backtracks: int
 
 
-class TrustRegion(Procedure):
-    """Every step waits for all shards of several rounds: the result depends neither on who computes what, nor on when.
-
-    Args:
-        config: The run.
-        source: Where the tasks come from.
-        server: Holds the meta-parameters.
-        executor: Who computes.
-    """
+class TrustRegion(InRounds):
+    """Each step is several rounds: a gradient, the direction of the step, and trials of its size."""
 
     def __init__(self, config: RunConfig, source: TaskSource, server: ParameterServer, executor: Executor) -> None:
         assert config.outer.trust_region is not None
-        self.server: ParameterServer = server
-        self._config, self._source, self._executor = config, source, executor
+        super().__init__(config, source, server, executor)
         self._region: TrustRegionConfig = config.outer.trust_region
 
     @override
     def step(self, work: Work) -> Step:
-        rounds = Rounds(self._executor, self.server.pull(), self._shards(self.server.version), work.engine)
+        rounds = self._rounds(self.server.pull(), self.server.version, work)
         total = rounds.ask(RECORD)
         grad = {name: tensor / total.weight for name, tensor in total.grad.items()}
         move = self._move(rounds, grad, total.metrics["loss"] / total.weight)
@@ -84,29 +74,10 @@ class TrustRegion(Procedure):
         negative = {name: -tensor for name, tensor in move.step.items()}
         means = {name: value / total.weight for name, value in total.metrics.items()}
         metrics = {**means, "kl": move.kl, "improvement": means["loss"] - move.loss}
-        verdict = self.server.push(Report(self.server.version, 0, Update(negative, 1.0, metrics)))
-        if verdict is not Verdict.ACCEPTED:
-            raise DistmetaError(f"step {self.server.version}: the step within the trust region is {verdict.value}")
-        record = self.server.step(1)
+        record = self._make_step(Update(negative, 1.0, metrics))
         outer = {**record.outer, "grad_norm": norm, "backtracks": float(move.backtracks)}
         tasks = self._config.train.tasks_per_step
         return Step(replace(record, weight=total.weight, outer=outer), rounds.results, tasks)
-
-    @override
-    def pause(self) -> None:
-        pass  # between two steps no worker computes
-
-    @override
-    def state_dict(self) -> State:
-        return self.server.state_dict()
-
-    @override
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        self.server.load_state_dict(state)
-
-    def _shards(self, step: int) -> tuple[Shard, ...]:
-        config = self._config
-        return self._source.shards("train", step, config.train.tasks_per_step, config.runtime.shard_size)
 
     def _move(self, rounds: Rounds, grad: Params, loss: float) -> Move:
         """The longest of the steps along the direction that is allowed."""

@@ -169,10 +169,6 @@ class Zero(Procedure):
         return Step(record, [result], self._tasks)
 
     @override
-    def pause(self) -> None:
-        pass  # between two steps no worker computes
-
-    @override
     def state_dict(self) -> State:
         return self.server.state_dict()
 
