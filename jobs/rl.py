@@ -7,6 +7,7 @@ step, and walks again.
     distmeta train jobs/rl.py:navigation_maml_trpo      # the outer step of the paper
     distmeta train jobs/rl.py:navigation_maml_ppo       # several outer steps on the same trajectories
     distmeta train jobs/rl.py:navigation_anil --set runtime.executor=local
+    distmeta train jobs/rl.py:navigation_rl2            # a policy that remembers two walks, without inner steps
     distmeta evaluate runs/rl_navigation_maml
     python jobs/rl.py navigation_pretrained      # one policy for all goals, fine-tuned: what MAML is compared with
     distmeta train jobs/rl.py:cheetah_dir_maml   # needs MuJoCo: pip install distmeta[rl]
@@ -76,6 +77,18 @@ def navigation_maml_ppo() -> RunConfig:
     job = _navigation(methods.maml_rl(clip=0.2))
     outer, train = OuterConfig(optimizer="Adam", lr=1e-3, epochs=5), job.train.model_copy(update={"steps": 1000})
     return job.model_copy(update={"name": f"{job.name}_ppo", "outer": outer, "train": train})
+
+
+def navigation_rl2() -> RunConfig:
+    """RL2: trials of two walks, and a policy with a memory; five outer steps of PPO on the same trials."""
+    job = _navigation(methods.rl2())
+    changes = {
+        "tasks": job.tasks.model_copy(update={"episodes": 2}),
+        "model": PolicyConfig(hidden=(100,), memory=100),
+        "outer": OuterConfig(optimizer="Adam", lr=1e-3, clip_norm=1.0, epochs=5),
+        "train": job.train.model_copy(update={"steps": 1000}),
+    }
+    return job.model_copy(update=changes)
 
 
 def _trpo(job: RunConfig) -> RunConfig:

@@ -28,6 +28,7 @@ from distmeta import checkpoint as checkpoints
 from distmeta.adapt.inputs import Examples, Reader, reader_of, to_numbers
 from distmeta.adapt.policy import AdaptedPolicy, Environment, Trials, size_of
 from distmeta.adapt.stream import Order, Setting, Stream, unlabelled_roles, with_method
+from distmeta.adapt.trial import Trial
 from distmeta.checkpoint.reading import Which
 from distmeta.config import AlgorithmConfig, RunConfig
 from distmeta.config.python import require_trust
@@ -166,7 +167,8 @@ class AdaptableLearner:
             UserError: The shapes, the number of targets or the number of classes do not fit, or labels are no names.
         """
         if self.acts:
-            raise UserError("a policy is adapted where it acts", where="adapt", allowed="adapt_policy(environment)")
+            allowed = "adapt_policy(environment), or begin_trial(environment) if it has a memory"
+            raise UserError("a policy is adapted where it acts", where="adapt", allowed=allowed)
         x = self._reader.read(inputs, "support inputs")
         y = _rows(targets, len(x))
         classes: Array | None = None
@@ -209,11 +211,37 @@ class AdaptableLearner:
         """
         if not self.acts:
             raise UserError("this learner does not act", where="adapt_policy", allowed="adapt(inputs, targets)")
+        if self._signature.in_order:
+            what = "this policy adapts by what it remembers while it acts"
+            raise UserError(what, where="adapt_policy", allowed="begin_trial(environment)")
         count = size_of(self.config, "trajectories", "shots", trajectories)
         steps = size_of(self.config, "horizon", "horizon", horizon)
         trials = Trials(environment, self._signature, steps, dtype_of(self.config))
         learner = build_evaluators(self.config, self._signature)[self.protocol]
         return AdaptedPolicy(learner, self._head, self._params, trials, count, seed)
+
+    def begin_trial(self, environment: Environment, *, horizon: int | None = None, seed: int = 0) -> Trial:
+        """Begin a trial of a policy with a memory: it has seen nothing of the environment yet.
+
+        Args:
+            environment: See `adapt_policy`.
+            horizon: Most steps of an episode; None takes `tasks.horizon` of the run.
+            seed: Of the draws of the policy, and of those that `reset` gets.
+
+        Raises:
+            UserError: The learner is no policy with a memory, it takes inner steps as well, or the environment has
+                other actions.
+        """
+        if not self.acts or not self._signature.in_order:
+            allowed = "adapt_policy(environment)" if self.acts else "adapt(inputs, targets)"
+            raise UserError("this learner is no policy with a memory", where="begin_trial", allowed=allowed)
+        if steps := self.config.algorithm.evaluated_learner().num_steps:
+            what = f"this learner takes {steps} inner steps, for which it has to collect trials"
+            raise UserError(what, where="begin_trial", allowed="a learner that adapts by its memory alone (rl2)")
+        most = size_of(self.config, "horizon", "horizon", horizon)
+        learner = build_evaluators(self.config, self._signature)[self.protocol]
+        dtype = dtype_of(self.config)
+        return Trial(learner, self._head, self._params, environment, self._signature, most, dtype, seed)
 
     def stream(
         self,

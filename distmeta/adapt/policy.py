@@ -55,6 +55,21 @@ def size_of(config: RunConfig, name: str, field: str, given: int | None) -> int:
     return number
 
 
+def actions_of(environment: Environment, outputs: int) -> int | None:
+    """Number of the environment's discrete actions, by `action_space.n`; None: actions are vectors of numbers.
+
+    Raises:
+        UserError: It has other actions than a policy with so many outputs.
+    """
+    space, size = getattr(environment, "action_space", None), outputs // 2
+    count: int | None = getattr(space, "n", None)
+    if count is not None and count != outputs:
+        raise UserError(f"{count} discrete actions", where=WHERE, allowed=str(outputs))
+    if count is None and (getattr(space, "shape", (size,)) != (size,) or outputs % 2):
+        raise UserError(f"actions of shape {list(getattr(space, 'shape', ()))}", where=WHERE, allowed=f"[{size}]")
+    return count
+
+
 class Trials(Supply):
     """Collects trajectories in one environment, one after the other, as `Rollouts` does in many at once.
 
@@ -77,16 +92,7 @@ class Trials(Supply):
     def __init__(self, environment: Environment, signature: TaskSignature, horizon: int, dtype: torch.dtype) -> None:
         self._environment, self._shape, self._horizon, self._dtype = environment, signature.input_shape, horizon, dtype
         self.returns: list[Array] = []
-        space = getattr(environment, "action_space", None)
-        self.num_actions: int | None = getattr(space, "n", None)
-        self.action_size = signature.num_outputs // 2
-        outputs = signature.num_outputs
-        if self.num_actions is not None:
-            if self.num_actions != outputs:
-                raise UserError(f"{self.num_actions} discrete actions", where=WHERE, allowed=str(outputs))
-        elif getattr(space, "shape", (self.action_size,)) != (self.action_size,) or outputs % 2:
-            shape = list(getattr(space, "shape", ()))
-            raise UserError(f"actions of shape {shape}", where=WHERE, allowed=f"[{self.action_size}]")
+        self.num_actions, self.action_size = actions_of(environment, signature.num_outputs), signature.num_outputs // 2
 
     def rows(self, trajectories: int) -> Batch:
         """A row for each of N trajectories, with nothing in it: the environment is where they come from."""

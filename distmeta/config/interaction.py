@@ -10,6 +10,7 @@ from distmeta.config.base import Frozen
 from distmeta.config.bounds import Examples
 
 Horizon = Annotated[int, Field(ge=1, le=100_000)]
+Episodes = Annotated[int, Field(ge=1, le=1000)]
 
 
 class PolicyGradientConfig(Frozen):
@@ -58,6 +59,9 @@ class NavigationTasks(Frozen):
         reward: Minus the distance to the goal after a step, or minus its square.
         speed: Largest change of either coordinate in a step; actions are in units of it and clipped to [-1, 1].
         radius: Distance from the goal at which a trajectory ends.
+        episodes: A trajectory is a trial of so many walks, each from the origin to the goal or of `horizon` steps, and
+            policies see what they did and got in the step before, too (RL2, Duan et al. 2016). They need a memory.
+            None: a trajectory is one walk.
     """
 
     source: Literal["navigation"] = "navigation"
@@ -69,6 +73,7 @@ class NavigationTasks(Frozen):
     reward: Literal["distance", "squared"] = "distance"
     speed: PositiveFloat = 0.1
     radius: PositiveFloat = 0.01
+    episodes: Episodes | None = None
 
     has_classes: ClassVar[bool] = False
     has_images: ClassVar[bool] = False
@@ -79,7 +84,7 @@ class NavigationTasks(Frozen):
     @property
     def max_examples(self) -> int:
         """Steps of all trajectories of a training or an evaluation task, whichever has more."""
-        return self.horizon * (self.shots + max(self.queries, self.eval_queries))
+        return self.horizon * (self.episodes or 1) * (self.shots + max(self.queries, self.eval_queries))
 
 
 class CheetahTasks(Frozen):
@@ -96,6 +101,7 @@ class CheetahTasks(Frozen):
         speeds: Range of the speed in m/s.
         control_cost: Factor of the squared norm of an action in the reward.
         noise: Deviations from the initial position (uniform) and velocity (normal).
+        episodes: A trajectory is a trial of so many runs (see `NavigationTasks`); None: one run.
     """
 
     source: Literal["cheetah"] = "cheetah"
@@ -107,6 +113,7 @@ class CheetahTasks(Frozen):
     speeds: tuple[float, float] = (0.0, 3.0)
     control_cost: NonNegativeFloat = 0.05
     noise: NonNegativeFloat = 0.1
+    episodes: Episodes | None = None
 
     has_classes: ClassVar[bool] = False
     has_images: ClassVar[bool] = False
@@ -117,4 +124,4 @@ class CheetahTasks(Frozen):
     @property
     def max_examples(self) -> int:
         """Steps of all trajectories of a training or an evaluation task, whichever has more."""
-        return self.horizon * (self.shots + max(self.queries, self.eval_queries))
+        return self.horizon * (self.episodes or 1) * (self.shots + max(self.queries, self.eval_queries))

@@ -46,11 +46,15 @@ class MlpConfig(Frozen):
 
 
 class PolicyConfig(Frozen):
-    """Gaussian policy of interactive tasks: means of actions from a fully connected network with ReLU, and deviations.
+    """Policy of interactive tasks: a fully connected network with ReLU, and a memory for trials of several episodes.
 
     Attributes:
         hidden: Widths of the hidden layers.
         context_size: Context parameters, as in `mlp`.
+        memory: Units that remember the steps of a trial, between the hidden layers and the head (a GRU, Cho et al.
+            2014: the group `memory`); 0: the policy sees single observations. Tasks with `episodes` need some.
+        actions: `normal`: the network gives the means of the numbers of an action. `categorical`: logits of discrete
+            actions.
         init_std: Initial deviation of each number of an action; it is learned (group `log_std`).
         min_std: Least deviation.
     """
@@ -62,12 +66,14 @@ class PolicyConfig(Frozen):
     has_frozen: ClassVar[bool] = False
     hidden: tuple[PositiveCount, ...] = Field((100, 100), max_length=1000)
     context_size: ContextSize = 0
+    memory: int = Field(0, ge=0, le=4096)
+    actions: Literal["normal", "categorical"] = "normal"
     init_std: PositiveFloat = 1.0
     min_std: PositiveFloat = 1e-6
 
     @property
     def network(self) -> MlpConfig:
-        """The network of the means."""
+        """The network below the memory and the head."""
         return MlpConfig(hidden=self.hidden, context_size=self.context_size)
 
     @model_validator(mode="after")

@@ -40,6 +40,9 @@ and the names of a task's classes, in the order of the targets."""
 UNLABELLED, ROTATION, DOMAINS = "unlabelled", "rotation", "domains"
 """Roles of adaptation without labels: examples without targets (of an evaluation task: its queries), turned images,
 whose targets are their quarter turns, and labelled and unlabelled examples together, whose targets (0, 1) say which."""
+EPISODES = "episodes"
+"""Name of a tensor [T, N, H, E] of trajectories that are trials of E episodes: 1 where a step belongs to an episode. A
+policy with a memory reads a trial in order; it is not asked about single steps of it."""
 TRAJECTORY, REMEMBER = "trajectory", "remember"
 """Roles of continual learning: a stream of examples, class after class, and what must not be forgotten meanwhile. In
 training, both have targets among all training classes."""
@@ -92,7 +95,11 @@ class TextSizes:
 
 
 Act = Callable[[Tensor], Tensor]
-"""The policies at hand of T tasks: observations [T, N, ...] -> outputs [T, N, O] of their networks."""
+"""The policies at hand of T tasks: observations [T, N, ...] -> outputs [T, N, O] of their networks.
+
+Calls are the steps of the same trajectories, in order: policies with a memory remember the calls before. Each time that
+a supply is called, memories are empty.
+"""
 
 
 class Supply(Protocol):

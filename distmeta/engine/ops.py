@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from typing_extensions import override
 
-from distmeta.core.types import Episode, Params
+from distmeta.core.types import Act, Episode, Params
 from distmeta.engine.graphs.tracing import trace
 from distmeta.engine.lifts import LIFTS
 from distmeta.engine.segments import Key, Segment, Segments, TaskState, Tensors
@@ -32,7 +32,7 @@ from distmeta.engine.trees import Structure, derivatives, flatten, graph_leaves
 from distmeta.methods.estimators.base import Cotangent, Pullback, Scores, Slopes, State, TaskOps, Visit
 from distmeta.methods.learners.base import Fast, Learner, Proximal, Stage
 from distmeta.methods.terms import ADAPTED, At, Metrics, OuterTerm, outer_loss, terms_at
-from distmeta.models.base import HEAD
+from distmeta.models.base import HEAD, MEMORY
 from distmeta.models.network import Network
 
 Memory = Literal["auto", "unrolled", "flat"]
@@ -252,24 +252,46 @@ class EagerOps(TaskOps):
         roles = dict(episodes.roles)
         with torch.no_grad():
             for role, head in asked:
-
-                def act(inputs: Tensor, head: str = head) -> Tensor:
-                    return self.act(meta, state, episodes, inputs, head)
-
-                roles[role] = supply(episodes, role, k, act)
+                roles[role] = supply(episodes, role, k, self.acting(meta, state, episodes, head))
         return replace(episodes, roles=roles)
 
+    def acting(self, meta: Params, state: State, episodes: Episode, head: str = HEAD) -> Act:
+        """The policies of a state, for the steps of trajectories in order; without a state, the meta-parameters'."""
+        size = self._learner.backbone.memory
+        if not size:
+            return lambda inputs: self.act(meta, state, episodes, inputs, head)
+        memory: Tensor | None = None
+
+        def act(inputs: Tensor) -> Tensor:
+            nonlocal memory
+            before = inputs.new_zeros(*inputs.shape[:2], size) if memory is None else memory
+            outputs, taps = self._acted(meta, state, episodes, torch.cat((inputs, before), -1), head)
+            memory = taps[MEMORY]
+            return outputs
+
+        return act
+
     def act(self, meta: Params, state: State, episodes: Episode, inputs: Tensor, head: str = HEAD) -> Tensor:
-        """Outputs [T, B, O] of a state for observations [T, B, ...]; without a state, those of the meta-parameters."""
+        """Outputs [T, B, O] of a state for observations [T, B, ...]; without a state, those of the meta-parameters.
+
+        A policy with a memory takes whole trials [T, B, H, F], or single steps (`Backbone.memory`).
+        """
         if state is not None:
             return self.predict(meta, state, episodes, inputs, head=head)
+        return self._acted(meta, None, episodes, inputs, head)[0]
 
-        def one(meta: Params, inputs: Tensor) -> Tensor:
-            net = Network(self._learner.backbone, self._segments.buffers_of(meta), training=self._training)
-            return self._learner.forward(net, self._segments.params_of(meta), inputs, head=head)
+    def _acted(self, meta: Params, state: State, episodes: Episode, inputs: Tensor, head: str) -> tuple[Tensor, Params]:
+        """What `act` returns, and the outputs of the network's layers."""
+        if state is not None:
+            return self.layers(meta, state, episodes, inputs, head=head)
 
-        outputs: Tensor = self._segments.each(one, meta, episodes.num_tasks, inputs)
-        return outputs
+        def one(meta: Params, inputs: Tensor) -> tuple[Tensor, Params]:
+            buffers = self._segments.buffers_of(meta)
+            net = Network(self._learner.backbone, buffers, training=self._training, tapped=True)
+            return self._learner.forward(net, self._segments.params_of(meta), inputs, head=head), net.taps
+
+        found: tuple[Tensor, Params] = self._segments.each(one, meta, episodes.num_tasks, inputs)
+        return found
 
     def num_operations(self, meta: Params, episodes: Episode) -> int:
         """Approximate number of tensor operations in the forward pass of all inner steps together."""

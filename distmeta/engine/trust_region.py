@@ -21,6 +21,7 @@ from distmeta.core.policies import kl_divergence
 from distmeta.core.types import Batch, Episode, Params
 from distmeta.engine.ops import EagerOps
 from distmeta.methods.estimators.base import State
+from distmeta.methods.policy_gradient import in_order
 from distmeta.methods.terms import ADAPTED, Metrics, OuterTerm
 
 
@@ -79,8 +80,7 @@ def _acted(ops: EagerOps, terms: Sequence[OuterTerm], meta: Params, tasks: Episo
     asked, found = ops.asked(meta, state, tasks), []
     for term in terms:
         batch = asked[term.role]
-        flat = batch.inputs.flatten(1, 2)
-        outputs = ops.act(meta, state if term.at in ADAPTED else None, tasks, flat, term.head)
+        outputs = ops.act(meta, state if term.at in ADAPTED else None, tasks, in_order(batch, 1), term.head)
         found.append(Acted(outputs.reshape(*batch["mask"].shape, -1), batch))
     return state, found
 

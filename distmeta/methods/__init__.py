@@ -15,7 +15,7 @@ from distmeta.methods.presets.inner_problem import hyperparameters, learned_loss
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.optimizers import evolved_optimizer, learned_optimizer
 from distmeta.methods.presets.prediction import film, weight_generator
-from distmeta.methods.presets.reinforcement import anil_rl, fomaml_rl, maml_rl
+from distmeta.methods.presets.reinforcement import anil_rl, fomaml_rl, maml_rl, rl2
 from distmeta.methods.presets.reuse import multitask, nil, nil_head
 from distmeta.methods.presets.test_time import bn_adapt, tent, ttt
 from distmeta.methods.presets.transfer import (
@@ -80,6 +80,7 @@ __all__ = [
     "r2d2",
     "reptile",
     "reweight",
+    "rl2",
     "surgical",
     "target_only",
     "tent",

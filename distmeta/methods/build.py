@@ -82,7 +82,7 @@ def build_algorithm(config: RunConfig, tasks: TaskSignature) -> Algorithm:
     _check_tokens(backbone.tokens, tasks.tokens)
     learner = build_learner(settings.learner, backbone, tasks.objective)
     learner.asks = tasks.objective in COLLECTED
-    check_interactive(settings, learner)
+    check_interactive(settings, learner, in_order=tasks.in_order)
     groups = backbone.groups()
     learner.fixed = frozenset(
         name for group in settings.fixed for name in group_names(groups, group, "algorithm.fixed")

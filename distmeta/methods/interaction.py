@@ -8,12 +8,13 @@ from distmeta.methods.learners.base import Learner
 from distmeta.models.base import HEAD
 
 
-def check_interactive(settings: AlgorithmConfig, learner: Learner) -> None:
+def check_interactive(settings: AlgorithmConfig, learner: Learner, *, in_order: bool) -> None:
     """Check that a method asks interactive tasks in the ways that these answer.
 
     Args:
         settings: The method.
         learner: How training tasks are adapted; `asks` says whether they are interactive.
+        in_order: Whether the tasks are trials.
 
     Raises:
         UserError: It does not, or the tasks are others and the network is a policy.
@@ -23,6 +24,7 @@ def check_interactive(settings: AlgorithmConfig, learner: Learner) -> None:
             what = "the network is a policy, but the tasks are not interactive"
             raise UserError(what, where="model.kind", allowed="another network, or tasks.source 'navigation'")
         return
+    _check_memory(learner, in_order=in_order)
     for field, each in (("learner", settings.learner), ("evaluate.learner", settings.evaluated_learner())):
         if not each.is_stepwise and each.kind != "python":
             what = (
@@ -42,3 +44,13 @@ def check_interactive(settings: AlgorithmConfig, learner: Learner) -> None:
     if settings.evaluate.stream is not None:
         what = "a stream has its batches from the start, but interactive tasks answer between inner steps"
         raise UserError(what, where="algorithm.evaluate.stream", allowed="null")
+
+
+def _check_memory(learner: Learner, *, in_order: bool) -> None:
+    memory = learner.backbone.memory
+    if in_order and not memory:
+        what = "a trial of several episodes is read in order, but the network has no memory"
+        raise UserError(what, where="model", allowed="kind 'policy' with memory 1 or more, or tasks.episodes null")
+    if memory and not in_order:
+        what = f"the policy has a memory of {memory} units, but trajectories are single episodes without what was done"
+        raise UserError(what, where="tasks.episodes", allowed="1 or more, or model.memory 0")

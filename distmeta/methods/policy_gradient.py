@@ -33,7 +33,7 @@ from torch import Tensor
 from distmeta.config.interaction import PolicyGradientConfig
 from distmeta.core.errors import UserError
 from distmeta.core.policies import log_prob
-from distmeta.core.types import Batch
+from distmeta.core.types import EPISODES, Batch
 
 _RIDGE = 1e-5
 """Added to the diagonal of the baseline's normal equations, as in rllab."""
@@ -46,7 +46,7 @@ class PolicyGradient:
     """An objective: call it with the network and trajectories (`distmeta.tasks.interaction.Rollouts`).
 
     It reports the sum of the rewards of a trajectory (`return`) and the number of its steps (`length`), means over the
-    trajectories.
+    trajectories; of trials, those of an episode, and the `return_1`, ... of each episode.
 
     Args:
         config: Discount, baseline, advantages, order of what is known of the trajectories.
@@ -60,7 +60,7 @@ class PolicyGradient:
             what = "the examples are no trajectories, which only interactive tasks have"
             raise UserError(what, where="objective 'policy_gradient'", allowed="tasks.source 'navigation'")
         rewards, mask = batch["rewards"], batch["mask"]
-        outputs = forward(batch.inputs.flatten(0, 1)).reshape(*rewards.shape, -1)
+        outputs = forward(in_order(batch)).reshape(*rewards.shape, -1)
         ratios = (log_prob(outputs, batch["actions"]) - batch["log_probs"]) * mask
         before = powers(rewards, self._config.dependence).tril(-1)
         past = ratios @ before.T
@@ -69,7 +69,27 @@ class PolicyGradient:
         if (clip := self._config.clip) is not None:
             surrogate = torch.minimum(surrogate, (ratios.exp().clamp(1 - clip, 1 + clip) - 1) * weights)
         loss = -(rewards + surrogate).sum() / rewards.numel()
-        return loss, {"return": rewards.sum(-1).mean(), "length": mask.sum(-1).mean()}
+        return loss, _reported(batch)
+
+
+def in_order(batch: Batch, axis: int = 0) -> Tensor:
+    """What a policy reads of trajectories: whole trials [.., N, H, ...], or single steps [.., N H, ...].
+
+    Args:
+        batch: The trajectories.
+        axis: The axis N.
+    """
+    return batch.inputs if EPISODES in batch else batch.inputs.flatten(axis, axis + 1)
+
+
+def _reported(batch: Batch) -> dict[str, Tensor]:
+    """`return` and `length` of a trajectory; of trials, those of an episode, and the `return_1`, ... of each."""
+    rewards, mask = batch["rewards"], batch["mask"]
+    if EPISODES not in batch:
+        return {"return": rewards.sum(-1).mean(), "length": mask.sum(-1).mean()}
+    returns = (rewards.unsqueeze(-1) * batch[EPISODES]).sum(1).mean(0)
+    each = {f"return_{number}": value for number, value in enumerate(returns.unbind(), start=1)}
+    return {"return": returns.mean(), "length": mask.sum(-1).mean() / len(returns), **each}
 
 
 def advantages(config: PolicyGradientConfig, batch: Batch) -> Tensor:

@@ -17,6 +17,8 @@ from distmeta.core.errors import UserError
 from distmeta.core.types import Params, TokenIds
 
 HEAD = "head"
+MEMORY = "memory"
+"""Name of the tap and the group of a policy's memory."""
 TRANSDUCTIVE, INDUCTIVE = "transductive", "inductive"
 """Protocols: whether the prediction for a query may depend on the other queries (batch norm by the query batch)."""
 
@@ -69,6 +71,9 @@ class Backbone(ABC):
         isolates_tasks: Whether products with meta-parameters are made task by task under `vmap`, so that the bits of a
             task do not depend on how many there are.
         acts: Whether it is a policy, which only interactive tasks have a use for.
+        memory: M, numbers that a policy remembers from one step of a trial to the next; 0: none. With a memory, inputs
+            are whole trials [B, H, F], whose features are [B, H, D], or single steps [B, F + M]: observations, then the
+            memory before the step. The tap `memory` is what it remembers after the step.
     """
 
     heads: Mapping[str, int]
@@ -82,6 +87,7 @@ class Backbone(ABC):
     tokens: TokenIds | None = None
     isolates_tasks: bool = False
     acts: bool = False
+    memory: int = 0
 
     @property
     def num_outputs(self) -> int:

@@ -1,8 +1,11 @@
-"""Gaussian policy: the means of actions from a fully connected network, deviations that do not depend on observations.
+"""Policies: a fully connected network that gives the parameters of a distribution over actions.
 
-    outputs = (mean_1 .. mean_A, log sigma_1 .. log sigma_A),   mean = head(mlp(observation)),   log sigma: parameters
+    normal        outputs = (mean_1 .. mean_A, log sigma_1 .. log sigma_A)
+                  mean = network(observation), log sigma: parameters, as in rllab (Duan et al. 2016, arXiv 1604.06778)
+    categorical   outputs = logits = network(observation)
 
-as in rllab (Duan et al. 2016, arXiv 1604.06778). The logarithms are not let below that of `min_std`.
+Logarithms of deviations are not let below that of `min_std`. With a `memory` the network is that of
+`distmeta.models.recurrent`.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from distmeta.core.errors import UserError
 from distmeta.core.types import Params
 from distmeta.models.base import HEAD, Backbone, Frame
 from distmeta.models.mlp import Mlp
+from distmeta.models.recurrent import Recurrent
 
 _OUTSIDE = "outside"
 """Group of what belongs to no block."""
@@ -27,16 +31,17 @@ LOG_STD = "log_std"
 
 
 class Policy(Backbone):
-    """Hidden layers `block1 .. blockL` and `log_std` as the body, and the linear head of means.
+    """Hidden layers `block1 .. blockL`, `memory` and `log_std` as the body, and the linear head.
 
     Args:
-        config: Widths of the hidden layers, deviations.
+        config: Widths of the hidden layers and the memory, distribution of actions, deviations.
         input_shape: Shape of an observation, which is flattened.
-        heads: Number of outputs by name of the head; that of `head` is twice the numbers of an action.
+        heads: Number of outputs by name of the head; that of `head` is twice the numbers of an action, or the number of
+            discrete actions.
         dtype: Type of the parameters.
 
     Raises:
-        UserError: The network would be too large, or the tasks have no continuous actions.
+        UserError: The network would be too large, or the tasks have other actions.
     """
 
     acts = True
@@ -44,43 +49,54 @@ class Policy(Backbone):
     def __init__(
         self, config: PolicyConfig, input_shape: tuple[int, ...], heads: Mapping[str, int], dtype: torch.dtype
     ) -> None:
-        outputs = heads.get(HEAD, 0)
-        if outputs < 2 or outputs % 2:
+        outputs, is_normal = heads.get(HEAD, 0), config.actions == "normal"
+        if is_normal and (outputs < 2 or outputs % 2):
             what = f"a policy has a mean and a deviation for each number of an action, not {outputs} outputs"
-            raise UserError(what, where="model.kind", allowed="tasks with continuous actions ('navigation')")
-        self._means = Mlp(config.network, input_shape, {**heads, HEAD: outputs // 2}, dtype)
-        self.heads, self.num_features = dict(heads), self._means.num_features
-        self._log_std = torch.full((outputs // 2,), math.log(config.init_std), dtype=dtype)
+            allowed = "tasks with continuous actions ('navigation'), or model.actions 'categorical'"
+            raise UserError(what, where="model.kind", allowed=allowed)
+        sizes = {**heads, HEAD: outputs // 2 if is_normal else outputs}
+        self._network: Backbone = (
+            Recurrent(config.network, config.memory, input_shape, sizes, dtype)
+            if config.memory
+            else Mlp(config.network, input_shape, sizes, dtype)
+        )
+        self.heads, self.num_features, self.memory = dict(heads), self._network.num_features, config.memory
+        self._log_std = torch.full((outputs // 2,), math.log(config.init_std), dtype=dtype) if is_normal else None
         self._least = math.log(config.min_std)
 
     @override
     def init(self, seed: int) -> Params:
-        """Those of the network of means, and `log_std` before the heads."""
-        params, body = self._means.init(seed), self._means.groups()["body"]
-        of_body = {name: params[name] for name in body} | {LOG_STD: self._log_std.clone()}
+        """Those of the network, and `log_std` before the heads."""
+        params = self._network.init(seed)
+        if self._log_std is None:
+            return params
+        of_body = {name: params[name] for name in self._network.groups()["body"]} | {LOG_STD: self._log_std.clone()}
         return of_body | {name: tensor for name, tensor in params.items() if name not in of_body}
 
     @override
     def features(self, params: Mapping[str, Tensor], inputs: Tensor, frame: Frame) -> Tensor:
-        """[B, ...] -> [B, last hidden width]."""
-        return self._means.features(params, inputs, frame)
+        """[B, ...] -> [B, D]; with a memory, trials [B, H, F] -> [B, H, D], or steps [B, F + M] -> [B, D]."""
+        return self._network.features(params, inputs, frame)
 
     @override
     def head(self, params: Mapping[str, Tensor], features: Tensor, head: str = HEAD) -> Tensor:
-        """Means and logarithms of deviations, [B, D] -> [B, 2 A]; of other heads than `head`, their outputs."""
-        mean = self._means.head(params, features, head)
-        if head != HEAD:
-            return mean
-        return torch.cat((mean, params[LOG_STD].clamp(min=self._least).expand_as(mean)), -1)
+        """Parameters of the distribution, [..., D] -> [..., O]; of other heads than `head`, their outputs."""
+        outputs = self._network.head(params, features, head)
+        if head != HEAD or self._log_std is None:
+            return outputs
+        return torch.cat((outputs, params[LOG_STD].clamp(min=self._least).expand_as(outputs)), -1)
 
     @override
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """Those of the network of means, and `log_std`."""
-        groups = self._means.groups()
+        """Those of the network, and `log_std`."""
+        groups = self._network.groups()
+        if self._log_std is None:
+            return groups
         body = (*groups["body"], LOG_STD)
         of_heads = tuple(name for name in groups["all"] if name not in body)
         return {**groups, "all": (*body, *of_heads), "body": body, LOG_STD: (LOG_STD,), _OUTSIDE: (LOG_STD,)}
 
     @override
     def blocks(self) -> tuple[str, ...]:
-        return (_OUTSIDE, *self._means.blocks())
+        outside = () if self._log_std is None else (_OUTSIDE,)
+        return (*outside, *self._network.blocks())

@@ -28,6 +28,7 @@ class TaskSignature:
         objective: Name of the tasks' loss (`cross_entropy`, `mse`).
         tokens: Token ids of the examples; None if they are no texts.
         classes: Names of the outputs, if they are the same classes in all tasks.
+        in_order: Whether examples are trials, which a policy with a memory reads step by step.
     """
 
     input_shape: tuple[int, ...]
@@ -36,6 +37,7 @@ class TaskSignature:
     objective: str
     tokens: TokenIds | None = None
     classes: tuple[str, ...] | None = None
+    in_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class TaskSource(ABC):
         classes: Names of the outputs, if they are the same classes in all tasks.
         declared: What the configuration says about it, if it is the user's own.
         supply: Of interactive tasks: collects the examples of their roles with the policy at hand.
+        in_order: Whether examples are trials, which a policy with a memory reads step by step.
     """
 
     input_shape: tuple[int, ...]
@@ -97,12 +100,13 @@ class TaskSource(ABC):
     classes: tuple[str, ...] | None = None
     declared: Declared | None = None
     supply: Supply | None = None
+    in_order: bool = False
 
     @property
     def signature(self) -> TaskSignature:
         train_outputs = dict(self.train_outputs)
         sizes = self.input_shape, self.num_outputs, train_outputs
-        return TaskSignature(*sizes, self.objective, self.tokens, self.classes)
+        return TaskSignature(*sizes, self.objective, self.tokens, self.classes, self.in_order)
 
     def specs(self, split: str, step: int, count: int) -> tuple[TaskSpec, ...]:
         """Specs of the `count` tasks of a step: a pure function of (seed, split, step, index)."""

@@ -35,6 +35,7 @@ from distmeta.core.seeding import Uint64
 from distmeta.core.types import QUERY, SUPPORT, Batch, Params
 from distmeta.tasks.base import TaskSource
 from distmeta.tasks.interaction import Outcome, Rollouts, Simulator
+from distmeta.tasks.trials import in_trials
 
 _LOG = logging.getLogger(__name__)
 FRAMES = 5
@@ -120,13 +121,14 @@ class CheetahSource(TaskSource):
         UserError: MuJoCo or gymnasium is not installed.
     """
 
-    input_shape = (NUM_POSITIONS - 1 + NUM_VELOCITIES,)
+    input_shape: tuple[int, ...] = (NUM_POSITIONS - 1 + NUM_VELOCITIES,)
     num_outputs = 2 * NUM_ACTIONS
     train_outputs = MappingProxyType({SUPPORT: 2 * NUM_ACTIONS, QUERY: 2 * NUM_ACTIONS})
     objective = "policy_gradient"
 
     def __init__(self, config: CheetahTasks, seed: int, dtype: torch.dtype) -> None:
-        self.seed, self.supply = seed, Rollouts(Cheetah(config))
+        simulator, self.input_shape = in_trials(Cheetah(config), self.input_shape, config.episodes)
+        self.seed, self.supply, self.in_order = seed, Rollouts(simulator), config.episodes is not None
         self._config, self._dtype = config, dtype
 
     @override

@@ -71,6 +71,10 @@ class Simulator(ABC):
     def observe(self, state: Params) -> Tensor:
         """What policies see of states: [T, N, ...]."""
 
+    def marks(self, state: Params) -> Params:
+        """What is recorded of a step besides what every step has, from the state before it: [T, N, ...] by name."""
+        return {}
+
     @abstractmethod
     def step(self, state: Params, actions: Tensor, draws: Tensor) -> Outcome:
         """Take a step.
@@ -87,7 +91,7 @@ class Rollouts(Supply):
 
     A batch of trajectories has `inputs` [T, N, H, ...] (observations before each step), `actions` [T, N, H, A] or int64
     [T, N, H], `rewards`, `mask` and `log_probs` [T, N, H]: 1 for the steps before the end, and the logarithm of the
-    probability of each action. Rewards behind the end are 0.
+    probability of each action. Rewards behind the end are 0. Marks of the simulator stand beside them.
 
     Args:
         simulator: The environments.
@@ -102,16 +106,16 @@ class Rollouts(Supply):
         start_draws, policy_draws, draws = self._draws(tasks, role, k)
         state = simulator.start(rows, start_draws)
         alive = torch.ones(rows.inputs.shape[:2], dtype=rows.inputs.dtype, device=rows.inputs.device)
-        steps: list[tuple[Tensor, ...]] = []
+        steps: list[Params] = []
         for t in range(simulator.horizon):
-            observations = simulator.observe(state)
+            observations, marks = simulator.observe(state), simulator.marks(state)
             outputs = act(observations)
             actions = sample(outputs, policy_draws[t])
             state, rewards, ends = simulator.step(state, actions, draws[t])
-            steps.append((observations, actions, rewards * alive, alive, log_prob(outputs, actions)))
+            step = {"inputs": observations, "actions": actions, "rewards": rewards * alive, "mask": alive}
+            steps.append({**step, "log_probs": log_prob(outputs, actions), **marks})
             alive = alive * (~ends).to(alive.dtype)
-        inputs, actions, rewards, mask, log_probs = (torch.stack(each, 2) for each in zip(*steps, strict=True))
-        return Batch(inputs, actions=actions, rewards=rewards, mask=mask, log_probs=log_probs)
+        return Batch(**{name: torch.stack([step[name] for step in steps], 2) for name in steps[0]})
 
     def _draws(self, tasks: Episode, role: str, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """Draws of the start [T, N, `num_start_draws`], of the policies [H, T, N, A] or [H, T, N], and of the steps

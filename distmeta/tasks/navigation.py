@@ -28,6 +28,7 @@ from distmeta.core.seeding import Uint64
 from distmeta.core.types import QUERY, SUPPORT, Batch, Params
 from distmeta.tasks.base import TaskSource
 from distmeta.tasks.interaction import Outcome, Rollouts, Simulator
+from distmeta.tasks.trials import in_trials
 
 
 class Navigation(Simulator):
@@ -65,13 +66,14 @@ class NavigationSource(TaskSource):
         dtype: Type of all numbers.
     """
 
-    input_shape = (2,)
+    input_shape: tuple[int, ...] = (2,)
     num_outputs = 4
     train_outputs = MappingProxyType({SUPPORT: 4, QUERY: 4})
     objective = "policy_gradient"
 
     def __init__(self, config: NavigationTasks, seed: int, dtype: torch.dtype) -> None:
-        self.seed, self.supply = seed, Rollouts(Navigation(config))
+        simulator, self.input_shape = in_trials(Navigation(config), self.input_shape, config.episodes)
+        self.seed, self.supply, self.in_order = seed, Rollouts(simulator), config.episodes is not None
         self._config, self._dtype = config, dtype
 
     @override

@@ -159,7 +159,7 @@ def regression_fits(path: Path, fits: Sequence[Fit], title: str = "") -> None:
         axes.plot(*fit.truth, color="black", linewidth=1.5, label="true function")
         for index, (steps, values) in enumerate(sorted(fit.predictions.items())):
             colour, style = (FAINT, ":") if steps == 0 else (COLOURS[index % len(COLOURS)], "--")
-            axes.plot(fit.grid, values, color=colour, linestyle=style, label=_steps_label(steps))
+            axes.plot(fit.grid, values, color=colour, linestyle=style, label=steps_label(steps))
         axes.plot(*fit.support, "^", color=COLOURS[3], markersize=6, label="support points")
         axes.set_xlabel("x")
         plain(axes)
@@ -177,15 +177,15 @@ class Walks:
 
     Attributes:
         goal: x and y of the goal [2].
-        paths: Number of inner steps -> positions [N, P, 2] along N trajectories after them, NaN behind their ends.
+        paths: Label -> positions [N, P, 2] along N trajectories, NaN behind their ends; the first ones are faint.
     """
 
     goal: Array
-    paths: Mapping[int, Array]
+    paths: Mapping[str, Array]
 
 
 def walks(path: Path, tasks: Sequence[Walks]) -> None:
-    """Plot trajectories in the plane before and after some inner steps.
+    """Plot trajectories in the plane: before and after some inner steps, or in the episodes of a trial.
 
     Args:
         path: The PNG.
@@ -196,11 +196,10 @@ def walks(path: Path, tasks: Sequence[Walks]) -> None:
     figure = Figure(figsize=(3.4 * len(tasks), 3.7), layout="constrained", dpi=150)
     panels = figure.subplots(1, len(tasks), squeeze=False)[0]
     for axes, task in zip(panels, tasks, strict=True):
-        for index, (steps, paths) in enumerate(sorted(task.paths.items())):
-            colour = FAINT if steps == 0 else COLOURS[index % len(COLOURS)]
+        for index, (label, paths) in enumerate(task.paths.items()):
+            colour = FAINT if index == 0 else COLOURS[index % len(COLOURS)]
             for number, positions in enumerate(paths):
-                label = _steps_label(steps) if number == 0 else None
-                axes.plot(*positions.T, color=colour, linewidth=0.8, alpha=0.7, label=label)
+                axes.plot(*positions.T, color=colour, linewidth=0.8, alpha=0.7, label=None if number else label)
         axes.plot(*task.goal, "*", color="black", markersize=10, label="goal")
         axes.set_aspect("equal", adjustable="datalim")
         plain(axes)
@@ -209,7 +208,8 @@ def walks(path: Path, tasks: Sequence[Walks]) -> None:
     save(figure, path)
 
 
-def _steps_label(steps: int) -> str:
+def steps_label(steps: int) -> str:
+    """What is said of so many inner steps."""
     return "before" if steps == 0 else f"after {steps} step{'s' if steps > 1 else ''}"
 
 

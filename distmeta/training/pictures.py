@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import fsspec
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from distmeta.core.types import QUERY, SUPPORT, Episode, Params
+from distmeta.core.types import EPISODES, QUERY, SUPPORT, Episode, Params
 from distmeta.engine.engine import one_by_one
 from distmeta.engine.ops import EagerOps
 from distmeta.methods.estimators.base import State, Visit
@@ -107,7 +109,8 @@ class _Trained(NamedTuple):
 def _drawing(source: TaskSource) -> Callable[[Path, _Trained, Episode], Path] | None:
     """How sample tasks are drawn; None if they are neither images, functions of one number, nor walks in the plane."""
     if source.supply is not None:
-        return _draw_walks if source.input_shape == (2,) else None
+        in_the_plane = (2 + source.num_outputs // 2 + 2,) if source.in_order else (2,)
+        return _draw_walks if source.input_shape == in_the_plane else None
     if source.objective == "cross_entropy":
         return _draw_images if len(source.input_shape) == 3 else None
     return _draw_fits if (source.input_shape, source.num_outputs) == ((1,), 1) else None
@@ -154,21 +157,29 @@ def _draw_fits(path: Path, learner: _Trained, episode: Episode) -> Path:
 
 
 def _draw_walks(path: Path, learner: _Trained, episode: Episode) -> Path:
-    """Policies that see where they are: trajectories before and after adaptation, and the goal."""
+    """Policies that see where they are: trajectories before and after adaptation, or by episode; and the goal."""
     walks = []
     for task in _tasks(episode):
-        paths = {}
+        paths: dict[str, npt.NDArray[np.float64]] = {}
         for visit in _visits(learner, task):
             assert task.supply is not None
-
-            def act(inputs: torch.Tensor, state: State = visit.state, task: Episode = task) -> torch.Tensor:
-                return learner.ops.act(learner.params, state, task, inputs, learner.head)
-
+            act = learner.ops.acting(learner.params, visit.state, task, learner.head)
             batch = task.supply(task, QUERY, 0, act).map(lambda tensor: tensor[0, :NUM_PATHS])
-            paths[visit.k] = batch.inputs.masked_fill(batch["mask"][..., None] == 0, torch.nan).numpy()
+            positions, alive = batch.inputs[..., :2], batch["mask"] != 0
+            parts = {plots.steps_label(visit.k): alive}
+            if EPISODES in batch:
+                each = batch[EPISODES].bool().unbind(-1)
+                parts = {f"episode {number}": alive & own for number, own in enumerate(each, start=1)}
+            paths |= {label: _only(positions, own) for label, own in parts.items()}
         walks.append(plots.Walks(task.query["goals"][0, 0].numpy(), paths))
     plots.walks(path, walks)
     return path
+
+
+def _only(positions: torch.Tensor, own: torch.Tensor) -> npt.NDArray[np.float64]:
+    """Positions [N, P, 2] of some steps [N, P]; NaN elsewhere."""
+    array: npt.NDArray[np.float64] = positions.masked_fill(~own[..., None], torch.nan).double().numpy()
+    return array
 
 
 def _tasks(episode: Episode) -> Iterator[Episode]:

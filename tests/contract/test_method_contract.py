@@ -17,7 +17,6 @@ from distmeta.config import (
     EngineConfig,
     GlyphTasks,
     MlpConfig,
-    NavigationTasks,
     PolicyConfig,
     RunConfig,
     SinusoidTasks,
@@ -112,6 +111,7 @@ ROWS = (
     Row("maml_rl", {"steps": 2}, {}, None, acts=True),
     Row("fomaml_rl", {"gae": 0.9}, {}, None, acts=True),
     Row("anil_rl", {"dependence": 0.5}, {}, None, acts=True),
+    Row("rl2", {}, {"episodes": 2}, None, acts=True, model={"kind": "policy", "hidden": (5,), "memory": 4}),
     Row("bn_adapt", {"share": 0.6}, {}, None, model=RESNET),
     Row("tent", {"steps": 2}, {}, None),
     Row("ttt", {"steps": 2}, {}, None, model=RESNET),
@@ -157,12 +157,14 @@ def sine_waves(row: Row) -> RunConfig:
 
 
 def navigation(row: Row) -> RunConfig:
-    return RunConfig(
-        name="contract",
-        tasks=NavigationTasks(shots=3, queries=2, eval_queries=2, horizon=8),
-        model=PolicyConfig(hidden=(6, 5)),
-        algorithm=method(row.name, **row.settings),
-        engine=EngineConfig(dtype="float64"),
+    return RunConfig.model_validate(
+        {
+            "name": "contract",
+            "tasks": {"source": "navigation", "shots": 3, "queries": 2, "eval_queries": 2, "horizon": 8, **row.tasks},
+            "model": row.model or PolicyConfig(hidden=(6, 5)),
+            "algorithm": method(row.name, **row.settings),
+            "engine": EngineConfig(dtype="float64"),
+        }
     )
 
 
@@ -338,11 +340,12 @@ def test_the_adaptation_curve_has_all_points_from_zero_to_the_last_step(case: Ca
 
 
 def test_an_adapted_learner_has_one_output_for_each_class(case: Case) -> None:
-    num_outputs = build_source(case.config.tasks, 0, dtype_of(case.config)).num_outputs
+    source = build_source(case.config.tasks, 0, dtype_of(case.config))
     task = part(case.test, 0, 1)
     for learner in case.algorithm.evaluators.values():
-        ops = one_by_one(learner)
-        outputs = ops.predict(
-            case.meta, ops.adapt(case.meta, task), task, task.query.inputs, head=case.algorithm.eval_head
-        )
-        assert outputs.shape == (1, task.query.inputs.shape[1], num_outputs)
+        ops, inputs = one_by_one(learner), task.query.inputs
+        if memory := learner.backbone.memory:  # a step of a trial
+            inputs = inputs.new_zeros(*inputs.shape[:2], source.input_shape[0] + memory)
+        state = ops.adapt(case.meta, task)
+        outputs = ops.predict(case.meta, state, task, inputs, head=case.algorithm.eval_head)
+        assert outputs.shape == (1, inputs.shape[1], source.num_outputs)

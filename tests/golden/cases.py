@@ -82,6 +82,7 @@ from distmeta.methods import (
     r2d2,
     reptile,
     reweight,
+    rl2,
     surgical,
     target_only,
     tent,
@@ -123,6 +124,11 @@ _NAVIGATION: dict[str, Any] = {
     "tasks": NavigationTasks(shots=6, queries=6, eval_queries=6, horizon=12),
     "model": PolicyConfig(hidden=(12,)),
     "outer": OuterConfig(optimizer="Adam", lr=1e-2),
+}
+_TRIALS: dict[str, Any] = {
+    "tasks": NavigationTasks(shots=6, queries=6, eval_queries=6, horizon=8, episodes=2),
+    "model": PolicyConfig(hidden=(8,), memory=10),
+    "outer": OuterConfig(optimizer="Adam", lr=1e-2, clip_norm=1.0, epochs=3),
 }
 _REGION = OuterConfig(optimizer="SGD", lr=1.0, trust_region=TrustRegionConfig(cg_steps=4))
 _PPO = OuterConfig(optimizer="Adam", lr=1e-2, epochs=3)
@@ -208,6 +214,7 @@ CASES: dict[str, RunConfig] = {
         _run("maml_rl-ppo", "vmap", maml_rl(clip=0.2), **{**_NAVIGATION, "outer": _PPO}),
         _run("fomaml_rl", "loop", fomaml_rl(gae=0.9), **_NAVIGATION),
         _run("anil_rl", "vmap", anil_rl(dependence=0.5), **_NAVIGATION),
+        _run("rl2", "vmap", rl2(), **_TRIALS),
         _run("bn_adapt", "loop", bn_adapt(0.7), model=_RESNET),
         _run("tent", "vmap", tent(steps=2)),
         _run("tent-stream", "loop", tent(lr=0.01, steps=3, batch=3), model=_RESNET),

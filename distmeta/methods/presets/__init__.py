@@ -21,7 +21,7 @@ from distmeta.methods.presets.inner_problem import hyperparameters, learned_loss
 from distmeta.methods.presets.metric import knn, matching, protonet, r2d2
 from distmeta.methods.presets.optimizers import evolved_optimizer, learned_optimizer
 from distmeta.methods.presets.prediction import film, weight_generator
-from distmeta.methods.presets.reinforcement import anil_rl, fomaml_rl, maml_rl
+from distmeta.methods.presets.reinforcement import anil_rl, fomaml_rl, maml_rl, rl2
 from distmeta.methods.presets.reuse import multitask, nil
 from distmeta.methods.presets.test_time import bn_adapt, tent, ttt
 from distmeta.methods.presets.transfer import (
@@ -171,6 +171,7 @@ METHODS: dict[str, Preset] = {
     "maml_rl": _reinforcement(maml_rl, "MAML-RL", "Finn et al. 2017, arXiv 1703.03400, section 5.3"),
     "fomaml_rl": _reinforcement(fomaml_rl, "First-order MAML-RL", "Finn et al. 2017, arXiv 1703.03400"),
     "anil_rl": _reinforcement(anil_rl, "ANIL-RL", "Raghu et al. 2020, arXiv 1909.09157, section 4.2"),
+    "rl2": _reinforcement(rl2, "RL2", "Duan et al. 2016, arXiv 1611.02779; Wang et al. 2016, arXiv 1611.05763"),
     "bn_adapt": Preset(
         bn_adapt, "BN-adapt", "Nado et al. 2020, arXiv 2006.10963; Schneider et al. 2020", "jobs/test_time.py:bn_adapt"
     ),

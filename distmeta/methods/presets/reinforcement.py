@@ -88,3 +88,23 @@ def anil_rl(
     """ANIL with policy gradients: inner steps move the head of means alone (Raghu et al. 2020, arXiv 1909.09157)."""
     inner = PolicyGradientConfig(discount=discount, gae=gae, dependence=dependence)
     return _policy_gradient("anil_rl", ("head",), 2, lr, steps, eval_steps, inner, clip)
+
+
+def rl2(discount: float = 0.99, gae: float = 1.0, clip: float | None = 0.2) -> AlgorithmConfig:
+    """RL2 (Duan et al. 2016, arXiv 1611.02779): a policy with a memory is trained on whole trials.
+
+    It needs tasks with `episodes` and a network with `memory`, which is all that adapts.
+
+    Args:
+        discount: Discount factor of rewards, through all episodes of a trial.
+        gae: Lambda of generalised advantage estimation.
+        clip: Of PPO, for `outer.epochs` more than 1; None: any ratio counts.
+    """
+    settings = PolicyGradientConfig(discount=discount, gae=gae, dependence=0.0, clip=clip)
+    return AlgorithmConfig(
+        method="rl2",
+        learner=GradientConfig(phases=(Phase(steps=0),)),
+        estimator=BackpropConfig(order=1),
+        terms=(Term(objective=settings, at="meta"),),
+        evaluate=EvaluateConfig(steps=0),
+    )

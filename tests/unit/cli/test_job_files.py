@@ -15,7 +15,7 @@ from distmeta.cli.submit import _command
 from distmeta.config.load import load_config
 
 ROOT = Path(__file__).resolve().parents[3]
-NAVIGATION = ("anil", "anil_trpo", "fomaml", "maml", "maml_ppo", "maml_trpo", "pretrained")
+NAVIGATION = ("anil", "anil_trpo", "fomaml", "maml", "maml_ppo", "maml_trpo", "pretrained", "rl2")
 JOBS = {
     "architecture": ["chosen", "darts"],
     "cifar_fs": ["maml"],
@@ -112,6 +112,7 @@ METHOD = {
         for tasks in ("cheetah_dir", "cheetah_vel", "navigation")
         for method in NAVIGATION
     },
+    "rl_navigation_rl2": "rl2",
     "test_time_spurious": "tent",
     "test_time_subclass": "tent",
     "transfer_from_scratch": "fine_tuning",

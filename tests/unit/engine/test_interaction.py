@@ -166,6 +166,12 @@ def test_scores_before_and_after_steps_share_their_draws_and_are_led_by_the_retu
         ),
         ({"tasks": SinusoidTasks(), "algorithm": maml()}, r"model.kind: a policy has a mean and a deviation"),
         ({"model": {"kind": "policy", "hidden": [10**9]}}, r"hidden makes"),
+        ({"tasks": TASKS.model_copy(update={"episodes": 2})}, r"model: a trial .* read in order, but .* no memory"),
+        ({"model": PolicyConfig(memory=3)}, r"tasks.episodes: the policy has a memory of 3 units, but trajectories"),
+        (
+            {"model": PolicyConfig(hidden=(100_000,), memory=4096), "tasks": TASKS.model_copy(update={"episodes": 2})},
+            r"model.memory: a memory of 4096 units on 100000 features has [0-9]+ parameters",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(fields: dict[str, Any], message: str) -> None:

@@ -30,7 +30,8 @@ PLOTS: dict[str, Callable[[Path], None]] = {
     "tasks": lambda path: plots.sample_tasks(path, IMAGES, LABELS, IMAGES, LABELS, WRONG),
     "unpredicted": lambda path: plots.sample_tasks(path, COLOUR_IMAGES, LABELS, COLOUR_IMAGES, LABELS),
     "walks": lambda path: plots.walks(
-        path, [plots.Walks(np.array([0.1, 0.2]), {0: PATHS, 1: PATHS / 2, 3: PATHS / 3})]
+        path,
+        [plots.Walks(np.array([0.1, 0.2]), {"before": PATHS, "after 1 step": PATHS / 2, "after 3 steps": PATHS / 3})],
     ),
     "fits": lambda path: plots.regression_fits(path, [FIT, FIT], "sinusoid"),
 }

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +22,7 @@ from distmeta.config import (
     SinusoidTasks,
 )
 from distmeta.core.types import Episode
-from distmeta.methods import maml, maml_rl, protonet
+from distmeta.methods import maml, maml_rl, protonet, rl2
 from distmeta.models.network import Network
 from distmeta.program.program import MetaProgram
 from distmeta.program.scoring import Score
@@ -46,6 +47,14 @@ CONFIGS = {
         tasks=NavigationTasks(shots=3, eval_queries=4, horizon=7),
         model=PolicyConfig(hidden=(4,)),
         algorithm=maml_rl(eval_steps=2),
+        engine=EngineConfig(strategy="loop"),
+        runtime=RuntimeConfig(executor="local"),
+    ),
+    "trials": RunConfig(
+        name="trials",
+        tasks=NavigationTasks(shots=3, eval_queries=4, horizon=5, episodes=2),
+        model=PolicyConfig(hidden=(4,), memory=3),
+        algorithm=rl2(),
         engine=EngineConfig(strategy="loop"),
         runtime=RuntimeConfig(executor="local"),
     ),
@@ -83,7 +92,7 @@ def test_pictures_are_artifacts_and_stay_in_the_folder(program: MetaProgram, tmp
 class Drawn:
     """Replaces the plots: writes empty files, and keeps what was to be drawn."""
 
-    Fit, Walks = plots.Fit, plots.Walks
+    Fit, Walks, steps_label = plots.Fit, plots.Walks, staticmethod(plots.steps_label)
 
     def __init__(self) -> None:
         self.curves: dict[str, object] = {}
@@ -163,9 +172,23 @@ def test_walks_are_trajectories_to_the_goal_of_the_task(program: MetaProgram, dr
     assert len(drawn.tasks) == module.NUM_SAMPLES
     for t, task in enumerate(drawn.tasks):
         assert task.goal.tolist() == goals[t, 0].tolist()
-        assert list(task.paths) == [0, 1, 2]
+        assert list(task.paths) == ["before", "after 1 step", "after 2 steps"]
         assert all(paths.shape == (module.NUM_PATHS, 7, 2) and not paths[:, 0].any() for paths in task.paths.values())
-        assert (task.paths[0][:, 1] != task.paths[1][:, 1]).any()
+        before, after, _ = task.paths.values()
+        assert (before[:, 1] != after[:, 1]).any()
+
+
+@pytest.mark.parametrize("program", ["trials"], indirect=True)
+def test_trials_are_drawn_by_episode(program: MetaProgram, drawn: Drawn) -> None:
+    keep_pictures(program, program.algorithm.learner.init(0), [], "inductive", FakeTracker(), None)
+    for task in drawn.tasks:
+        assert list(task.paths) == ["episode 1", "episode 2"]
+        for number, paths in enumerate(task.paths.values()):
+            own = slice(5 * number, 5 * number + 5)
+            assert paths.shape == (module.NUM_PATHS, 10, 2)
+            assert np.isfinite(paths[:, own]).all()
+            assert np.isnan(paths).sum() == paths.size // 2
+            assert not paths[:, own.start].any()
 
 
 @pytest.mark.parametrize("program", ["images"], indirect=True)
