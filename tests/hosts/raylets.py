@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,8 @@ from .network import Host, Network, end, titles
 ROOT = Path(__file__).parents[2]
 GCS_PORT, JOBS_PORT, MLFLOW_PORT = 6379, 8265, 5000
 START_TIMEOUT_S = 120.0
+SETTLED_S = 20.0
+"""By then the head has heard of a host again, or given it up, and the host knows."""
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 OBJECT_STORE_BYTES = 1 << 27
 PATIENCE = {
@@ -115,6 +118,17 @@ class Cluster:
                 break
         end(host.namespace)
         self._start_node(host)
+
+    def plug(self, host: Host) -> None:
+        """Plug the cable in, and leave the raylet as it is."""
+        self.network.heal(host)
+
+    def supervise(self, host: Host) -> None:
+        """Start a new raylet where the old one has ended, or is about to as the head has given it up."""
+        time.sleep(SETTLED_S)
+        if not any("/raylet/raylet" in title for title in titles(host.namespace)):
+            end(host.namespace)
+            self._start_node(host)
 
     def kill_node(self, host: Host) -> None:
         """Kill the node's raylet, agents and workers at one blow."""

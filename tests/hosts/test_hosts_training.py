@@ -96,3 +96,27 @@ def test_a_host_cut_off_delays_the_run_for_seconds_and_gets_work_again(cluster: 
         driver.reach(50)
         step, digest = driver.kill()
     assert digest == undisturbed(config, step)
+
+
+@pytest.mark.parametrize("leaders", [0, 1])
+def test_a_loose_cable_costs_pauses_but_no_bit(cluster: Cluster, tmp_path: Path, leaders: int) -> None:
+    """It is off for up to some seconds, again and again: shorter than what gives a host up, and longer."""
+    config = sinusoid(tmp_path, f"loose-{leaders}", "runtime.workers=1..2", f"runtime.leaders={leaders}")
+    one, two = cluster.host("one"), cluster.host("two")
+    with Driver(cluster, config) as driver:
+        driver.wait_for_work_on(one, two)
+        driver.reach(20)
+        driver.pause()
+        for off_s, on_s in ((0.3, 0.5), (1.0, 1.0), (3.0, 0.5), (0.3, 0.2), (6.0, 2.0), (1.0, 0.3)):
+            cluster.cut(one)
+            driver.watch(off_s)
+            cluster.plug(one)
+            driver.watch(on_s)
+        cluster.supervise(one)
+        driver.reach(10, timeout_s=NOTICED_WITHIN_S)
+        print(f"the longest pause while the cable was loose: {(pause_s := driver.pause()):.1f} s")
+        assert pause_s < NOTICED_WITHIN_S
+        driver.wait_for_work_on(one, two)
+        driver.reach(50)
+        step, digest = driver.kill()
+    assert digest == undisturbed(config, step)
