@@ -89,7 +89,7 @@ def navigation_rl2() -> RunConfig:
     changes = {
         "tasks": job.tasks.model_copy(update={"episodes": 2, "queries": 2}),
         "model": PolicyConfig(hidden=(64,), memory=64, min_std=0.25),
-        "outer": OuterConfig(optimizer="Adam", lr=1e-2, epochs=2),
+        "outer": OuterConfig(optimizer="Adam", lr=1e-2, clip_norm=1.0, epochs=2),
         "train": job.train.model_copy(update={"steps": 400, "tasks_per_step": 40}),
         "runtime": RuntimeConfig(workers=2, shard_size=20),
     }
