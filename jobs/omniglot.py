@@ -107,8 +107,8 @@ def boil() -> RunConfig:
 
 
 def maml_pp() -> RunConfig:
-    """MAML++ (Antoniou et al. 2019), with the annealing of a run of ten minutes."""
-    algorithm = methods.maml_pp(lr=0.1, steps=5, first_order_until=500, each_until=500)
+    """MAML++ (Antoniou et al. 2019), norms by step among it, with the annealing of a run of ten minutes."""
+    algorithm = methods.maml_pp(lr=0.1, steps=5, first_order_until=500, each_until=500, per_step=("norm",))
     return _job(algorithm, outer=OuterConfig(optimizer="Adam", lr=3e-3, schedule="cosine", average=0.995), every=500)
 
 

@@ -174,14 +174,14 @@ class AlgorithmConfig(Frozen):
             and self.evaluated_learner().num_steps != learner.num_steps
         ):
             raise ValueError(
-                "learner.learned_lr 'layer_step' has a rate for each inner step of training, so evaluate.steps cannot "
-                "differ from them; use null, or learned_lr 'layer'"
+                "learner.learned_lr 'layer_step' and learner.per_step have values for each inner step of training, so "
+                "evaluate.steps cannot differ from them; use null, or learned_lr 'layer' and per_step []"
             )
         if learner.learns_inner and not estimator.reaches_steps:
             raise ValueError(
-                "meta-parameters that act through inner steps alone (learner.learned_lr, learner.inner, learned "
-                f"optimizers) get no signal from this estimator ('{estimator.kind}'); use estimator.kind 'backprop' "
-                "with order 2, or 'evolution'"
+                "meta-parameters that act through inner steps alone (learner.learned_lr, learner.per_step, "
+                f"learner.inner, learned optimizers) get no signal from this estimator ('{estimator.kind}'); use "
+                "estimator.kind 'backprop' with order 2, or 'evolution'"
             )
         if estimator.window is not None:
             self._check_window(estimator.window)

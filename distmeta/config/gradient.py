@@ -92,6 +92,9 @@ class GradientConfig(Frozen):
         frozen: Parameter groups of the backbone that no phase moves, whatever its `groups` say.
         zeros: Parameter groups that start from zeros for each task, and are not meta-learned (the context parameters of
             CAVIA, Zintgraf et al. 2019).
+        per_step: Parameter groups that have values of their own for each number of inner steps, which the outer loss
+            moves and inner steps do not (`norm`: the scales and shifts of MAML++). Training and evaluation take as many
+            steps.
         inner: Meta-parameters that act on the inner problem: hyperparameters, a loss, weights of examples.
     """
 
@@ -102,6 +105,7 @@ class GradientConfig(Frozen):
     scale: PositiveFloat = 1.0
     frozen: tuple[Text, ...] = Field((), max_length=1000)
     zeros: tuple[Text, ...] = Field((), max_length=1000)
+    per_step: tuple[Text, ...] = Field((), max_length=1000)
     inner: tuple[InnerPart, ...] = Field((), max_length=3)
 
     is_stepwise: ClassVar[bool] = True
@@ -133,19 +137,19 @@ class GradientConfig(Frozen):
     @property
     def learns_inner(self) -> bool:
         """Whether some meta-parameters act through inner gradients alone."""
-        return bool(self.learned_lr or self.inner)
+        return bool(self.learned_lr or self.per_step or self.inner)
 
     @property
     def fixes_steps(self) -> bool:
         """Whether evaluation must take as many inner steps as training."""
-        return self.learned_lr == "layer_step"
+        return self.learned_lr == "layer_step" or bool(self.per_step)
 
     @property
     def proximal(self) -> float | None:
         """Weight of the proximal term of the one problem that all inner steps solve; None if they do not."""
         phase, *others = self.phases
         plain = phase.steps > 0 and phase.is_plain and not self.learned_lr
-        from_meta = self.head == "meta" and not self.zeros and not self.inner
+        from_meta = self.head == "meta" and not (self.zeros or self.per_step or self.inner)
         return phase.l2sp if phase.l2sp and plain and not others and from_meta else None
 
     @property

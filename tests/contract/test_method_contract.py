@@ -87,7 +87,12 @@ ROWS = (
     Row("nil", {"steps": 2}, {}, None),
     Row("multitask", {}, {}, None),
     Row("boil"),
-    Row("maml_pp", {"steps": 2, "first_order_until": 0}, {}, {"lr": 0.01, "steps": 2, "first_order_until": 0}),
+    Row(
+        "maml_pp",
+        {"steps": 2, "first_order_until": 0, "per_step": ("norm",)},
+        {},
+        {"lr": 0.01, "steps": 2, "first_order_until": 0},
+    ),
     Row("cavia", {"lr": 0.5, "steps": 2}, {}, {"lr": 0.5}, context_size=4),
     Row("weight_generator", {"width": 6}, {"train_way": 4}, None),
     Row("film", {"width": 6}, {"train_way": 4}, {"width": 6}),

@@ -178,6 +178,7 @@ CASES: dict[str, RunConfig] = {
         _run("in_context-waves", "loop", in_context(width=8, attention_heads=2), tasks=SinusoidTasks(), **_WAVES),
         _run("boil", "vmap", boil(steps=2)),
         _run("maml_pp", "vmap", maml_pp(steps=2, first_order_until=2, each_until=4)),
+        _run("maml_pp-norms", "loop", maml_pp(steps=2, first_order_until=0, each_until=4, per_step=("norm",))),
         _run("cavia", "vmap", cavia(steps=2), model=Conv4Config(filters=6, context_size=4)),
         _run("cavia-waves", "loop", cavia(eval_steps=3), tasks=SinusoidTasks(), **_CONTEXT_WAVES),
         _run("weight_generator", "vmap", weight_generator(width=12), tasks=_glyphs(train_way=4)),

@@ -50,6 +50,7 @@ from distmeta.methods.learners.descent import descend, num_scalars, relative_gra
 from distmeta.methods.learners.differentiate import gradient_of
 from distmeta.methods.learners.inner.problem import InnerProblem
 from distmeta.methods.learners.own_heads import OwnHeads
+from distmeta.methods.learners.per_step import PerStep
 from distmeta.methods.learners.phases import ReadyPhase, group_names, ready_phase, rows_of_step, steps_of_epoch
 from distmeta.methods.learners.rates import initial_rates, rate_at
 from distmeta.methods.objectives import COLLECTED
@@ -70,6 +71,7 @@ class FastWeights(NamedTuple):
         anchor: Values that L2-SP pulls towards; empty if no phase uses it.
         features: [N, D] features of the examples if no phase moves the body, else None.
         factors: Factors of the rates, [] each; empty if no phase uses Auto-RGN.
+        stepped: Parameters whose values differ by the number of steps, as they are now.
     """
 
     moved: Params
@@ -78,6 +80,7 @@ class FastWeights(NamedTuple):
     anchor: Params
     features: Tensor | None
     factors: Params
+    stepped: Params
 
 
 class GradientLearner(Learner):
@@ -99,7 +102,9 @@ class GradientLearner(Learner):
     ) -> None:
         super().__init__(backbone)
         groups = backbone.groups()
+        self._per_step = PerStep(config.per_step, groups, config.num_steps, f"{where}.per_step")
         frozen = {name for group in config.frozen for name in group_names(groups, group, f"{where}.frozen")}
+        frozen |= set(self._per_step.names)
         self._phases = [
             ready_phase(
                 phase,
@@ -130,6 +135,7 @@ class GradientLearner(Learner):
         # A mini-batch is normalised by its own statistics, so its features cannot be taken from those of the whole set.
         whole = backbone.is_row_wise or all(phase.config.batch is None for phase in used)
         still = not (backbone.buffers() or backbone.is_random or objective in COLLECTED)
+        still = still and not self._per_step.names
         self._keeps_features = whole and still and len(self.roles) == 1 and frozenset(self._moved) <= self._heads.names
         self.reads_features_only = self._keeps_features and not self._heads.need_words
         if self._heads.need_words:
@@ -156,6 +162,7 @@ class GradientLearner(Learner):
                 for name, rate in phase.learned_rates.items()
                 if phase.config.steps
             }
+        params = self._per_step.init(params)
         return params | self._inner.init(seed, next(iter(params.values())).dtype)
 
     @override
@@ -163,14 +170,15 @@ class GradientLearner(Learner):
         """The meta-parameters that some phase moves; a head of its own for the task."""
         moved = {name: meta[name] for name in self._moved if name not in self.fresh}
         needs_features = self._keeps_features or self._heads.need_features
-        features = net.features(meta, task[self.roles[0]].inputs) if needs_features else None
+        stepped = self._per_step.before_steps(meta)
+        features = net.features({**meta, **stepped}, task[self.roles[0]].inputs) if needs_features else None
         moved |= {name: torch.zeros_like(meta[name]) for name in self._moved if name in self._zeros}
         moved |= self._heads.start(meta, features, task, self.roles[0])
         features = features if self._keeps_features else None
         zeros = {name: torch.zeros_like(tensor) for name, tensor in moved.items()} if self._keeps_moments else {}
         anchor = dict(moved) if self._uses_anchor else {}
         factors = {name: tensor.new_ones(()) for name, tensor in moved.items()} if self._uses_factors else {}
-        return FastWeights(moved, zeros, zeros if self._uses_adam else {}, anchor, features, factors)
+        return FastWeights(moved, zeros, zeros if self._uses_adam else {}, anchor, features, factors, stepped)
 
     @override
     def stages(self, rows: Mapping[str, int]) -> Sequence[Stage]:
@@ -178,16 +186,18 @@ class GradientLearner(Learner):
 
         The kind of a step is the number of its phase; steps that move the anchor of L2-SP or measure the factors of
         Auto-RGN have kinds of their own. First come the scalars of the optimizer (`step_scalars`), then the rows of a
-        mini-batch whose features are known; the last scalar is the number of the step where rates differ by step.
+        mini-batch whose features are known, then the number of the step among all where parameters differ by it; the
+        last scalar is its number in the phase where rates differ by step.
         """
         return [stage for index in range(len(self._phases)) for stage in self._stages_of(index, rows)]
 
     def _stages_of(self, index: int, rows: Mapping[str, int]) -> Iterator[Stage]:
-        phase = self._phases[index].config
+        phase, before = self._phases[index].config, sum(phase.config.steps for phase in self._phases[:index])
         epoch = steps_of_epoch(phase, rows[phase.role]) if phase.steps else 1
         for step in range(phase.steps):
             scalars, selected = step_scalars(phase, step), rows_of_step(phase, index, rows[phase.role], step)
             scalars += tuple(map(float, selected)) if self._keeps_features and selected is not None else ()
+            scalars += (float(before + step),) if self._per_step.names else ()
             scalars += (float(step),) if self._granularity == "layer_step" else ()
             flags = SETS_ANCHOR if self._has_anchor(phase) and index > 0 and step == 0 else 0
             flags |= MEASURES if phase.auto_rgn and step % epoch == 0 else 0
@@ -206,7 +216,11 @@ class GradientLearner(Learner):
         gradient, net.buffers = self._gradient(net, meta, known, batch, phase)(moving)
         if flags & MEASURES:
             fast = fast._replace(factors={**fast.factors, **relative_gradients(moving, gradient)})
-        return self._update(meta, fast, moving, gradient, phase, scalars)
+        fast = self._update(meta, fast, moving, gradient, phase, scalars)
+        if self._per_step.names:
+            number = scalars[-2 if self._granularity == "layer_step" else -1]
+            fast = fast._replace(stepped=self._per_step.after_step(meta, number))
+        return fast
 
     def _gradient(
         self, net: Network, meta: Params, fast: FastWeights, batch: Batch, phase: ReadyPhase
@@ -249,7 +263,7 @@ class GradientLearner(Learner):
     ) -> tuple[Callable[[Tensor], Tensor], Network]:
         """The network in an inner step: a function of inputs, and what has its running statistics."""
         fixed = {name: tensor for name, tensor in fast.moved.items() if name not in phase.rates}
-        params, inner, head = {**meta, **fixed, **moving}, net.fork(), phase.config.head
+        params, inner, head = {**meta, **fast.stepped, **fixed, **moving}, net.fork(), phase.config.head
 
         def forward(inputs: Tensor) -> Tensor:
             if fast.features is not None and inputs is batch.inputs:
@@ -283,7 +297,11 @@ class GradientLearner(Learner):
     def predict(
         self, net: Network, meta: Params, fast: FastWeights, task: Episode, inputs: Tensor, *, head: str = HEAD
     ) -> Tensor:
-        return net({**meta, **fast.moved}, inputs, task[self.roles[0]].inputs, head=head)
+        return net({**meta, **fast.stepped, **fast.moved}, inputs, task[self.roles[0]].inputs, head=head)
+
+    @override
+    def forward(self, net: Network, meta: Params, inputs: Tensor, *, head: str = HEAD) -> Tensor:
+        return net({**meta, **self._per_step.before_steps(meta)}, inputs, head=head)
 
     @override
     def displacement(self, meta: Params, fast: FastWeights) -> Params:

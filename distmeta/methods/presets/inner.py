@@ -16,16 +16,28 @@ def boil(lr: float = 0.5, steps: int = 1, eval_steps: int | None = None) -> Algo
 
 
 def maml_pp(
-    lr: float = 0.1, steps: int = 5, first_order_until: int = 25_000, each_until: int = 5_000
+    lr: float = 0.1,
+    steps: int = 5,
+    first_order_until: int = 25_000,
+    each_until: int = 5_000,
+    per_step: tuple[str, ...] = (),
 ) -> AlgorithmConfig:
     """MAML++: rates by layer and step, multi-step loss, annealed order (Antoniou et al. 2019, arXiv 1810.09502).
 
     The paper's 50 and 10 epochs of 500 outer steps. Use it with `outer.schedule = cosine`. In shorter runs, scale both
     with the number of outer steps.
+
+    Args:
+        lr: Initial inner rate.
+        steps: Inner steps.
+        first_order_until: Outer steps of first order.
+        each_until: Outer steps over which the loss moves to that after the last inner step.
+        per_step: Parameter groups with values of their own for each number of inner steps: `("norm",)` in the paper,
+            for networks that have batch norm.
     """
     return AlgorithmConfig(
         method="maml_pp",
-        learner=GradientConfig(phases=(Phase(lr=lr, steps=steps),), learned_lr="layer_step"),
+        learner=GradientConfig(phases=(Phase(lr=lr, steps=steps),), learned_lr="layer_step", per_step=per_step),
         estimator=BackpropConfig(order=2, first_order_until=first_order_until, each_until=each_until),
         terms=(Term(at="each"),),
     )

@@ -278,13 +278,13 @@ def test_parts_that_do_not_fit_are_refused(name: str) -> None:
         ),
         (
             {"learner": GradientConfig(inner=(InnerLossConfig(),)), "estimator": DisplacementConfig()},
-            "learner.learned_lr, learner.inner",
+            "learner.learned_lr, learner.per_step, learner.inner",
         ),
         ({"learner": {"kind": "gradient", "inner": [{"kind": "loss"}] * 2}}, "kind 'loss' occurs 2 times"),
         ({"estimator": BackpropConfig(each_until=5)}, r"weighs terms at 'each' inner step, but there is none"),
         (
             {"learner": GradientConfig(learned_lr="layer_step"), "evaluate": EvaluateConfig(steps=3)},
-            "a rate for each inner step of training, so evaluate.steps cannot",
+            "values for each inner step of training, so evaluate.steps cannot",
         ),
         ({"terms": ()}, "at least 1 item"),
         ({"estimator": ImplicitConfig()}, "'implicit' needs an inner problem with a proximal term"),
