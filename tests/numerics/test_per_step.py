@@ -60,7 +60,7 @@ def plain(params: Params) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("learned", [False, "layer_step"])
+@pytest.mark.parametrize("learned", [pytest.param(False, marks=pytest.mark.slow), "layer_step"])
 @pytest.mark.usefixtures("interpreted")
 def test_the_signal_is_that_of_a_loop_by_hand(learned: bool | str, engine: EngineConfig) -> None:
     learner = gradient(mlp(), Phase(lr=0.3, steps=STEPS), learned_lr=learned, per_step=("block2",))
