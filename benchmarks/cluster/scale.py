@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import mean, median
 
 import psutil
@@ -31,6 +31,7 @@ from benchmarks.report import Goal
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix, uniform
 from distmeta.runtime.policy.leaders import num_leaders
+from distmeta.runtime.ray.actor import LARGE_UPDATE_BYTES
 from distmeta.tracking.environment import num_cores
 
 GOAL_WORKERS, GOAL_ERROR = 32, 0.2
@@ -181,10 +182,12 @@ def predict(costs: Costs, plan: Plan) -> Iterator[Point]:
     counts = (*powers, plan.max_workers)
     for size, led in itertools.product(plan.payloads_mb, (False, True)):
         for workers in counts:
-            leaders = num_leaders("auto", workers) if led else 0
+            machines = Machines(workers, plan.per_machine, plan.per_machine + 1, link_bytes_s, True)
+            large = size * MB >= LARGE_UPDATE_BYTES
+            leaders = num_leaders("auto", workers, machines.count, large=large) if led else 0
             if led and not leaders:
                 continue
-            machines = Machines(workers, plan.per_machine, plan.per_machine + 1, link_bytes_s, True, leaders)
+            machines = replace(machines, leaders=leaders)
             simulation = _simulation(costs, machines, size * MB)
             sleeps = [plan.sleeps_s(workers, step) for step in range(_CURVE_STEPS)]
             seconds = [simulation.step(sleeps_s) for sleeps_s in sleeps]

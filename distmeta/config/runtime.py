@@ -26,7 +26,8 @@ class ToleranceConfig(Frozen):
         speculate: At the end of a step, also assign the slowest shards to idle workers (backup copies); the first
             result is used.
         aggregate: Where updates are summed: in the driver as they arrive, or in groups on the nodes of their workers,
-            which transfers fewer bytes. `auto` is `node` for large updates from several nodes.
+            which transfers fewer bytes. `auto` is `node` for large updates from several nodes. Leaders add groups
+            anyway; with `node` they also add groups of these.
     """
 
     shard_timeout_s: Seconds = 600.0
@@ -67,7 +68,8 @@ class RuntimeConfig(Frozen):
         cpus_per_worker: CPUs that Ray reserves for each actor.
         gpus_per_worker: GPUs that Ray reserves for each actor; fractions share one.
         leaders: Number of actors that stand between the driver and the workers: each hands groups of shards to its own
-            workers and reports their sum. `auto` is none below 64 workers, else one for each 32; 0 is none.
+            workers and reports their sum. `auto` is none below 64 workers, else one for each 32, or one a host with 8
+            workers where updates are large; 0 is none.
         ranks: Number of actors of each worker, which hold a frozen backbone in parts (DeepSpeed ZeRO-3) and compute
             every shard together.
         partition: Where each of them keeps its part.

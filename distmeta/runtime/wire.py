@@ -195,13 +195,19 @@ def join_grad(result: ResultWire, grad: ParamsWire | None) -> ResultWire:
     return result if grad is None else replace(result, value=replace(result.value, grad=grad))
 
 
-def sum_reports(reports: Sequence[ReportWire]) -> ReportWire:
-    """Sum the reports of a group of consecutive shards in their order, to the same bits as the server would."""
-    decoded = [decode_value(report) for report in reports]
+def sum_reports(reports: Sequence[ReportWire], grads: Sequence[ParamsWire | None]) -> ReportWire:
+    """Sum the reports of a group in their order, to the same bits as the server would.
+
+    Args:
+        reports: Of consecutive shards, or of consecutive groups; without their gradients.
+        grads: These.
+    """
+    decoded = [decode_value(replace(report, grad=grad)) for report, grad in zip(reports, grads, strict=True)]
     total = sum_group([report.update for report in decoded])
     finite = all(report.finite for report in reports)
     carries = {shard: carry for report in decoded for shard, carry in report.carries.items()}
-    whole = Report(decoded[0].version, decoded[0].shard, total, finite, len(decoded), carries)
+    count = sum(report.count for report in decoded)
+    whole = Report(decoded[0].version, decoded[0].shard, total, finite, count, carries)
     report: ReportWire = encode_value(whole)
     return report
 

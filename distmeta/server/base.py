@@ -101,7 +101,7 @@ class Server(Weights):
 
         Raises:
             ValueError: The gradient names an unknown parameter, or has another shape or type than it; or the report's
-                shards are no group (`distmeta.server.tree.check_group`).
+                shards are no group (`distmeta.server.tree.level_of`).
         """
 
     @abstractmethod

@@ -19,7 +19,7 @@ from distmeta.config.outer import OuterConfig
 from distmeta.core.types import Report
 from distmeta.server.base import InMemoryServer, StepRecord, Verdict, is_finite
 from distmeta.server.ledger import Ledger
-from distmeta.server.tree import Tree, check_group
+from distmeta.server.tree import Tree, level_of
 
 
 class ParameterServer(InMemoryServer):
@@ -38,13 +38,13 @@ class ParameterServer(InMemoryServer):
 
     @override
     def push(self, report: Report) -> Verdict:
-        """Add a shard's sums, or those of a group that `distmeta.server.tree.sum_group` made.
+        """Add a shard's sums, or those of a group, or of a group of groups, that `distmeta.server.tree.sum_group` made.
 
         A group may be the first few shards of one where these are the last of the step, or the others are pushed one by
         one. Shards that will be dropped count in it, but are not in its sum.
         """
         if report.count > 1:
-            check_group(report.shard, report.count)
+            level_of(report.shard, report.count)
         self._check(report)
         finite = is_finite(report)
         with self._lock:

@@ -168,12 +168,13 @@ class Tree:
         """Add the sum of shards `first` to `first + count - 1`, none of which has been added yet (see `sum_group`).
 
         Raises:
-            ValueError: These shards are no group.
+            ValueError: These shards are no group of any level.
         """
-        check_group(first, count)
-        group = self._group(0, first // FAN_IN)
-        group.total, group.num_added = PartialSum(update, self._buffers), count
-        self._settle(0, first // FAN_IN)
+        level, size = level_of(first, count)
+        index = first // (size * FAN_IN)
+        group = self._group(level, index)
+        group.total, group.num_added = PartialSum(update, self._buffers), count // size
+        self._settle(level, index)
 
     def total(self) -> Update:
         """The sum of shards 0 to the last, all of which must have been added. The tree is unchanged.
@@ -217,21 +218,28 @@ class Tree:
             self._put(level + 1, index, group.total)
 
 
-def check_group(first: int, count: int) -> None:
-    """Check that `count` shards from `first` on are a group, or the beginning of one.
+def level_of(first: int, count: int) -> tuple[int, int]:
+    """The level of the group that `count` shards from `first` on are, or are the beginning of.
+
+    Returns:
+        The level, 0 for groups of shards, and the number of shards of each of its items.
 
     Raises:
-        ValueError: They are not.
+        ValueError: They are no group.
     """
-    if first < 0 or first % FAN_IN or not 1 <= count <= FAN_IN:
+    level, size = 0, 1
+    while count > size * FAN_IN:
+        level, size = level + 1, size * FAN_IN
+    if first < 0 or count < 1 or first % (size * FAN_IN) or count % size:
         raise ValueError(f"shards {first} to {first + count - 1} are no group of {FAN_IN}, nor the first of one")
+    return level, size
 
 
 def sum_group(updates: Iterable[Update]) -> Update:
     """The sum of a group's updates in the order given; of two or more, in new memory.
 
     Args:
-        updates: At most FAN_IN, of consecutive shards, the first of them a multiple of FAN_IN.
+        updates: At most FAN_IN, of consecutive shards or groups, the first of them a multiple of FAN_IN.
     """
     total: PartialSum | None = None
     buffers = BufferPool()

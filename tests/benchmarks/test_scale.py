@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.cluster import scale
 from benchmarks.cluster.model.costs import Costs
 from benchmarks.cluster.scale import (
     Check,
@@ -74,7 +75,8 @@ def test_the_measured_steps_are_predicted() -> None:
     assert check.error == pytest.approx(-0.5)
 
 
-def test_steps_under_leaders_are_predicted_too() -> None:
+def test_steps_under_leaders_are_predicted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "num_cores", lambda: 2)
     plan = replace(PLAN, spread=0.0)
     flat, led = predict_measured(Costs(report_s=0.01), plan, {(32, 0, 0.1): 1.0, (32, 2, 0.1): 1.0})
     assert (led.leaders, led.predicted_s) != (0, flat.predicted_s)

@@ -98,8 +98,10 @@ def test_a_straggler_is_backed_up() -> None:
     assert alone.step([1.0] * 8) >= 8.0
 
 
-def led_steps(leaders: int, costs: Costs, machines: Machines, seconds: list[float], count: int = 1) -> list[float]:
-    simulation = LedSimulation(costs, replace(machines, leaders=leaders), 0.0)
+def led_steps(
+    leaders: int, costs: Costs, machines: Machines, seconds: list[float], count: int = 1, payload: float = 0.0
+) -> list[float]:
+    simulation = LedSimulation(costs, replace(machines, leaders=leaders), payload)
     return [simulation.step(seconds) for _ in range(count)]
 
 
@@ -117,6 +119,23 @@ def test_leaders_take_reports_side_by_side() -> None:
     assert flat == pytest.approx(0.64)
     # Of 16 each, which they take at the same time; then the driver takes four sums.
     assert led_steps(4, costs, Machines(64, 8, 64), [0.0] * 64) == [pytest.approx(0.16 + 0.04)]
+
+
+def test_large_sums_of_leaders_are_added_before_the_driver_takes_them() -> None:
+    costs, machines = Costs(report_byte_s=5e-9, add_byte_s=5e-10), Machines(32, 16, 64)
+    # A leader on each machine takes 16 reports; one of them adds the two sums; the driver takes one.
+    assert led_steps(2, costs, machines, [0.0] * 32, payload=2e6) == [pytest.approx(16 * 0.01 + 2 * 0.001 + 0.01)]
+    # Small ones, and the last unit where it is not whole, the driver takes itself.
+    assert led_steps(2, costs, machines, [0.0] * 32, payload=1e6) == [pytest.approx(16 * 0.005 + 2 * 0.005)]
+    assert led_steps(2, costs, machines, [0.0] * 31, payload=2e6) == [pytest.approx(16 * 0.01 + 0.01)]
+
+
+def test_a_large_snapshot_goes_from_machine_to_machine() -> None:
+    machines = Machines(31 * 16, 16, 64, link_bytes_s=1e7)
+    # The driver's link alone would need 30 seconds for the snapshot. Then 15 sums come to where a group is added.
+    simulation = LedSimulation(Costs(), replace(machines, leaders=31), 1e7, speculate=False)
+    step_s = simulation.step([0.0] * 31 * 16)
+    assert 5.0 + 16.0 < step_s < 12.0 + 17.0
 
 
 @pytest.mark.parametrize("workers", [64, 72, 100, 200])

@@ -399,6 +399,7 @@ def lacking_package() -> None:
 
 ON_RUNS = pytest.mark.xdist_group("trained_run")
 """One process trains the run, when tests are spread over several."""
+ON_RAY = (pytest.mark.slow, pytest.mark.usefixtures("ray_cluster"))
 
 
 @pytest.fixture(scope="module")
@@ -440,10 +441,9 @@ def test_one_line_about_a_store(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 @ON_RUNS
 @pytest.mark.timeout(120)
-@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
     "row",
-    [pytest.param(row, id=row.name, marks=pytest.mark.slow if "workers" in row.name else ()) for row in WITHOUT_GPU],
+    [pytest.param(row, id=row.name, marks=ON_RAY if "workers" in row.name else ()) for row in WITHOUT_GPU],
 )
 def test_one_line_about_a_device(row: Row, here: Path, trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if row.name.startswith("scoring"):

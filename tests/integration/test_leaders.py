@@ -19,7 +19,7 @@ from distmeta.core.errors import UserError, WorkerError
 from distmeta.core.types import Shard, Snapshot, Work
 from distmeta.runtime import build_executor
 from distmeta.runtime.ray.led_executor import LedExecutor
-from distmeta.server.tree import FAN_IN, sum_group
+from distmeta.server.tree import FAN_IN, Tree, sum_group
 
 from .. import fakes
 from ..fakes import FakeRecipe, Trouble, bits, make_params, make_shards
@@ -29,6 +29,7 @@ pytestmark = pytest.mark.xdist_group("ray")
 UPDATE = Work("update")
 PARAMS = {name: tensor for name, tensor in make_params().items() if tensor.is_floating_point()}
 COUNT = 3 * FAN_IN + 5
+SUMMED = FAN_IN * FAN_IN + COUNT
 KILLS = 4
 
 Build = Callable[..., LedExecutor]
@@ -77,6 +78,25 @@ def assert_exact(executor: LedExecutor, version: int = 0, count: int = COUNT) ->
     assert {report.version for report in reports.values()} == {version}
 
 
+def assert_exact_total(executor: LedExecutor, version: int = 0, count: int = SUMMED) -> dict[int, int]:
+    """All shards are reported once, and add up to the server's bits. Returns the shards of each report by the first."""
+    snapshot, shards = Snapshot(version, PARAMS), make_shards(count)
+    reports = [result.value for result in executor.map(UPDATE, snapshot, shards)]
+    program, tree, expected = FakeRecipe().build(), Tree(), Tree()
+    for report in reports:
+        if report.count > 1:
+            tree.add_group(report.shard, report.count, report.update)
+        else:
+            tree.add(report.shard, report.update)
+    for shard in shards:
+        expected.add(shard.index, program.run(UPDATE, snapshot, shard).update)
+    total, wanted = tree.total(), expected.total()
+    assert bits(total.grad) == bits(wanted.grad)
+    assert (total.weight, total.metrics) == (wanted.weight, wanted.metrics)
+    assert sorted(shard for report in reports for shard in report.shards) == list(range(count))
+    return {report.shard: report.count for report in reports}
+
+
 def ready_leaders(executor: LedExecutor) -> list[int]:
     """Process ids of the leaders that are ready."""
     ready = [leader for leader in executor._leader_group.workers if leader.state == "ready"]
@@ -108,6 +128,45 @@ def test_leaders_report_groups_to_the_bits_of_the_server(build: Build) -> None:
             executor.recompute(result)
         results.append(result.value)
     assert [(report.shard, report.count) for report in results] == [(0, 3), (0, 1)]
+
+
+@pytest.mark.slow
+def test_leaders_add_units_to_groups_to_the_bits_of_the_server(build: Build) -> None:
+    executor = build(aggregate="node")
+    whole = FAN_IN * FAN_IN
+    for version in range(2):
+        assert assert_exact_total(executor, version) == {0: whole, whole: 3 * FAN_IN, whole + 3 * FAN_IN: 5}
+    assert assert_exact_total(executor, 2, FAN_IN + 1) == {0: FAN_IN, FAN_IN: 1}
+    assert assert_exact_total(executor, 3, 2 * FAN_IN) == {0: 2 * FAN_IN}
+    assert (executor.counts["restarts"], executor.counts["retries"]) == (0, 0)
+
+
+@pytest.mark.slow
+def test_a_group_with_a_shard_that_is_not_finite_is_not_added(build: Build) -> None:
+    executor = build(FakeRecipe("nonfinite", shard=FAN_IN + 5), aggregate="node")
+    results = list(executor.map(UPDATE, Snapshot(0, {"scale": PARAMS["scale"]}), make_shards(4 * FAN_IN)))
+    counts = {result.shard: result.value.count for result in results}
+    apart = {shard: 1 for shard in range(FAN_IN, 2 * FAN_IN)}
+    assert counts == {0: FAN_IN, **apart, 2 * FAN_IN: FAN_IN, 3 * FAN_IN: FAN_IN}
+    assert [result.shard for result in results if not result.value.finite] == [FAN_IN + 5]
+
+
+@pytest.mark.slow
+def test_a_leader_that_dies_with_sums_costs_their_groups(build: Build) -> None:
+    executor = build(FakeRecipe(seconds=0.004), aggregate="node")
+    assert_exact_total(executor)
+    before, draw = worker_pids(executor), random.Random(4)
+    for version in range(1, KILLS + 1):
+        while not ready_leaders(executor):
+            assert_exact_total(executor, version)
+        timer = threading.Timer(draw.uniform(0.0, 0.8), os.kill, (draw.choice(ready_leaders(executor)), signal.SIGKILL))
+        timer.start()
+        assert_exact_total(executor, version)
+        timer.join()
+        assert_exact_total(executor, version)
+    assert executor.counts["leader_lost"] == KILLS
+    assert executor.counts["restarts"] == 0
+    assert worker_pids(executor) == before
 
 
 @pytest.mark.slow

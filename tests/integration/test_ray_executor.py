@@ -203,6 +203,7 @@ def test_a_worker_that_keeps_dying_is_excluded(build: Build, tmp_path: Path) -> 
     assert "ActorDiedError" in incidents[0].detail
 
 
+@pytest.mark.slow  # its pure parts are tested without Ray
 def test_a_result_that_cannot_be_used_is_computed_again_elsewhere(build: Build) -> None:
     executor = build(workers=2, speculate=False)
     executor.ready()
@@ -215,6 +216,7 @@ def test_a_result_that_cannot_be_used_is_computed_again_elsewhere(build: Build) 
     assert len(workers) == len(set(workers)) == 2
 
 
+@pytest.mark.slow  # its pure parts are tested without Ray
 def test_groups_are_summed_near_their_workers_to_the_same_bits(build: Build) -> None:
     executor = build(recipe=FakeRecipe(seconds=0.005), workers=2, aggregate="node")
     executor.ready()

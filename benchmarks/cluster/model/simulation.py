@@ -94,7 +94,7 @@ class Simulation:
         self._events = EventQueue()
         self._cores = [SharedResource(self._events, machines.cores) for _ in range(machines.count)]
         self._inbound = [SharedResource(self._events, 1.0) for _ in range(machines.count)]
-        self._outbound = SharedResource(self._events, 1.0)
+        self._outbound = [SharedResource(self._events, 1.0) for _ in range(machines.count)]
         self._groups: dict[int, list[int]] = {}  # machines of the reports that wait to be added
         self._has_snapshot: set[int] = set()
         self._awaiting_snapshot: dict[int, list[Action]] = {}
@@ -214,7 +214,11 @@ class Simulation:
             for action in self._awaiting_snapshot.pop(machine, []):
                 action()
 
-        self._outbound.use(self.payload / self.machines.link_bytes_s, arrived)
+        self._outbound[self._sender()].use(self.payload / self.machines.link_bytes_s, arrived)
+
+    def _sender(self) -> int:
+        """The machine that sends the snapshot to the next one: the driver's, since all ask for it at once."""
+        return 0
 
     def _work(self, worker: SimulatedWorker) -> None:
         """Do the first call: fetch or compute, check and write; then the next one."""

@@ -18,6 +18,10 @@ from distmeta.server.tree import FAN_IN
 WORKERS_PER_LEADER = 32
 MIN_WORKERS = 64
 """Number of workers from which `runtime.leaders=auto` has leaders: below it the driver has time for every report."""
+MIN_FOLLOWERS = FAN_IN // 2
+"""Workers of a leader at least, where each host has a leader: a unit would keep fewer busy for many rounds."""
+RELAY_FAN_OUT = 2
+"""Nodes that get a snapshot from the driver's node, and from each that has it."""
 MAX_SLOTS = 1 << 10
 """Slots of a leader at most; those of leader l are numbered from l * MAX_SLOTS on."""
 
@@ -30,23 +34,60 @@ class Followers:
     num_workers: int
 
 
-def num_leaders(setting: int | Literal["auto"], workers: int) -> int:
-    """Number of leaders of a run with so many workers (`runtime.leaders`); 0 for none."""
-    if setting == "auto":
-        return -(-workers // WORKERS_PER_LEADER) if workers >= MIN_WORKERS else 0
-    return setting
+class Relays:
+    """From which leader's node each leader's node gets one snapshot.
+
+    The nodes are a tree under the driver's, in the order in which leaders are first asked: one link cannot send a large
+    snapshot to many nodes at once, and nodes that have it can send it on.
+
+    Args:
+        home: The driver's node.
+    """
+
+    def __init__(self, home: str) -> None:
+        self._home = home
+        self._carriers: dict[str, int] = {}
+
+    def source(self, leader: int, node: str) -> int | None:
+        """The leader that must have the snapshot before this one fetches it; None for the driver's node, or itself."""
+        if node == self._home:
+            return None
+        if node in self._carriers:
+            return None if self._carriers[node] == leader else self._carriers[node]
+        place, carriers = len(self._carriers), list(self._carriers.values())
+        self._carriers[node] = leader
+        return None if place < RELAY_FAN_OUT else carriers[place // RELAY_FAN_OUT - 1]
 
 
-def choose_leader(node: str, leaders: Mapping[int, Followers]) -> int | None:
+def num_leaders(setting: int | Literal["auto"], workers: int, hosts: int = 1, *, large: bool = False) -> int:
+    """Number of leaders of a run with so many workers (`runtime.leaders`); 0 for none.
+
+    Args:
+        setting: `auto`, or the number.
+        workers: Of the run.
+        hosts: Of the cluster.
+        large: Updates are large: each host then has a leader, so that they do not travel before they are added.
+    """
+    if setting != "auto":
+        return setting
+    if workers < MIN_WORKERS:
+        return 0
+    by_host = min(hosts, workers // MIN_FOLLOWERS) if large else 0
+    return max(by_host, -(-workers // WORKERS_PER_LEADER))
+
+
+def choose_leader(node: str, leaders: Mapping[int, Followers], expected: int = 0) -> int | None:
     """The leader of a new worker: one on its node, unless that has more than its share; else the neediest.
 
     Args:
         node: Node of the worker.
         leaders: Leaders that are ready, by index.
+        expected: Workers that leaders have, or will have soon.
     """
     if not leaders:
         return None
-    share = -(-(1 + sum(leader.num_workers for leader in leaders.values())) // len(leaders))
+    total = max(expected, 1 + sum(leader.num_workers for leader in leaders.values()))
+    share = -(-total // len(leaders))
     near = [index for index, leader in leaders.items() if leader.node == node and leader.num_workers < share]
     return min(near or leaders, key=lambda index: _need(leaders, index))
 

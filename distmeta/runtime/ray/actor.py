@@ -85,7 +85,7 @@ class WorkerActor:
 
     def sum(self, reports: Sequence[ReportWire], *grads: ParamsWire) -> ReportWire:
         """Sum the reports of a group, whose gradients are objects of their own."""
-        return sum_reports([replace(report, grad=grad) for report, grad in zip(reports, grads, strict=True)])
+        return sum_reports(reports, grads)
 
     def cancel(self, key: tuple[int, int]) -> None:
         """Skip a shard that another worker has finished, unless it has started."""

@@ -2,7 +2,8 @@
 
     report -> waits for its group -> the group is complete -> a worker on the node of most gradients sums it -> result
 
-If a gradient or a sum is lost, the shards concerned are computed again.
+Under leaders the reports are those of their units, which leaders have summed, and a leader sums a group of these. If a
+gradient or a sum is lost, the shards concerned are computed again.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ from distmeta.server.tree import FAN_IN
 
 def aggregates_on_nodes(setting: Literal["auto", "driver", "node"], num_nodes: int, params: Params) -> bool:
     """Whether to sum updates of these parameters on the nodes of their workers (`runtime.tolerance.aggregate`)."""
-    if setting == "auto":
-        return num_nodes > 1 and sum(tensor.nbytes for tensor in params.values()) >= LARGE_UPDATE_BYTES
-    return setting == "node"
+    return num_nodes > 1 and is_large(params) if setting == "auto" else setting == "node"
+
+
+def is_large(params: Params) -> bool:
+    """Whether bytes between nodes count for a snapshot or an update of these parameters."""
+    return sum(tensor.nbytes for tensor in params.values()) >= LARGE_UPDATE_BYTES
 
 
 class Aggregator:
@@ -38,8 +42,9 @@ class Aggregator:
         call_id: Number of the call.
         groups: Its groups.
         worker_group: Who computes the sums.
-        requeue: Called with a reported shard that has to be computed again.
-        on_gradient_lost: Called with the worker and the shard of a gradient that cannot be fetched, and the error.
+        requeue: Called with the first shard of a report that has to be computed again.
+        on_gradient_lost: Called with holder and first shard of a gradient that cannot be fetched, and the error.
+        size: Shards of a report: 1, or FAN_IN for units.
     """
 
     def __init__(
@@ -49,35 +54,41 @@ class Aggregator:
         worker_group: WorkerGroup,
         requeue: Callable[[int], None],
         on_gradient_lost: Callable[[WorkerHandle, int, RayError], None],
+        size: int = 1,
     ) -> None:
-        self._call_id, self._groups, self._worker_group = call_id, groups, worker_group
+        self._call_id, self._groups, self._worker_group, self._size = call_id, groups, worker_group, size
         self._requeue, self._on_gradient_lost = requeue, on_gradient_lost
 
     def add_report(self, worker: WorkerHandle, result: ResultWire, grad: object) -> list[Result]:
-        """Add the first report of a shard. Returns results that need not wait for a sum."""
-        shard, report = result.shard, PendingReport(result, grad, worker.node_id)
+        """Add the first report of a shard or unit. Returns results that need not wait for a sum."""
+        item, report = result.shard // self._size, PendingReport(result, grad, worker.node_id, worker.index)
         if not result.value.finite:
-            return self._fetch([*self._groups.dissolve(shard), report])
-        if self._groups.is_single(shard):
+            return self._fetch([*self._groups.dissolve(item), report])
+        if self._groups.is_single(item):
             return self._fetch([report])
-        if self._groups.add(shard, report):
-            self._request_sum(group_of(shard))
+        if self._groups.add(item, report):
+            self._request_sum(group_of(item))
         return []
+
+    def dissolve(self, shard: int) -> list[Result]:
+        """Have no sum of a shard's group. Returns the results that waited for it."""
+        return self._fetch(self._groups.dissolve(shard // self._size))
 
     def add_sum(self, key: ShardKey, total: ReportWire) -> list[Result]:
         """Take the sum of a group, whose first shard `key` names. Returns its result unless it is out of date."""
-        group = group_of(key[1])
+        group = self._group_of(key)
         if key[0] != self._call_id or group not in self._groups.summed_by:
             return []
         parts = [report.result for report in self._groups.pop(group)]
-        spans = tuple(part.span for part in parts)
+        spans = tuple(span for part in parts for span in part.spans or (part.span,))
         wait_s, compute_s = sum(span.data_wait_s for span in spans), sum(span.compute_s for span in spans)
         return [Result(parts[0].shard, decode_value(total), parts[0].worker, wait_s, compute_s, spans)]
 
     def retry(self, key: ShardKey) -> None:
         """Compute the shards of a group again, since its sum failed: their gradients may be lost with their node."""
-        if key[0] == self._call_id and group_of(key[1]) in self._groups.summed_by:
-            self._recompute(group_of(key[1]))
+        group = self._group_of(key)
+        if key[0] == self._call_id and group in self._groups.summed_by:
+            self._recompute(group)
 
     def on_worker_lost(self, worker: int) -> None:
         """Compute the groups again that a worker was asked to sum."""
@@ -85,17 +96,25 @@ class Aggregator:
             self._recompute(group)
 
     def _request_sum(self, group: int) -> None:
-        """Ask the least busy worker on the node of most gradients, or of all workers, for the sum of a group."""
-        node_id, active = self._groups.main_node(group), self._worker_group.active()
-        near = [worker for worker in active if worker.node_id == node_id]
-        summing = min(near or active, key=lambda worker: (len(worker.queue), worker.index), default=None)
+        """Ask the least busy worker where most gradients are for the sum of a group."""
+        nodes = self._groups.nodes(group)
+
+        def cost(worker: WorkerHandle) -> tuple[int, int, int]:
+            busy = len(worker.queue) + len(self._groups.being_summed_by(worker.index))
+            return -nodes[worker.node_id], busy, worker.index
+
+        summing = min(self._worker_group.active(), key=cost, default=None)
         if summing is None:
             self._recompute(group)
             return
         self._groups.summed_by[group] = summing.index
         reports = self._groups.reports(group)
         values, grads = [report.result.value for report in reports], [report.grad for report in reports]
-        self._worker_group.submit_sum(summing, (self._call_id, group * FAN_IN), values, grads)
+        key = self._call_id, group * FAN_IN * self._size
+        self._worker_group.submit_sum(summing, key, values, grads)
+
+    def _group_of(self, key: ShardKey) -> int:
+        return group_of(key[1] // self._size)
 
     def _recompute(self, group: int) -> None:
         for report in self._groups.pop(group):
@@ -108,8 +127,8 @@ class Aggregator:
             try:
                 grad = self._worker_group.fetch(report.grad)
             except RayError as error:
-                worker = self._worker_group.workers[report.result.worker]
-                self._on_gradient_lost(worker, report.result.shard, error)
+                holder = self._worker_group.workers[report.holder]
+                self._on_gradient_lost(holder, report.result.shard, error)
             else:
                 results.append(decode_result(join_grad(report.result, grad)))
         return results

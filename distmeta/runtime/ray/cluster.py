@@ -192,6 +192,12 @@ def resources_of(config: RuntimeConfig) -> dict[str, float]:
     return {name: amount for name, amount in resources.items() if amount > 0}
 
 
+def num_nodes() -> int:
+    """Nodes of the cluster that are alive."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return sum(node["Alive"] for node in nodes)
+
+
 def _capacity(resources: Mapping[str, float]) -> int:
     """Number of workers that the nodes that are alive could hold if they were idle."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]

@@ -105,7 +105,7 @@ class RayExecutor(Executor):
             )
             for worker in self._worker_group.workers:
                 self._worker_group.create(worker)
-            self._start_leaders(cluster, stack)
+            self._start_leaders(cluster, stack, update_bytes)
             self._stack = stack.pop_all()
 
     @property
@@ -253,7 +253,7 @@ class RayExecutor(Executor):
         """Who hands shards to workers."""
         return self._schedule
 
-    def _start_leaders(self, cluster: Cluster, stack: contextlib.ExitStack) -> None:
+    def _start_leaders(self, cluster: Cluster, stack: contextlib.ExitStack, update_bytes: int) -> None:
         """Start what stands between driver and workers; here nothing does."""
 
     def _handle_error(self, call: RemoteCall, error: RayError, running: ShardKey | None) -> None:

@@ -3,6 +3,7 @@
     driver -- unit --> leader -- shards --> workers      its own schedule: retries, copies of late shards
     driver <-- sum --- leader <-- reports -- workers     the sum of a group, as the server would add it
     driver <- events - leader                            workers that failed, or were released
+    leader <- has ---- leader                            where a large snapshot may be fetched from
 
 What to do about a failure is decided by the driver: the leader computes the shard on another worker and tells.
 """
@@ -13,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +27,7 @@ from distmeta.core.types import Report, Shard, Work
 from distmeta.runtime.messages import (
     LeaderEvent,
     Location,
+    ParamsWire,
     ReportWire,
     ResultWire,
     UnitRequest,
@@ -37,10 +40,12 @@ from distmeta.runtime.ray.errors import failure_of
 from distmeta.runtime.ray.led_workers import LedWorkers, end_if_failed
 from distmeta.runtime.ray.remote_call import RemoteCall
 from distmeta.runtime.ray.worker_handle import WorkerHandle
-from distmeta.runtime.wire import decode_value, encode_value
+from distmeta.runtime.wire import decode_value, encode_value, split_grad, sum_reports
 from distmeta.server.tree import FAN_IN, Tree
 
 CHECK_INTERVAL_S = 0.5
+RELAY_TIMEOUT_S = 5.0
+"""How long a leader waits for another one to have the snapshot, before it has its workers fetch it from anywhere."""
 UnitKey = tuple[int, int]
 Answer = list[ResultWire] | None
 """Results of a unit: one for all its shards, or one for each; None if it is given back."""
@@ -90,6 +95,10 @@ class OpenUnit:
         return [ResultWire(results[0].shard, total, results[0].worker, wait_s, compute_s, spans)]
 
 
+async def _answer(ref: Any) -> Any:
+    return await ref
+
+
 class LeaderActor:
     """A leader. All its methods run in one event loop, except `heartbeat`."""
 
@@ -97,6 +106,7 @@ class LeaderActor:
         self._schedule = Schedule()
         self._call_id = 0
         self._units: dict[UnitKey, tuple[OpenUnit, asyncio.Future[Answer]]] = {}
+        self._relay: tuple[Any, asyncio.Future[None]] | None = None
         self._unit_of: dict[int, UnitKey] = {}
         self._releasing: set[int] = set()
         self._events: list[LeaderEvent] = []
@@ -151,35 +161,77 @@ class LeaderActor:
         events, self._events = self._events, []
         return events
 
-    async def unit(self, request: UnitRequest, snapshot: list[Any]) -> Answer:
+    async def unit(self, request: UnitRequest, snapshot: list[Any], source: Any = None) -> Answer:
         """Compute the shards of a unit.
 
         Args:
             request: The unit.
             snapshot: Ray's reference to the snapshot, in a list, so that it is not fetched here.
+            source: The leader on whose node the snapshot has to be first; None if on no other's.
         """
         call_id = request.key[0]
         if call_id > self._call_id:
             self._start_call(call_id, Work(request.work))
         if call_id < self._call_id:
             return None
-        if request.key not in self._units:
-            shards = {shard.index: shard for shard in map(self._unpack, request.shards)}
-            future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-            self._units[request.key] = OpenUnit(request, snapshot[0], shards), future
-            self._unit_of |= dict.fromkeys(shards, request.key)
-            for index, shard in shards.items():
-                if index in request.excluded:
-                    self._schedule.requeue(shard, request.excluded[index])
-                else:
-                    self._schedule.add_shard(shard)
-            self._schedule.announce([self._unpack(packed) for packed in request.upcoming])
-            self._pump()
-        return await asyncio.shield(self._units[request.key][1])
+        if request.key in self._units:
+            return await asyncio.shield(self._units[request.key][1])
+        shards = {shard.index: shard for shard in map(self._unpack, request.shards)}
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._units[request.key] = OpenUnit(request, snapshot[0], shards), future
+        self._unit_of |= dict.fromkeys(shards, request.key)
+        await self._relayed(snapshot[0], source)
+        if not future.done():
+            self._begin(request, shards)
+        return await asyncio.shield(future)
+
+    async def unit_split(
+        self, request: UnitRequest, snapshot: list[Any], source: Any = None
+    ) -> tuple[Answer, ParamsWire | None]:
+        """Compute a unit as `unit` does. The gradient of a sum is a second object, which stays here until fetched."""
+        answer = await self.unit(request, snapshot, source)
+        if answer is None or not answer[0].spans:
+            return answer, None
+        result, grad = split_grad(answer[0])
+        return [result], grad
+
+    async def sum(self, reports: Sequence[ReportWire], *grads: ParamsWire) -> ReportWire:
+        """Sum units of which each is a group, whose gradients are objects of their own."""
+        return await asyncio.to_thread(sum_reports, reports, grads)
+
+    async def has(self, snapshot: list[Any]) -> None:
+        """Answer when this node has a snapshot, which others may then fetch from it.
+
+        Args:
+            snapshot: Ray's reference to it, in a list.
+        """
+        await self._relayed(snapshot[0], None)
+        await snapshot[0]
 
     async def cancel_unit(self, key: UnitKey) -> None:
         """Answer a unit at once that another leader has computed; its shards are computed or not."""
         self._give_back(key)
+
+    async def _relayed(self, snapshot: Any, source: Any) -> None:
+        """Wait until the node that this one is to follow has a snapshot, once for each snapshot."""
+        if self._relay is None or self._relay[0] != snapshot:
+            if source is None:
+                return
+            self._relay = snapshot, asyncio.ensure_future(self._wait_for(source, snapshot))
+        await asyncio.shield(self._relay[1])
+
+    async def _wait_for(self, source: Any, snapshot: Any) -> None:
+        with contextlib.suppress(RayError, TimeoutError):  # the snapshot is elsewhere, too
+            await asyncio.wait_for(_answer(source.has.remote([snapshot])), RELAY_TIMEOUT_S)
+
+    def _begin(self, request: UnitRequest, shards: dict[int, Shard]) -> None:
+        for index, shard in shards.items():
+            if index in request.excluded:
+                self._schedule.requeue(shard, request.excluded[index])
+            else:
+                self._schedule.add_shard(shard)
+        self._schedule.announce([self._unpack(packed) for packed in request.upcoming])
+        self._pump()
 
     def _unpack(self, packed: bytes) -> Shard:
         return self._workers.requests.keep(unpack_shard(packed), packed)

@@ -34,7 +34,16 @@ class LeaderGroup(WorkerGroup):
         """Ask a leader for its next events."""
         self._expect(leader, leader.ranks[0], "events", leader.actor.events.remote())
 
-    def submit_unit(self, leader: WorkerHandle, slot: int, request: UnitRequest, snapshot: Any) -> None:
+    def submit_unit(
+        self,
+        leader: WorkerHandle,
+        slot: int,
+        request: UnitRequest,
+        snapshot: Any,
+        source: WorkerHandle | None = None,
+        *,
+        split_grad: bool = False,
+    ) -> None:
         """Ask a leader for a unit.
 
         Args:
@@ -42,10 +51,15 @@ class LeaderGroup(WorkerGroup):
             slot: Which of its slots has the unit.
             request: The unit.
             snapshot: Ray's reference to the encoded snapshot, which says what to compute.
+            source: The leader on whose node the snapshot has to be first.
+            split_grad: Keep the gradient of the unit's sum on the leader's node, as an object of its own.
         """
-        ref = leader.actor.unit.remote(request, [snapshot])
-        rank = leader.ranks[0]
-        self.calls[ref] = RemoteCall(leader, rank, "unit", ref, request.key, slot=slot)
+        args = request, [snapshot], None if source is None else source.actor
+        if split_grad:
+            ref, grad = leader.actor.unit_split.options(num_returns=2).remote(*args)
+        else:
+            ref, grad = leader.actor.unit.remote(*args), None
+        self.calls[ref] = RemoteCall(leader, leader.ranks[0], "unit", ref, request.key, grad, slot)
 
     def adopt(self, leader: WorkerHandle, worker: WorkerHandle) -> None:
         """Hand a worker over to a leader."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import ray
 from ray.exceptions import RayError, RayTaskError
 from typing_extensions import override
 
@@ -25,6 +26,7 @@ from distmeta.runtime.policy.decisions import driver_error
 from distmeta.runtime.policy.estimates import ShardKey
 from distmeta.runtime.policy.leaders import (
     Followers,
+    Relays,
     as_shard,
     choose_leader,
     leader_of,
@@ -36,15 +38,19 @@ from distmeta.runtime.policy.leaders import (
     weight_of,
 )
 from distmeta.runtime.policy.schedule import Schedule
+from distmeta.runtime.ray.actor import LARGE_UPDATE_BYTES
+from distmeta.runtime.ray.aggregation import Aggregator, aggregates_on_nodes, is_large
 from distmeta.runtime.ray.call import CallState
-from distmeta.runtime.ray.cluster import Cluster
+from distmeta.runtime.ray.cluster import Cluster, num_nodes
 from distmeta.runtime.ray.errors import failure_of, plain_text, task_error
 from distmeta.runtime.ray.executor import POLL_INTERVAL_S, RayExecutor
+from distmeta.runtime.ray.groups import ReportGroups
 from distmeta.runtime.ray.leader_group import LeaderGroup
 from distmeta.runtime.ray.remote_call import START_CALLS, RemoteCall
 from distmeta.runtime.ray.supervisor import Assigner, Supervisor
 from distmeta.runtime.ray.worker_handle import WorkerHandle
 from distmeta.runtime.wire import decode_result, encode_params
+from distmeta.server.tree import FAN_IN
 
 
 class LedExecutor(RayExecutor):
@@ -54,6 +60,7 @@ class LedExecutor(RayExecutor):
         self._units: dict[int, list[Shard]] = {}
         self._upcoming: dict[int, list[Shard]] = {}
         self._excluded: dict[int, int] = {}
+        self._relays: tuple[Any, Relays] | None = None
         super().__init__(*args, **options)
 
     @property
@@ -77,7 +84,8 @@ class LedExecutor(RayExecutor):
         self._schedule.start(work, [as_shard(unit, members) for unit, members in self._units.items()])
         self._worker_group.requests.start_call()
         call_id, by_index = self._schedule.call_id, {shard.index: (shard, snapshot) for shard in shards}
-        return self._run(CallState(call_id, work, by_index, len(shards)))
+        aggregator = self._make_aggregator(call_id, snapshot)
+        return self._run(CallState(call_id, work, by_index, len(shards), aggregator=aggregator))
 
     @override
     def stream(self, work: Work, feed: Feed) -> Iterator[Result]:
@@ -92,8 +100,9 @@ class LedExecutor(RayExecutor):
         self._schedule.requeue(as_shard(unit, [shard]), exclude=None)
 
     @override
-    def _start_leaders(self, cluster: Cluster, stack: contextlib.ExitStack) -> None:
-        count = num_leaders(self._config.leaders, self._config.max_workers)
+    def _start_leaders(self, cluster: Cluster, stack: contextlib.ExitStack, update_bytes: int) -> None:
+        hosts, large = num_nodes(), update_bytes >= LARGE_UPDATE_BYTES
+        count = num_leaders(self._config.leaders, self._config.max_workers, hosts, large=large)
         self._leader_group = LeaderGroup(self._config, count, cluster, self._worker_group.calls)
         stack.callback(self._leader_group.close)
         self._leader_supervisor = Supervisor(
@@ -101,7 +110,7 @@ class LedExecutor(RayExecutor):
             self._leader_group,
             _Leaders(self),
             self,
-            on_worker_lost=lambda leader: None,
+            on_worker_lost=self._on_worker_lost,
             on_object_lost=self._drop_snapshot_ref,
             leads=True,
         )
@@ -135,9 +144,30 @@ class LedExecutor(RayExecutor):
                 {shard.index: encode_params(shard.carry) for shard in members if shard.carry},
                 {shard.index: self._excluded[shard.index] for shard in members if shard.index in self._excluded},
             )
-            snapshot = self._put_snapshot(call.shards[members[0].index][1], call.work)
-            self._leader_group.submit_unit(self._leader_group.workers[leader_of(slot)], slot, request, snapshot)
+            state = call.shards[members[0].index][1]
+            snapshot = self._put_snapshot(state, call.work)
+            leader = self._leader_group.workers[leader_of(slot)]
+            source = self._source(leader, snapshot) if is_large(state.params) else None
+            # A sum with a part of a unit is none of the server's: the last unit may be reported by itself.
+            split_grad = call.aggregator is not None and len(members) == FAN_IN
+            self._leader_group.submit_unit(leader, slot, request, snapshot, source, split_grad=split_grad)
         self.counts["copies"] = self._schedule.copies
+
+    def _source(self, leader: WorkerHandle, snapshot: Any) -> WorkerHandle | None:
+        """The leader whose node sends the snapshot to this one's; None if the driver's does."""
+        if self._relays is None or self._relays[0] is not snapshot:
+            self._relays = snapshot, Relays(ray.get_runtime_context().get_node_id())
+        index = self._relays[1].source(leader.index, leader.node_id)
+        source = None if index is None else self._leader_group.workers[index]
+        return source if source is not None and source.actor is not None else None
+
+    def _make_aggregator(self, call_id: int, snapshot: Snapshot) -> Aggregator | None:
+        """Sums units by groups near the leaders, where that saves bytes."""
+        nodes = {leader.node_id for leader in self._leader_group.active()}
+        if not aggregates_on_nodes(self._config.tolerance.aggregate, len(nodes), snapshot.params):
+            return None
+        groups = ReportGroups.of(unit for unit, members in self._units.items() if len(members) == FAN_IN)
+        return Aggregator(call_id, groups, self._leader_group, self._requeue, self._on_gradient_lost, size=FAN_IN)
 
     @override
     def _handle_answer(self, call: RemoteCall, value: Any) -> list[Result]:
@@ -154,14 +184,14 @@ class LedExecutor(RayExecutor):
             for event in value:
                 self._handle_event(event)
         elif call.kind == "unit" and call.key is not None:
-            return self._handle_unit(leader, call.slot, call.key, value)
+            return self._handle_unit(call, call.key, value)
+        elif call.kind == "sum" and call.key is not None and self._call.aggregator is not None:
+            return self._call.aggregator.add_sum(call.key, value)
         return []
 
-    def _handle_unit(
-        self, leader: WorkerHandle, slot: int, key: ShardKey, results: list[ResultWire] | None
-    ) -> list[Result]:
-        computed = results is not None
-        is_first, others = self._schedule.finished(slot, key, time.monotonic(), computed=computed)
+    def _handle_unit(self, call: RemoteCall, key: ShardKey, results: list[ResultWire] | None) -> list[Result]:
+        leader, computed = call.worker, results is not None
+        is_first, others = self._schedule.finished(call.slot, key, time.monotonic(), computed=computed)
         if results is not None:
             leader.failures.clear()
         for other in {leader_of(other) for other in others} - {leader.index}:
@@ -170,8 +200,15 @@ class LedExecutor(RayExecutor):
             return []
         for result in results:
             self._worker_group.workers[result.worker].failures.clear()
-        self.counts["groups"] += len(results) == 1 < len(self._units[key[1]])
-        return [decode_result(result) for result in results]
+        is_sum = len(results) == 1 < len(self._units[key[1]])
+        self.counts["groups"] += is_sum
+        aggregator = self._call.aggregator
+        if aggregator is None or key[1] < 0:
+            return [decode_result(result) for result in results]
+        if is_sum and call.grad is not None:
+            return aggregator.add_report(leader, results[0], call.grad)
+        waited = [] if is_sum else aggregator.dissolve(results[0].shard)
+        return [*waited, *map(decode_result, results)]
 
     def _handle_event(self, event: LeaderEvent) -> None:
         worker = self._worker_group.workers[event.worker]
@@ -193,13 +230,27 @@ class LedExecutor(RayExecutor):
             super()._handle_error(call, error, running)
             return
         failure = failure_of(leader.index, error)
-        if failure.kind == "object_lost" and call.key is not None:
+        if call.kind == "sum" and call.key is not None and self._call.aggregator is not None:
+            self._call.aggregator.retry(call.key)
+            if failure.kind == "object_lost":
+                return
+        elif failure.kind == "object_lost" and call.key is not None:
             self._drop_snapshot_ref()
             self._schedule.failed(call.slot, call.key, time.monotonic(), None)
             return
         if isinstance(error, RayTaskError):
             raise driver_error(error.cause, f"leader {leader.index}", plain_text(error))
         self._leader_supervisor.handle_failure(leader, failure, error, None)
+
+    @override
+    def _requeue(self, shard: int) -> None:
+        self.counts["retries"] += 1
+        unit = shard // FAN_IN
+        self._schedule.requeue(as_shard(unit, self._units[unit]), exclude=None)
+
+    @override
+    def _on_gradient_lost(self, worker: WorkerHandle, shard: int, error: RayError) -> None:
+        self._requeue(shard)
 
     @override
     def _on_started(self, worker: WorkerHandle) -> None:
@@ -226,20 +277,24 @@ class LedExecutor(RayExecutor):
 
     def _place_workers(self) -> None:
         """Give each worker without a leader to one, and move one worker if leaders have too different numbers."""
-        followers = self._followers()
-        for worker in self._worker_group.workers:
+        followers, workers = self._followers(), self._worker_group.workers
+        started = [worker for worker in workers if worker.state in ("starting", "ready")]
+        for worker in started:
             if worker.state != "ready" or worker.leader is not None:
                 continue
-            index = choose_leader(worker.node_id, followers)
+            index = choose_leader(worker.node_id, followers, len(started))
             if index is None:
                 return
             worker.leader = index
             followers[index] = Followers(followers[index].node, followers[index].num_workers + 1)
             self._leader_group.adopt(self._leader_group.workers[index], worker)
-        move = next_move(followers)
+        # Those that start now may make the numbers equal, each on its own node.
+        move = next_move(followers) if all(worker.state == "ready" for worker in started) else None
         if move is not None:
-            moved = max(worker.index for worker in self._worker_group.workers if worker.leader == move[0])
-            self._leader_group.release(self._leader_group.workers[move[0]], moved)
+            near = followers[move[1]].node
+            led = [worker for worker in workers if worker.leader == move[0]]
+            moved = max(led, key=lambda worker: (worker.node_id == near, worker.index))
+            self._leader_group.release(self._leader_group.workers[move[0]], moved.index)
         self._number_slots(followers)
 
     def _number_slots(self, followers: dict[int, Followers]) -> None:

@@ -205,10 +205,20 @@ def test_a_group_is_summed_in_the_order_of_its_shards() -> None:
         encode_value(Report(7, 16 + place, Update({"x": torch.tensor([value])}, 1.0, {"loss": value})))
         for place, value in enumerate(values)
     ]
-    total = decode_value(sum_reports(reports))
+    total = decode_value(sum_reports(reports, [report.grad for report in reports]))
     assert (total.version, total.shard, total.count, total.update.weight, total.finite) == (7, 16, 4, 4.0, True)
     assert total.update.grad["x"].item() == 0.0  # ((1 + 2^-24) + 2^-24) - 1 in float32
-    assert decode_value(sum_reports([*reports[:3], replace(reports[3], finite=False)])).finite is False
+    reports[3] = replace(reports[3], finite=False)
+    assert decode_value(sum_reports(reports, [report.grad for report in reports])).finite is False
+
+
+def test_groups_are_summed_to_groups_of_more_shards() -> None:
+    first, second = (
+        encode_value(Report(7, shard, Update({"x": torch.tensor([value])}, 16.0), count=16))
+        for shard, value in ((256, 1.0), (272, 2.0))
+    )
+    total = decode_value(sum_reports([first, second], [first.grad, second.grad]))
+    assert (total.shard, total.count, total.update.weight, total.update.grad["x"].item()) == (256, 32, 32.0, 3.0)
 
 
 def test_statistics_vectors_and_states_arrive_as_they_were_sent() -> None:
@@ -220,7 +230,8 @@ def test_statistics_vectors_and_states_arrive_as_they_were_sent() -> None:
     assert bits(arrived.update.buffers) == bits(buffers)
     assert {shard: bits(state) for shard, state in arrived.carries.items()} == {1: bits(carry)}
     other = replace(report, shard=2, carries={2: carry})
-    total = decode_value(sum_reports([encode_value(report), encode_value(other)]))
+    reports = [encode_value(report), encode_value(other)]
+    total = decode_value(sum_reports(reports, [report.grad for report in reports]))
     assert sorted(total.carries) == [1, 2]
     assert torch.equal(total.update.buffers["mean"], 2 * buffers["mean"])
 

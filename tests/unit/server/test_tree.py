@@ -95,7 +95,24 @@ def test_groups_summed_by_workers_give_the_same_bits(seed: int) -> None:
     assert_same(tree.total(), tree_sum([update_of(shard) for shard in range(count)]))
 
 
-@pytest.mark.parametrize(("first", "count"), [(1, 16), (0, 17), (16, 0), (8, 4)])
+@pytest.mark.parametrize("count", [256, 512, 300, 260, 1000])
+def test_sums_of_groups_give_the_same_bits(count: int) -> None:
+    def total_of(first: int, end: int) -> Update:
+        return sum_group(update_of(shard) for shard in range(first, end))
+
+    tree, rng = Tree(), random.Random(count)
+    groups = [(first, min(first + FAN_IN, count)) for first in range(0, count, FAN_IN)]
+    whole = groups if count % FAN_IN == 0 else groups[:-1]
+    pieces = [whole[first : first + FAN_IN] for first in range(0, len(whole), FAN_IN)]
+    pieces[1:2] = [[group] for piece in pieces[1:2] for group in piece]  # the second is added group by group
+    pieces += [[group] for group in groups[len(whole) :]]
+    for piece in rng.sample(pieces, len(pieces)):
+        first, end = piece[0][0], piece[-1][1]
+        tree.add_group(first, end - first, sum_group(total_of(*group) for group in piece))
+    assert_same(tree.total(), tree_sum([update_of(shard) for shard in range(count)]))
+
+
+@pytest.mark.parametrize(("first", "count"), [(1, 16), (0, 17), (16, 0), (8, 4), (16, 256), (256, 40), (256, 512)])
 def test_invalid_groups_are_refused(first: int, count: int) -> None:
     with pytest.raises(ValueError, match="no group of 16"):
         Tree().add_group(first, count, update_of(0))

@@ -13,6 +13,7 @@ from distmeta.core.work import Shard, TaskSpec, Work
 from distmeta.runtime.policy.leaders import (
     MAX_SLOTS,
     Followers,
+    Relays,
     as_shard,
     choose_leader,
     leader_of,
@@ -31,6 +32,36 @@ UPDATE = Work("update")
 
 def make_shards(count: int) -> list[Shard]:
     return [Shard(index, (TaskSpec(index, index, "train"),)) for index in range(count)]
+
+
+def test_large_updates_have_a_leader_on_each_host_with_enough_workers() -> None:
+    assert num_leaders("auto", 1000, 125) == 32
+    assert num_leaders("auto", 1000, 125, large=True) == 125
+    assert num_leaders("auto", 1000, 1000, large=True) == 125
+    assert num_leaders("auto", 1000, 4, large=True) == 32
+    assert (num_leaders("auto", 63, 8, large=True), num_leaders(3, 1000, 125, large=True)) == (0, 3)
+
+
+def test_nodes_send_a_snapshot_on_and_none_to_more_than_two() -> None:
+    relays = Relays("home")
+    sources = {leader: relays.source(leader, f"node{leader}") for leader in range(125)}
+    assert [sources[leader] for leader in range(7)] == [None, None, 0, 0, 1, 1, 2]
+    assert max(Counter(sources.values()).values()) == 2
+    depth = {leader: 0 for leader in range(2)}
+    for leader in range(2, 125):
+        source = sources[leader]
+        assert source is not None
+        depth[leader] = depth[source] + 1
+    assert max(depth.values()) == 5
+
+
+def test_only_the_first_leader_of_a_node_waits_for_another_node() -> None:
+    relays = Relays("home")
+    assert [relays.source(leader, node) for leader, node in enumerate(["home", "a", "b", "c", "a", "c"])] == [
+        *(None, None, None, 1),
+        *(1, 3),
+    ]
+    assert relays.source(3, "c") is None  # its next unit: it waits already
 
 
 @pytest.mark.parametrize(
@@ -60,6 +91,15 @@ def test_workers_are_moved_until_no_leader_has_two_more_than_another() -> None:
     assert sorted(sizes.values()) == [3, 3, 3]
     assert next_move({index: Followers("", size) for index, size in sizes.items()}) is None
     assert next_move({}) is None
+
+
+def test_workers_that_come_node_by_node_stay_there() -> None:
+    leaders = {index: Followers(f"node {index}", 0) for index in range(4)}
+    for worker in range(32):
+        chosen = choose_leader(f"node {worker // 8}", leaders, 32)
+        assert chosen == worker // 8
+        leaders[chosen] = Followers(leaders[chosen].node, leaders[chosen].num_workers + 1)
+    assert choose_leader("node 0", leaders, 32) == 0
 
 
 def test_leaders_of_many_workers_get_whole_groups_of_them() -> None:

@@ -56,10 +56,8 @@ def test_a_popped_group_is_no_longer_being_summed() -> None:
     assert groups.being_summed_by(7) == []
 
 
-def test_the_main_node_holds_most_gradients() -> None:
+def test_nodes_are_told_with_their_gradients() -> None:
     groups = ReportGroups.of(range(5))
     for shard, node_id in enumerate("bab"):
         groups.add(shard, make_report(shard, node_id))
-    assert groups.main_node(0) == "b"
-    groups.add(3, make_report(3, "a"))
-    assert groups.main_node(0) == "a"
+    assert groups.nodes(0) == {"a": 1, "b": 2}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ from distmeta.runtime.messages import Location, ResultWire, ShardRequest, UnitRe
 from distmeta.runtime.policy.leaders import single_unit
 from distmeta.runtime.ray import leader as leader_module
 from distmeta.runtime.ray.leader import LeaderActor
-from distmeta.runtime.wire import decode_value, encode_snapshot
+from distmeta.runtime.wire import decode_value, encode_snapshot, join_grad
 from distmeta.runtime.worker import Worker
 from distmeta.server.tree import FAN_IN, sum_group
 
@@ -27,6 +27,20 @@ from .fake_ray import object_lost
 UPDATE = Work("update")
 PARAMS = {name: tensor for name, tensor in make_params().items() if tensor.is_floating_point()}
 WIRE = encode_snapshot(Snapshot(3, PARAMS), 1, UPDATE)
+
+
+class FakeReference:
+    """A reference to the snapshot, which is there at once."""
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return _snapshot().__await__()
+
+
+async def _snapshot() -> Any:
+    return WIRE
+
+
+WIRE_REF = FakeReference()
 SHARDS = make_shards(3 * FAN_IN)
 
 Fault = Callable[[int, int], RayError | None]
@@ -71,7 +85,8 @@ class FakeWorker:
             elif request.key in self.cancelled:
                 future.set_result(None)
             else:
-                future.set_result(self._worker.run(wire.work, wire, request.shard, request.upcoming))
+                snapshot = WIRE if wire is WIRE_REF else wire
+                future.set_result(self._worker.run(snapshot.work, snapshot, request.shard, request.upcoming))
 
         if self.held:
             self.waiting.append(answer)
@@ -98,9 +113,15 @@ class Scene:
         while len(self.workers[0].asked) < 2:
             await asyncio.sleep(0)
 
-    async def unit(self, unit: int, shards: Sequence[Shard], call_id: int = 1, **fields: Any) -> Any:
+    async def unit(
+        self, unit: int, shards: Sequence[Shard], call_id: int = 1, source: Any = None, **fields: Any
+    ) -> Any:
         request = UnitRequest((call_id, unit), "update", tuple(map(pack_shard, shards)), **fields)
-        return await asyncio.wait_for(self.actor.unit(request, [WIRE]), 10.0)
+        return await asyncio.wait_for(self.actor.unit(request, [WIRE_REF], source), 10.0)
+
+    async def split(self, unit: int, shards: Sequence[Shard]) -> Any:
+        request = UnitRequest((1, unit), "update", tuple(map(pack_shard, shards)))
+        return await asyncio.wait_for(self.actor.unit_split(request, [WIRE_REF]), 10.0)
 
 
 def play(
@@ -156,6 +177,87 @@ def test_groups_are_added_to_the_bits_of_the_server_several_at_a_time() -> None:
             assert_group(answer, group)
         asked = [request.shard.index for worker in scene.workers for request in worker.asked]
         assert sorted(asked) == list(range(2 * FAN_IN + 3))
+
+    play(scenario)
+
+
+def test_the_gradient_of_a_sum_is_an_object_of_its_own() -> None:
+    async def scenario(scene: Scene) -> None:
+        groups = [SHARDS[:FAN_IN], SHARDS[FAN_IN : 2 * FAN_IN]]
+        parts = [await scene.split(unit, group) for unit, group in enumerate(groups)]
+        for (answer, grad), group in zip(parts, groups, strict=True):
+            assert answer[0].value.grad is None
+            assert_group([join_grad(answer[0], grad)], group)
+        total = await scene.actor.sum([answer[0].value for answer, _ in parts], *(grad for _, grad in parts))
+        program = FakeRecipe().build()
+        sums = [sum_group(program.run(UPDATE, Snapshot(3, PARAMS), shard).update for shard in each) for each in groups]
+        report = decode_value(total)
+        assert (report.shard, report.count) == (0, 2 * FAN_IN)
+        assert bits(report.update.grad) == bits(sum_group(sums).grad)
+        # What is reported one by one keeps its gradients.
+        answer, grad = await scene.split(2, SHARDS[2 * FAN_IN : 2 * FAN_IN + 1])
+        assert grad is None and decode_value(answer[0].value).update.grad
+
+    play(scenario)
+
+
+class FakeSource:
+    """A leader that is asked whether it has the snapshot."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.has = SimpleNamespace(remote=self._has)
+
+    def _has(self, snapshot: list[Any]) -> asyncio.Future[None]:
+        self.asked.append(snapshot[0])
+        return self.answer
+
+
+def test_a_leader_waits_until_another_node_has_the_snapshot() -> None:
+    async def scenario(scene: Scene) -> None:
+        source = FakeSource()
+        units = [
+            asyncio.ensure_future(scene.unit(unit, SHARDS[unit * FAN_IN : (unit + 1) * FAN_IN], source=source))
+            for unit in range(2)
+        ]
+        await asyncio.sleep(0.05)
+        others = asyncio.ensure_future(scene.actor.has([WIRE_REF]))
+        await asyncio.sleep(0.05)
+        assert source.asked == [WIRE_REF]  # once for both
+        assert not any(worker.asked for worker in scene.workers)
+        assert not others.done()
+        source.answer.set_result(None)
+        for unit, future in enumerate(units):
+            assert_group(await future, SHARDS[unit * FAN_IN : (unit + 1) * FAN_IN])
+        await asyncio.wait_for(others, 10.0)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("ends", ["it dies", "it does not answer"])
+def test_a_leader_goes_on_without_the_one_it_waits_for(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leader_module, "RELAY_TIMEOUT_S", 0.05)
+
+    async def scenario(scene: Scene) -> None:
+        source = FakeSource()
+        if ends == "it dies":
+            source.answer.set_exception(ActorDiedError())
+        assert_group(await scene.unit(0, SHARDS[:FAN_IN], source=source), SHARDS[:FAN_IN])
+
+    play(scenario)
+
+
+def test_a_unit_that_is_given_back_while_it_waits_is_not_computed() -> None:
+    async def scenario(scene: Scene) -> None:
+        source = FakeSource()
+        earlier = asyncio.ensure_future(scene.unit(0, SHARDS[:FAN_IN], source=source))
+        await asyncio.sleep(0.05)
+        assert source.asked
+        await scene.actor.cancel_unit((1, 0))
+        source.answer.set_result(None)
+        assert await earlier is None
+        assert not any(worker.asked for worker in scene.workers)
 
     play(scenario)
 
