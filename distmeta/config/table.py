@@ -32,14 +32,30 @@ class View:
         metric: Name of the metric; None takes that of the tasks.
         evaluate: Changes of the run, `field=value`, under which it is scored anew. Without any, the score is that of
             the run's own test.
+        measure: `FILE.py:NAME`, relative to the table's file: a function that takes the checkpoint that is tested and
+            returns values by name, each a number or a pair of it and the half-width of its interval; `metric` names the
+            one that is shown. A table that is taken up again keeps values whatever has become of the function.
         rows: Titles of the rows that have it; None: all.
+
+    Raises:
+        UserError: A measure is no `FILE.py:NAME`, or stands without a metric or beside `evaluate`.
     """
 
     title: str = ""
     protocol: str | None = None
     metric: str | None = None
     evaluate: tuple[str, ...] = ()
+    measure: str | None = None
     rows: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.measure is None:
+            return
+        file, _, name = self.measure.rpartition(":")
+        if not file.endswith(".py") or not name.isidentifier():
+            raise UserError(f"'{self.measure}' is no measure", where="View.measure", allowed="FILE.py:NAME")
+        if self.metric is None or self.evaluate:
+            raise UserError(f"'{self.measure}'", where="View.measure", allowed="with `metric`, without `evaluate`")
 
 
 @dataclass(frozen=True)

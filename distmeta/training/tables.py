@@ -26,13 +26,11 @@ from distmeta.program.program import threads_of
 from distmeta.tracking import build_tracker
 from distmeta.tracking.console import Progress
 from distmeta.tracking.environment import hardware
-from distmeta.training.evaluate import evaluate
 from distmeta.training.run import end_status
 from distmeta.training.seed_run import SeedRun
 from distmeta.training.seeds import PARENT_TAG
 from distmeta.training.table_result import Found, TableResult
-
-_SCORED_TASKS = 600
+from distmeta.training.table_scores import score_views, with_measures
 
 
 @dataclass(frozen=True)
@@ -145,9 +143,10 @@ def cells_of(table: Table, source: Path, options: TableOptions) -> list[Cell]:
     """All cells, seed by seed, so that a run that is cut off has whole tables of fewer seeds.
 
     Raises:
-        UserError: A job or a change cannot be used.
+        UserError: A job, a change or a measure cannot be used.
     """
     jobs = {row.title: load_config(_path_of(row.job, source), row.changes) for row in table.rows}
+    table = with_measures(table, source)
     return [
         Cell(row, column, seed, _config_of(table, row, column, seed, jobs[row.title], options))
         for seed in range(options.seeds)
@@ -241,35 +240,10 @@ def _run_cell(cell: Cell, request: SeedRun, known: Mapping[str, Any]) -> dict[st
     """The result of a run and its scores by view; `error` if it failed."""
     try:
         result = request.finished() or request.train()
-        views = {view.title: _score(view, result, request.config, known.get(view.title)) for view in cell.views}
+        views = score_views(cell.views, result, request.config, known)
     except DistmetaError as error:
         return {"error": " ".join(str(error).split())}
     return {"result": dict(result), "views": views, "machine": hardware()}
-
-
-def _score(view: View, result: Mapping[str, Any], config: RunConfig, known: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The score of a view, `known` if it was made of the same meta-parameters under the same changes."""
-    made_of = {"digest": result["digest"], "view": [view.protocol, view.metric, *view.evaluate]}
-    if known is not None and known.get("made_of") == made_of:
-        return dict(known)
-    scores, protocol = result["scores"], (result["meta_test"] or {}).get("protocol")
-    if view.evaluate:
-        tasks = config.evaluation.final_tasks or _SCORED_TASKS
-        scored = evaluate(
-            result["tested"] or result["checkpoint"], tasks=tasks, overrides=view.evaluate, trust_code=True
-        )
-        scores, protocol = [score.to_json() for score in scored.scores], scored.protocol
-    return {**_chosen(scores, view, protocol), "made_of": made_of}
-
-
-def _chosen(scores: Sequence[Mapping[str, Any]], view: View, protocol: str | None) -> dict[str, Any]:
-    wanted = view.protocol or protocol
-    found = [score for score in scores if score["protocol"] == wanted and view.metric in (None, score["metric"])]
-    if not found:
-        there = ", ".join(sorted({f"{score['protocol']} {score['metric']}" for score in scores})) or "no score"
-        raise DistmetaError(f"no {wanted or ''} {view.metric or 'score'}; there is: {there}")
-    best = next((score for score in found if score["metric"] == "accuracy"), found[0])
-    return {name: best[name] for name in ("protocol", "metric", "tasks", "after", "interval")}
 
 
 def _summary(answer: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from distmeta.training.tables import Cell, TableOptions, cells_of, run_table
 FOLDER = Path(__file__).resolve().parents[2] / "jobs" / "tables"
 TABLES = {
     "architecture": ("cifar_fs",),
+    "continual": ("table",),
     "feature_reuse": ("cifar_fs", "fc100", "omniglot"),
     "methods": ("omniglot", "sinusoid"),
     "omniglot": ("lake", "table"),
@@ -27,7 +28,7 @@ TABLES = {
 SOURCES = [f"{FOLDER / file}.py:{name}" for file, names in TABLES.items() for name in names]
 OF_OTHER_TASKS = {
     *("label_words", "reweight", "learned_optimizer", "evolved_optimizer"),
-    *("oml", "anml", "bn_adapt", "tent", "ttt", "deep_coral", "dann"),
+    *("bn_adapt", "tent", "ttt", "deep_coral", "dann"),
 }
 
 

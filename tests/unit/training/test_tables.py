@@ -14,7 +14,7 @@ from distmeta import train
 from distmeta.config.load import change, load_config
 from distmeta.config.table import Column, Row, Table, View
 from distmeta.core.errors import UserError
-from distmeta.training import tables
+from distmeta.training import table_scores, tables
 from distmeta.training.table_result import Found, TableResult, mean_of
 from distmeta.training.tables import TableOptions, cells_of, run_table
 
@@ -99,12 +99,78 @@ def test_what_is_finished_is_not_run_again(source: Path, monkeypatch: pytest.Mon
 
     with monkeypatch.context() as patched:
         patched.setattr(tables.SeedRun, "train", never)
-        patched.setattr(tables, "evaluate", never)
+        patched.setattr(table_scores, "evaluate", never)
         assert run_table(part, source, options(source)).means() == first.means()
     more = run_table(part, source, options(source, seeds=2))
     mean = more.means()["MAML"]["10 shots"]
     assert (mean.seeds, first.means()["MAML"]["10 shots"].seeds) == (2, 1)
     assert math.isfinite(mean.interval)
+
+
+MEASURES = """
+import pathlib
+
+def measured(checkpoint):
+    with pathlib.Path(__file__).with_name("calls").open("a") as calls:
+        calls.write("x")
+    return {"size": len(checkpoint), "test accuracy": (0.5, 0.25)}
+
+def broken(checkpoint):
+    raise ValueError("no such thing")
+
+def nothing(checkpoint):
+    return 1.0
+"""
+
+
+def measuring(name: str, *metrics: str) -> Table:
+    views = tuple(View(metric, metric=metric, measure=f"measures.py:{name}") for metric in metrics)
+    return Table("waves", "Waves", (Row("MAML", "waves.yaml"),), (Column("", views=views),))
+
+
+def test_a_view_shows_what_a_function_of_the_checkpoint_returns(source: Path) -> None:
+    (source.parent / "measures.py").write_text(MEASURES)
+    result = run_table(measuring("measured", "size", "test accuracy"), source, options(source))
+    scores = result.found[0].scores
+    checkpoint = result.found[0].result["tested"] or result.found[0].result["checkpoint"]  # type: ignore[index]
+    assert scores["size"]["after"] == len(checkpoint)
+    assert result.means()["MAML"]["test accuracy"].text == "50.0 ± 25.0"
+    # Once for both views, and not again.
+    again = run_table(measuring("measured", "size", "test accuracy"), source, options(source))
+    assert again.means() == result.means()
+    assert (source.parent / "calls").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "error"),
+    [
+        ("measured", "speed", "no speed; there is: size, test accuracy"),
+        ("broken", "size", "measures.py:broken raises ValueError: no such thing"),
+        ("nothing", "size", "measures.py:nothing returned float; allowed: a mapping of names to values"),
+    ],
+)
+def test_a_measure_that_cannot_be_used_is_told_in_one_line(source: Path, name: str, metric: str, error: str) -> None:
+    (source.parent / "measures.py").write_text(MEASURES)
+    result = run_table(measuring(name, metric), source, options(source))
+    assert str(result.failed[0].error).endswith(error)
+
+
+def test_measures_are_looked_up_before_anything_runs(source: Path) -> None:
+    with pytest.raises(UserError, match=r"measures\.py"):
+        run_table(measuring("measured", "size"), source, options(source))
+    (source.parent / "measures.py").write_text(MEASURES)
+    with pytest.raises(UserError, match="defines no 'measure'; allowed: did you mean 'measured'"):
+        run_table(measuring("measure", "size"), source, options(source))
+    assert not (source.parent / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"measure": "measures.py"}, {"measure": "m.py:f"}, {"measure": "m.py:f", "metric": "x", "evaluate": ("a",)}],
+)
+def test_views_that_cannot_be_measured_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"^View\.measure: "):
+        View(**fields)
 
 
 def test_a_failed_cell_leaves_the_others(source: Path) -> None:
