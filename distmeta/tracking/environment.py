@@ -88,7 +88,7 @@ def hardware(device: str = "cpu") -> dict[str, str | int]:
 def hardware_line(of: Mapping[str, str | int]) -> str:
     """One line of `hardware`."""
     gpu = f"{of['gpu']}; " if "gpu" in of else ""
-    return f"{gpu}{of['cpu']}, {of['cores']} cores; torch {of['torch']}; {of['date']}"
+    return f"{gpu}{of['cpu']}, {of['cores']} core{'s' * (int(of['cores']) != 1)}; torch {of['torch']}; {of['date']}"
 
 
 def num_cores() -> int:
