@@ -98,14 +98,12 @@ class RayExecutor(Executor):
             self._supervisor = Supervisor(
                 config.tolerance,
                 self._worker_group,
-                self._assigner(),
+                self._make_assigner(cluster, stack, update_bytes),
                 self,
                 on_worker_lost=self._on_worker_lost,
                 on_object_lost=self._drop_snapshot_ref,
             )
-            for worker in self._worker_group.workers:
-                self._worker_group.create(worker)
-            self._start_leaders(cluster, stack, update_bytes)
+            self._create_actors()
             self._stack = stack.pop_all()
 
     @property
@@ -249,12 +247,13 @@ class RayExecutor(Executor):
     def _make_schedule(self, *, speculate: bool) -> Schedule:
         return Schedule(speculate=speculate)
 
-    def _assigner(self) -> Assigner:
-        """Who hands shards to workers."""
-        return self._schedule
+    def _create_actors(self) -> None:
+        for worker in self._worker_group.workers:
+            self._worker_group.create(worker)
 
-    def _start_leaders(self, cluster: Cluster, stack: contextlib.ExitStack, update_bytes: int) -> None:
-        """Start what stands between driver and workers; here nothing does."""
+    def _make_assigner(self, cluster: Cluster, stack: contextlib.ExitStack, update_bytes: int) -> Assigner:
+        """Who hands shards to workers; what it starts is closed with the stack."""
+        return self._schedule
 
     def _handle_error(self, call: RemoteCall, error: RayError, running: ShardKey | None) -> None:
         rank = call.rank

@@ -2,7 +2,8 @@
 
     Schedule      of units over the leaders' slots (pure)     assign -> units -> LeaderGroup -> leaders -> workers
     LeaderGroup   the leaders and their answers               wait -> Schedule.finished -> results
-    WorkerGroup   the workers: created, handed to leaders, replaced
+    WorkerGroup   the workers: created, replaced
+    Following     which leader each worker has
     Supervisor    two of them: of the workers' failures, which leaders tell, and of the leaders' own
 
 A leader that dies costs its units: they go to others, and so do its workers, until it is back.
@@ -24,19 +25,7 @@ from distmeta.runtime.executor import Feed, Incident, Result
 from distmeta.runtime.messages import LeaderEvent, ResultWire, UnitRequest
 from distmeta.runtime.policy.decisions import driver_error
 from distmeta.runtime.policy.estimates import ShardKey
-from distmeta.runtime.policy.leaders import (
-    Followers,
-    Relays,
-    as_shard,
-    choose_leader,
-    leader_of,
-    next_move,
-    num_leaders,
-    single_unit,
-    slots_of,
-    units_of,
-    weight_of,
-)
+from distmeta.runtime.policy.leaders import Relays, as_shard, leader_of, num_leaders, single_unit, units_of
 from distmeta.runtime.policy.schedule import Schedule
 from distmeta.runtime.ray.actor import LARGE_UPDATE_BYTES
 from distmeta.runtime.ray.aggregation import Aggregator, aggregates_on_nodes, is_large
@@ -44,6 +33,7 @@ from distmeta.runtime.ray.call import CallState
 from distmeta.runtime.ray.cluster import Cluster, num_nodes
 from distmeta.runtime.ray.errors import failure_of, plain_text, task_error
 from distmeta.runtime.ray.executor import POLL_INTERVAL_S, RayExecutor
+from distmeta.runtime.ray.following import Following, OfLeaders, OfWorkers
 from distmeta.runtime.ray.groups import ReportGroups
 from distmeta.runtime.ray.leader_group import LeaderGroup
 from distmeta.runtime.ray.remote_call import START_CALLS, RemoteCall
@@ -100,30 +90,32 @@ class LedExecutor(RayExecutor):
         self._schedule.requeue(as_shard(unit, [shard]), exclude=None)
 
     @override
-    def _start_leaders(self, cluster: Cluster, stack: contextlib.ExitStack, update_bytes: int) -> None:
+    def _make_assigner(self, cluster: Cluster, stack: contextlib.ExitStack, update_bytes: int) -> Assigner:
         hosts, large = num_nodes(), update_bytes >= LARGE_UPDATE_BYTES
         count = num_leaders(self._config.leaders, self._config.max_workers, hosts, large=large)
         self._leader_group = LeaderGroup(self._config, count, cluster, self._worker_group.calls)
         stack.callback(self._leader_group.close)
+        self._following = Following(self._schedule, self._worker_group, self._leader_group)
         self._leader_supervisor = Supervisor(
             self._config.tolerance,
             self._leader_group,
-            _Leaders(self),
+            OfLeaders(self._following, self._schedule),
             self,
             on_worker_lost=self._on_worker_lost,
             on_object_lost=self._drop_snapshot_ref,
             leads=True,
         )
+        return OfWorkers(self._following)
+
+    @override
+    def _create_actors(self) -> None:
+        super()._create_actors()  # first: a run waits for its workers
         for leader in self._leader_group.workers:
             self._leader_group.create(leader)
 
     @override
     def _make_schedule(self, *, speculate: bool) -> Schedule:
         return Schedule(speculate=speculate, leads=True)
-
-    @override
-    def _assigner(self) -> Assigner:
-        return _Workers(self)
 
     @override
     def _check(self) -> None:
@@ -178,7 +170,7 @@ class LedExecutor(RayExecutor):
             if self._leader_group.advance(call, value):
                 leader.enter("ready", time.monotonic())
                 self._leader_group.watch(leader)
-                self._place_workers()
+                self._following.place()
         elif call.kind == "events":
             self._leader_group.watch(leader)
             for event in value:
@@ -217,7 +209,7 @@ class LedExecutor(RayExecutor):
             return  # it has been replaced
         if event.failure is None:
             worker.leader = None
-            self._place_workers()
+            self._following.place()
             return
         failure = event.failure
         error = None if event.cause is None else task_error(failure, event.cause)
@@ -257,126 +249,8 @@ class LedExecutor(RayExecutor):
         worker.enter("ready", time.monotonic())
         if self._is_ready:
             self.record(Incident("joined", worker.index, worker.node, None, "is ready"))
-        self._place_workers()
+        self._following.place()
 
     def _is_leader(self, handle: WorkerHandle) -> bool:
         leaders = self._leader_group.workers
         return handle.index < len(leaders) and leaders[handle.index] is handle
-
-    def _followers(self) -> dict[int, Followers]:
-        """The leaders that are ready, and how many workers they have."""
-        counts = {leader.index: 0 for leader in self._leader_group.workers}
-        for worker in self._worker_group.workers:
-            if worker.leader is not None:
-                counts[worker.leader] += 1
-        return {
-            leader.index: Followers(leader.node_id, counts[leader.index])
-            for leader in self._leader_group.workers
-            if leader.state == "ready"
-        }
-
-    def _place_workers(self) -> None:
-        """Give each worker without a leader to one, and move one worker if leaders have too different numbers."""
-        followers, workers = self._followers(), self._worker_group.workers
-        started = [worker for worker in workers if worker.state in ("starting", "ready")]
-        for worker in started:
-            if worker.state != "ready" or worker.leader is not None:
-                continue
-            index = choose_leader(worker.node_id, followers, len(started))
-            if index is None:
-                return
-            worker.leader = index
-            followers[index] = Followers(followers[index].node, followers[index].num_workers + 1)
-            self._leader_group.adopt(self._leader_group.workers[index], worker)
-        # Those that start now may make the numbers equal, each on its own node.
-        move = next_move(followers) if all(worker.state == "ready" for worker in started) else None
-        if move is not None:
-            near = followers[move[1]].node
-            led = [worker for worker in workers if worker.leader == move[0]]
-            moved = max(led, key=lambda worker: (worker.node_id == near, worker.index))
-            self._leader_group.release(self._leader_group.workers[move[0]], moved.index)
-        self._number_slots(followers)
-
-    def _number_slots(self, followers: dict[int, Followers]) -> None:
-        """Have as many slots of each leader in the schedule as it needs for its workers."""
-        slots = set(self._schedule.workers)
-        for index, leader in followers.items():
-            needed = set(slots_of(index, leader.num_workers))
-            weight = weight_of(leader.num_workers)
-            for slot in sorted(needed - slots):
-                self._schedule.add_worker(slot, str(index), weight)
-            for slot in sorted(needed & slots):
-                self._schedule.weigh(slot, weight)
-            # One that is not needed any more stays while there are others: its unit is being computed.
-            for slot in () if needed else sorted(slot for slot in slots if leader_of(slot) == index):
-                self._schedule.remove_worker(slot)
-
-
-class _Workers(Assigner):
-    """Tells leaders what the supervisor of the workers decides."""
-
-    def __init__(self, executor: LedExecutor) -> None:
-        self._executor = executor
-
-    @override
-    def failed(self, worker: int, key: ShardKey, now: float, exclude: int | None) -> bool:
-        return False  # its leader has assigned the shard again
-
-    @override
-    def drain_worker(self, worker: int) -> list[ShardKey]:
-        leader = self._leader(worker)
-        if leader is not None:
-            self._executor._leader_group.release(leader, worker)
-        return []
-
-    @override
-    def is_busy(self, worker: int) -> bool:
-        return self._leader(worker) is not None
-
-    @override
-    def remove_worker(self, worker: int) -> int:
-        leader = self._leader(worker)
-        if leader is not None:
-            self._executor._leader_group.remove(leader, worker)
-            self._executor._worker_group.workers[worker].leader = None
-            self._executor._number_slots(self._executor._followers())
-        return 0
-
-    def _leader(self, worker: int) -> WorkerHandle | None:
-        index = self._executor._worker_group.workers[worker].leader
-        return None if index is None else self._executor._leader_group.workers[index]
-
-
-class _Leaders(Assigner):
-    """Tells the schedule of units what the supervisor of the leaders decides."""
-
-    def __init__(self, executor: LedExecutor) -> None:
-        self._executor = executor
-
-    @override
-    def failed(self, worker: int, key: ShardKey, now: float, exclude: int | None) -> bool:
-        return False
-
-    @override
-    def drain_worker(self, worker: int) -> list[ShardKey]:
-        for slot in self._slots(worker):
-            self._executor._schedule.drain_worker(slot)
-        return []
-
-    @override
-    def is_busy(self, worker: int) -> bool:
-        return any(self._executor._schedule.is_busy(slot) for slot in self._slots(worker))
-
-    @override
-    def remove_worker(self, worker: int) -> int:
-        """Have the leader's units computed by others, who take its workers as well."""
-        requeued = sum(self._executor._schedule.remove_worker(slot) for slot in self._slots(worker))
-        self._executor._leader_group.workers[worker].state = "backoff"
-        for each in self._executor._worker_group.workers:
-            if each.leader == worker:
-                each.leader = None
-        self._executor._place_workers()
-        return requeued
-
-    def _slots(self, leader: int) -> list[int]:
-        return [slot for slot in self._executor._schedule.all_workers if leader_of(slot) == leader]
