@@ -27,7 +27,7 @@ from benchmarks.cluster.model.fit import Sample
 from benchmarks.cluster.model.led import LedSimulation
 from benchmarks.cluster.model.simulation import Simulation
 from benchmarks.pictures import Curves, grouped
-from benchmarks.report import Goal
+from benchmarks.report import Goal, progress
 from distmeta.core.errors import UserError
 from distmeta.core.seeding import mix, uniform
 from distmeta.runtime.policy.leaders import num_leaders
@@ -139,6 +139,8 @@ def measure(plan: Plan, object_store_bytes: int) -> tuple[list[Sample], dict[Cas
                     for size in plan.checked_mb if count in plan.checked else ():
                         step_s = OverheadSteps(executor, size).step_s
                         measured_s[count, leaders, size] = plan.median_s(count, step_s)
+                        led = f" under {leaders} leaders" if leaders else ""
+                        progress(f"{count} workers{led}, {size:g} MB: {measured_s[count, leaders, size]:.3f} s a step")
     return samples, measured_s
 
 

@@ -26,7 +26,7 @@ import torch
 
 from distmeta import checkpoint as checkpoints
 from distmeta.adapt.inputs import Examples, Reader, reader_of, to_numbers
-from distmeta.adapt.policy import AdaptedPolicy, Environment, Trials, size_of
+from distmeta.adapt.policy import AdaptedPolicy, Environment, EnvironmentRollouts, size_of
 from distmeta.adapt.stream import Order, Setting, Stream, unlabelled_roles, with_method
 from distmeta.adapt.trial import Trial
 from distmeta.checkpoint.reading import Which
@@ -216,7 +216,7 @@ class AdaptableLearner:
             raise UserError(what, where="adapt_policy", allowed="begin_trial(environment)")
         count = size_of(self.config, "trajectories", "shots", trajectories)
         steps = size_of(self.config, "horizon", "horizon", horizon)
-        trials = Trials(environment, self._signature, steps, dtype_of(self.config))
+        trials = EnvironmentRollouts(environment, self._signature, steps, dtype_of(self.config))
         learner = build_evaluators(self.config, self._signature)[self.protocol]
         return AdaptedPolicy(learner, self._head, self._params, trials, count, seed)
 

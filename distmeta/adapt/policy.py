@@ -70,7 +70,7 @@ def actions_of(environment: Environment, outputs: int) -> int | None:
     return count
 
 
-class Trials(Supply):
+class EnvironmentRollouts(Supply):
     """Collects trajectories in one environment, one after the other, as `Rollouts` does in many at once.
 
     Its random draws are those of `Rollouts`: of a task with this seed, in the same environment, it collects the same.
@@ -162,7 +162,9 @@ class AdaptedPolicy:
         seed: Of all random draws.
     """
 
-    def __init__(self, learner: Learner, head: str, meta: Params, trials: Trials, trajectories: int, seed: int) -> None:
+    def __init__(
+        self, learner: Learner, head: str, meta: Params, trials: EnvironmentRollouts, trajectories: int, seed: int
+    ) -> None:
         self._ops, self._head, self._meta, self._trials = one_by_one(learner), head, meta, trials
         self._random = np.random.default_rng(seed)
         rows = trials.rows(trajectories)

@@ -5,14 +5,22 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from distmeta.core.types import Params
 
+Value = TypeVar("Value")
+
 NORM_BLOCK = 1 << 14
 """Entries that are squared and summed at once for a norm; torch parallelises sums of twice as many."""
+
+
+def below(values: Mapping[str, Value], prefix: str) -> dict[str, Value]:
+    """The values whose names begin with a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
 def cloned(params: Mapping[str, Tensor]) -> Params:

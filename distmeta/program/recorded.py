@@ -17,6 +17,7 @@ from dataclasses import replace
 import torch
 
 from distmeta.core.errors import UserError
+from distmeta.core.tensors import below
 from distmeta.core.types import Episode, Params, Report, Update
 from distmeta.engine.engine import Engine
 from distmeta.engine.trust_region import curvature, trial
@@ -73,13 +74,13 @@ class RecordedWork:
         self, engine: Engine, meta: Params, episodes: Episode, moment: Moment, shard: int, extra: Params
     ) -> Report:
         tasks = self._recorded(engine, meta, episodes, moment, shard)
-        update, _ = engine.update({**meta, **_named(extra, AT)}, tasks, moment)
+        update, _ = engine.update({**meta, **below(extra, AT)}, tasks, moment)
         return Report(moment.version, shard, update)
 
     def _curvature(
         self, engine: Engine, meta: Params, episodes: Episode, moment: Moment, shard: int, extra: Params
     ) -> Report:
-        tasks, vector = self._recorded(engine, meta, episodes, moment, shard), _named(extra, VECTOR)
+        tasks, vector = self._recorded(engine, meta, episodes, moment, shard), below(extra, VECTOR)
         parts = engine.each_chunk(
             lambda ops, chunk: curvature(ops, self._terms, meta, chunk, vector), tasks, differentiable=True
         )
@@ -91,7 +92,7 @@ class RecordedWork:
     def _trial(
         self, engine: Engine, meta: Params, episodes: Episode, moment: Moment, shard: int, extra: Params
     ) -> Report:
-        tasks, step = self._recorded(engine, meta, episodes, moment, shard), _named(extra, STEP)
+        tasks, step = self._recorded(engine, meta, episodes, moment, shard), below(extra, STEP)
         moved = {name: tensor + step[name] if name in step else tensor for name, tensor in meta.items()}
         parts = engine.each_chunk(lambda ops, chunk: trial(ops, self._terms, meta, moved, chunk), tasks)
         metrics = {name: float(torch.cat([part[name] for part in parts]).double().sum()) for name in parts[0]}
@@ -101,7 +102,3 @@ class RecordedWork:
         if moment.version != self._version or shard not in self._recordings:
             self._record(engine, meta, episodes, moment, shard, {})
         return self._recordings[shard]
-
-
-def _named(extra: Params, prefix: str) -> Params:
-    return {name.removeprefix(prefix): tensor for name, tensor in extra.items() if name.startswith(prefix)}

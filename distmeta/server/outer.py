@@ -22,7 +22,7 @@ from torch import Tensor
 
 from distmeta.config.outer import OuterConfig
 from distmeta.core.errors import UserError, nearest
-from distmeta.core.tensors import cloned, global_norm
+from distmeta.core.tensors import below, cloned, global_norm
 from distmeta.core.types import Params
 
 State = dict[str, Tensor | bool | int | float | str | None]
@@ -238,7 +238,7 @@ def check_state(state: Mapping[str, object], config: OuterConfig, params: Mappin
 
 
 def check_fits(state: Mapping[str, object], prefix: str, like: Mapping[str, Tensor]) -> None:
-    saved = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    saved = below(state, prefix)
     if saved.keys() != like.keys():
         missing, extra = sorted(like.keys() - saved.keys()), sorted(saved.keys() - like.keys())
         what = f"the checkpoint does not fit: in {prefix}, {missing[:3]} are missing and {extra[:3]} unexpected"
@@ -262,7 +262,7 @@ def _state_after_a_step(config: OuterConfig, params: Mapping[str, Tensor]) -> di
 
 def _check_entries(state: Mapping[str, object], prefix: str, expected: Mapping[str, object], num_steps: int) -> None:
     """Check what an optimizer has kept for one parameter; there is nothing before the parameter's first update."""
-    saved = {entry.removeprefix(prefix): value for entry, value in state.items() if entry.startswith(prefix)}
+    saved = below(state, prefix)
     if saved and saved.keys() != expected.keys():
         what = f"the checkpoint does not fit: '{prefix}' has {sorted(saved)}"
         raise UserError(what, where="server state", allowed=f"{sorted(expected)}, of the optimizer")

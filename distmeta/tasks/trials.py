@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
+from distmeta.core.tensors import below
 from distmeta.core.types import EPISODES, Batch, Params
 from distmeta.tasks.interaction import Outcome, Simulator
 
@@ -62,23 +63,23 @@ class Trials(Simulator):
 
     @override
     def observe(self, state: Params) -> Tensor:
-        own = self._simulator.observe(_named(state, _NOW)).flatten(2)
+        own = self._simulator.observe(below(state, _NOW)).flatten(2)
         seen = state["reward"].unsqueeze(-1), state["ended"].unsqueeze(-1)
         return torch.cat((own, state["action"].to(own), *(each.to(own) for each in seen)), -1)
 
     @override
     def marks(self, state: Params) -> Params:
         number = state["episode"].clamp(max=self._episodes - 1)
-        of_environment = self._simulator.marks(_named(state, _NOW))
+        of_environment = self._simulator.marks(below(state, _NOW))
         return {**of_environment, EPISODES: functional.one_hot(number, self._episodes).to(state["reward"].dtype)}
 
     @override
     def step(self, state: Params, actions: Tensor, draws: Tensor) -> Outcome:
-        outcome = self._simulator.step(_named(state, _NOW), actions, draws)
+        outcome = self._simulator.step(below(state, _NOW), actions, draws)
         time = state["time"] + 1
         over = outcome.ends | (time >= self._simulator.horizon)
         episode = state["episode"] + over
-        starts, number = _named(state, _STARTS), episode.clamp(max=self._episodes - 1)
+        starts, number = below(state, _STARTS), episode.clamp(max=self._episodes - 1)
         now = {name: _where(over, _pick(starts[name], number), after) for name, after in outcome.state.items()}
         seen = actions if self.num_actions is None else functional.one_hot(actions, self.num_actions)
         after = {
@@ -105,10 +106,6 @@ def in_trials(simulator: Simulator, shape: tuple[int, ...], episodes: int | None
         return simulator, shape
     trials = Trials(simulator, episodes)
     return trials, (math.prod(shape) + trials.num_seen,)
-
-
-def _named(state: Params, prefix: str) -> Params:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _pick(starts: Tensor, number: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from distmeta.config import RunConfig
 from distmeta.core.errors import UserError
+from distmeta.core.tensors import below
 from distmeta.core.types import Params, Snapshot, Work
 from distmeta.program.recorded import AGAIN, AT, RECORD
 from distmeta.runtime.executor import Executor
@@ -60,7 +61,7 @@ class Epochs(InRounds):
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         super().load_state_dict({name: value for name, value in state.items() if not name.startswith(_COLLECTED)})
         present = self.server.pull()
-        kept = {name.removeprefix(_COLLECTED): value for name, value in state.items() if name.startswith(_COLLECTED)}
+        kept = below(state, _COLLECTED)
         if not present.version % self._config.outer.epochs:
             kept = {}  # another number of epochs: the next step collects
         elif {name: _shape(value) for name, value in kept.items()} != {k: _shape(v) for k, v in present.params.items()}:

@@ -48,7 +48,8 @@ def sinusoid(folder: Path, name: str, *changes: str) -> RunConfig:
 
 def undisturbed(config: RunConfig, steps: int) -> str:
     """The digest after so many steps of this run in one process."""
-    changes = [f"name={config.name}-oracle", f"train.steps={steps}", "runtime.executor=local", "tracking.kind=none"]
+    local = ("runtime.executor=local", "runtime.leaders=auto")
+    changes = [f"name={config.name}-oracle", f"train.steps={steps}", *local, "tracking.kind=none"]
     return train(change(config, [*changes, f"checkpoint.every={steps}"]), quiet=True).digest
 
 

@@ -119,3 +119,21 @@ def test_a_loose_cable_costs_pauses_but_no_bit(cluster: Cluster, tmp_path: Path,
         driver.reach(50)
         step, digest = driver.kill()
     assert digest == undisturbed(config, step)
+
+
+def test_leaders_on_hosts_pass_large_snapshots_on_and_add_units_to_the_same_bits(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Updates of a megabyte, two whole units and a part of one: the third host has the snapshot from another one."""
+    large = ("model.hidden=[512, 512]", "train.tasks_per_step=40", "runtime.shard_size=1")
+    config = sinusoid(tmp_path, "led", "runtime.workers=3", "runtime.leaders=3", *large)
+    one, two, spare = cluster.host("one"), cluster.host("two"), cluster.add_guest("spare")
+    with Driver(cluster, config) as driver:
+        driver.wait_for_work_on(one, two, spare)
+        driver.reach(20)
+        cluster.kill_node(one)
+        gap_s = driver.reach(timeout_s=GOES_ON_WITHIN_S)
+        print(f"went on {gap_s:.1f} s after the raylet of a host with a leader was killed")
+        driver.reach(10)
+        step, digest = driver.kill()
+    assert digest == undisturbed(config, step)

@@ -38,7 +38,7 @@ WARM_UP_STEPS = 3
 COPY_BLOCK_BYTES = 256 << 20
 
 _CPUS_PER_WORKER = 0.01  # Ray reserves next to nothing, so that any number of workers fits
-_START_TIMEOUT_S = 600.0  # many processes, each importing torch, on few cores
+_START_TIMEOUT_S = 1800.0  # many processes, each importing torch, on few cores
 _PROCESS_BYTES = 120 << 20
 _USABLE_MEMORY = 0.9
 _SHARED_MEMORY = Path("/dev/shm")

@@ -18,6 +18,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from distmeta.core.seeding import mix
+from distmeta.core.tensors import below
 from distmeta.core.types import Batch, Params
 from distmeta.methods.learners.base import Learner, OwnHead
 from distmeta.models.heads import linear as linear_params
@@ -49,8 +50,7 @@ class BlackBoxLearner(Learner):
     @override
     def own(self, meta: Params) -> Params:
         """The parameters of the learner's own network, without the prefix."""
-        start = f"{self.prefix}."
-        return {name.removeprefix(start): tensor for name, tensor in meta.items() if name.startswith(start)}
+        return below(meta, f"{self.prefix}.")
 
 
 def label_vectors(support: Batch, num_outputs: int, like: Tensor) -> Tensor:
