@@ -40,6 +40,8 @@ ADAM = _adam(3e-3)
 COMPILED = EngineConfig(strategy="compiled")
 """Needs a C++ compiler; half a minute the first time, for iMAML two."""
 CONV4 = Conv4Config(filters=64, downsample="stride")
+ANIL_LR = 0.5
+"""Best of 0.1, 0.5, 2 and 8 on validation, 20 ways, two minutes; 84% against 71% at 0.1 after 150 steps with 5 ways."""
 
 
 def _job(
@@ -81,8 +83,8 @@ def fomaml() -> RunConfig:
 
 
 def anil() -> RunConfig:
-    """ANIL (Raghu et al. 2020): only the head adapts."""
-    return _job(methods.anil(lr=0.1, steps=5))
+    """ANIL (Raghu et al. 2020): only the head adapts, at five times the paper's rate, which learns faster."""
+    return _job(methods.anil(lr=ANIL_LR, steps=5))
 
 
 def meta_sgd() -> RunConfig:
@@ -145,7 +147,7 @@ def r2d2() -> RunConfig:
 
 def nil() -> RunConfig:
     """NIL (Raghu et al. 2020): trained as ANIL, tested without a head."""
-    return _job(methods.nil(lr=0.1, steps=5))
+    return _job(methods.nil(lr=ANIL_LR, steps=5))
 
 
 def lstm() -> RunConfig:
