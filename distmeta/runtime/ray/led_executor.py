@@ -101,7 +101,7 @@ class LedExecutor(RayExecutor):
             self._leader_group,
             OfLeaders(self._following, self._schedule),
             self,
-            on_worker_lost=self._on_worker_lost,
+            on_worker_lost=super()._on_worker_lost,
             on_object_lost=self._drop_snapshot_ref,
             leads=True,
         )
@@ -233,6 +233,10 @@ class LedExecutor(RayExecutor):
         if isinstance(error, RayTaskError):
             raise driver_error(error.cause, f"leader {leader.index}", plain_text(error))
         self._leader_supervisor.handle_failure(leader, failure, error, None)
+
+    @override
+    def _on_worker_lost(self, worker: int) -> None:
+        pass  # leaders add, not workers
 
     @override
     def _requeue(self, shard: int) -> None:
