@@ -399,7 +399,6 @@ def lacking_package() -> None:
 
 ON_RUNS = pytest.mark.xdist_group("trained_run")
 """One process trains the run, when tests are spread over several."""
-ON_RAY = (pytest.mark.slow, pytest.mark.usefixtures("ray_cluster"))
 
 
 @pytest.fixture(scope="module")
@@ -443,9 +442,13 @@ def test_one_line_about_a_store(
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "row",
-    [pytest.param(row, id=row.name, marks=ON_RAY if "workers" in row.name else ()) for row in WITHOUT_GPU],
+    [pytest.param(row, id=row.name, marks=pytest.mark.slow if "workers" in row.name else ()) for row in WITHOUT_GPU],
 )
-def test_one_line_about_a_device(row: Row, here: Path, trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_line_about_a_device(
+    row: Row, here: Path, trained_run: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    if "workers" in row.name:
+        request.getfixturevalue("ray_cluster")
     if row.name.startswith("scoring"):
         shutil.copytree(trained_run, here / "runs")
     capsys.readouterr()
