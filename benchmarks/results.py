@@ -18,14 +18,31 @@ from typing import Any
 
 from benchmarks.scripts import CHECKOUT, run_main
 from distmeta.core.errors import UserError
-from distmeta.training.table_result import markdown_of, markdown_table
+from distmeta.methods import METHODS
+from distmeta.training.table_result import markdown_of, markdown_table, where_and_how
 
 RESULTS, PICTURES = CHECKOUT / "docs" / "results", CHECKOUT / "docs" / "images"
 PAGE, README = CHECKOUT / "docs" / "results.md", CHECKOUT / "README.md"
 ORDER = ("omniglot", "methods_omniglot", "methods_sinusoid", "reuse_omniglot", "reuse_cifar_fs", "transfer_usps")
 """The first tables of the page; others follow by name."""
-IN_README = ("omniglot", "5-way 1-shot")
-"""Name of a table and the beginning of the columns that the README shows."""
+IN_README = (
+    "methods_omniglot",
+    (
+        "maml",
+        "fomaml",
+        "anil",
+        "nil",
+        "boil",
+        "reptile",
+        "protonet",
+        "matching",
+        "r2d2",
+        "film",
+        "in_context",
+        "pretrain",
+    ),
+)
+"""Name of a table, and methods whose rows the README shows."""
 _START, _END = "<!-- results: made by python -m benchmarks.results -->", "<!-- end of results -->"
 _HEAD = """# Results
 
@@ -68,17 +85,18 @@ def page(contents: Sequence[Mapping[str, Any]]) -> str:
 
 
 def readme_table(contents: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines of the README's table: the rows of one table, of some of its columns."""
-    name, beginning = IN_README
-    content = next((each for each in contents if each["name"] == name), None)
+    """Lines of the README's table: some rows of one table, whose methods are links to their pages."""
+    table, methods = IN_README
+    content = next((each for each in contents if each["name"] == table), None)
     if content is None:
         return []
+    by_title = {row[""]: row for row in content["rows"]}
+    pages = {METHODS[name].title: f"docs/methods/{name}.md" for name in methods if METHODS[name].title in by_title}
     rows = [
-        {"method": row[""]}
-        | {label.removeprefix(f"{beginning}, "): text for label, text in row.items() if label.startswith(beginning)}
-        for row in content["rows"]
+        {"method": f"[{title}]({page})"} | {name: text for name, text in by_title[title].items() if name}
+        for title, page in pages.items()
     ]
-    return markdown_table(rows)
+    return [*markdown_table(rows), "", f"{where_and_how(content)}."]
 
 
 def readme(text: str, contents: Sequence[Mapping[str, Any]]) -> str:

@@ -8,7 +8,7 @@ below $DISTMETA_DATA.
     distmeta train jobs/test_time.py:dann                   # domain adaptation: noisy images without labels in training
     distmeta evaluate runs/test_time_tent --tasks 20 --set tasks.shift.names=[fog] --set tasks.shift.severity=3
     distmeta adapt runs/test_time_tent --unlabelled photos --method tent
-    python -m benchmarks.methods.shifts                     # all corruptions, source, BN-adapt, TENT and TTT
+    distmeta table jobs/tables/test_time.py:corruption      # all corruptions, source, BN-adapt and TENT; :ttt for TTT
 
 `spurious` and `subclass` train the same network for other shifts. Evaluation tasks have labelled examples under the
 shift as well (role `support`), for fine-tuning.

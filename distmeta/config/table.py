@@ -21,6 +21,8 @@ from typing import Self
 
 from distmeta.core.errors import UserError, nearest
 
+PROTOCOLS = ("transductive", "inductive")
+
 
 @dataclass(frozen=True)
 class View:
@@ -28,7 +30,8 @@ class View:
 
     Attributes:
         title: Added to the titles of columns.
-        protocol: Statistics of batch norm, `transductive` or `inductive`; None takes the protocol of training.
+        protocol: Statistics of batch norm, `transductive` or `inductive`; None takes the protocol of training. A
+            network that does not have it has no score.
         metric: Name of the metric; None takes that of the tasks.
         evaluate: Changes of the run, `field=value`, under which it is scored anew. Without any, the score is that of
             the run's own test.
@@ -38,7 +41,8 @@ class View:
         rows: Titles of the rows that have it; None: all.
 
     Raises:
-        UserError: A measure is no `FILE.py:NAME`, or stands without a metric or beside `evaluate`.
+        UserError: A measure is no `FILE.py:NAME`, or stands without a metric or beside `evaluate`; or there is no such
+            protocol.
     """
 
     title: str = ""
@@ -48,7 +52,12 @@ class View:
     measure: str | None = None
     rows: tuple[str, ...] | None = None
 
+    def is_of(self, row: str) -> bool:
+        """Whether the row of a title has it."""
+        return self.rows is None or row in self.rows
+
     def __post_init__(self) -> None:
+        _require_protocol(self.protocol, "View.protocol")
         if self.measure is None:
             return
         file, _, name = self.measure.rpartition(":")
@@ -67,12 +76,14 @@ class Column:
         changes: `field=value` each.
         views: The scores of each run, one column each.
         x: The number that the column stands for. The picture of a table whose columns all have one is a curve a row.
+        averaged: Whether it counts in the table's mean over columns, where there is one.
     """
 
     title: str
     changes: tuple[str, ...] = ()
     views: tuple[View, ...] = (View(),)
     x: float | None = None
+    averaged: bool = True
 
     def label(self, view: View) -> str:
         """The title of the column of a view."""
@@ -91,6 +102,10 @@ class Row:
         timed: Whether a budget of seconds applies to it: not to a row whose number of steps is a part of the method.
         shown: Whether it has a line of its own; others are only started from.
         shared: One run for all columns, without their changes; only of a row that is not shown.
+        protocol: Statistics of batch norm of scores whose view names none; None takes the protocol of training.
+
+    Raises:
+        UserError: There is no such protocol.
     """
 
     title: str
@@ -100,6 +115,10 @@ class Row:
     timed: bool = True
     shown: bool = True
     shared: bool = False
+    protocol: str | None = None
+
+    def __post_init__(self) -> None:
+        _require_protocol(self.protocol, "Row.protocol")
 
 
 @dataclass(frozen=True)
@@ -116,6 +135,8 @@ class Table:
         against: Title of the row that the others are compared with, by differences of runs with the same seed, which
             see the same tasks. None: no comparison.
         xlabel: What the numbers of the columns count.
+        mean: Title of a last column with the mean over columns, of rows that have all of them. Its gains are over
+            columns and seeds. None: no such column.
         notes: How the protocols differ, and what else there is to know; a paragraph each.
 
     Raises:
@@ -130,6 +151,7 @@ class Table:
     source: str = ""
     against: str | None = None
     xlabel: str = ""
+    mean: str | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -157,7 +179,17 @@ class Table:
     @property
     def labels(self) -> list[str]:
         """The titles of the columns as they are shown."""
-        return [column.label(view) for column in self.columns for view in column.views]
+        return [column.label(view) for column in self.columns for view in column.views] + list(self.averages)
+
+    @property
+    def averages(self) -> dict[str, list[tuple[str, View]]]:
+        """Title of a column of means -> what it is the mean of: titles of columns as they are shown, and views."""
+        parts: dict[str, list[tuple[str, View]]] = {}
+        for column in self.columns if self.mean is not None else ():
+            for view in column.views if column.averaged else ():
+                label = ", ".join(part for part in (self.mean, view.title) if part)
+                parts.setdefault(label, []).append((column.label(view), view))
+        return parts
 
     def part(self, rows: Collection[str] | None, columns: Collection[str] | None) -> Self:
         """The table with some rows, those that they start from, and some columns.
@@ -179,9 +211,7 @@ class Table:
             replace(row, shown=row.shown and row.title in wanted) for row in self.rows if row.title in wanted | hidden
         ]
         chosen = [column for column in self.columns if column.title in columns]
-        labels = {column.label(view) for column in chosen for view in column.views}
-        published = {key: text for key, text in self.published.items() if key[0] in wanted and key[1] in labels}
-        return replace(
+        part = replace(
             self,
             rows=tuple(kept),
             columns=tuple(
@@ -190,13 +220,17 @@ class Table:
                     views=tuple(
                         replace(view, rows=None if view.rows is None else tuple(wanted & set(view.rows)))
                         for view in column.views
+                        if any(map(view.is_of, wanted))
                     ),
                 )
                 for column in chosen
             ),
-            published=published,
+            published={},
             against=self.against if self.against in wanted else None,
         )
+        labels = set(part.labels) - (set() if len(chosen) == len(self.columns) else set(self.averages))
+        published = {key: text for key, text in self.published.items() if key[0] in wanted and key[1] in labels}
+        return replace(part, published=published)
 
 
 def slug(title: str) -> str:
@@ -210,6 +244,11 @@ def _named(names: Collection[str], titles: Sequence[str], where: str) -> list[st
     for name in names:
         _require_known(slug(name), list(by_slug), where)
     return [by_slug[slug(name)] for name in names]
+
+
+def _require_protocol(protocol: str | None, where: str) -> None:
+    if protocol not in (None, *PROTOCOLS):
+        raise UserError(f"no '{protocol}'", where=where, allowed=" or ".join(PROTOCOLS))
 
 
 def _require_different(titles: Sequence[str], what: str) -> None:

@@ -63,10 +63,14 @@ class Mean:
 
     @property
     def text(self) -> str:
-        """`98.7 ± 0.4` of an accuracy, in percent, or of a return; three decimals of other metrics."""
+        """`98.7 ± 0.4` of an accuracy, in percent, or of a return; three decimals of other metrics.
+
+        A value that has no interval, that of a single task, stands alone.
+        """
         scale = 100.0 if "accuracy" in self.metric else 1.0
         digits = 1 if "accuracy" in self.metric or "return" in self.metric else 3
-        return f"{scale * self.mean:.{digits}f} ± {scale * self.interval:.{digits}f}"
+        half = f" ± {scale * self.interval:.{digits}f}" if self.interval else ""
+        return f"{scale * self.mean:.{digits}f}{half}"
 
 
 def mean_of(scores: Sequence[Mapping[str, Any]]) -> Mean:
@@ -78,6 +82,17 @@ def mean_of(scores: Sequence[Mapping[str, Any]]) -> Mean:
         spread = statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
         half = student_t(len(values) - 1) * spread / math.sqrt(len(values))
     return Mean(scores[0]["metric"], mean, half, len(values))
+
+
+def _by_seed(scores: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """For each seed, the mean over columns; its interval is that of a sum of independent ones."""
+    means: list[Mapping[str, Any]] = []
+    for seed in dict.fromkeys(seed for _, seed in scores):
+        own = [score for (_, of), score in scores.items() if of == seed]
+        values, halves = [score["after"] for score in own], [float(score["interval"] or 0.0) for score in own]
+        after = None if None in values else math.fsum(values) / len(own)
+        means.append({**own[0], "after": after, "interval": math.hypot(*halves) / len(own)})
+    return means
 
 
 def _difference(score: Mapping[str, Any], reference: Mapping[str, Any]) -> float | None:
@@ -117,26 +132,39 @@ class TableResult:
         """Title of a row -> label of a column -> its score."""
         means: dict[str, dict[str, Mean]] = {}
         for row in (row.title for row in self.table.rows if row.shown):
-            of_row = [each for each in self.found if each.row == row]
-            for label in self.table.labels:
-                scores = [each.scores[label] for each in of_row if label in each.scores]
-                if scores:
-                    means.setdefault(row, {})[label] = mean_of(scores)
+            for label, scores in self._scores(row).items():
+                each_seed = _by_seed(scores) if label in self.table.averages else list(scores.values())
+                means.setdefault(row, {})[label] = mean_of(each_seed)
         return means
+
+    def _scores(self, row: str) -> dict[str, dict[tuple[str, int], Mapping[str, Any]]]:
+        """Label of a column -> (label of the column that a score is from, seed) -> score, of a row."""
+        found: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = {}
+        for label in self.table.labels:
+            for each in self.found:
+                if each.row == row and label in each.scores:
+                    found.setdefault(label, {})[label, each.seed] = each.scores[label]
+        for label, parts in self.table.averages.items():
+            columns = [column for column, view in parts if view.is_of(row)]
+            of_columns = [found.get(column, {}) for column in columns]
+            complete = set.intersection(*({seed for _, seed in each} for each in of_columns)) if columns else set()
+            if complete:
+                found[label] = {key: score for each in of_columns for key, score in each.items() if key[1] in complete}
+        return found
 
     def gains(self) -> dict[str, dict[str, Mean]]:
         """Title of a row -> label of a column -> its gain over the row `against`: differences seed by seed."""
-        other = {each.seed: each.scores for each in self.found if each.row == self.table.against}
+        other = {} if self.table.against is None else self._scores(self.table.against)
         gains: dict[str, dict[str, Mean]] = {}
         for row in (row.title for row in self.table.rows if row.shown and row.title != self.table.against):
-            for label in self.table.labels:
-                pairs = [
-                    (each.scores[label], other[each.seed][label])
-                    for each in self.found
-                    if each.row == row and label in each.scores and label in other.get(each.seed, {})
+            for label, scores in self._scores(row).items():
+                references = other.get(label, {})
+                ours = [
+                    {**score, "after": _difference(score, references[key])}
+                    for key, score in scores.items()
+                    if key in references
                 ]
-                if len(pairs) > 1:  # one difference has no interval
-                    ours = [{**score, "after": _difference(score, reference)} for score, reference in pairs]
+                if len(ours) > 1:  # one difference has no interval
                     gains.setdefault(row, {})[label] = mean_of(ours)
         return gains
 
@@ -223,8 +251,7 @@ class TableResult:
 
 def markdown_of(content: Mapping[str, Any]) -> str:
     """The text of a table, from what `TableResult.to_json` gives."""
-    where = "" if content["machine"] is None else f"{hardware_line(content['machine'])}; "
-    lines = [f"## {content['title']}", "", f"{where}{_how(content)}.", "", *markdown_table(content["rows"])]
+    lines = [f"## {content['title']}", "", f"{where_and_how(content)}.", "", *markdown_table(content["rows"])]
     if content.get("gains"):
         lines += ["", f"Gain over {content['against']}, differences of runs with the same seed:", ""]
         lines += markdown_table(_gain_rows(content))
@@ -254,8 +281,10 @@ def _gain_rows(content: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def _how(content: Mapping[str, Any]) -> str:
+def where_and_how(content: Mapping[str, Any]) -> str:
+    """One line: the machine, the budget and what intervals are over."""
+    where = "" if content["machine"] is None else f"{hardware_line(content['machine'])}; "
     seconds, seeds = content["budget_s"], content["seeds"]
     budget = "steps as in the jobs" if seconds is None else f"{seconds / 60:g} minutes of training a cell"
     over = f"95% intervals over {seeds} seeds" if seeds > 1 else "one seed, 95% intervals over tasks"
-    return f"{budget}; {over}"
+    return f"{where}{budget}; {over}"

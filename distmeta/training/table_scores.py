@@ -48,8 +48,11 @@ def score_views(
         config: The run's.
         known: Scores from before; those of the same meta-parameters under the same changes are kept.
 
+    Returns:
+        The scores; none of a view whose protocol the network does not have.
+
     Raises:
-        DistmetaError: There is no such score.
+        DistmetaError: There is no such metric.
     """
     measured: dict[str, Mapping[str, Any]] = {}
 
@@ -58,7 +61,8 @@ def score_views(
             measured[target] = _measured(target, result)
         return measured[target]
 
-    return {view.title: _score(view, result, config, known.get(view.title), measure) for view in views}
+    scores = {view.title: _score(view, result, config, known.get(view.title), measure) for view in views}
+    return {title: score for title, score in scores.items() if score is not None}
 
 
 def _score(
@@ -67,7 +71,8 @@ def _score(
     config: RunConfig,
     known: Score | None,
     measure: Callable[[str], Mapping[str, Any]],
-) -> Score:
+) -> Score | None:
+    """The score of one view; None if the network has no such protocol."""
     what = [view.protocol, view.metric, *view.evaluate]
     if view.measure is not None:
         what.append(view.measure.rpartition("/")[2])
@@ -83,6 +88,8 @@ def _score(
             result["tested"] or result["checkpoint"], tasks=tasks, overrides=view.evaluate, trust_code=True
         )
         scores, protocol = [score.to_json() for score in scored.scores], scored.protocol
+    if view.protocol not in (None, *(score["protocol"] for score in scores)):
+        return None
     return {**_chosen(scores, view, protocol), "made_of": made_of}
 
 

@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,8 @@ class Cell:
         """Its scores."""
         if not self.row.shown:
             return []
-        return [view for view in self.column.views if view.rows is None or self.row.title in view.rows]
+        own, protocol = self.row.title, self.row.protocol
+        return [replace(view, protocol=view.protocol or protocol) for view in self.column.views if view.is_of(own)]
 
 
 @dataclass
@@ -143,17 +144,22 @@ def cells_of(table: Table, source: Path, options: TableOptions) -> list[Cell]:
     """All cells, seed by seed, so that a run that is cut off has whole tables of fewer seeds.
 
     Raises:
-        UserError: A job, a change or a measure cannot be used.
+        UserError: A job, a change or a measure cannot be used, or nothing is left to run.
     """
     jobs = {row.title: load_config(_path_of(row.job, source), row.changes) for row in table.rows}
     table = with_measures(table, source)
-    return [
+    starts = {row.start for row in table.rows}
+    cells = [
         Cell(row, column, seed, _config_of(table, row, column, seed, jobs[row.title], options))
         for seed in range(options.seeds)
         for column in table.columns
         for row in table.rows
         if not row.shared or column is table.columns[0]
     ]
+    used = [cell for cell in cells if cell.views or cell.row.title in starts]
+    if not used:
+        raise UserError("no row has a score in these columns", where=table.name, allowed="other rows or columns")
+    return used
 
 
 def _path_of(job: str, source: Path) -> str:

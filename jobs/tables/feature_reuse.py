@@ -7,7 +7,7 @@ After Raghu et al. 2020 (arXiv 1909.09157), section 6.
     distmeta analyze runs/tables/runs/reuse_omniglot-maml-seed0 --set algorithm.evaluate={}
 
 NIL: cosines of features weight the labels of the support set. MAML and ANIL are also tested as they are trained, by
-inner steps.
+five inner steps.
 """
 
 from distmeta.config.table import Column, Row, Table, View
@@ -22,7 +22,7 @@ ROWS = (
     Row("Random features", "../feature_reuse.py:random_features"),
 )
 ADAPTED = View(
-    "adapted, transductive", protocol="transductive", evaluate=("algorithm.evaluate={}",), rows=("MAML", "ANIL")
+    "adapted, transductive", protocol="transductive", evaluate=("algorithm.evaluate={steps: 5}",), rows=("MAML", "ANIL")
 )
 VIEWS = (View("NIL, transductive", protocol="transductive"), View("NIL, inductive", protocol="inductive"), ADAPTED)
 CIFAR = (

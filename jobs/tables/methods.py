@@ -7,6 +7,8 @@
 Left out are methods for other tasks (texts, optimizers, streams, wrong labels, shifts, transfer).
 """
 
+from collections.abc import Mapping
+
 from distmeta.config.table import Column, Row, Table, View
 from distmeta.methods import METHODS
 
@@ -33,11 +35,17 @@ OF_OTHER_TASKS = {
     "darts": ("tasks.store=omniglot", "tasks.rotations=true", "tasks.queries=1", "tasks.eval_queries=1"),
 }
 """Changes of jobs that are made for other tasks."""
+FEWER = ("train.tasks_per_step=8", "runtime.shard_size=4")
+"""A quarter of the tasks a step, of four times as many ways: steps cost what they do in the jobs."""
+OF_32_TASKS = {
+    *("maml", "fomaml", "anil", "nil", "meta_sgd", "imaml", "imaml_hf", "boil", "maml_pp", "cavia"),
+    *("lstm", "neural_process", "in_context"),
+}
 PROTOCOLS = tuple(View(name, protocol=name) for name in ("transductive", "inductive"))
 
 
-def _rows(jobs: dict[str, str]) -> tuple[Row, ...]:
-    return tuple(Row(METHODS[name].title, f"../{job}", OF_OTHER_TASKS.get(name, ())) for name, job in jobs.items())
+def _rows(jobs: dict[str, str], changes: Mapping[str, tuple[str, ...]]) -> tuple[Row, ...]:
+    return tuple(Row(METHODS[name].title, f"../{job}", changes.get(name, ())) for name, job in jobs.items())
 
 
 def omniglot() -> Table:
@@ -47,7 +55,7 @@ def omniglot() -> Table:
     return Table(
         name="methods_omniglot",
         title="Every method for few-shot classification: Omniglot, 20-way 1-shot, accuracy in percent",
-        rows=(*_rows(OMNIGLOT), body, generator),
+        rows=(*_rows(OMNIGLOT, OF_OTHER_TASKS | dict.fromkeys(OF_32_TASKS, FEWER)), body, generator),
         columns=(Column("", ("tasks.way=20", *limits), PROTOCOLS),),
         notes=(
             "The weight generator starts from a body that has had the same budget before. Networks that treat examples "
@@ -62,6 +70,6 @@ def sinusoid() -> Table:
     return Table(
         name="methods_sinusoid",
         title="Every method for regression: sine waves, 10 shots, mean squared error",
-        rows=_rows(SINUSOID),
+        rows=_rows(SINUSOID, {}),
         columns=(Column("mean squared error", limits),),
     )

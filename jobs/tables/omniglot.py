@@ -3,6 +3,7 @@
     distmeta table jobs/tables/omniglot.py --budget 20 --seeds 3
     distmeta table jobs/tables/omniglot.py --budget 5 --rows maml,protonet --columns 5_way_1_shot
     distmeta table jobs/tables/omniglot.py:lake --budget 20 --seeds 3
+    distmeta table jobs/tables/omniglot.py:inductive --budget 20      # norms, where images are labelled one by one
 
 Needs the data as `jobs/omniglot.py` does.
 """
@@ -65,6 +66,31 @@ def table() -> Table:
             "All rows: conv4 with 64 strided filters, rotations by 90 degrees as new classes, characters divided at "
             "random. Transductive: batch norm takes the statistics of the queries, of which a task has one of each "
             "class; inductive: those of the support set.",
+        ),
+    )
+
+
+def inductive() -> Table:
+    """Ways to norm when a query is labelled by itself: trained as it is tested, or not."""
+    support, group = ("model.norm=support",), ("model.norm=group",)
+    return Table(
+        name="omniglot_inductive",
+        title="Omniglot, 5-way 1-shot, by the statistics that the network's norm takes: accuracy in percent",
+        rows=(
+            Row("MAML, batch norm", "../omniglot.py:maml"),
+            Row("MAML, batch norm by the support set", "../omniglot.py:maml", support),
+            Row("MAML, group norm", "../omniglot.py:maml", group),
+            Row("MAML++, batch norm by the support set and by step", "../omniglot.py:maml_pp", support),
+            Row("ANIL, batch norm by the support set", "../omniglot.py:anil", support),
+            Row("ProtoNet, batch norm", "../omniglot.py:protonet"),
+            Row("ProtoNet, batch norm by the support set", "../omniglot.py:protonet", support),
+        ),
+        columns=(Column("", views=VIEWS),),
+        against="MAML, batch norm",
+        notes=(
+            "Batch norm is trained with the statistics of the queries, and tested with them (transductive) or with "
+            "those of the support set (inductive); that by the support set has these in training too. Group norm takes "
+            "each image by itself.",
         ),
     )
 

@@ -45,12 +45,17 @@ def test_a_result_is_taken_over_with_its_picture(here: Path) -> None:
     assert "![Omniglot](images/results_omniglot.png)" in text and "Published: Finn et al. 2017" in text
 
 
-def test_the_readme_shows_some_columns_of_one_table(here: Path) -> None:
-    contents = [result("omniglot", 0.5).to_json()]
+def test_the_readme_shows_rows_of_one_table_with_links_to_pages(here: Path) -> None:
+    contents = [result("methods_omniglot", 0.5).to_json()]
+    contents[0]["rows"].append({**contents[0]["rows"][0], "": "Another"})
+    header = list(contents[0]["rows"][0])[1:]
+    values = "50.0 ± 1.0 | 98.7 | 50.0 ± 1.0 | 50.0 ± 1.0 | 50.0 ± 1.0 | 1 | 7 |"
     lines = [
-        "| method | transductive | transductive, published | inductive |",
-        "|---|---|---|---|",
-        "| MAML | 50.0 ± 1.0 | 98.7 | 50.0 ± 1.0 |",
+        f"| method | {' | '.join(header)} |",
+        "|---" * 8 + "|",
+        f"| [MAML](docs/methods/maml.md) | {values}",
+        "",
+        "a processor, 2 cores; torch 2; 2026-01-01; 1 minutes of training a cell; one seed, 95% intervals over tasks.",
     ]
     assert results.readme_table(contents) == lines
     before = f"above\n{results._START}\nold\n{results._END}\nbelow"
@@ -64,6 +69,10 @@ def test_what_is_no_result_is_refused(here: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(UserError, match=r"x_result.json: no result of a table"):
         results.take(path)
+
+
+def test_rows_of_the_readme_have_pages() -> None:
+    assert all((results.CHECKOUT / "docs" / "methods" / f"{name}.md").is_file() for name in results.IN_README[1])
 
 
 def test_the_documents_say_what_the_results_say() -> None:

@@ -155,6 +155,17 @@ def test_a_measure_that_cannot_be_used_is_told_in_one_line(source: Path, name: s
     assert str(result.failed[0].error).endswith(error)
 
 
+def test_a_network_without_a_protocol_has_no_score_under_it(source: Path) -> None:
+    score = {"protocol": "inductive", "metric": "accuracy", "tasks": 2, "after": 0.5, "interval": 0.1}
+    result = {"digest": "d", "scores": [score], "meta_test": None}
+    views = [View(protocol, protocol=protocol) for protocol in ("transductive", "inductive")]
+    scores = table_scores.score_views(views, result, load_config(str(source.parent / "waves.yaml")), {})
+    assert {title: found["after"] for title, found in scores.items()} == {"inductive": 0.5}
+    for make in (lambda: View(protocol="batch"), lambda: Row("MAML", "waves.yaml", protocol="batch")):
+        with pytest.raises(UserError, match=r"protocol: no 'batch'; allowed: transductive or inductive"):
+            make()
+
+
 def test_measures_are_looked_up_before_anything_runs(source: Path) -> None:
     with pytest.raises(UserError, match=r"measures\.py"):
         run_table(measuring("measured", "size"), source, options(source))
@@ -224,7 +235,7 @@ def test_intervals_over_tasks_and_over_seeds() -> None:
     assert two.interval == pytest.approx(12.7062 * math.sqrt(0.005) / math.sqrt(2))
     lost = mean_of([score, {**score, "after": None}])
     assert math.isnan(lost.mean) and math.isnan(lost.interval)
-    assert mean_of([{"metric": "loss", "after": 0.5, "interval": None}]).text == "0.500 ± 0.000"
+    assert mean_of([{"metric": "loss", "after": 0.5, "interval": None}]).text == "0.500", "of one task"
 
 
 def test_gains_are_differences_of_runs_with_the_same_seed() -> None:
@@ -247,6 +258,53 @@ def test_gains_are_differences_of_runs_with_the_same_seed() -> None:
     assert TableResult(table, 1, None, cells[:1] + cells[4:5], None).gains() == {}
     missing = [*cells[:4], found("Other", 0, 0.6), found("Other", 1, None)]
     assert math.isnan(TableResult(table, 2, None, missing, None).gains()["Other"]["5 shots"].mean)
+
+
+def test_a_mean_over_columns_is_of_rows_that_have_all_of_them(tmp_path: Path) -> None:
+    columns = (Column("a"), Column("b"), Column("c", averaged=False), Column("d", views=(View(rows=("MAML",)),)))
+    rows = (Row("MAML", "waves.yaml"), Row("Other", "waves.yaml"), Row("Part", "waves.yaml"))
+    published = {("MAML", "mean"): "61", ("MAML", "a"): "50"}
+    table = Table("waves", "Waves", rows, columns, published, "a paper", against="MAML", mean="mean")
+    assert table.labels == ["a", "b", "c", "d", "mean"]
+
+    def found(row: str, seed: int, **values: float) -> Found:
+        scores = {label: {"metric": "accuracy", "after": it, "interval": 0.03} for label, it in values.items()}
+        return Found(row, seed, scores, None, None)
+
+    cells = [found("MAML", 0, a=0.5, b=0.6, c=0.0, d=0.7), found("MAML", 1, a=0.5, b=0.7, d=0.8)]
+    cells += [found("Other", 0, a=0.6, b=0.8), found("Other", 1, a=0.6, b=0.8, c=0.1), found("Part", 0, a=0.1)]
+    result = TableResult(table, 2, None, cells, None)
+    means = result.means()
+    assert means["MAML"]["mean"].mean == pytest.approx((0.6 + 2.0 / 3) / 2)
+    assert means["MAML"]["mean"].interval == pytest.approx(12.7062 * 0.2 / 3 / 2, rel=1e-4), "over two seeds"
+    assert means["Other"]["mean"].mean == pytest.approx(0.7), "of the two columns that it has scores in"
+    assert "mean" not in means["Part"]
+    gain = result.gains()["Other"]["mean"]
+    differences = [0.1, 0.1, 0.2, 0.1]  # columns and seeds
+    assert (gain.mean, gain.seeds) == (pytest.approx(sum(differences) / 4), 4)
+    alone = TableResult(table, 1, None, cells[:1], None).means()["MAML"]["mean"]
+    assert alone.interval == pytest.approx(0.03 / math.sqrt(3)), "over tasks: three independent means"
+    assert result.rows()[0]["mean, published"] == "61"
+    assert table.part(None, ["a", "b"]).published == {("MAML", "a"): "50"}, "another mean"
+    assert result.write(tmp_path)[-1].suffix == ".png"
+
+
+def test_a_row_has_runs_where_it_has_scores_and_its_own_protocol(source: Path) -> None:
+    columns = (Column("10 shots"), Column("5 shots", views=(View(rows=("Other",)),)))
+    rows = (Row("MAML", "waves.yaml", protocol="inductive"), Row("Other", "waves.yaml", start="MAML"))
+    table = Table("waves", "Waves", rows, columns)
+    cells = cells_of(table, source, options(source))
+    assert [cell.key[:2] for cell in cells] == [
+        ("MAML", "10 shots"),
+        ("Other", "10 shots"),
+        ("MAML", "5 shots"),  # which the other one starts from
+        ("Other", "5 shots"),
+    ]
+    assert [[view.protocol for view in cell.views] for cell in cells] == [["inductive"], [None], [], [None]]
+    alone = table.part(["MAML"], None)
+    assert [cell.key[:2] for cell in cells_of(alone, source, options(source))] == [("MAML", "10 shots")]
+    with pytest.raises(UserError, match="waves: no row has a score in these columns; allowed: other rows or columns"):
+        cells_of(table.part(["MAML"], ["5 shots"]), source, options(source))
 
 
 def test_a_comparison_is_with_a_row_that_is_shown() -> None:
