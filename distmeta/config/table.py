@@ -24,6 +24,11 @@ from distmeta.core.errors import UserError, nearest
 PROTOCOLS = ("transductive", "inductive")
 
 
+def _require_protocol(protocol: str | None, where: str) -> None:
+    if protocol not in (None, *PROTOCOLS):
+        raise UserError(f"no '{protocol}'", where=where, allowed=" or ".join(PROTOCOLS))
+
+
 @dataclass(frozen=True)
 class View:
     """One score of each run.
@@ -244,11 +249,6 @@ def _named(names: Collection[str], titles: Sequence[str], where: str) -> list[st
     for name in names:
         _require_known(slug(name), list(by_slug), where)
     return [by_slug[slug(name)] for name in names]
-
-
-def _require_protocol(protocol: str | None, where: str) -> None:
-    if protocol not in (None, *PROTOCOLS):
-        raise UserError(f"no '{protocol}'", where=where, allowed=" or ".join(PROTOCOLS))
 
 
 def _require_different(titles: Sequence[str], what: str) -> None:
