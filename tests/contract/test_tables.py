@@ -20,7 +20,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "jobs" / "tables"
 TABLES = {
     "architecture": ("cifar_fs",),
     "continual": ("table",),
-    "feature_reuse": ("cifar_fs", "fc100", "omniglot"),
+    "feature_reuse": ("cifar_fs", "fc100", "layers", "omniglot"),
     "methods": ("omniglot", "sinusoid"),
     "omniglot": ("inductive", "lake", "table"),
     "reinforcement": ("cheetah", "navigation"),
