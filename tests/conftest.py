@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Read by torch, and by every process that a test starts, when it is loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A process that is aborted because it is stuck prints where.
+os.environ["PYTHONFAULTHANDLER"] = "1"
 
 
 _RECORDING = ("integration", "cli", "training", "fuzz")

@@ -8,7 +8,8 @@ torch, starts workers and trains; afterwards its requests do not compete with th
                        <-- {"id", "value"} ---  or {"id", "error"}
 
 One JSON object a line, over pipes. The process ends with the driver, however that ends: its input is then closed. If it
-is killed itself, requests in flight fail as outages, and the next one starts another process.
+is killed itself, or stuck and so ended by the driver, requests in flight fail as outages, and the next one starts
+another process.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -28,6 +30,8 @@ from typing import Any, BinaryIO
 from distmeta.core.errors import DistmetaError, UserError
 from distmeta.tracking.failure import StoreFailure
 
+_ANSWER_TIMEOUT_S = 180.0
+"""Stores have limits of their own, which are shorter: a process that takes longer is stuck."""
 _END_TIMEOUT_S = 5.0
 _ROOT = Path(__file__).parents[2]
 _PROGRAM = "distmeta.tracking.answer"
@@ -67,7 +71,7 @@ class StoreProcess:
         """Call a method of `StoreClient` and wait for its result.
 
         Raises:
-            StoreFailure: The store failed, or the process ended.
+            StoreFailure: The store failed, or the process ended or is stuck.
             UserError: Something that the user has set is wrong.
         """
         future: Future[Any] = Future()
@@ -83,18 +87,32 @@ class StoreProcess:
             except (OSError, ValueError):
                 self._waiting.pop(number, None)
                 raise _has_ended() from None
-        return future.result()
+        try:
+            return future.result(_ANSWER_TIMEOUT_S)
+        except TimeoutError:
+            self._abort()
+            what = f"the tracking process has not answered for {_ANSWER_TIMEOUT_S:g} s"
+            raise StoreFailure("TimeoutError", what, outage=True) from None
 
-    def close(self) -> None:
-        """End the process; requests in flight fail."""
-        with self._lock, contextlib.suppress(OSError):
-            _pipe(self._process.stdin).close()
+    def _abort(self) -> None:
+        """End a process that is stuck; all requests in flight fail."""
+        self._process.send_signal(signal.SIGABRT)  # prints where it is stuck, if PYTHONFAULTHANDLER is set
+        self._wait()
+
+    def _wait(self) -> None:
+        """Wait until the process has ended; it is killed if that takes long."""
         try:
             self._process.wait(_END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._reader.join()
+
+    def close(self) -> None:
+        """End the process; requests in flight fail."""
+        with self._lock, contextlib.suppress(OSError):
+            _pipe(self._process.stdin).close()
+        self._wait()
 
     def _read(self) -> None:
         with _pipe(self._process.stdout) as replies:

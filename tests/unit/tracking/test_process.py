@@ -90,6 +90,17 @@ def test_a_process_that_is_killed_fails_its_requests_and_is_replaced(process: St
     assert store_process(server=False).call("echo", 1)[1:] == [1]
 
 
+def test_a_process_that_is_stuck_is_ended_and_replaced(process: StoreProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_ANSWER_TIMEOUT_S", 0.2)
+        with pytest.raises(StoreFailure, match=r"the tracking process has not answered for 0\.2 s") as raised:
+            process.call("wait")
+    assert raised.value.outage
+    with pytest.raises(StoreFailure, match="has ended"):
+        process.call("echo")
+    assert store_process(server=False) is not process
+
+
 def test_all_trackers_share_one_process_until_the_settings_of_stores_change(
     process: StoreProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
