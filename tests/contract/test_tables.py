@@ -36,9 +36,9 @@ OF_OTHER_TASKS = {
 
 @cache
 def cells_in(source: str) -> list[Cell]:
-    """The cells of a table with two seeds."""
+    """The cells of a table with one seed."""
     table, path = load_table(source)
-    return cells_of(table, path, TableOptions(Path("out"), budget_s=60.0, seeds=2))
+    return cells_of(table, path, TableOptions(Path("out"), budget_s=60.0))
 
 
 def test_the_files_are_these() -> None:
