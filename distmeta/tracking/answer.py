@@ -24,9 +24,11 @@ def main(kind: str) -> None:
     client, lock, loaded = StoreClient(), threading.Lock(), threading.Event()
 
     def load() -> None:
-        import_libraries(server=kind == "server")
-        resume()
-        loaded.set()
+        try:
+            import_libraries(server=kind == "server")
+            resume()
+        finally:
+            loaded.set()  # a request imports again, and tells what is wrong
 
     def answer(request: dict[str, Any]) -> None:
         loaded.wait()

@@ -87,13 +87,7 @@ class _Book:
 
     @classmethod
     def opened(cls, path: Path) -> _Book:
-        try:
-            content = json.loads(path.read_text())
-        except FileNotFoundError:
-            content = {}
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot be read: {error}", where=str(path), allowed="a table's results") from None
-        return cls(path, content if isinstance(content, dict) else {})
+        return cls(path, _content(path))
 
     def cell(self, cell: Cell) -> dict[str, Any]:
         """What is known of a cell."""
@@ -101,11 +95,29 @@ class _Book:
         found: dict[str, Any] = cells.setdefault(cell.config.name, {})
         return found
 
-    def write(self) -> None:
+    def write(self, cell: Cell) -> None:
+        """Write what is known of a cell; the others stay as they are in the file, which another command may write."""
+        name, own = cell.config.name, self.cell(cell)
+        self.content["cells"] = {**self.content["cells"], **_content(self.path).get("cells", {}), name: own}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_suffix(".part")
+        beside = self.path.with_suffix(f".{os.getpid()}.part")
         write_file(beside, json.dumps(self.content, indent=1).encode())
         os.replace(beside, self.path)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """The content of a book; empty if there is none.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read: {error}", where=str(path), allowed="a table's results") from None
+    return content if isinstance(content, dict) else {}
 
 
 def run_table(table: Table, source: Path, options: TableOptions) -> TableResult:
@@ -224,7 +236,7 @@ def _run_wave(
         found = book.cell(cell)
         found.pop("error", None)
         found.update(answer)
-        book.write()
+        book.write(cell)
         progress.note(f"{cell.config.name}: {answer.get('error') or _summary(answer)}")
 
     def run(number: int) -> Mapping[str, Any]:

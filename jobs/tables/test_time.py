@@ -27,6 +27,8 @@ ONE_BY_ONE = 500
 TUNED_ON, TUNED_BATCH = 500, 50
 """Labelled images for fine-tuning, and images of a batch."""
 NETWORK, TWO_HEADS, CONTINUAL, SOURCE = "Network", "Network with two heads", "TENT, continual", "Source"
+NETWORKS = {"tent": NETWORK, "bn_adapt": NETWORK, "ttt": TWO_HEADS}
+"""Job -> title of the row that it starts from."""
 _BATCHES, _STREAM = (BATCH, BATCHES), (BATCH * BATCHES, 1)
 _TOGETHER, _EACH = (ONE_BY_ONE, 1), (1, ONE_BY_ONE)
 _PUBLISHED = {SOURCE: "56.5", "BN-adapt": "79.6", "TENT, online": "81.4"}
@@ -34,10 +36,6 @@ _PUBLISHED = {SOURCE: "56.5", "BN-adapt": "79.6", "TENT, online": "81.4"}
 
 def _network(title: str, job: str) -> Row:
     return Row(title, f"../test_time.py:{job}", ("evaluation.final_tasks=0",), shown=False, shared=True)
-
-
-NETWORKS = {job: NETWORK for job in ("tent", "bn_adapt")} | {"ttt": TWO_HEADS}
-"""Job -> title of the network that it has, or starts from."""
 
 
 def _row(

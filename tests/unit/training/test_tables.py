@@ -107,6 +107,23 @@ def test_what_is_finished_is_not_run_again(source: Path, monkeypatch: pytest.Mon
     assert math.isfinite(mean.interval)
 
 
+def test_two_commands_at_a_time_keep_each_other_s_results(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_cell = tables._run_cell
+
+    def after_another_command(*arguments: Any) -> Any:
+        monkeypatch.setattr(tables, "_run_cell", run_cell)
+        run_table(TABLE.part(["MAML"], ["5 shots"]), source, options(source))
+        return run_cell(*arguments)
+
+    monkeypatch.setattr(tables, "_run_cell", after_another_command)
+    run_table(TABLE.part(["MAML"], ["10 shots"]), source, options(source))
+    book = json.loads((source.parent / "out" / "waves.json").read_text())
+    assert {name for name, cell in book["cells"].items() if "result" in cell} == {
+        "waves-maml-10_shots-seed0",
+        "waves-maml-5_shots-seed0",
+    }
+
+
 MEASURES = """
 import pathlib
 
