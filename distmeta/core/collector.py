@@ -13,13 +13,19 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def paused() -> Iterator[None]:
-    """A block that imports libraries: nothing is collected in it. Reference counting goes on."""
+def paused(*, freeze: bool = False) -> Iterator[None]:
+    """A block that imports libraries: nothing is collected in it. Reference counting goes on.
+
+    Args:
+        freeze: What there is when the block ends is never looked at again.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if freeze:
+            gc.freeze()
         if was_enabled:
             gc.enable()
 

@@ -5,6 +5,7 @@ Workers get a `MetaRecipe` (the run's configuration as JSON), and each builds a 
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -280,4 +281,5 @@ class MetaRecipe:
     def build(self) -> MetaProgram:
         if self.folder not in code.search_path:
             code.search_path.append(self.folder)
+        importlib.import_module("torch._dynamo")  # the first derivative would, when the collector no longer waits
         return MetaProgram(RunConfig.model_validate_json(self.config_json))

@@ -9,18 +9,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import psutil
-import ray
-import torch
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from distmeta.core.collector import paused
 
-from distmeta.runtime.compression import Compression
-from distmeta.runtime.device import check_device
-from distmeta.runtime.executor import Recipe
-from distmeta.runtime.memory import prefault_object_store
-from distmeta.runtime.messages import Location, ParamsWire, ReportWire, ResultWire, ShardRequest, SnapshotWire
-from distmeta.runtime.wire import decode_params, split_grad, sum_reports
-from distmeta.runtime.worker import Worker
+with paused():  # a third of the time of these imports, which are most of a worker's start
+    import psutil
+    import ray
+    import torch
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from distmeta.runtime.compression import Compression
+    from distmeta.runtime.device import check_device
+    from distmeta.runtime.executor import Recipe
+    from distmeta.runtime.memory import prefault_object_store
+    from distmeta.runtime.messages import Location, ParamsWire, ReportWire, ResultWire, ShardRequest, SnapshotWire
+    from distmeta.runtime.wire import decode_params, split_grad, sum_reports
+    from distmeta.runtime.worker import Worker
 
 HEARTBEAT = "heartbeat"
 """Concurrency group of the methods that are answered while a shard is computed."""
@@ -54,7 +57,8 @@ class WorkerActor:
         # Ray hides all GPUs from an actor that has reserved none.
         check_device(device, holder=f"worker {index}", instead="runtime.gpus_per_worker=1 in a cluster with GPUs")
         torch.set_num_threads(threads)
-        self._worker = Worker(index, recipe.build(), threads, compression)
+        with paused(freeze=True):
+            self._worker = Worker(index, recipe.build(), threads, compression)
         return self.locate()
 
     def run(self, packed: bytes, wire: SnapshotWire, carry: ParamsWire | None = None) -> ResultWire | None:
