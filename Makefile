@@ -20,7 +20,7 @@ export DISTMETA_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install demo demo-text quick test check lint types beside-types fast golden docs dist test-pythons fuzz bench bench-versions bench-cluster bench-curve \
+.PHONY: help install demo demo-text quick test check lint types all-tests fast golden docs dist test-pythons fuzz bench bench-versions bench-cluster bench-curve \
 	test-slow test-text test-rl test-cluster test-chaos test-gpu format clean
 
 help: ## List the targets
@@ -68,9 +68,12 @@ $(VENV)/.text: $(STAMP)
 quick: $(STAMP) ## Format, lint, types and the fast tests: at most a minute
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check fast
 
-test: $(STAMP) ## Everything that CI runs: check, then the default tests in three processes (many of them wait)
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check beside-types
-	$(PYTEST) -n 3 --ignore=tests/golden
+# The type checker has one process: beside it, the tests keep the other cores at work from the first minute.
+test: $(STAMP) ## Everything that CI runs: check, and the default tests in three processes (many of them wait)
+	@$(MAKE) --no-print-directory --jobs=2 check all-tests
+
+all-tests: $(STAMP)
+	$(PYTEST) -n 3
 
 check: lint types ## Format, lint and types
 
@@ -80,12 +83,6 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
-
-# The type checker has one process. Beside it every test is read once, so that the processes of `test` find its assertions
-# rewritten, and the golden runs are made.
-beside-types: $(STAMP)
-	@$(PYTEST) --collect-only -qq >/dev/null 2>&1 || true  # `test` says what is wrong
-	$(PYTEST) -q tests/golden
 
 fast: $(STAMP)
 	$(PYTEST) -n 2 -q -m "$(FAST)" tests/unit tests/contract tests/numerics tests/golden

@@ -195,22 +195,23 @@ def test_a_run_killed_half_way_and_resumed_gives_the_same_bits(
     assert result["digest"] == undisturbed
 
 
+@pytest.mark.parametrize("steps", [[3], pytest.param([3, 7], marks=pytest.mark.slow)])
 def test_workers_killed_in_mid_run_give_the_same_bits(
-    ray_cluster: None, base: RunConfig, undisturbed: str, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: None, base: RunConfig, undisturbed: str, monkeypatch: pytest.MonkeyPatch, steps: list[int]
 ) -> None:
     killed: list[int] = []
 
     def step(self: Synchronous, work: Work) -> Step:
         """Make a step after killing a worker, while the other one may be computing the next shard."""
-        if self.server.version in (3, 7):
+        if self.server.version in steps:
             killed.append(_kill_a_worker(killed))
         return plain_step(self, work)
 
     plain_step = Synchronous.step
     monkeypatch.setattr(Synchronous, "step", step)
-    result = run(base, "bereft", "runtime.executor=ray", "runtime.workers=2")
-    assert len(killed) == 2
-    assert result.counts["worker_died"] == result.counts["restarts"] == 2
+    result = run(base, f"bereft-{len(steps)}", "runtime.executor=ray", "runtime.workers=2")
+    assert len(killed) == len(steps)
+    assert result.counts["worker_died"] == result.counts["restarts"] == len(steps)
     assert result.digest == undisturbed
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import random
 import socket
@@ -20,6 +19,7 @@ from distmeta.tracking.mlflow import MlflowTracker
 from distmeta.tracking.ui import MlflowServer
 
 from ..fakes_tracking import Gate
+from ..logged import Logged
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 Make = Callable[..., MlflowTracker]
@@ -145,8 +145,7 @@ def test_a_request_processed_after_its_driver_was_killed_duplicates_nothing(
 
 
 @pytest.mark.slow
-def test_a_resumed_run_waits_for_the_server(gate: Gate, make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, logger="distmeta")
+def test_a_resumed_run_waits_for_the_server(gate: Gate, make: Make, logged: Logged) -> None:
     tracker = make()
     run_id = tracker.start("run", {}, None)
     tracker.close()
@@ -157,7 +156,7 @@ def test_a_resumed_run_waits_for_the_server(gate: Gate, make: Make, caplog: pyte
     assert tracker.start("run", {}, run_id) == run_id
     tracker.close()
     opening.join()
-    messages = [record.getMessage() for record in caplog.records]
+    messages = [record.getMessage() for record in logged.records]
     assert len(messages) == 1 and "the store is unavailable; waiting up to" in messages[0]
 
     gate.mode = "shut"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -18,6 +17,8 @@ from mlflow import MlflowClient
 from distmeta.core.errors import UserError
 from distmeta.tracking.mlflow import MlflowTracker
 from distmeta.tracking.ui import MlflowServer
+
+from ..logged import Logged
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -35,10 +36,7 @@ def tracker_of(server: str, tmp_path: Path, close_timeout_s: float = 60.0) -> Ml
 
 
 @pytest.mark.slow
-def test_an_outage_neither_loses_nor_duplicates_values(
-    port: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.WARNING, logger="distmeta")
+def test_an_outage_neither_loses_nor_duplicates_values(port: int, tmp_path: Path, logged: Logged) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     (tmp_path / "plot.png").write_bytes(b"png")
     with MlflowServer(uri, port=port) as server:
@@ -71,7 +69,7 @@ def test_an_outage_neither_loses_nor_duplicates_values(
     lines = [json.loads(line) for line in (unsent / "metrics.jsonl").read_text().splitlines()]
     assert [(line["key"], line["step"], line["value"]) for line in lines] == [("loss", 4, 0.125)]
     assert (unsent / "0-plot.png").read_bytes() == b"png"
-    assert str(unsent) in caplog.text
+    assert str(unsent) in logged.text
 
 
 def test_an_unavailable_server_is_reported_in_one_line(port: int, tmp_path: Path) -> None:

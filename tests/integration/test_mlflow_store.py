@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,8 @@ from mlflow import MlflowClient
 from distmeta.core.errors import UserError
 from distmeta.core.paths import data_home
 from distmeta.tracking.mlflow import MlflowTracker
+
+from ..logged import Logged
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 CONFIG: dict[str, object] = {
@@ -153,29 +154,25 @@ def test_a_resumed_run_records_each_step_once(make: Callable[[], MlflowTracker],
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
-def test_resuming_an_unknown_run_creates_a_new_one(
-    make: Callable[[], MlflowTracker], uri: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.WARNING)
+def test_resuming_an_unknown_run_creates_a_new_one(make: Callable[[], MlflowTracker], uri: str, logged: Logged) -> None:
     unknown = "0" * 32
     tracker = make()
     run_id = tracker.start("run", CONFIG, unknown)
     tracker.close()
     assert run_id != unknown
     assert MlflowClient(uri).get_run(run_id).data.tags["distmeta.continues"] == unknown
-    assert unknown in caplog.text
+    assert unknown in logged.text
 
 
 def test_missing_files_are_logged_and_do_not_end_the_run(
-    make: Callable[[], MlflowTracker], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make: Callable[[], MlflowTracker], tmp_path: Path, logged: Logged
 ) -> None:
-    caplog.set_level(logging.WARNING)
     tracker = make()
     tracker.start("run", CONFIG, None)
     tracker.artifact(tmp_path / "none.png", "")
     tracker.model(tmp_path / "none", "model")
     tracker.close()
-    assert caplog.text.count("cannot be recorded") == 2
+    assert logged.text.count("cannot be recorded") == 2
 
 
 def test_the_address_names_the_command_that_serves_the_store(make: Callable[[], MlflowTracker], uri: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import shutil
 import subprocess
@@ -27,6 +26,8 @@ from distmeta.core.tensors import digest
 from distmeta.server.outer import PARAMS
 from distmeta.tasks.base import TaskSignature
 from distmeta.tracking.base import MetricPoint
+
+from ...logged import Logged
 
 SIGNATURE = TaskSignature(
     input_shape=(1, 28, 28), num_outputs=5, train_outputs={"query": 20}, objective="cross_entropy"
@@ -179,16 +180,14 @@ def test_a_failing_object_store_leaves_the_previous_checkpoint(flaky: type[Flaky
 
 
 @pytest.mark.parametrize("operation", ["rm", "ls", "read"])
-def test_a_failing_clean_up_is_only_logged(
-    flaky: type[FlakyFileSystem], caplog: pytest.LogCaptureFixture, operation: str
-) -> None:
+def test_a_failing_clean_up_is_only_logged(flaky: type[FlakyFileSystem], logged: Logged, operation: str) -> None:
     root = "flaky://bucket/runs"
     config = config_of(root, keep_last=1)
     save(config, 1, score=0.9)
     save(config, 2)
     flaky.failing.add(operation)
     assert save(config, 3).endswith("step-00000003")
-    assert "older ones are kept until the next save" in caplog.text
+    assert "older ones are kept until the next save" in logged.text
     flaky.failing.clear()
     assert set(steps(root)) >= {1, 3}, "the best one was treated as one without a score"
     save(config, 4)
@@ -280,9 +279,8 @@ class Writer:
 
 
 def test_a_failed_save_is_logged_once_counted_and_retried_with_backoff(
-    caplog: pytest.LogCaptureFixture,
+    logged: Logged,
 ) -> None:
-    caplog.set_level(logging.WARNING)
     clock, write = Clock(), Writer()
     saver = Saver(clock=clock, sleep=clock.sleep)
     assert not saver.overdue()
@@ -301,7 +299,7 @@ def test_a_failed_save_is_logged_once_counted_and_retried_with_backoff(
     assert saver.overdue()
     assert saver.save(write) == "path"
     assert not saver.overdue()
-    messages = [record.getMessage() for record in caplog.records]
+    messages = [record.getMessage() for record in logged.records]
     assert len(messages) == 2 and "full" in messages[0] and "saved again" in messages[1]
     assert [retry_wait_s(failures) for failures in (1, 2, 7, 2000)] == [1.0, 2.0, 60.0, 60.0]
 

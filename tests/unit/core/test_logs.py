@@ -8,10 +8,12 @@ import pytest
 
 from distmeta.core.logs import quiet
 
+from ...logged import Logged
+
 
 @pytest.mark.parametrize("level", [logging.NOTSET, logging.INFO])
 def test_a_silenced_logger_passes_errors_and_gets_its_level_back(
-    level: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    level: int, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noisy = logging.getLogger("noisy.library")
     monkeypatch.setattr(noisy, "level", level)
@@ -19,5 +21,5 @@ def test_a_silenced_logger_passes_errors_and_gets_its_level_back(
         noisy.warning("deprecated")
         noisy.error("broken")
         raise RuntimeError
-    assert [record.getMessage() for record in caplog.records] == ["broken"]
+    assert [record.getMessage() for record in logged.records] == ["broken"]
     assert noisy.level == level

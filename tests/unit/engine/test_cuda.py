@@ -18,6 +18,7 @@ from distmeta.methods.estimators.base import Estimator
 from distmeta.methods.learners.base import Learner
 from distmeta.tasks import build_source
 
+from ...logged import Logged
 from ...numerics.problems import LOOP, as_type, relative_error
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("native", "_all_captured")]
@@ -36,10 +37,10 @@ Problem = tuple[Learner, Estimator, Params, list[Episode]]
 
 
 @pytest.fixture
-def _all_captured(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def _all_captured(logged: Logged) -> Iterator[None]:
     """No graph falls back to running uncaptured, which would still be right."""
     yield
-    assert not [record.message for record in caplog.get_records("call") if record.name.startswith("distmeta")]
+    assert not [record.message for record in logged.records if record.name.startswith("distmeta")]
 
 
 def make(name: str) -> Problem:

@@ -17,6 +17,8 @@ from distmeta.models.petl.tokens import WordTokenizer
 from distmeta.tasks.texts import TextSource
 from distmeta.tasks.tokens import EncodedTexts, encoded_texts
 
+from ...logged import Logged
+
 
 def source_of(store: ClassStore, tokenizer: str = "words") -> TextSource:
     config = TextTasks(store=str(store.path), way=3, shots=2, queries=2, eval_queries=3, tokenizer=tokenizer)
@@ -24,7 +26,7 @@ def source_of(store: ClassStore, tokenizer: str = "words") -> TextSource:
 
 
 def test_tokens_are_encoded_once_and_again_when_the_file_is_damaged(
-    texts: ClassStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    texts: ClassStore, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     first = source_of(texts)
     specs = first.specs("test", 0, 3)
@@ -39,7 +41,7 @@ def test_tokens_are_encoded_once_and_again_when_the_file_is_damaged(
         file.write_bytes(damaged)
         assert torch.equal(source_of(texts).episodes(specs).query.inputs, expected)
         assert file.read_bytes() == content
-    assert caplog.text.count("is damaged and is made again") == 3
+    assert logged.text.count("is damaged and is made again") == 3
     source_of(texts, tokenizer="words:6")
     assert len(list((data_home() / "tokens").glob("*.arrow"))) == 2
     assert not list((data_home() / "tokens").glob("*.tmp"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ import pytest
 
 from distmeta.tracking.base import MetricPoint
 from distmeta.tracking.sender import Sender, Upload
+
+from ...logged import Logged
 
 TIMEOUT_S = 30.0
 MakeSender = Callable[..., Sender]
@@ -98,9 +99,8 @@ def test_closing_sends_what_is_queued_in_order_and_in_batches(store: FakeStore, 
 
 
 def test_an_outage_neither_loses_nor_duplicates_values_and_is_logged_once(
-    store: FakeStore, make_sender: MakeSender, caplog: pytest.LogCaptureFixture
+    store: FakeStore, make_sender: MakeSender, logged: Logged
 ) -> None:
-    caplog.set_level(logging.WARNING)
     sender = make_sender()
     store.unavailable.set()
     sender.put(points(1))
@@ -112,16 +112,15 @@ def test_an_outage_neither_loses_nor_duplicates_values_and_is_logged_once(
     store.unavailable.clear()
     store.wait_for(lambda: store.steps == [1, 2] and store.uploads == ["file"])
     assert sender.close(TIMEOUT_S).points == []
-    messages = [record.getMessage() for record in caplog.records]
+    messages = [record.getMessage() for record in logged.records]
     assert len(messages) == 2
     assert "is unavailable" in messages[0] and "secret" not in messages[0]
     assert "available again" in messages[1]
 
 
 def test_an_outage_of_the_artifact_store_is_logged_once_while_values_arrive(
-    store: FakeStore, make_sender: MakeSender, caplog: pytest.LogCaptureFixture
+    store: FakeStore, make_sender: MakeSender, logged: Logged
 ) -> None:
-    caplog.set_level(logging.WARNING)
     attempts = threading.Semaphore(0)
 
     def send() -> None:
@@ -135,7 +134,7 @@ def test_an_outage_of_the_artifact_store_is_logged_once_while_values_arrive(
         assert attempts.acquire(timeout=TIMEOUT_S)
     store.wait_for(lambda: len(store.steps) >= 3)
     assert sender.unavailable
-    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["tracking"]
+    assert [record.getMessage().partition(":")[0] for record in logged.records] == ["tracking"]
 
 
 def test_close_returns_what_an_unavailable_store_did_not_receive(store: FakeStore, make_sender: MakeSender) -> None:
@@ -163,17 +162,14 @@ def test_a_rejected_item_is_returned_and_does_not_block_others(store: FakeStore,
     assert unsent.uploads == [bad]
 
 
-def test_a_rejected_point_does_not_drop_its_batch(
-    store: FakeStore, make_sender: MakeSender, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.WARNING)
+def test_a_rejected_point_does_not_drop_its_batch(store: FakeStore, make_sender: MakeSender, logged: Logged) -> None:
     store.rejected_names = {"bad"}
     sender = make_sender()
     sender.put([*points(*range(7)), *points(1, 2, key="bad"), *points(*range(7, 20))])
     unsent = sender.close(TIMEOUT_S)
     assert store.steps == list(range(20))
     assert unsent.points == points(1, 2, key="bad") == sender.pending()
-    assert [record.getMessage() for record in caplog.records] == [
+    assert [record.getMessage() for record in logged.records] == [
         "tracking: bad could not be recorded: ValueError: invalid value"
     ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import pytest
 from distmeta.tracking.base import MetricPoint
 from distmeta.tracking.sender import Unsent, Upload
 from distmeta.tracking.staging import Staging, save_unsent
+
+from ...logged import Logged
 
 
 @pytest.fixture
@@ -42,15 +43,14 @@ def test_files_of_one_name_do_not_overwrite_each_other(staging: Staging) -> None
     assert not first.exists() and second.exists()
 
 
-def test_a_missing_file_is_logged(staging: Staging, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_file_is_logged(staging: Staging, tmp_path: Path, logged: Logged) -> None:
     assert staging.copy(tmp_path / "none.png") is None
-    assert "none.png cannot be recorded" in caplog.text
+    assert "none.png cannot be recorded" in logged.text
 
 
-def test_what_could_not_be_sent_is_saved(staging: Staging, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
+def test_what_could_not_be_sent_is_saved(staging: Staging, tmp_path: Path, logged: Logged) -> None:
     save_unsent(Unsent(), tmp_path, "run")
-    assert not (tmp_path / "run").exists() and not caplog.records
+    assert not (tmp_path / "run").exists() and not logged.records
     file = staging.text("content", "log.txt")
     assert file is not None
     save_unsent(Unsent([MetricPoint("loss", 0.5, 17, 3)], [Upload("log", file, lambda: None)]), tmp_path, "run")
@@ -59,10 +59,10 @@ def test_what_could_not_be_sent_is_saved(staging: Staging, tmp_path: Path, caplo
     assert lines[0] == {"run_id": "run", "key": "loss", "value": 0.5, "step": 3, "time_ms": 17}
     assert [line["step"] for line in lines] == [3, 4]
     assert (tmp_path / "run" / "0-log.txt").read_text() == "content"
-    assert str(tmp_path / "run") in caplog.text
+    assert str(tmp_path / "run") in logged.text
 
 
-def test_an_unusable_folder_for_unsent_values_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unusable_folder_for_unsent_values_is_logged(tmp_path: Path, logged: Logged) -> None:
     (tmp_path / "file").touch()
     save_unsent(Unsent([MetricPoint("loss", 0.5, 17, 3)]), tmp_path / "file", "run")
-    assert "could not be saved" in caplog.text
+    assert "could not be saved" in logged.text

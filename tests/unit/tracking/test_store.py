@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from distmeta.tracking import store
 from distmeta.tracking.failure import StoreFailure, retry_outages
 from distmeta.tracking.mlflow import MlflowTracker
 from distmeta.tracking.store import check_database, is_outage, store_errors, unusable
+
+from ...logged import Logged
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -54,7 +55,7 @@ def test_transient_errors_are_outages(error: Exception, transient: bool) -> None
 
 
 def test_outages_are_retried_until_the_timeout_and_other_errors_are_not(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     now, waits = [0.0], []
 
@@ -64,7 +65,6 @@ def test_outages_are_retried_until_the_timeout_and_other_errors_are_not(
 
     monkeypatch.setattr("distmeta.tracking.failure.time.monotonic", lambda: now[0])
     monkeypatch.setattr("distmeta.tracking.failure.time.sleep", sleep)
-    caplog.set_level(logging.WARNING, logger="distmeta")
 
     def succeed_after_40_s() -> str:
         if now[0] < 40.0:
@@ -73,12 +73,12 @@ def test_outages_are_retried_until_the_timeout_and_other_errors_are_not(
 
     assert retry_outages(succeed_after_40_s, 600.0) == "result"
     assert waits == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0]
-    assert len(caplog.records) == 1 and "waiting up to 600 s" in caplog.text and "secret" not in caplog.text
+    assert len(logged.records) == 1 and "waiting up to 600 s" in logged.text and "secret" not in logged.text
     now[0], waits[:] = 0.0, []
     with pytest.raises(StoreFailure):
         retry_outages(succeed_after_40_s, 3.0)
     assert waits == [1.0, 2.0]
-    assert len(caplog.records) == 1
+    assert len(logged.records) == 1
 
     def reject() -> str:
         raise StoreFailure("MlflowException", "no", outage=False)

@@ -12,6 +12,8 @@ from distmeta.engine.graphs import inductor
 from distmeta.engine.graphs.cuda_graph import captured
 from distmeta.engine.graphs.tracing import trace
 
+from ....logged import Logged
+
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 """On the CPU, where `NativeGraph` is used instead, the graph is not compiled: it runs operation by operation."""
 
@@ -33,13 +35,13 @@ def arguments(seed: int, device: str) -> tuple[Tensor, ...]:
     return x, draw(4, 3, seed=seed + 2, device=device), row, torch.arange(5, device=device) + seed
 
 
-def problems(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.message for record in caplog.records if record.name.startswith("distmeta")]
+def problems(logged: Logged) -> list[str]:
+    return [record.message for record in logged.records if record.name.startswith("distmeta")]
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_each_call_computes_its_own_arguments_and_leaves_earlier_results(
-    device: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    device: str, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if device == "cpu":
         monkeypatch.setattr(inductor, "_compile", lambda module, examples: module)
@@ -50,7 +52,7 @@ def test_each_call_computes_its_own_arguments_and_leaves_earlier_results(
     for case, result in zip(cases, results, strict=True):
         for name, expected in function(*case).items():
             torch.testing.assert_close(result[name], expected, rtol=1e-12, atol=1e-12)
-    assert not problems(caplog), "the graph was captured"
+    assert not problems(logged), "the graph was captured"
     x, weight, row, labels = cases[0]
     for wrong in ((x[:4], weight, row, labels), (x.float(), weight, row, labels), (x, weight, row)):
         with pytest.raises(ValueError, match=r"compiled for|argument 2"):
@@ -58,10 +60,10 @@ def test_each_call_computes_its_own_arguments_and_leaves_earlier_results(
 
 
 @pytest.mark.gpu
-def test_what_cannot_be_captured_runs_without_and_breaks_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_captured_runs_without_and_breaks_nothing(logged: Logged) -> None:
     x = torch.ones(3, device="cuda")
     run = captured(lambda: [x * x.sum().item()], x.device)  # waits for the device, which a capture forbids
-    (message,) = problems(caplog)
+    (message,) = problems(logged)
     assert "cannot be captured as a CUDA graph" in message
     for value in (1.0, 2.0):
         assert run()[0].tolist() == [3 * value**2] * 3
@@ -75,11 +77,11 @@ def test_what_cannot_be_captured_runs_without_and_breaks_nothing(caplog: pytest.
     after = captured(lambda: [x + 1.0], x.device)
     x.fill_(5.0)
     assert after()[0].tolist() == [6.0] * 3
-    assert len(problems(caplog)) == 1
+    assert len(problems(logged)) == 1
 
 
 @pytest.mark.gpu
-def test_a_graph_is_captured_while_another_thread_uses_the_device(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_graph_is_captured_while_another_thread_uses_the_device(logged: Logged) -> None:
     done, size = threading.Event(), 1 << 16
 
     def copy() -> None:
@@ -97,4 +99,4 @@ def test_a_graph_is_captured_while_another_thread_uses_the_device(caplog: pytest
     finally:
         done.set()
         thread.join()
-    assert not problems(caplog)
+    assert not problems(logged)

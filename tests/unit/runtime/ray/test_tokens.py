@@ -10,6 +10,8 @@ import pytest
 from distmeta.core.errors import UserError
 from distmeta.runtime.ray.tokens import check_private_token, ensure_private_token
 
+from ....logged import Logged
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -34,7 +36,7 @@ def test_a_missing_token_is_made_private(home: Path) -> None:
     assert [path.name for path in token.parent.iterdir()] == ["auth_token"]
 
 
-def test_a_token_that_others_can_read_is_mended(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_token_that_others_can_read_is_mended(home: Path, logged: Logged) -> None:
     token = home / ".ray" / "auth_token"
     token.parent.mkdir(mode=0o755)
     token.write_text("abc")
@@ -43,7 +45,7 @@ def test_a_token_that_others_can_read_is_mended(home: Path, caplog: pytest.LogCa
         check_private_token()
     ensure_private_token()
     assert (mode(token), mode(token.parent), token.read_text()) == (0o600, 0o700, "abc")
-    assert "others could read" in caplog.text
+    assert "others could read" in logged.text
     check_private_token()
 
 
