@@ -44,6 +44,40 @@ class ParamsWire:
 
 
 @dataclass(frozen=True)
+class SharedParams:
+    """Flat parameters that are in memory which their sender shares (`distmeta.runtime.shared`).
+
+    Attributes:
+        header: As of `ParamsWire`.
+        sizes: Bytes of each of its arrays: first the small tensors', then each large one's.
+        slot: Number of the slot.
+        offset: Where the slot begins in the sender's memory.
+        capacity: Bytes of the slot.
+    """
+
+    header: tuple[TensorHeader, ...]
+    sizes: tuple[int, ...]
+    slot: int
+    offset: int
+    capacity: int
+
+
+@dataclass(frozen=True)
+class MemoryPlace:
+    """Where a process has memory that others of its host may open.
+
+    Attributes:
+        process: Its id.
+        file: Its descriptor of the memory.
+        token: What the memory begins with: another process may have the same id in another container.
+    """
+
+    process: int
+    file: int
+    token: bytes
+
+
+@dataclass(frozen=True)
 class SnapshotWire:
     """A snapshot, and what to compute from it.
 
@@ -68,18 +102,22 @@ class ShardRequest:
         key: Number of the executor's call, and index of the shard.
         shard: The shard, without its carry.
         upcoming: The shard to prepare meanwhile.
+        shares: Whether who asks can read the actor's shared memory.
     """
 
     key: tuple[int, int]
     shard: Shard
     upcoming: Shard | None
+    shares: bool = False
 
     @staticmethod
     def of(packed: bytes) -> ShardRequest:
         """The inverse of `Requests.pack`."""
-        call_id, shard, upcoming = packed.split(b"\n")
+        head, shard, upcoming = packed.split(b"\n")
+        call_id, shares = map(int, head.split())
         computed = unpack_shard(shard)
-        return ShardRequest((int(call_id), computed.index), computed, unpack_shard(upcoming) if upcoming else None)
+        following = unpack_shard(upcoming) if upcoming else None
+        return ShardRequest((call_id, computed.index), computed, following, bool(shares))
 
 
 class Requests:
@@ -96,9 +134,11 @@ class Requests:
         """Forget the shards that the last two calls have not asked for."""
         self._before, self._packed = self._packed, {}
 
-    def pack(self, call_id: int, shard: Shard, upcoming: Shard | None) -> bytes:
+    def pack(self, call_id: int, shard: Shard, upcoming: Shard | None, *, shares: bool = False) -> bytes:
         """The request for a shard, whose carry travels by itself."""
-        return b"%d\n%b\n%b" % (call_id, self.shard(shard), b"" if upcoming is None else self.shard(upcoming))
+        computed = self.shard(shard)
+        following = b"" if upcoming is None else self.shard(upcoming)
+        return b"%d %d\n%b\n%b" % (call_id, shares, computed, following)
 
     def keep(self, shard: Shard, packed: bytes) -> Shard:
         """Take a shard that has arrived packed."""
@@ -128,7 +168,7 @@ class ReportWire:
     """A report of an update, with the fields of `Report` and `Update`.
 
     Attributes:
-        grad: The gradient; None if it is an object of its own in the object store (`split_grad`).
+        grad: The gradient, or where it is; None if it is an object of its own in the object store (`split_grad`).
         compression: Kind and original types of a compressed gradient (see `Compressed`); None if it is not compressed.
         buffers: Running statistics; None if there are none.
         carries: State of the estimator, by index of the shard.
@@ -136,7 +176,7 @@ class ReportWire:
 
     version: int
     shard: int
-    grad: ParamsWire | None
+    grad: ParamsWire | SharedParams | None
     weight: float
     metrics: dict[str, float]
     finite: bool
@@ -185,12 +225,14 @@ class Location:
         host: Address of the node.
         pid: Id of the process.
         gpus: Ids of its GPUs.
+        memory: Memory that it shares; None if it shares none.
     """
 
     node_id: str
     host: str
     pid: int
     gpus: str = ""
+    memory: MemoryPlace | None = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from distmeta.runtime.messages import (
     ParamsWire,
     ReportWire,
     ResultWire,
+    SharedParams,
     SnapshotWire,
     TensorHeader,
 )
@@ -169,7 +170,7 @@ def decode_value(value: Any) -> Any:
         return decode_snapshot(value)
     if not isinstance(value, ReportWire):
         return value
-    assert value.grad is not None  # `join_grad` has put it back
+    assert isinstance(value.grad, ParamsWire)  # `join_grad` has put it back, or a reader has opened it
     grad = decode_packed(value.grad)
     if value.compression is not None:
         grad = decompress(Compressed(*value.compression, grad, value.finite))
@@ -187,6 +188,7 @@ def split_grad(result: ResultWire) -> tuple[ResultWire, ParamsWire | None]:
     value = result.value
     if not isinstance(value, ReportWire):
         return result, None
+    assert not isinstance(value.grad, SharedParams)  # a gradient is an object of its own or shared
     return replace(result, value=replace(value, grad=None)), value.grad
 
 

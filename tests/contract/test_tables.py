@@ -19,7 +19,7 @@ from distmeta.training.tables import Cell, TableOptions, cells_of, run_table
 FOLDER = Path(__file__).resolve().parents[2] / "jobs" / "tables"
 TABLES = {
     "architecture": ("cifar_fs",),
-    "continual": ("table",),
+    "continual": ("long", "table"),
     "feature_reuse": ("cifar_fs", "fc100", "layers", "omniglot"),
     "methods": ("omniglot", "sinusoid"),
     "omniglot": ("inductive", "lake", "table"),

@@ -42,8 +42,12 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """The sinusoid job cut short: shards of uneven size, Adam, a schedule and an average."""
+    """The sinusoid job cut short: shards of uneven size, Adam, a schedule and an average.
+
+    Updates are large enough for shared memory.
+    """
     changes = [
+        "model.hidden=[160, 160]",
         f"train.steps={STEPS}",
         "train.tasks_per_step=10",
         "runtime.shard_size=4",

@@ -67,6 +67,8 @@ def test_contract(build: Build, kind: str) -> None:
     executor = build(kind, FakeRecipe(seconds=0.02), workers=2, threads_per_worker=1)
     executor.ready()
     assert executor.num_workers == (1 if kind == "local" else 2)
+    if isinstance(executor, RayExecutor):
+        assert all(worker.memory is not None for worker in executor._worker_group.workers), "it is on this host"
     assert_exact(executor)
     assert_exact(executor, count=1, version=1)
     assert list(executor.map(Work("update"), Snapshot(2, make_params()), [])) == []

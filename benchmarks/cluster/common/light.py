@@ -15,6 +15,7 @@ import ray
 
 from benchmarks.cluster.common.sleeps import sleep_of
 from distmeta.runtime.messages import Location, ParamsWire, ReportWire, ResultWire, ShardRequest, SnapshotWire
+from distmeta.runtime.shared import SharedMemory
 
 if TYPE_CHECKING:
     from distmeta.runtime.executor import Program
@@ -36,10 +37,11 @@ class LightActor:
         self._cancelled: set[tuple[int, int]] = set()
         self._grad: ParamsWire | None = None
         self._cpu_s = time.process_time()
+        self._memory = SharedMemory()
 
     def locate(self) -> Location:
         node_id: str = ray.get_runtime_context().get_node_id()
-        return Location(node_id, ray.util.get_node_ip_address(), os.getpid())  # type: ignore[no-untyped-call]
+        return Location(node_id, ray.util.get_node_ip_address(), os.getpid(), "", self._memory.place)  # type: ignore[no-untyped-call]
 
     def start(self, index: int, recipe: LightRecipe, *settings: Any) -> Location:
         self._index = index
@@ -60,7 +62,8 @@ class LightActor:
             time.sleep(seconds)
         index = request.shard.index
         report = ReportWire(wire.version, index, self._grad, 1.0 + index, metrics, finite=True)
-        return ResultWire(index, report, self._index, 0.0, time.monotonic() - began)
+        result = ResultWire(index, report, self._index, 0.0, time.monotonic() - began)
+        return self._memory.share(result) if request.shares else result
 
     def cancel(self, key: tuple[int, int]) -> None:
         self._cancelled.add(key)

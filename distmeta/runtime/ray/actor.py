@@ -22,6 +22,7 @@ with paused():  # a third of the time of these imports, which are most of a work
     from distmeta.runtime.executor import Recipe
     from distmeta.runtime.memory import prefault_object_store
     from distmeta.runtime.messages import Location, ParamsWire, ReportWire, ResultWire, ShardRequest, SnapshotWire
+    from distmeta.runtime.shared import SharedMemory
     from distmeta.runtime.wire import decode_params, split_grad, sum_reports
     from distmeta.runtime.worker import Worker
 
@@ -39,12 +40,13 @@ class WorkerActor:
     def __init__(self) -> None:
         self._cancelled: dict[tuple[int, int], None] = {}
         self._prefaulted = False
+        self._memory = SharedMemory()
 
     def locate(self) -> Location:
         """The first answer of an actor: Ray had the resources for it, and its process runs."""
         node_id: str = ray.get_runtime_context().get_node_id()
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        return Location(node_id, ray.util.get_node_ip_address(), os.getpid(), gpus)  # type: ignore[no-untyped-call]
+        return Location(node_id, ray.util.get_node_ip_address(), os.getpid(), gpus, self._memory.place)  # type: ignore[no-untyped-call]
 
     def start(
         self, index: int, recipe: Recipe, threads: int, compression: Compression, device: str = "cpu"
@@ -70,10 +72,14 @@ class WorkerActor:
             carry: The shard's carry; None if it is empty.
         """
         request = ShardRequest.of(packed)
+        result = self._compute(request, wire, carry)
+        return self._memory.share(result) if result is not None and request.shares else result
+
+    def _compute(self, request: ShardRequest, wire: SnapshotWire, carry: ParamsWire | None) -> ResultWire | None:
         if request.key in self._cancelled:
             del self._cancelled[request.key]
             return None
-        if not self._prefaulted and wire.params.num_bytes >= LARGE_UPDATE_BYTES:
+        if not self._prefaulted and not request.shares and wire.params.num_bytes >= LARGE_UPDATE_BYTES:
             self._prefaulted = True
             prefault_object_store()
         shard = request.shard if carry is None else replace(request.shard, carry=decode_params(carry))
@@ -84,7 +90,7 @@ class WorkerActor:
         self, packed: bytes, wire: SnapshotWire, carry: ParamsWire | None = None
     ) -> tuple[ResultWire | None, ParamsWire | None]:
         """Compute a shard as `run` does. The gradient is a second object, which stays on this node until fetched."""
-        result = self.run(packed, wire, carry)
+        result = self._compute(ShardRequest.of(packed), wire, carry)
         return (None, None) if result is None else split_grad(result)
 
     def sum(self, reports: Sequence[ReportWire], *grads: ParamsWire) -> ReportWire:

@@ -213,11 +213,13 @@ class LeaderActor:
         for assignment in self._schedule.assign(now):
             shard, index = assignment.shard, assignment.shard.index
             key = self._call_id, index
-            packed = self._workers.requests.pack(self._call_id, shard, assignment.upcoming)
+            worker = self._workers.workers[assignment.worker]
+            shares = worker.memory is not None
+            packed = self._workers.requests.pack(self._call_id, shard, assignment.upcoming, shares=shares)
             unit, _ = self._units[self._unit_of[index]]
             carry = unit.request.carries.get(index)
             args = [packed, unit.snapshot, *([] if carry is None else [carry])]
-            self._workers.ask(self._workers.workers[assignment.worker], key, args)
+            self._workers.ask(worker, key, args)
         for index in [index for index in self._releasing if not self._schedule.is_busy(index)]:
             worker = self._workers.workers[index]
             if worker.actor is not None:  # it is here

@@ -50,7 +50,7 @@ class LedWorkers(WorkerGroup):
         """Take over a worker that is ready."""
         worker, now = self.workers[index], self._clock()
         worker.created([actor], now)
-        worker.ranks[0].location = location
+        self._locate(worker.ranks[0], location)
         worker.enter("ready", now)
         return worker
 
@@ -95,7 +95,7 @@ class LedWorkers(WorkerGroup):
 
     async def _take(self, call: RemoteCall) -> None:
         try:
-            answer = await call.ref
+            answer = self.opened(call, await call.ref)
         except RayError as error:
             answer = error
         if self.calls.pop(call.ref, None) is not None:

@@ -15,7 +15,7 @@ from distmeta.core import ranks
 from distmeta.core.ranks import Ranks
 from distmeta.runtime.compression import Compression
 from distmeta.runtime.executor import Recipe
-from distmeta.runtime.messages import Location, ParamsWire, SnapshotWire
+from distmeta.runtime.messages import Location, ParamsWire, ShardRequest, SnapshotWire
 from distmeta.runtime.process_group import ProcessGroup, open_store, use_interface_of
 from distmeta.runtime.ray.actor import WorkerActor
 from distmeta.runtime.ray.startup import phase_of
@@ -73,4 +73,4 @@ class RankActor(WorkerActor):
 
     def follow(self, packed: bytes, wire: SnapshotWire, carry: ParamsWire | None = None) -> None:
         """Compute a shard together with rank 0, which reports it."""
-        self.run(packed, wire, carry)
+        self._compute(ShardRequest.of(packed), wire, carry)

@@ -7,6 +7,7 @@ without each other, have a placement group. All are asked for a shard, in the sa
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from distmeta.config import RuntimeConfig
 from distmeta.core.signals import unwrapped
 from distmeta.runtime.compression import Compression
 from distmeta.runtime.executor import Recipe
-from distmeta.runtime.messages import ReportWire, Requests
+from distmeta.runtime.messages import Location, ReportWire, Requests, ResultWire
 from distmeta.runtime.policy.estimates import ShardKey
 from distmeta.runtime.policy.schedule import Assignment
 from distmeta.runtime.ray.actor import HEARTBEAT, WorkerActor, kill_process
@@ -28,6 +29,7 @@ from distmeta.runtime.ray.placement import in_bundle, release, reserve
 from distmeta.runtime.ray.rank import RankActor
 from distmeta.runtime.ray.remote_call import CallKind, RemoteCall
 from distmeta.runtime.ray.worker_handle import RankHandle, WorkerHandle
+from distmeta.runtime.shared import SharedReader
 from distmeta.runtime.wire import encode_params
 
 FETCH_TIMEOUT_S = 30.0
@@ -108,7 +110,7 @@ class WorkerGroup:
         """
         worker, now = call.worker, self._clock()
         if call.kind in ("locate", "start"):
-            call.rank.location = value
+            self._locate(call.rank, value)
         rank = worker.ranks.index(call.rank)
         if worker.start_up is not None and not worker.start_up.answer(rank, now):
             return False
@@ -149,7 +151,8 @@ class WorkerGroup:
         """
         worker.enqueue(key, self._clock())
         shard = assignment.shard
-        args = [self.requests.pack(key[0], shard, assignment.upcoming), snapshot]
+        shares = worker.memory is not None and not split_grad
+        args = [self.requests.pack(key[0], shard, assignment.upcoming, shares=shares), snapshot]
         if shard.carry:
             args.append(encode_params(shard.carry))
         first, *others = worker.ranks
@@ -193,9 +196,14 @@ class WorkerGroup:
         try:
             with unwrapped():
                 answers: list[Any] = ray.get([call.ref for call in calls], timeout=FETCH_TIMEOUT_S)
-            return answers
         except RayError:
-            return [self._answer_or_error(call.ref) for call in calls]
+            answers = [self._answer_or_error(call.ref) for call in calls]
+        return [self.opened(call, answer) for call, answer in zip(calls, answers, strict=True)]
+
+    def opened(self, call: RemoteCall, answer: Any) -> Any:
+        """The answer of a call, with a gradient that is in shared memory in place."""
+        memory = call.rank.memory
+        return memory.open(answer) if memory is not None and isinstance(answer, ResultWire) else answer
 
     def _answer_or_error(self, ref: Any) -> Any:
         try:
@@ -301,6 +309,15 @@ class WorkerGroup:
         """Stop all workers."""
         for worker in self.workers:
             self.stop(worker)
+
+    def _locate(self, rank: RankHandle, location: Location) -> None:
+        """Learn where a process is; its memory is opened if it is on this node."""
+        rank.location = location
+        if location.memory is None or rank.memory is not None:
+            return
+        if location.node_id == ray.get_runtime_context().get_node_id():
+            with contextlib.suppress(OSError):  # another container: updates go through Ray's object store
+                rank.memory = SharedReader(location.memory)
 
     def _start(self, worker: WorkerHandle) -> None:
         for rank in worker.ranks:

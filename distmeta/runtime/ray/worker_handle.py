@@ -19,6 +19,7 @@ from distmeta.runtime.ray.startup import StartUp
 
 if TYPE_CHECKING:
     from distmeta.runtime.messages import Location
+    from distmeta.runtime.shared import SharedReader
 
 State = Literal["pending", "starting", "ready", "draining", "backoff", "excluded"]
 
@@ -33,6 +34,7 @@ class RankHandle:
     Attributes:
         actor: Handle of the Ray actor; None if it was stopped.
         location: Node and process, once known.
+        memory: Its memory, if this process can read it.
         last_heard: Last answer of any kind.
         last_pinged: Last request for a heartbeat.
         unanswered_since: First request for a heartbeat since `last_heard`.
@@ -40,6 +42,7 @@ class RankHandle:
 
     actor: Any
     location: Location | None = None
+    memory: SharedReader | None = None
     last_heard: float = 0.0
     last_pinged: float = 0.0
     unanswered_since: float = 0.0
@@ -97,6 +100,11 @@ class WorkerHandle:
         return self.ranks[0].actor if self.ranks else None
 
     @property
+    def memory(self) -> SharedReader | None:
+        """The memory of the actor that reports shards, if this process can read it."""
+        return self.ranks[0].memory if self.ranks else None
+
+    @property
     def is_active(self) -> bool:
         """Whether it computes shards."""
         return self.state in ("ready", "draining")
@@ -141,7 +149,7 @@ class WorkerHandle:
     def stopped(self) -> None:
         """Forget its actors; `node` still names where they were."""
         for rank in self.ranks:
-            rank.actor = None
+            rank.actor = rank.memory = None
         self.queue, self.start_up, self.placement = [], None, None
 
     def enqueue(self, key: ShardKey, now: float) -> None:

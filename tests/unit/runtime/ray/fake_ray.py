@@ -108,8 +108,8 @@ class FakeRay:
         return lambda cls: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=partial(create, cls)))
 
     def get_runtime_context(self) -> Any:
-        assert self._running is not None
-        return SimpleNamespace(get_node_id=lambda: self._running.node_id)
+        node_id = "of the driver" if self._running is None else self._running.node_id
+        return SimpleNamespace(get_node_id=lambda: node_id)
 
     def put(self, value: Any) -> FakeRef:
         return FakeRef(True, value)

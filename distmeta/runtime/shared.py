@@ -1,0 +1,156 @@
+"""Updates in memory that a worker shares with the process that adds them, where both are on one host.
+
+    worker   writes the gradient into a free slot of its memory, once      answers with its place
+    reader   maps the slot and adds from there                             frees it when nothing refers to it any more
+
+Ray's object store would take a request to the store, its allocator and a copy for each update, and the driver another
+request to read it. Here an answer is small whatever the size of the update, so Ray sends it with the call's reply.
+
+The memory is an anonymous file (memfd), which the reader opens by the worker's process and descriptor: it has no name
+that others could use, nothing is left of it when both processes have ended, and it outlives its worker as long as the
+reader has it. A byte for each slot says whether it is in use: the worker sets it, the reader clears it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from distmeta.runtime.messages import Bytes, MemoryPlace, ParamsWire, ReportWire, ResultWire, SharedParams
+
+SHARED_BYTES = 64 << 10
+"""Size from which a gradient is shared: Ray sends smaller objects with the reply to a call anyway."""
+MAX_SLOTS = 8
+"""A worker whose slots are all in use sends its update through Ray's object store."""
+_ALIGNMENT_BYTES = 64
+_PAGE = mmap.PAGESIZE
+_TOKEN_BYTES = 16
+
+
+class SharedMemory:
+    """The memory of a worker, which grows slot by slot as far as updates are under way at a time."""
+
+    def __init__(self) -> None:
+        self._token = secrets.token_bytes(_TOKEN_BYTES)
+        self._file = os.memfd_create("distmeta-updates", os.MFD_CLOEXEC)
+        os.ftruncate(self._file, _PAGE)
+        self._head = mmap.mmap(self._file, _PAGE)
+        self._head[MAX_SLOTS : MAX_SLOTS + _TOKEN_BYTES] = self._token
+        self._slots: list[tuple[int, mmap.mmap]] = []
+        self._size = _PAGE
+
+    def __del__(self) -> None:
+        os.close(self._file)
+
+    @property
+    def place(self) -> MemoryPlace:
+        """Where another process of this host finds it."""
+        return MemoryPlace(os.getpid(), self._file, self._token)
+
+    def share(self, result: ResultWire) -> ResultWire:
+        """Move the gradient of a result into a free slot; the result itself if it has none, or a small one."""
+        value = result.value
+        if not isinstance(value, ReportWire) or not isinstance(value.grad, ParamsWire):
+            return result
+        shared = self._put(value.grad) if value.grad.num_bytes >= SHARED_BYTES else None
+        return result if shared is None else replace(result, value=replace(value, grad=shared))
+
+    def _put(self, params: ParamsWire) -> SharedParams | None:
+        arrays = (params.small, *params.large)
+        sizes = tuple(array.nbytes for array in arrays)
+        slot = self._free_slot(sum(map(_aligned, sizes)))
+        if slot is None:
+            return None
+        offset, memory = self._slots[slot]
+        for array, part in zip(arrays, _parts(np.frombuffer(memory, np.uint8), sizes), strict=True):
+            part[:] = array
+        self._head[slot] = 1
+        return SharedParams(params.header, sizes, slot, offset, len(memory))
+
+    def _free_slot(self, size: int) -> int | None:
+        """The index of a slot that holds so many bytes, made if there is none; None if all are in use."""
+        free = [index for index in range(len(self._slots)) if not self._head[index]]
+        for index in free:
+            if len(self._slots[index][1]) >= size:
+                return index
+        capacity = -(-size // _PAGE) * _PAGE
+        if len(self._slots) == MAX_SLOTS and not free:
+            return None
+        os.ftruncate(self._file, self._size + capacity)
+        made = self._size, mmap.mmap(self._file, capacity, offset=self._size)
+        self._size += capacity
+        if len(self._slots) < MAX_SLOTS:
+            self._slots.append(made)
+            return len(self._slots) - 1
+        self._slots[free[0]] = made  # updates have grown
+        return free[0]
+
+
+class SharedReader:
+    """Another process's memory.
+
+    Args:
+        place: Where it is. Whoever opens it is its only reader from then on: what an earlier one left unread is free.
+
+    Raises:
+        OSError: It is not to be found here: the process is of another host or container, or of another user.
+    """
+
+    def __init__(self, place: MemoryPlace) -> None:
+        self._file = -1
+        self._file = os.open(f"/proc/{place.process}/fd/{place.file}", os.O_RDWR | os.O_CLOEXEC)
+        if os.pread(self._file, _TOKEN_BYTES, MAX_SLOTS) != place.token:
+            raise FileNotFoundError(f"process {place.process} is another one here")
+        self._head = mmap.mmap(self._file, _PAGE)
+        self._head[:MAX_SLOTS] = bytes(MAX_SLOTS)
+        self._slots: dict[int, tuple[int, Bytes]] = {}
+
+    def open(self, result: ResultWire) -> ResultWire:
+        """The result with its gradient in place: its slot is free when no array refers to it any more."""
+        value = result.value
+        if not isinstance(value, ReportWire) or not isinstance(value.grad, SharedParams):
+            return result
+        return replace(result, value=replace(value, grad=self._get(value.grad)))
+
+    def __del__(self) -> None:
+        """Close the file; what has been read from it stays."""
+        if self._file >= 0:
+            os.close(self._file)
+
+    def _get(self, shared: SharedParams) -> ParamsWire:
+        offset, memory = self._slots.get(shared.slot, (-1, None))
+        if memory is None or offset != shared.offset:
+            mapped = mmap.mmap(self._file, shared.capacity, prot=mmap.PROT_READ, offset=shared.offset)
+            memory = np.frombuffer(mapped, np.uint8)
+            self._slots[shared.slot] = shared.offset, memory
+        small, *large = _parts(np.asarray(_Lease(memory, self._head, shared.slot)), shared.sizes)
+        return ParamsWire(shared.header, small, tuple(large))
+
+
+class _Lease:
+    """An array of a slot's bytes refers to it; when the last one is gone, the slot is free."""
+
+    def __init__(self, memory: Bytes, head: mmap.mmap, slot: int) -> None:
+        self._memory, self._head, self._slot = memory, head, slot
+        self.__array_interface__ = memory.__array_interface__
+
+    def __del__(self) -> None:
+        self._head[self._slot] = 0
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+
+
+def _parts(memory: Bytes, sizes: Sequence[int]) -> list[Bytes]:
+    """The bytes of each array, one after the other, aligned as torch aligns."""
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(memory[start : start + size])
+        start += _aligned(size)
+    return parts

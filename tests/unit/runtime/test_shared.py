@@ -1,0 +1,142 @@
+"""Updates in shared memory: the same bits, no slot reused while anything refers to it, nothing opened by mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from distmeta.core.types import Report, Update
+from distmeta.runtime.executor import Result
+from distmeta.runtime.messages import MemoryPlace, ResultWire, SharedParams
+from distmeta.runtime.shared import MAX_SLOTS, SharedMemory, SharedReader
+from distmeta.runtime.wire import decode_result, encode_value
+
+from ...fakes import bits, make_params
+
+FLOATS = 20_000
+
+
+def result(value: float = 0.0, size: int = FLOATS) -> ResultWire:
+    grad = {"weight": torch.full((size,), value), "bias": torch.full((3,), -value)}
+    return ResultWire(0, encode_value(Report(1, 0, Update(grad, 2.0, {}))), 0, 0.0, 0.0)
+
+
+def value_of(result: Result) -> float:
+    grad = result.value.update.grad
+    assert grad["bias"].tolist() == [-grad["weight"][0].item()] * 3
+    assert len(set(grad["weight"].tolist())) == 1
+    return float(grad["weight"][0])
+
+
+@pytest.fixture
+def memory() -> SharedMemory:
+    return SharedMemory()
+
+
+@pytest.fixture
+def reader(memory: SharedMemory) -> SharedReader:
+    return SharedReader(memory.place)
+
+
+def slot(sent: ResultWire) -> int:
+    assert isinstance(sent.value.grad, SharedParams)
+    return sent.value.grad.slot
+
+
+def test_parameters_of_all_types_come_back_as_they_were(memory: SharedMemory, reader: SharedReader) -> None:
+    params = make_params()
+    sent = memory.share(ResultWire(0, encode_value(Report(1, 0, Update(params, 2.0, {}))), 0, 0.0, 0.0))
+    assert slot(sent) == 0
+    assert bits(decode_result(reader.open(sent)).value.update.grad) == bits(params)
+
+
+def test_a_slot_is_used_again_when_nothing_refers_to_it(memory: SharedMemory, reader: SharedReader) -> None:
+    first = decode_result(reader.open(memory.share(result(1.0))))
+    kept = first.value.update.grad["weight"][5:7]  # a view of a part is enough
+    second = memory.share(result(2.0))
+    assert slot(second) == 1
+    assert value_of(first) == 1.0
+    del first
+    assert slot(memory.share(result(3.0))) == 2
+    assert kept.tolist() == [1.0, 1.0]
+    del kept
+    assert slot(memory.share(result(4.0))) == 0
+    assert value_of(decode_result(reader.open(second))) == 2.0
+    assert slot(memory.share(result(5.0))) == 1
+
+
+def test_where_all_slots_are_in_use_an_update_is_sent_as_it_is(memory: SharedMemory, reader: SharedReader) -> None:
+    held = [reader.open(memory.share(result(float(index)))) for index in range(MAX_SLOTS)]
+    plain = memory.share(result(-1.0))
+    assert value_of(decode_result(reader.open(plain))) == -1.0
+    assert not isinstance(plain.value.grad, SharedParams)
+    assert [value_of(decode_result(each)) for each in held] == list(range(MAX_SLOTS))
+    del held[3:5]
+    assert {slot(memory.share(result())), slot(memory.share(result()))} == {3, 4}
+
+
+def test_slots_grow_with_the_updates(memory: SharedMemory, reader: SharedReader) -> None:
+    for size in (FLOATS, 3 * FLOATS, FLOATS):
+        for index in range(MAX_SLOTS + 2):
+            opened = decode_result(reader.open(memory.share(result(float(index), size))))
+            assert value_of(opened) == index
+            assert opened.value.update.grad["weight"].numel() == size
+
+
+def test_small_updates_and_other_values_are_not_shared(memory: SharedMemory, reader: SharedReader) -> None:
+    small, other = result(1.0, size=10), ResultWire(0, {"about": 1}, 0, 0.0, 0.0)
+    assert memory.share(small) is small
+    assert memory.share(other) is other
+    assert reader.open(small) is small
+
+
+def test_what_an_earlier_reader_has_not_read_is_free(memory: SharedMemory, reader: SharedReader) -> None:
+    for index in range(MAX_SLOTS):
+        assert slot(memory.share(result(float(index)))) == index
+    later = SharedReader(memory.place)
+    assert value_of(decode_result(later.open(memory.share(result(9.0))))) == 9.0
+
+
+CHILD = """
+import json, sys
+from dataclasses import astuple
+from distmeta.runtime.shared import SharedMemory
+from tests.unit.runtime.test_shared import result
+memory = SharedMemory()
+place, grad = memory.place, memory.share(result(7.0)).value.grad
+print(json.dumps([place.process, place.file, place.token.hex(), astuple(grad)]), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_memory_outlives_its_process_while_it_is_open() -> None:
+    with subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        process, file, token, (header, sizes, *where) = json.loads(child.stdout.readline())
+        place = MemoryPlace(process, file, bytes.fromhex(token))
+        reader = SharedReader(place)
+        child.kill()
+    sent = result()
+    header = tuple((name, dtype, tuple(shape)) for name, dtype, shape in header)
+    sent = replace(sent, value=replace(sent.value, grad=SharedParams(header, tuple(sizes), *where)))
+    assert value_of(decode_result(reader.open(sent))) == 7.0
+    with pytest.raises(FileNotFoundError):
+        SharedReader(place)
+
+
+def test_another_process_or_file_is_not_opened(memory: SharedMemory, tmp_path: Path) -> None:
+    place = memory.place
+    with pytest.raises(FileNotFoundError, match="another one here"):
+        SharedReader(replace(place, token=bytes(16)))
+    (tmp_path / "file").write_bytes(b"x" * 20)
+    with (tmp_path / "file").open("r+b") as file, pytest.raises(FileNotFoundError, match="another one here"):
+        SharedReader(replace(place, file=file.fileno()))
+    assert (tmp_path / "file").read_bytes() == b"x" * 20
+    with pytest.raises(OSError):
+        SharedReader(replace(place, process=2**30))
