@@ -105,13 +105,13 @@ def fitting(
     return fit, left_out
 
 
-def bench_server(rows: Sequence[Place], steps: int | None) -> Iterator[Row]:
+def bench_server(rows: Sequence[Place], steps: int | None, leaders: int = 0) -> Iterator[Row]:
     """Measure rows on a Ray cluster of its own; those with as many workers share them.
 
     Without a number of steps, rows with larger updates have fewer.
     """
     store = max(overhead.store_bytes(count, size * MB) for count, size in rows)
-    with overhead.ray_workers(max(count for count, _ in rows), store) as workers_of:
+    with overhead.ray_workers(max(count for count, _ in rows), store, leaders=leaders) as workers_of:
         for count, places in itertools.groupby(rows, key=lambda place: place[0]):
             with workers_of(count) as executor:
                 for _, size in places:
@@ -127,7 +127,7 @@ def _measure(executor: Executor, workers: int, payload_mb: float, num_steps: int
         copy.run()
     before = executor.counts["copies"]
     pairs = [(overhead_steps.step(sleeps_s), timed(copy.run)) for _ in range(num_steps or steps_for(num_bytes))]
-    failures = {name: count for name, count in executor.counts.items() if count and name != "copies"}
+    failures = {name: count for name, count in executor.counts.items() if count and name not in ("copies", "groups")}
     if failures:
         raise DistmetaError(f"{workers} workers, {payload_mb:g} MB: workers failed: {failures}")
     steps, copy_s = zip(*pairs, strict=True)

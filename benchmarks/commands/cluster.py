@@ -16,6 +16,7 @@ def server(
     steps: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Timed steps (default: fewer for larger updates).")
     ] = None,
+    leaders: Annotated[int, typer.Option(min=0, metavar="N", help="Under so many leaders (`runtime.leaders`).")] = 0,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,14 +39,14 @@ def server(
     with reporting("bench_server", out, as_json) as report:
         for (count, size), reason in left_out.items():
             print(f"{count} workers, {size:g} MB: left out: {reason}")
-        for row in rows.bench_server(fit, steps):
+        for row in rows.bench_server(fit, steps, leaders):
             results.append(row)
             text = f"{row.medians.total_s:.4f} s, {row.ratio:.2f} x copying once"
             print(f"{row.workers} workers, {row.payload_mb:g} MB: {text}", flush=True)
         print_wide(rows.table(results))
         for goal in rows.goals(results).values():
             print(goal)
-        report.write(**rows.to_json(results, left_out))
+        report.write(leaders=leaders, **rows.to_json(results, left_out))
         if out is not None:
             overhead_curves(out / "bench_server.png", rows.curves(results), rows.GOAL_RATIO, report.title)
 

@@ -246,6 +246,7 @@ class UnitRequest:
         upcoming: Shards of the next call, which workers may prepare.
         carries: Carries of those shards that have one.
         excluded: The worker that is not to compute a shard, for some of them.
+        shares: Whether who asks can read the leader's shared memory.
     """
 
     key: tuple[int, int]
@@ -254,6 +255,7 @@ class UnitRequest:
     upcoming: tuple[bytes, ...] = ()
     carries: dict[int, ParamsWire] = field(default_factory=dict)
     excluded: dict[int, int] = field(default_factory=dict)
+    shares: bool = False
 
 
 @dataclass(frozen=True)

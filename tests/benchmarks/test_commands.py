@@ -158,12 +158,12 @@ def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("workers")
 def test_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["bench", "server", "--workers", "2", "--payload", "0.1,1e9", "--steps", "2"]
+    arguments = ["bench", "server", "--workers", "2", "--payload", "0.1,1e9", "--steps", "2", "--leaders", "1"]
     assert run([*arguments, "--json", "--out", str(tmp_path)]) == 0
     captured = capsys.readouterr()
     result = last_object(captured.out)
     (row,) = result["rows"]
-    assert (row["workers"], row["payload_mb"], row["steps"]) == (2, 0.1, 2)
+    assert (row["workers"], row["payload_mb"], row["steps"], result["leaders"]) == (2, 0.1, 2, 1)
     assert row["bytes"] == pytest.approx(2e5, rel=0.1)
     assert 0 < row["send_s"] < row["overhead_s"]
     assert row["x_copy"] == pytest.approx(row["overhead_s"] / row["copy_s"])

@@ -40,6 +40,7 @@ from distmeta.runtime.ray.led_workers import LedWorkers, end_if_failed
 from distmeta.runtime.ray.open_unit import OpenUnit
 from distmeta.runtime.ray.remote_call import RemoteCall
 from distmeta.runtime.ray.worker_handle import WorkerHandle
+from distmeta.runtime.shared import SharedMemory
 from distmeta.runtime.wire import split_grad, sum_reports
 
 CHECK_INTERVAL_S = 0.5
@@ -66,10 +67,12 @@ class LeaderActor:
         self._releasing: set[int] = set()
         self._events: list[LeaderEvent] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._memory = SharedMemory()
 
     async def locate(self) -> Location:
         node_id: str = ray.get_runtime_context().get_node_id()
-        return Location(node_id, ray.util.get_node_ip_address(), os.getpid())  # type: ignore[no-untyped-call]
+        host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        return Location(node_id, host, os.getpid(), memory=self._memory.place)
 
     async def start(self, index: int, config: RuntimeConfig) -> Location:
         """Begin to lead; no workers yet."""
@@ -124,6 +127,10 @@ class LeaderActor:
             snapshot: Ray's reference to the snapshot, in a list, so that it is not fetched here.
             source: The leader on whose node the snapshot has to be first; None if on no other's.
         """
+        answer = await self._unit(request, snapshot, source)
+        return answer if answer is None or not request.shares else list(map(self._memory.share, answer))
+
+    async def _unit(self, request: UnitRequest, snapshot: list[Any], source: Any) -> Answer:
         call_id = request.key[0]
         if call_id > self._call_id:
             self._start_call(call_id, Work(request.work))
@@ -144,7 +151,7 @@ class LeaderActor:
         self, request: UnitRequest, snapshot: list[Any], source: Any = None
     ) -> tuple[Answer, ParamsWire | None]:
         """Compute a unit as `unit` does. The gradient of a sum is a second object, which stays here until fetched."""
-        answer = await self.unit(request, snapshot, source)
+        answer = await self._unit(request, snapshot, source)
         if answer is None or not answer[0].spans:
             return answer, None
         result, grad = split_grad(answer[0])

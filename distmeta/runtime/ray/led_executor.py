@@ -127,6 +127,7 @@ class LedExecutor(RayExecutor):
         pack = self._worker_group.requests.shard
         for assignment in self._schedule.assign(now):
             unit, slot = assignment.shard.index, assignment.worker
+            leader = self._leader_group.workers[leader_of(slot)]
             members = self._units[unit]
             request = UnitRequest(
                 (call.call_id, unit),
@@ -135,10 +136,10 @@ class LedExecutor(RayExecutor):
                 tuple(map(pack, self._upcoming.pop(unit, ()))),
                 {shard.index: encode_params(shard.carry) for shard in members if shard.carry},
                 {shard.index: self._excluded[shard.index] for shard in members if shard.index in self._excluded},
+                leader.memory is not None,
             )
             state = call.shards[members[0].index][1]
             snapshot = self._put_snapshot(state, call.work)
-            leader = self._leader_group.workers[leader_of(slot)]
             source = self._source(leader, snapshot) if is_large(state.params) else None
             # A sum with a part of a unit is none of the server's: the last unit may be reported by itself.
             split_grad = call.aggregator is not None and len(members) == FAN_IN

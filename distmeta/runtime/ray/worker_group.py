@@ -201,9 +201,13 @@ class WorkerGroup:
         return [self.opened(call, answer) for call, answer in zip(calls, answers, strict=True)]
 
     def opened(self, call: RemoteCall, answer: Any) -> Any:
-        """The answer of a call, with a gradient that is in shared memory in place."""
+        """The answer of a call, with gradients that are in shared memory in place."""
         memory = call.rank.memory
-        return memory.open(answer) if memory is not None and isinstance(answer, ResultWire) else answer
+        if memory is None:
+            return answer
+        if isinstance(answer, list):  # of a leader
+            return [memory.open(each) if isinstance(each, ResultWire) else each for each in answer]
+        return memory.open(answer) if isinstance(answer, ResultWire) else answer
 
     def _answer_or_error(self, ref: Any) -> Any:
         try:
