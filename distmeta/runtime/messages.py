@@ -102,22 +102,22 @@ class ShardRequest:
         key: Number of the executor's call, and index of the shard.
         shard: The shard, without its carry.
         upcoming: The shard to prepare meanwhile.
-        shares: Whether who asks can read the actor's shared memory.
+        reader: Id of the process that asks, if it can read the actor's shared memory; else 0.
     """
 
     key: tuple[int, int]
     shard: Shard
     upcoming: Shard | None
-    shares: bool = False
+    reader: int = 0
 
     @staticmethod
     def of(packed: bytes) -> ShardRequest:
         """The inverse of `Requests.pack`."""
         head, shard, upcoming = packed.split(b"\n")
-        call_id, shares = map(int, head.split())
+        call_id, reader = map(int, head.split())
         computed = unpack_shard(shard)
         following = unpack_shard(upcoming) if upcoming else None
-        return ShardRequest((call_id, computed.index), computed, following, bool(shares))
+        return ShardRequest((call_id, computed.index), computed, following, reader)
 
 
 class Requests:
@@ -134,11 +134,11 @@ class Requests:
         """Forget the shards that the last two calls have not asked for."""
         self._before, self._packed = self._packed, {}
 
-    def pack(self, call_id: int, shard: Shard, upcoming: Shard | None, *, shares: bool = False) -> bytes:
+    def pack(self, call_id: int, shard: Shard, upcoming: Shard | None, reader: int = 0) -> bytes:
         """The request for a shard, whose carry travels by itself."""
         computed = self.shard(shard)
         following = b"" if upcoming is None else self.shard(upcoming)
-        return b"%d %d\n%b\n%b" % (call_id, shares, computed, following)
+        return b"%d %d\n%b\n%b" % (call_id, reader, computed, following)
 
     def keep(self, shard: Shard, packed: bytes) -> Shard:
         """Take a shard that has arrived packed."""
@@ -246,7 +246,7 @@ class UnitRequest:
         upcoming: Shards of the next call, which workers may prepare.
         carries: Carries of those shards that have one.
         excluded: The worker that is not to compute a shard, for some of them.
-        shares: Whether who asks can read the leader's shared memory.
+        reader: Id of the process that asks, if it can read the leader's shared memory; else 0.
     """
 
     key: tuple[int, int]
@@ -255,7 +255,7 @@ class UnitRequest:
     upcoming: tuple[bytes, ...] = ()
     carries: dict[int, ParamsWire] = field(default_factory=dict)
     excluded: dict[int, int] = field(default_factory=dict)
-    shares: bool = False
+    reader: int = 0
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ request to read it. Here an answer is small whatever the size of the update, so 
 
 The memory is an anonymous file (memfd), which the reader opens by the worker's process and descriptor: it has no name
 that others could use, nothing is left of it when both processes have ended, and it outlives its worker as long as the
-reader has it. A byte for each slot says whether it is in use: the worker sets it, the reader clears it.
+reader has it. Its first page says for which process each slot is in use: the worker writes that, the process clears it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,24 @@ import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from distmeta.runtime.messages import Bytes, MemoryPlace, ParamsWire, ReportWire, ResultWire, SharedParams
 
 SHARED_BYTES = 64 << 10
 """Size from which a gradient is shared: Ray sends smaller objects with the reply to a call anyway."""
 MAX_SLOTS = 8
-"""A worker whose slots are all in use sends its update through Ray's object store."""
+MAX_BYTES = 1 << 30
+"""A worker whose slots are all in use, or too large together, sends its update through Ray's object store."""
 _ALIGNMENT_BYTES = 64
 _PAGE = mmap.PAGESIZE
 _TOKEN_BYTES = 16
+Users = npt.NDArray[np.uint32]
+"""The process that each slot is in use for; 0 if it is free."""
+_TOKEN_AT = 4 * MAX_SLOTS
 
 
 class SharedMemory:
@@ -39,8 +45,8 @@ class SharedMemory:
         self._token = secrets.token_bytes(_TOKEN_BYTES)
         self._file = os.memfd_create("distmeta-updates", os.MFD_CLOEXEC)
         os.ftruncate(self._file, _PAGE)
-        self._head = mmap.mmap(self._file, _PAGE)
-        self._head[MAX_SLOTS : MAX_SLOTS + _TOKEN_BYTES] = self._token
+        os.pwrite(self._file, self._token, _TOKEN_AT)
+        self._users = _users_in(self._file)
         self._slots: list[tuple[int, mmap.mmap]] = []
         self._size = _PAGE
 
@@ -52,15 +58,25 @@ class SharedMemory:
         """Where another process of this host finds it."""
         return MemoryPlace(os.getpid(), self._file, self._token)
 
-    def share(self, result: ResultWire) -> ResultWire:
-        """Move the gradient of a result into a free slot; the result itself if it has none, or a small one."""
+    def share(self, result: ResultWire, reader: int) -> ResultWire:
+        """Move the gradient of a result into a free slot.
+
+        Args:
+            result: The result.
+            reader: Id of the process that will read it; 0 if it cannot.
+
+        Returns:
+            The result with the place of the gradient; `result` itself if it stays as it is.
+        """
         value = result.value
+        if not reader:
+            return result
         if not isinstance(value, ReportWire) or not isinstance(value.grad, ParamsWire):
             return result
-        shared = self._put(value.grad) if value.grad.num_bytes >= SHARED_BYTES else None
+        shared = self._put(value.grad, reader) if value.grad.num_bytes >= SHARED_BYTES else None
         return result if shared is None else replace(result, value=replace(value, grad=shared))
 
-    def _put(self, params: ParamsWire) -> SharedParams | None:
+    def _put(self, params: ParamsWire, reader: int) -> SharedParams | None:
         arrays = (params.small, *params.large)
         sizes = tuple(array.nbytes for array in arrays)
         slot = self._free_slot(sum(map(_aligned, sizes)))
@@ -69,17 +85,17 @@ class SharedMemory:
         offset, memory = self._slots[slot]
         for array, part in zip(arrays, _parts(np.frombuffer(memory, np.uint8), sizes), strict=True):
             part[:] = array
-        self._head[slot] = 1
+        self._users[slot] = reader
         return SharedParams(params.header, sizes, slot, offset, len(memory))
 
     def _free_slot(self, size: int) -> int | None:
-        """The index of a slot that holds so many bytes, made if there is none; None if all are in use."""
-        free = [index for index in range(len(self._slots)) if not self._head[index]]
+        """The index of a slot that holds so many bytes, made if there is none; None if there may be no other."""
+        free = [index for index in range(len(self._slots)) if not self._users[index]]
         for index in free:
             if len(self._slots[index][1]) >= size:
                 return index
         capacity = -(-size // _PAGE) * _PAGE
-        if len(self._slots) == MAX_SLOTS and not free:
+        if (len(self._slots) == MAX_SLOTS and not free) or self._size + capacity > MAX_BYTES:
             return None
         os.ftruncate(self._file, self._size + capacity)
         made = self._size, mmap.mmap(self._file, capacity, offset=self._size)
@@ -95,7 +111,7 @@ class SharedReader:
     """Another process's memory.
 
     Args:
-        place: Where it is. Whoever opens it is its only reader from then on: what an earlier one left unread is free.
+        place: Where it is. What was meant for processes that have ended is free from then on.
 
     Raises:
         OSError: It is not to be found here: the process is of another host or container, or of another user.
@@ -104,10 +120,12 @@ class SharedReader:
     def __init__(self, place: MemoryPlace) -> None:
         self._file = -1
         self._file = os.open(f"/proc/{place.process}/fd/{place.file}", os.O_RDWR | os.O_CLOEXEC)
-        if os.pread(self._file, _TOKEN_BYTES, MAX_SLOTS) != place.token:
+        if os.pread(self._file, _TOKEN_BYTES, _TOKEN_AT) != place.token:
             raise FileNotFoundError(f"process {place.process} is another one here")
-        self._head = mmap.mmap(self._file, _PAGE)
-        self._head[:MAX_SLOTS] = bytes(MAX_SLOTS)
+        self._users = _users_in(self._file)
+        for slot, user in enumerate(self._users.tolist()):
+            if user and not Path(f"/proc/{user}").exists():
+                self._users[slot] = 0
         self._slots: dict[int, tuple[int, Bytes]] = {}
 
     def open(self, result: ResultWire) -> ResultWire:
@@ -128,19 +146,23 @@ class SharedReader:
             mapped = mmap.mmap(self._file, shared.capacity, prot=mmap.PROT_READ, offset=shared.offset)
             memory = np.frombuffer(mapped, np.uint8)
             self._slots[shared.slot] = shared.offset, memory
-        small, *large = _parts(np.asarray(_Lease(memory, self._head, shared.slot)), shared.sizes)
+        small, *large = _parts(np.asarray(_Lease(memory, self._users, shared.slot)), shared.sizes)
         return ParamsWire(shared.header, small, tuple(large))
 
 
 class _Lease:
     """An array of a slot's bytes refers to it; when the last one is gone, the slot is free."""
 
-    def __init__(self, memory: Bytes, head: mmap.mmap, slot: int) -> None:
-        self._memory, self._head, self._slot = memory, head, slot
+    def __init__(self, memory: Bytes, users: Users, slot: int) -> None:
+        self._memory, self._users, self._slot = memory, users, slot
         self.__array_interface__ = memory.__array_interface__
 
     def __del__(self) -> None:
-        self._head[self._slot] = 0
+        self._users[self._slot] = 0
+
+
+def _users_in(file: int) -> Users:
+    return np.frombuffer(mmap.mmap(file, _PAGE), np.uint32, MAX_SLOTS)
 
 
 def _aligned(size: int) -> int:

@@ -68,7 +68,7 @@ def test_contract(build: Build, kind: str) -> None:
     executor.ready()
     assert executor.num_workers == (1 if kind == "local" else 2)
     if isinstance(executor, RayExecutor):
-        assert all(worker.memory is not None for worker in executor._worker_group.workers), "it is on this host"
+        assert all(worker.reader for worker in executor._worker_group.workers), "it is on this host"
     assert_exact(executor)
     assert_exact(executor, count=1, version=1)
     assert list(executor.map(Work("update"), Snapshot(2, make_params()), [])) == []

@@ -63,7 +63,7 @@ class LightActor:
         index = request.shard.index
         report = ReportWire(wire.version, index, self._grad, 1.0 + index, metrics, finite=True)
         result = ResultWire(index, report, self._index, 0.0, time.monotonic() - began)
-        return self._memory.share(result) if request.shares else result
+        return self._memory.share(result, request.reader)
 
     def cancel(self, key: tuple[int, int]) -> None:
         self._cancelled.add(key)

@@ -73,13 +73,13 @@ class WorkerActor:
         """
         request = ShardRequest.of(packed)
         result = self._compute(request, wire, carry)
-        return self._memory.share(result) if result is not None and request.shares else result
+        return None if result is None else self._memory.share(result, request.reader)
 
     def _compute(self, request: ShardRequest, wire: SnapshotWire, carry: ParamsWire | None) -> ResultWire | None:
         if request.key in self._cancelled:
             del self._cancelled[request.key]
             return None
-        if not self._prefaulted and not request.shares and wire.params.num_bytes >= LARGE_UPDATE_BYTES:
+        if not self._prefaulted and not request.reader and wire.params.num_bytes >= LARGE_UPDATE_BYTES:
             self._prefaulted = True
             prefault_object_store()
         shard = request.shard if carry is None else replace(request.shard, carry=decode_params(carry))

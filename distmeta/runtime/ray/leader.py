@@ -128,7 +128,7 @@ class LeaderActor:
             source: The leader on whose node the snapshot has to be first; None if on no other's.
         """
         answer = await self._unit(request, snapshot, source)
-        return answer if answer is None or not request.shares else list(map(self._memory.share, answer))
+        return None if answer is None else [self._memory.share(result, request.reader) for result in answer]
 
     async def _unit(self, request: UnitRequest, snapshot: list[Any], source: Any) -> Answer:
         call_id = request.key[0]
@@ -221,8 +221,7 @@ class LeaderActor:
             shard, index = assignment.shard, assignment.shard.index
             key = self._call_id, index
             worker = self._workers.workers[assignment.worker]
-            shares = worker.memory is not None
-            packed = self._workers.requests.pack(self._call_id, shard, assignment.upcoming, shares=shares)
+            packed = self._workers.requests.pack(self._call_id, shard, assignment.upcoming, worker.reader)
             unit, _ = self._units[self._unit_of[index]]
             carry = unit.request.carries.get(index)
             args = [packed, unit.snapshot, *([] if carry is None else [carry])]

@@ -136,7 +136,7 @@ class LedExecutor(RayExecutor):
                 tuple(map(pack, self._upcoming.pop(unit, ()))),
                 {shard.index: encode_params(shard.carry) for shard in members if shard.carry},
                 {shard.index: self._excluded[shard.index] for shard in members if shard.index in self._excluded},
-                leader.memory is not None,
+                leader.reader,
             )
             state = call.shards[members[0].index][1]
             snapshot = self._put_snapshot(state, call.work)

@@ -151,8 +151,7 @@ class WorkerGroup:
         """
         worker.enqueue(key, self._clock())
         shard = assignment.shard
-        shares = worker.memory is not None and not split_grad
-        args = [self.requests.pack(key[0], shard, assignment.upcoming, shares=shares), snapshot]
+        args = [self.requests.pack(key[0], shard, assignment.upcoming, worker.reader), snapshot]
         if shard.carry:
             args.append(encode_params(shard.carry))
         first, *others = worker.ranks

@@ -9,6 +9,7 @@ pending (for resources) -> starting (builds its program) -> ready -> draining (i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -100,9 +101,9 @@ class WorkerHandle:
         return self.ranks[0].actor if self.ranks else None
 
     @property
-    def memory(self) -> SharedReader | None:
-        """The memory of the actor that reports shards, if this process can read it."""
-        return self.ranks[0].memory if self.ranks else None
+    def reader(self) -> int:
+        """This process's id, if it can read the memory of the actor that reports shards; else 0."""
+        return os.getpid() if self.ranks and self.ranks[0].memory is not None else 0
 
     @property
     def is_active(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,13 +14,14 @@ import torch
 
 from distmeta.core.types import Report, Update
 from distmeta.runtime.executor import Result
-from distmeta.runtime.messages import MemoryPlace, ResultWire, SharedParams
+from distmeta.runtime.messages import MemoryPlace, ParamsWire, ResultWire, SharedParams
 from distmeta.runtime.shared import MAX_SLOTS, SharedMemory, SharedReader
 from distmeta.runtime.wire import decode_result, encode_value
 
 from ...fakes import bits, make_params
 
 FLOATS = 20_000
+READER = os.getpid()
 
 
 def result(value: float = 0.0, size: int = FLOATS) -> ResultWire:
@@ -51,56 +53,72 @@ def slot(sent: ResultWire) -> int:
 
 def test_parameters_of_all_types_come_back_as_they_were(memory: SharedMemory, reader: SharedReader) -> None:
     params = make_params()
-    sent = memory.share(ResultWire(0, encode_value(Report(1, 0, Update(params, 2.0, {}))), 0, 0.0, 0.0))
+    sent = memory.share(ResultWire(0, encode_value(Report(1, 0, Update(params, 2.0, {}))), 0, 0.0, 0.0), READER)
     assert slot(sent) == 0
     assert bits(decode_result(reader.open(sent)).value.update.grad) == bits(params)
 
 
 def test_a_slot_is_used_again_when_nothing_refers_to_it(memory: SharedMemory, reader: SharedReader) -> None:
-    first = decode_result(reader.open(memory.share(result(1.0))))
+    first = decode_result(reader.open(memory.share(result(1.0), READER)))
     kept = first.value.update.grad["weight"][5:7]  # a view of a part is enough
-    second = memory.share(result(2.0))
+    second = memory.share(result(2.0), READER)
     assert slot(second) == 1
     assert value_of(first) == 1.0
     del first
-    assert slot(memory.share(result(3.0))) == 2
+    assert slot(memory.share(result(3.0), READER)) == 2
     assert kept.tolist() == [1.0, 1.0]
     del kept
-    assert slot(memory.share(result(4.0))) == 0
+    assert slot(memory.share(result(4.0), READER)) == 0
     assert value_of(decode_result(reader.open(second))) == 2.0
-    assert slot(memory.share(result(5.0))) == 1
+    assert slot(memory.share(result(5.0), READER)) == 1
 
 
 def test_where_all_slots_are_in_use_an_update_is_sent_as_it_is(memory: SharedMemory, reader: SharedReader) -> None:
-    held = [reader.open(memory.share(result(float(index)))) for index in range(MAX_SLOTS)]
-    plain = memory.share(result(-1.0))
+    held = [reader.open(memory.share(result(float(index)), READER)) for index in range(MAX_SLOTS)]
+    plain = memory.share(result(-1.0), READER)
     assert value_of(decode_result(reader.open(plain))) == -1.0
     assert not isinstance(plain.value.grad, SharedParams)
     assert [value_of(decode_result(each)) for each in held] == list(range(MAX_SLOTS))
     del held[3:5]
-    assert {slot(memory.share(result())), slot(memory.share(result()))} == {3, 4}
+    assert {slot(memory.share(result(), READER)), slot(memory.share(result(), READER))} == {3, 4}
+
+
+def test_memory_has_a_limit(memory: SharedMemory, reader: SharedReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distmeta.runtime.shared.MAX_BYTES", 6 * FLOATS)  # an update has four bytes a number
+    first = reader.open(memory.share(result(1.0), READER))
+    second = memory.share(result(2.0), READER)
+    assert (isinstance(first.value.grad, ParamsWire), isinstance(second.value.grad, ParamsWire)) == (True, True)
+    del first
+    assert slot(memory.share(result(3.0), READER)) == 0
 
 
 def test_slots_grow_with_the_updates(memory: SharedMemory, reader: SharedReader) -> None:
     for size in (FLOATS, 3 * FLOATS, FLOATS):
         for index in range(MAX_SLOTS + 2):
-            opened = decode_result(reader.open(memory.share(result(float(index), size))))
+            opened = decode_result(reader.open(memory.share(result(float(index), size), READER)))
             assert value_of(opened) == index
             assert opened.value.update.grad["weight"].numel() == size
 
 
 def test_small_updates_and_other_values_are_not_shared(memory: SharedMemory, reader: SharedReader) -> None:
     small, other = result(1.0, size=10), ResultWire(0, {"about": 1}, 0, 0.0, 0.0)
-    assert memory.share(small) is small
-    assert memory.share(other) is other
+    assert memory.share(small, READER) is small
+    assert memory.share(other, READER) is other
     assert reader.open(small) is small
+    large = result()
+    assert memory.share(large, 0) is large
 
 
-def test_what_an_earlier_reader_has_not_read_is_free(memory: SharedMemory, reader: SharedReader) -> None:
-    for index in range(MAX_SLOTS):
-        assert slot(memory.share(result(float(index)))) == index
+def test_what_was_meant_for_a_process_that_has_ended_is_free_and_nothing_else(memory: SharedMemory) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    readers = [ended.pid, READER] * (MAX_SLOTS // 2)
+    sent = [memory.share(result(float(index)), reader) for index, reader in enumerate(readers)]
+    assert not isinstance(memory.share(result(), READER).value.grad, SharedParams)
     later = SharedReader(memory.place)
-    assert value_of(decode_result(later.open(memory.share(result(9.0))))) == 9.0
+    free = [slot(memory.share(result(), READER)) for _ in range(MAX_SLOTS // 2)]
+    assert free == list(range(0, MAX_SLOTS, 2))
+    assert [value_of(decode_result(later.open(each))) for each in sent[1::2]] == list(range(1, MAX_SLOTS, 2))
 
 
 CHILD = """
@@ -109,7 +127,7 @@ from dataclasses import astuple
 from distmeta.runtime.shared import SharedMemory
 from tests.unit.runtime.test_shared import result
 memory = SharedMemory()
-place, grad = memory.place, memory.share(result(7.0)).value.grad
+place, grad = memory.place, memory.share(result(7.0), 1).value.grad
 print(json.dumps([place.process, place.file, place.token.hex(), astuple(grad)]), flush=True)
 sys.stdin.read()
 """
