@@ -13,6 +13,7 @@ reader has it. Its first page says for which process each slot is in use: the wo
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import secrets
@@ -42,21 +43,25 @@ class SharedMemory:
     """The memory of a worker, which grows slot by slot as far as updates are under way at a time."""
 
     def __init__(self) -> None:
-        self._token = secrets.token_bytes(_TOKEN_BYTES)
-        self._file = os.memfd_create("distmeta-updates", os.MFD_CLOEXEC)
-        os.ftruncate(self._file, _PAGE)
-        os.pwrite(self._file, self._token, _TOKEN_AT)
-        self._users = _users_in(self._file)
+        self._file = -1
+        with contextlib.suppress(AttributeError, OSError):  # another system, or one that allows no such files
+            self._file = os.memfd_create("distmeta-updates", os.MFD_CLOEXEC)
+        if self._file >= 0:
+            self._token = secrets.token_bytes(_TOKEN_BYTES)
+            os.ftruncate(self._file, _PAGE)
+            os.pwrite(self._file, self._token, _TOKEN_AT)
+            self._users = _users_in(self._file)
         self._slots: list[tuple[int, mmap.mmap]] = []
         self._size = _PAGE
 
     def __del__(self) -> None:
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
 
     @property
-    def place(self) -> MemoryPlace:
-        """Where another process of this host finds it."""
-        return MemoryPlace(os.getpid(), self._file, self._token)
+    def place(self) -> MemoryPlace | None:
+        """Where another process of this host finds it; None where there is no such memory."""
+        return None if self._file < 0 else MemoryPlace(os.getpid(), self._file, self._token)
 
     def share(self, result: ResultWire, reader: int) -> ResultWire:
         """Move the gradient of a result into a free slot.

@@ -43,7 +43,12 @@ def memory() -> SharedMemory:
 
 @pytest.fixture
 def reader(memory: SharedMemory) -> SharedReader:
-    return SharedReader(memory.place)
+    return SharedReader(place_of(memory))
+
+
+def place_of(memory: SharedMemory) -> MemoryPlace:
+    assert memory.place is not None
+    return memory.place
 
 
 def slot(sent: ResultWire) -> int:
@@ -115,7 +120,7 @@ def test_what_was_meant_for_a_process_that_has_ended_is_free_and_nothing_else(me
     readers = [ended.pid, READER] * (MAX_SLOTS // 2)
     sent = [memory.share(result(float(index)), reader) for index, reader in enumerate(readers)]
     assert not isinstance(memory.share(result(), READER).value.grad, SharedParams)
-    later = SharedReader(memory.place)
+    later = SharedReader(place_of(memory))
     free = [slot(memory.share(result(), READER)) for _ in range(MAX_SLOTS // 2)]
     assert free == list(range(0, MAX_SLOTS, 2))
     assert [value_of(decode_result(later.open(each))) for each in sent[1::2]] == list(range(1, MAX_SLOTS, 2))
@@ -149,7 +154,7 @@ def test_memory_outlives_its_process_while_it_is_open() -> None:
 
 
 def test_another_process_or_file_is_not_opened(memory: SharedMemory, tmp_path: Path) -> None:
-    place = memory.place
+    place = place_of(memory)
     with pytest.raises(FileNotFoundError, match="another one here"):
         SharedReader(replace(place, token=bytes(16)))
     (tmp_path / "file").write_bytes(b"x" * 20)
@@ -158,3 +163,11 @@ def test_another_process_or_file_is_not_opened(memory: SharedMemory, tmp_path: P
     assert (tmp_path / "file").read_bytes() == b"x" * 20
     with pytest.raises(OSError):
         SharedReader(replace(place, process=2**30))
+
+
+def test_where_the_system_has_no_such_memory_nothing_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    assert SharedMemory().place is None
