@@ -137,7 +137,8 @@ def test_an_exception_at_the_start_is_raised_in_the_driver(build: Build) -> None
         executor.ready()
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow  # so is one in a run, in test_determinism.py
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_that_dies_is_replaced_and_its_shard_run_again(build: Build, tmp_path: Path, workers: int) -> None:
     recipe = FakeRecipe("die", shard=4, folder=str(tmp_path), seconds=0.01)
     executor = build(recipe=recipe, workers=workers, speculate=False)

@@ -235,6 +235,7 @@ def test_without_the_token_it_is_refused_in_one_line(
     assert len(said[1].splitlines()) == 1
 
 
+@pytest.mark.slow  # its parts are tested without a job
 def test_in_a_job_a_run_goes_on_by_itself(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,7 +154,7 @@ def is_default(kind: str, estimator: str, network: str, graphs: str, memory: str
     if estimator != "backprop":
         return False
     if (kind, network) == ("gradient", "mlp"):
-        return True
+        return (strategy == "compiled") == ((graphs, memory) == ("operations", "unrolled"))
     if (kind, network) == ("gradient, Adam", "mlp"):
         return (graphs, memory, strategy) == ("operations", "unrolled", "compiled_vmap")
     return (kind, graphs, network, strategy) == ("prototype", "whole", "pooled inductive conv4", "compiled_vmap")
