@@ -174,6 +174,10 @@ def cells_of(table: Table, source: Path, options: TableOptions) -> list[Cell]:
     return used
 
 
+_LENGTH = ("train.steps=", "train.budget_s=")
+"""Changes that rows do without whose number of steps is a part of the method."""
+
+
 def _path_of(job: str, source: Path) -> str:
     file, colon, name = job.partition(":")
     return f"{(source.parent / file).resolve()}{colon}{name}"
@@ -181,7 +185,8 @@ def _path_of(job: str, source: Path) -> str:
 
 def _config_of(table: Table, row: Row, column: Column, seed: int, job: RunConfig, options: TableOptions) -> RunConfig:
     of_column = ("", ()) if row.shared else (slug(column.title), column.changes)
-    changed = change(job, [*of_column[1], *options.overrides])
+    overrides = [each for each in options.overrides if row.timed or not each.startswith(_LENGTH)]
+    changed = change(job, [*of_column[1], *overrides])
     name = "-".join(part for part in (table.name, slug(row.title), of_column[0], f"seed{seed}") if part)
     own = [f"seed={seed}", f"name={name}", override_of("checkpoint.path", str(options.folder.absolute() / "runs"))]
     if options.budget_s is not None and row.timed and changed.train.steps > 0:

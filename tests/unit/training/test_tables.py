@@ -61,7 +61,9 @@ def test_cells_are_rows_times_columns_times_seeds(source: Path) -> None:
     assert [cell.config.seed for cell in cells] == [0] * 6 + [1] * 6
     assert [cell.config.tasks.shots for cell in cells[:6]] == [10] * 3 + [5] * 3
     untimed = Table("waves", "Waves", (Row("MAML", "waves.yaml", timed=False),))
-    assert cells_of(untimed, source, options(source, budget_s=60.0))[0].config.train.budget_s is None
+    longer = options(source, budget_s=60.0, overrides=("train.steps=99", "outer.lr=0.5"))
+    (cell,) = cells_of(untimed, source, longer)
+    assert (cell.config.train.budget_s, cell.config.train.steps, cell.config.outer.lr) == (None, 3, 0.5)
 
 
 def test_a_table_is_what_its_runs_are_by_hand(source: Path) -> None:
