@@ -104,8 +104,8 @@ class Row:
         job: The job, `FILE` or `FILE.py:NAME`, relative to the table's file.
         changes: `field=value` each, before those of the column.
         start: Title of the row from whose meta-parameters it starts (`train.init_from`), in the same column and seed.
-        timed: Whether a budget of seconds, or another number of steps, applies to it: not to a row whose number of steps
-            is a part of the method.
+        timed: Whether a budget of seconds, or another number of steps, applies to it: not to a row whose number of
+            steps is a part of the method.
         shown: Whether it has a line of its own; others are only started from.
         shared: One run for all columns, without their changes; only of a row that is not shown.
         protocol: Statistics of batch norm of scores whose view names none; None takes the protocol of training.
