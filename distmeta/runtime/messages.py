@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 TensorHeader = tuple[str, str, tuple[int, ...]]
 """Name, type and shape of one tensor."""
 Bytes = npt.NDArray[np.uint8]
+ALIGNMENT_BYTES = 64
+"""Alignment of a tensor's memory by torch on the CPU."""
+
+
+def padded(size: int) -> int:
+    """Bytes up to where the next tensor may begin."""
+    return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
 @dataclass(frozen=True)

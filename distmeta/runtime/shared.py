@@ -24,14 +24,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from distmeta.runtime.messages import Bytes, MemoryPlace, ParamsWire, ReportWire, ResultWire, SharedParams
+from distmeta.runtime.messages import Bytes, MemoryPlace, ParamsWire, ReportWire, ResultWire, SharedParams, padded
 
 SHARED_BYTES = 64 << 10
 """Size from which a gradient is shared: Ray sends smaller objects with the reply to a call anyway."""
 MAX_SLOTS = 8
 MAX_BYTES = 1 << 30
 """A worker whose slots are all in use, or too large together, sends its update through Ray's object store."""
-_ALIGNMENT_BYTES = 64
 _PAGE = mmap.PAGESIZE
 _TOKEN_BYTES = 16
 Users = npt.NDArray[np.uint32]
@@ -84,7 +83,7 @@ class SharedMemory:
     def _put(self, params: ParamsWire, reader: int) -> SharedParams | None:
         arrays = (params.small, *params.large)
         sizes = tuple(array.nbytes for array in arrays)
-        slot = self._free_slot(sum(map(_aligned, sizes)))
+        slot = self._free_slot(sum(map(padded, sizes)))
         if slot is None:
             return None
         offset, memory = self._slots[slot]
@@ -170,14 +169,10 @@ def _users_in(file: int) -> Users:
     return np.frombuffer(mmap.mmap(file, _PAGE), np.uint32, MAX_SLOTS)
 
 
-def _aligned(size: int) -> int:
-    return -(-size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-
-
 def _parts(memory: Bytes, sizes: Sequence[int]) -> list[Bytes]:
     """The bytes of each array, one after the other, aligned as torch aligns."""
     parts, start = [], 0
     for size in sizes:
         parts.append(memory[start : start + size])
-        start += _aligned(size)
+        start += padded(size)
     return parts

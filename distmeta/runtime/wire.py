@@ -26,6 +26,7 @@ from distmeta.core.types import Params, Report, Snapshot, Update, Work
 from distmeta.runtime.compression import Compressed, Compressor, decompress
 from distmeta.runtime.executor import Result
 from distmeta.runtime.messages import (
+    ALIGNMENT_BYTES,
     Bytes,
     ParamsWire,
     ReportWire,
@@ -33,6 +34,7 @@ from distmeta.runtime.messages import (
     SharedParams,
     SnapshotWire,
     TensorHeader,
+    padded,
 )
 from distmeta.server.tree import sum_group
 
@@ -52,8 +54,6 @@ _DTYPES = {
     )
 }
 
-ALIGNMENT_BYTES = 64
-"""Alignment of a tensor's memory by torch on the CPU."""
 LARGE_TENSOR_BYTES = 64 << 10
 """Size from which a tensor is sent as an array of its own."""
 
@@ -74,11 +74,11 @@ def encode_params(params: Params) -> ParamsWire:
         header.append((name, dtype, tuple(tensor.shape)))
         array = _bytes(tensor.detach().cpu().contiguous())
         (large if array.size >= LARGE_TENSOR_BYTES else small).append(array)
-    packed = np.zeros(sum(_padded(array.size) for array in small), dtype=np.uint8)
+    packed = np.zeros(sum(padded(array.size) for array in small), dtype=np.uint8)
     start = 0
     for array in small:
         packed[start : start + array.size] = array
-        start += _padded(array.size)
+        start += padded(array.size)
     return ParamsWire(tuple(header), packed, tuple(large))
 
 
@@ -92,7 +92,7 @@ def decode_params(wire: ParamsWire) -> Params:
             array = next(large)
         else:
             array = wire.small[start : start + size]
-            start += _padded(size)
+            start += padded(size)
         if size >= LARGE_TENSOR_BYTES and array.ctypes.data % ALIGNMENT_BYTES == 0:
             params[name] = torch.from_numpy(np.asarray(_WritableInterface(array))).view(_DTYPES[dtype]).view(shape)
         else:
@@ -252,7 +252,7 @@ def _packing_of(header: tuple[TensorHeader, ...]) -> tuple[Layout, tuple[torch.d
         else:
             small_types.add(dtype)
             places.append(Place(name, shape, 0, len(small_sizes)))
-            small_sizes += [count, _padded(count * dtype.itemsize) // dtype.itemsize - count]
+            small_sizes += [count, padded(count * dtype.itemsize) // dtype.itemsize - count]
     if len(small_types) > 1:
         return None
     dtypes = (*(small_types or {torch.uint8}), *large_types)
@@ -260,10 +260,6 @@ def _packing_of(header: tuple[TensorHeader, ...]) -> tuple[Layout, tuple[torch.d
     blocks = enumerate(zip(dtypes, sizes, strict=True))
     keys = [f"block {index}: {dtype} x {sum(pieces)}" for index, (dtype, pieces) in blocks]
     return Layout(tuple(places), sizes, tuple(keys)), dtypes
-
-
-def _padded(size: int) -> int:
-    return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
 def _bytes(tensor: torch.Tensor) -> Bytes:

@@ -32,6 +32,9 @@ from distmeta.training.seeds import PARENT_TAG
 from distmeta.training.table_result import Found, TableResult
 from distmeta.training.table_scores import score_views, with_measures
 
+_LENGTH = ("train.steps=", "train.budget_s=")
+"""Changes that rows do without whose number of steps is a part of the method."""
+
 
 @dataclass(frozen=True)
 class TableOptions:
@@ -172,10 +175,6 @@ def cells_of(table: Table, source: Path, options: TableOptions) -> list[Cell]:
     if not used:
         raise UserError("no row has a score in these columns", where=table.name, allowed="other rows or columns")
     return used
-
-
-_LENGTH = ("train.steps=", "train.budget_s=")
-"""Changes that rows do without whose number of steps is a part of the method."""
 
 
 def _path_of(job: str, source: Path) -> str:
